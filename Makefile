@@ -1,0 +1,156 @@
+# detect: real-time analytics for detections, inside PostgreSQL.
+#
+#   make demo          a whole running system for a minute, on a bare machine
+#   make test          every kind of test; ends with 'N passed, N failed'
+#   make               the extension;  make install  puts it into PostgreSQL
+#   make installcheck  pg_regress alone (not as root)
+#   make lint          style and house rules;  make format  lets clang-format mend
+#   make bench         throughput;  make bench-soak  10,000/s for ten minutes
+#   make deps          the packages that all of this needs
+#
+# The targets demo, test, lint and bench work before PostgreSQL is installed:
+# they install the packages and then start make again, which by then finds
+# pg_config.  FAULT_POINTS=1 builds the points where tests let a worker fail.
+
+PG_MAJOR ?= 15
+
+MODULE_big = detect
+EXTENSION = detect
+DATA = detect--1.0.sql
+PGFILEDESC = "detect - real-time analytics for detections"
+
+# Every C file by name, alphabetical within its stage; 'make lint' compares
+# this list with the tree.
+OBJS = \
+	src/catalog.o \
+	src/detect.o \
+	src/dropped.o \
+	src/name.o \
+	src/settings.o \
+	src/stream.o \
+	src/stream_columns.o \
+	src/stream_create.o \
+	src/stream_query.o \
+	src/verbs.o \
+	src/ingest/connect.o \
+	src/ingest/consumer.o \
+	src/ingest/decode.o \
+	src/ingest/decode_buffer.o \
+	src/ingest/decode_input.o \
+	src/ingest/decode_path.o \
+	src/ingest/decode_sql.o \
+	src/ingest/decode_walk.o \
+	src/ingest/freshness.o \
+	src/ingest/json_number.o \
+	src/ingest/json_scan.o \
+	src/ingest/json_time.o \
+	src/ingest/json_value.o \
+	src/ingest/kafka.o \
+	src/ingest/launch.o \
+	src/ingest/launcher.o \
+	src/ingest/probe.o \
+	src/ingest/progress.o \
+	src/ingest/reconcile.o \
+	src/ingest/round.o \
+	src/ingest/server_option.o \
+	src/ingest/session.o \
+	src/ingest/slot.o \
+	src/ingest/staging.o \
+	src/ingest/watch.o \
+	src/ingest/worker.o \
+	src/apply/applier.o \
+	src/apply/chore.o \
+	src/apply/dead_letter.o \
+	src/apply/decide.o \
+	src/apply/dedup.o \
+	src/apply/events.o \
+	src/apply/failure.o \
+	src/apply/identity.o \
+	src/apply/identity_columns.o \
+	src/apply/identity_index.o \
+	src/apply/identity_set.o \
+	src/apply/identity_values.o \
+	src/apply/maintain.o \
+	src/apply/partition.o \
+	src/apply/partition_interval.o \
+	src/apply/partition_make.o \
+	src/apply/segment.o \
+	src/apply/staged_read.o \
+	src/rollup/definition.o \
+	src/rollup/fill.o \
+	src/rollup/merge.o \
+	src/rollup/partial.o \
+	src/rollup/partial_query.o \
+	src/rollup/query_check.o \
+	src/rollup/relations.o \
+	src/rollup/rollup.o \
+	src/rollup/shape.o \
+	src/rollup/state.o \
+	src/rollup/wait.o \
+	src/monitor/stats.o \
+	src/monitor/step.o
+
+# Clean under -Wall -Wextra but for two things that PostgreSQL's own interfaces ask for:
+# unused-parameter: PG_FUNCTION_ARGS, hooks and callbacks come with parameters we ignore
+# sign-compare: lengthof() and Index are unsigned, and int loops are compared with them
+PG_CPPFLAGS = -Isrc
+PG_CFLAGS = -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare
+SHLIB_LINK = -lrdkafka
+
+ifdef FAULT_POINTS
+PG_CPPFLAGS += -DDETECT_FAULT_POINTS
+endif
+
+REGRESS = $(shell sed -n 's/^test: *//p' sql/schedule 2>/dev/null)
+REGRESS_OPTS = --temp-instance=tmp_check --temp-config=test/detect.conf
+
+EXTRA_CLEAN = tmp_check test/broker/generator test/broker/mock_broker
+
+# Debian's own path first: another pg_config may come earlier in PATH.
+PG_CONFIG ?= $(firstword $(wildcard /usr/lib/postgresql/$(PG_MAJOR)/bin/pg_config) pg_config)
+PGXS := $(wildcard $(shell $(PG_CONFIG) --pgxs 2>/dev/null))
+
+ifneq ($(PGXS),)
+# Bitcode would only let JIT inline our functions into SQL: not worth the time.
+override with_llvm = no
+include $(PGXS)
+$(OBJS): $(wildcard src/*.h src/*/*.h)
+else
+all install installcheck:
+	@echo "make: PostgreSQL's build files are missing; 'make deps' installs them" >&2
+	@exit 1
+clean:
+	rm -f $(EXTRA_CLEAN)
+endif
+
+# Programs of the tests: plain C, nothing of PostgreSQL.
+TEST_PROGRAMS = test/broker/generator test/broker/mock_broker
+TEST_CFLAGS = -O2 -g -std=gnu11 -Wall -Wextra -Werror
+
+test-programs: $(TEST_PROGRAMS)
+$(TEST_PROGRAMS): %: %.c
+	$(CC) $(TEST_CFLAGS) -o $@ $< -lrdkafka -lm
+
+# DETECT_TEST_KAFKA=1 also brings Java and Maven, for the real Kafka.
+deps:
+	@test/install_dependencies.sh $(if $(DETECT_TEST_KAFKA),--kafka)
+
+# TESTS='regress test/t/002_restart.pl' runs only these; test/run builds a copy.
+test: deps
+	@test/run $(TESTS)
+
+demo: deps
+	@$(MAKE) --no-print-directory all test-programs
+	@test/demo
+
+bench bench-soak: deps
+	@$(MAKE) --no-print-directory all test-programs
+	@test/bench/$(if $(filter bench,$@),run,soak)
+
+lint: deps
+	@test/lint
+
+format: deps
+	clang-format -i $(wildcard src/*.[ch] src/*/*.[ch] test/broker/*.[ch])
+
+.PHONY: deps test demo bench bench-soak lint format test-programs

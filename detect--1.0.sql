@@ -1,0 +1,409 @@
+/* detect--1.0.sql */
+
+-- complain if script is sourced in psql, rather than via CREATE EXTENSION
+\echo Use "CREATE EXTENSION detect CASCADE" to load this file. \quit
+
+SET LOCAL search_path = pg_catalog, pg_temp;
+
+-- ---------------------------------------------------------------------
+-- Schemas and roles
+-- ---------------------------------------------------------------------
+
+CREATE SCHEMA detect;
+COMMENT ON SCHEMA detect IS 'Streams from Kafka, rollups, and what they tell of themselves';
+
+CREATE SCHEMA detect_staging;
+COMMENT ON SCHEMA detect_staging IS 'One table a stream: rows inserted here become events';
+
+CREATE SCHEMA detect_query;
+COMMENT ON SCHEMA detect_query IS 'The queries of streams and rollups, kept as views';
+
+CREATE SCHEMA detect_state;
+COMMENT ON SCHEMA detect_state IS 'One table a rollup: the partial states of its aggregates';
+
+GRANT USAGE ON SCHEMA detect, detect_staging, detect_query, detect_state TO PUBLIC;
+
+-- The role that may name brokers and make streams.  Roles belong to the
+-- cluster: another database may have made it already.
+DO $$
+BEGIN
+	IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) 'detect_admin') THEN
+		CREATE ROLE detect_admin NOLOGIN;
+		COMMENT ON ROLE detect_admin IS 'may create servers of detect_kafka, streams and rollups';
+	END IF;
+END
+$$;
+
+-- ---------------------------------------------------------------------
+-- Connection
+-- ---------------------------------------------------------------------
+
+CREATE FUNCTION detect.detect_kafka_validator(options text[], catalog oid) RETURNS void
+	AS 'MODULE_PATHNAME' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect.detect_kafka_validator(text[], oid) IS
+	'checks the options of servers and user mappings of detect_kafka';
+
+CREATE FOREIGN DATA WRAPPER detect_kafka VALIDATOR detect.detect_kafka_validator;
+COMMENT ON FOREIGN DATA WRAPPER detect_kafka IS 'a Kafka cluster; secrets belong into its user mappings';
+
+GRANT USAGE ON FOREIGN DATA WRAPPER detect_kafka TO detect_admin;
+
+-- ---------------------------------------------------------------------
+-- Our own tables: written by C alone
+-- ---------------------------------------------------------------------
+
+CREATE SEQUENCE detect._id AS int;
+
+-- A stream's columns are those of detect_staging.<name>, its query is the
+-- view detect_query.<name>, and its owner is that view's owner.
+CREATE TABLE detect._stream (
+	stream_id int PRIMARY KEY,
+	name text NOT NULL UNIQUE,
+	server text,							-- NULL: fed by SQL alone
+	topic text,
+	events_table regclass NOT NULL,
+	fields jsonb NOT NULL,					-- column to path
+	key text[] NOT NULL,
+	event_time text,
+	events_columns text[] NOT NULL,
+	start text NOT NULL,
+	consumers int NOT NULL,
+	partition_interval interval,
+	retention interval,
+	paused boolean NOT NULL,
+	paused_reason text,
+	paused_remedy text,
+	changed_by text NOT NULL,				-- by the last verb
+	changed_at timestamptz NOT NULL,
+	home_system bigint NOT NULL,			-- of the database it was made in
+	home_database bigint NOT NULL
+);
+
+-- Logged: commits with what the elements caused.
+CREATE TABLE detect._applied_progress (
+	stream_id int,
+	kafka_topic text,
+	kafka_partition int,
+	last_offset bigint NOT NULL,			-- of the last applied message
+	next_offset bigint NOT NULL,			-- to read from Kafka
+	last_timestamp timestamptz,				-- kafka_timestamp of the last applied message
+	accepted bigint NOT NULL,
+	duplicates bigint NOT NULL,
+	filtered bigint NOT NULL,
+	expired bigint NOT NULL,
+	dead_letters bigint NOT NULL,
+	PRIMARY KEY (stream_id, kafka_topic, kafka_partition)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+
+-- Unlogged: vanishes together with the staged rows that it describes.
+CREATE UNLOGGED TABLE detect._staged_progress (
+	stream_id int,
+	kafka_topic text,
+	kafka_partition int,
+	last_offset bigint NOT NULL,			-- of the last staged message
+	next_offset bigint NOT NULL,			-- to read from Kafka
+	end_offset bigint NOT NULL,				-- of the topic, when last heard of
+	paused_reason text,						-- why this partition alone is not read
+	PRIMARY KEY (stream_id, kafka_topic, kafka_partition)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+
+CREATE SEQUENCE detect._dead_letter_id;
+
+CREATE TABLE detect._dead_letter (
+	dead_letter_id bigint PRIMARY KEY,
+	stream_id int NOT NULL,
+	kafka_topic text,						-- NULL: staged by SQL
+	kafka_partition int,
+	kafka_offset bigint,
+	element int NOT NULL,
+	kafka_timestamp timestamptz,
+	kafka_key bytea,
+	kafka_headers jsonb,
+	payload bytea,
+	stage text NOT NULL,
+	sqlstate text NOT NULL,
+	reason text NOT NULL,
+	attempts int NOT NULL,
+	recorded_at timestamptz NOT NULL
+);
+CREATE UNIQUE INDEX _dead_letter_element ON detect._dead_letter
+	(stream_id, kafka_topic, kafka_partition, kafka_offset, element);
+
+-- A rollup's query is the view detect_query.<name>, its states are the table
+-- detect_state.<name>, and its owner is that table's owner.
+CREATE TABLE detect._rollup (
+	rollup_id int PRIMARY KEY,
+	name text NOT NULL UNIQUE,
+	events_table regclass NOT NULL,			-- its stream is the one that fills this table
+	view regclass NOT NULL,					-- what dashboards read
+	time_zone text NOT NULL,
+	state text NOT NULL,					-- new, filling, active, failed
+	filled_from timestamptz,				-- while filling: older events are not in yet
+	rows_filled bigint NOT NULL,
+	applied_until timestamptz,				-- kafka_timestamp of the newest event in it
+	error text,
+	created_at timestamptz NOT NULL
+);
+
+REVOKE ALL ON ALL TABLES IN SCHEMA detect FROM PUBLIC;
+REVOKE ALL ON ALL SEQUENCES IN SCHEMA detect FROM PUBLIC;
+
+-- pg_dump carries definitions, progress and dead letters.  A stream that is
+-- restored elsewhere is paused: it is a copy.
+SELECT pg_catalog.pg_extension_config_dump('detect._id', '');
+SELECT pg_catalog.pg_extension_config_dump('detect._stream', '');
+SELECT pg_catalog.pg_extension_config_dump('detect._applied_progress', '');
+SELECT pg_catalog.pg_extension_config_dump('detect._dead_letter_id', '');
+SELECT pg_catalog.pg_extension_config_dump('detect._dead_letter', '');
+SELECT pg_catalog.pg_extension_config_dump('detect._rollup', '');
+
+-- ---------------------------------------------------------------------
+-- Streams
+-- ---------------------------------------------------------------------
+
+CREATE FUNCTION detect.create_stream(
+	name text,
+	server text DEFAULT NULL,
+	topic text DEFAULT NULL,
+	events_table regclass DEFAULT NULL,
+	columns text DEFAULT NULL,
+	fields jsonb DEFAULT NULL,
+	query text DEFAULT NULL,
+	key text[] DEFAULT NULL,
+	event_time text DEFAULT NULL,
+	start text DEFAULT 'earliest',
+	partition_interval interval DEFAULT NULL,
+	retention interval DEFAULT NULL,
+	consumers int DEFAULT 0) RETURNS void
+	AS 'MODULE_PATHNAME', 'detect_create_stream' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect.create_stream(text, text, text, regclass, text, jsonb, text, text[], text, text, interval, interval, int) IS
+	'makes a stream: messages of a topic become rows of an events table, each exactly once';
+
+CREATE FUNCTION detect.drop_stream(stream text, if_exists boolean DEFAULT false) RETURNS void
+	AS 'MODULE_PATHNAME', 'detect_drop_stream' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect.drop_stream(text, boolean) IS
+	'drops a stream; its events table, the rows in it and its rollups stay';
+
+CREATE FUNCTION detect.pause(stream text) RETURNS void
+	AS 'MODULE_PATHNAME', 'detect_pause' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect.pause(text) IS
+	'stops a stream: when it returns no batch is open, and none begins before detect.resume';
+
+CREATE FUNCTION detect.resume(stream text) RETURNS void
+	AS 'MODULE_PATHNAME', 'detect_resume' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect.resume(text) IS 'lets a paused stream go on where it stopped';
+
+CREATE FUNCTION detect.wait_for(stream text, timeout interval DEFAULT '1 minute') RETURNS void
+	AS 'MODULE_PATHNAME', 'detect_wait_for' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect.wait_for(text, interval) IS
+	'returns when everything that was in the topic, or staged by SQL, at the call is applied';
+
+CREATE FUNCTION detect.decode(payload bytea, columns text, fields jsonb DEFAULT NULL) RETURNS jsonb
+	AS 'MODULE_PATHNAME', 'detect_decode' LANGUAGE C STABLE PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect.decode(bytea, text, jsonb) IS
+	'shows what a stream with these columns and fields would take from a payload';
+
+CREATE FUNCTION detect._staged() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'detect_staged' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect._staged() IS 'wakes the applier when rows staged by SQL commit';
+
+CREATE FUNCTION detect._accepted() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'detect_accepted' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect._accepted() IS 'hands the rows that an events table accepted to its rollups';
+
+-- ---------------------------------------------------------------------
+-- Rollups
+-- ---------------------------------------------------------------------
+
+CREATE FUNCTION detect.create_rollup(name text, query text, retention interval DEFAULT NULL) RETURNS void
+	AS 'MODULE_PATHNAME', 'detect_create_rollup' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect.create_rollup(text, text, interval) IS
+	'makes a view of a GROUP BY over an events table that is kept up to date';
+
+CREATE FUNCTION detect.drop_rollup(rollup text, if_exists boolean DEFAULT false) RETURNS void
+	AS 'MODULE_PATHNAME', 'detect_drop_rollup' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect.drop_rollup(text, boolean) IS 'drops a rollup, its view and its states';
+
+CREATE FUNCTION detect.wait_for_rollup(rollup text, timeout interval DEFAULT '1 minute') RETURNS void
+	AS 'MODULE_PATHNAME', 'detect_wait_for_rollup' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect.wait_for_rollup(text, interval) IS
+	'returns when the rollup is filled from the events that were there before it';
+
+CREATE FUNCTION detect._combine(aggregate regprocedure, state anyelement, other anyelement) RETURNS anyelement
+	AS 'MODULE_PATHNAME', 'detect_combine' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION detect._combine(regprocedure, anyelement, anyelement) IS
+	'merges two partial states of an aggregate';
+
+CREATE FUNCTION detect._finalize(result anyelement, aggregate regprocedure, state "any") RETURNS anyelement
+	AS 'MODULE_PATHNAME', 'detect_finalize' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION detect._finalize(anyelement, regprocedure, "any") IS
+	'the result of an aggregate from its partial state; the first argument only names the type';
+
+-- ---------------------------------------------------------------------
+-- Objects that go away take their definitions along
+-- ---------------------------------------------------------------------
+
+CREATE FUNCTION detect._dropped() RETURNS event_trigger
+	AS 'MODULE_PATHNAME', 'detect_dropped' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect._dropped() IS 'clears the definitions of streams and rollups whose objects were dropped';
+
+CREATE EVENT TRIGGER detect_dropped ON sql_drop EXECUTE FUNCTION detect._dropped();
+COMMENT ON EVENT TRIGGER detect_dropped IS 'clears the definitions of streams and rollups whose objects were dropped';
+
+-- ---------------------------------------------------------------------
+-- What they tell of themselves
+-- ---------------------------------------------------------------------
+
+CREATE FUNCTION detect._stream_owner(name text) RETURNS oid
+	LANGUAGE sql STABLE STRICT PARALLEL SAFE
+	RETURN (SELECT c.relowner FROM pg_catalog.pg_class c
+			JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+			WHERE n.nspname OPERATOR(pg_catalog.=) 'detect_query'
+			AND c.relname::pg_catalog.text OPERATOR(pg_catalog.=) name);
+COMMENT ON FUNCTION detect._stream_owner(text) IS 'the owner of a stream or rollup';
+
+CREATE FUNCTION detect._may_see(owner oid) RETURNS boolean
+	LANGUAGE sql STABLE PARALLEL SAFE
+	RETURN COALESCE(pg_catalog.pg_has_role(owner, 'MEMBER'), false)
+		OR pg_catalog.pg_has_role('pg_read_all_stats', 'MEMBER');
+COMMENT ON FUNCTION detect._may_see(oid) IS 'whether the caller may see what belongs to this owner';
+
+CREATE FUNCTION detect._slots(
+	OUT stream_id int, OUT state text, OUT state_since timestamptz, OUT reason text,
+	OUT sqlstate text, OUT last_error_at timestamptz, OUT retries bigint,
+	OUT batches bigint, OUT elements bigint, OUT identities bigint, OUT identity_bytes bigint,
+	OUT last_batch_at timestamptz, OUT events_per_second double precision,
+	OUT freshness_p50_ms double precision, OUT freshness_p99_ms double precision,
+	OUT step_us bigint[], OUT apply_pid int, OUT consume_pid int, OUT maintain_pid int)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'detect_slots' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION detect._slots() IS 'what the workers of this database''s streams say in shared memory';
+
+CREATE VIEW detect.stream AS
+	SELECT s.name AS stream, pg_catalog.pg_get_userbyid(detect._stream_owner(s.name)) AS owner,
+		   s.server, s.topic, s.events_table, s.fields, s.key, s.event_time, s.start,
+		   s.partition_interval, s.retention, s.consumers, s.paused,
+		   pg_catalog.pg_get_viewdef(pg_catalog.to_regclass(
+			   pg_catalog.format('detect_query.%I', s.name))::pg_catalog.oid) AS query,
+		   s.changed_by, s.changed_at
+	FROM detect._stream s
+	WHERE detect._may_see(detect._stream_owner(s.name));
+COMMENT ON VIEW detect.stream IS 'definitions of streams';
+
+CREATE VIEW detect.rollup AS
+	SELECT r.name AS rollup, s.name AS stream,
+		   pg_catalog.pg_get_userbyid(detect._stream_owner(r.name)) AS owner,
+		   r.view, r.time_zone,
+		   pg_catalog.pg_get_viewdef(pg_catalog.to_regclass(
+			   pg_catalog.format('detect_query.%I', r.name))::pg_catalog.oid) AS query,
+		   r.created_at
+	FROM detect._rollup r
+	LEFT JOIN detect._stream s USING (events_table)
+	WHERE detect._may_see(detect._stream_owner(r.name));
+COMMENT ON VIEW detect.rollup IS 'definitions of rollups';
+
+CREATE VIEW detect.stat_partition AS
+	SELECT s.name AS stream, a.kafka_topic, a.kafka_partition,
+		   a.next_offset AS applied_offset, p.next_offset AS staged_offset,
+		   p.end_offset,
+		   GREATEST(p.end_offset OPERATOR(pg_catalog.-) a.next_offset, 0) AS lag_messages,
+		   CASE WHEN p.end_offset OPERATOR(pg_catalog.<=) a.next_offset THEN 0
+				ELSE EXTRACT(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) a.last_timestamp)::float8
+		   END AS lag_seconds,
+		   a.last_timestamp AS kafka_timestamp,
+		   a.accepted, a.duplicates, a.filtered, a.expired, a.dead_letters,
+		   p.paused_reason
+	FROM detect._stream s
+	JOIN detect._applied_progress a USING (stream_id)
+	LEFT JOIN detect._staged_progress p USING (stream_id, kafka_topic, kafka_partition)
+	WHERE detect._may_see(detect._stream_owner(s.name));
+COMMENT ON VIEW detect.stat_partition IS
+	'progress, lag and outcomes of each partition; what SQL staged is under partition -1';
+
+CREATE VIEW detect.stat_stream AS
+	SELECT s.name AS stream,
+		   CASE WHEN s.paused THEN 'paused'
+				WHEN w.stream_id IS NULL THEN 'stopped'
+				ELSE w.state END AS state,
+		   CASE WHEN s.paused THEN s.paused_reason ELSE NULLIF(w.reason, '') END AS reason,
+		   CASE WHEN s.paused THEN s.paused_remedy
+				WHEN w.stream_id IS NULL AND pg_catalog.current_setting('detect.max_streams', true) IS NULL
+				THEN 'add detect to shared_preload_libraries and restart the server' END AS remedy,
+		   w.apply_pid AS pid, w.state_since,
+		   p.accepted, p.duplicates, p.filtered, p.expired, p.dead_letters,
+		   p.lag_messages, p.lag_seconds,
+		   w.events_per_second, w.freshness_p50_ms, w.freshness_p99_ms,
+		   w.last_batch_at, w.retries, w.sqlstate AS last_sqlstate, w.last_error_at,
+		   w.identities, w.identity_bytes
+	FROM detect._stream s
+	LEFT JOIN detect._slots() w USING (stream_id)
+	LEFT JOIN LATERAL (
+		SELECT pg_catalog.sum(sp.accepted)::pg_catalog.int8 AS accepted, pg_catalog.sum(sp.duplicates)::pg_catalog.int8 AS duplicates,
+			   pg_catalog.sum(sp.filtered)::pg_catalog.int8 AS filtered, pg_catalog.sum(sp.expired)::pg_catalog.int8 AS expired,
+			   pg_catalog.sum(sp.dead_letters)::pg_catalog.int8 AS dead_letters,
+			   pg_catalog.sum(sp.lag_messages)::pg_catalog.int8 AS lag_messages, pg_catalog.max(sp.lag_seconds) AS lag_seconds
+		FROM detect.stat_partition sp WHERE sp.stream OPERATOR(pg_catalog.=) s.name) p ON true
+	WHERE detect._may_see(detect._stream_owner(s.name));
+COMMENT ON VIEW detect.stat_stream IS
+	'how each stream does: state and reason, outcomes, lag, speed and freshness; a stream that should run and does not is a row too';
+
+CREATE VIEW detect.stat_rollup AS
+	SELECT r.name AS rollup, s.name AS stream, r.state, r.filled_from, r.rows_filled,
+		   r.applied_until, r.error
+	FROM detect._rollup r
+	LEFT JOIN detect._stream s USING (events_table)
+	WHERE detect._may_see(detect._stream_owner(r.name));
+COMMENT ON VIEW detect.stat_rollup IS 'how each rollup does';
+
+CREATE VIEW detect.stat_worker AS
+	SELECT s.name AS stream, d.duty, d.pid, w.batches, w.elements,
+		   (w.step_us)[1] AS fetch_us, (w.step_us)[2] AS decode_us, (w.step_us)[3] AS stage_us,
+		   (w.step_us)[4] AS read_us, (w.step_us)[5] AS dedup_us, (w.step_us)[6] AS query_us,
+		   (w.step_us)[7] AS insert_us, (w.step_us)[8] AS rollup_us, (w.step_us)[9] AS commit_us
+	FROM detect._stream s
+	LEFT JOIN detect._slots() w USING (stream_id)
+	CROSS JOIN LATERAL (VALUES ('apply', w.apply_pid), ('consume', w.consume_pid),
+							   ('maintain', w.maintain_pid)) d (duty, pid)
+	WHERE (d.duty OPERATOR(pg_catalog.=) 'apply' OR d.pid IS NOT NULL
+		   OR (d.duty OPERATOR(pg_catalog.=) 'consume' AND s.consumers OPERATOR(pg_catalog.>) 0))
+	AND detect._may_see(detect._stream_owner(s.name));
+COMMENT ON VIEW detect.stat_worker IS
+	'workers of each stream, and where their time goes; a worker that should run and does not has no pid';
+
+CREATE VIEW detect.dead_letter AS
+	SELECT d.dead_letter_id, s.name AS stream, d.kafka_topic, d.kafka_partition, d.kafka_offset,
+		   d.element, d.kafka_timestamp, d.kafka_key, d.kafka_headers, d.payload,
+		   d.stage, d.sqlstate, d.reason, d.attempts, d.recorded_at
+	FROM detect._dead_letter d
+	JOIN detect._stream s USING (stream_id)
+	WHERE pg_catalog.pg_has_role(detect._stream_owner(s.name), 'MEMBER');
+COMMENT ON VIEW detect.dead_letter IS
+	'elements that could not become events, with their bytes and the reason; seen by the stream''s owner alone';
+
+GRANT SELECT ON detect.stream, detect.rollup, detect.stat_stream, detect.stat_partition,
+	detect.stat_rollup, detect.stat_worker, detect.dead_letter TO PUBLIC;
+
+-- ---------------------------------------------------------------------
+-- Who may call what
+-- ---------------------------------------------------------------------
+
+REVOKE ALL ON ALL FUNCTIONS IN SCHEMA detect FROM PUBLIC;
+
+-- Definitions are made by detect_admin; the verbs check ownership.
+GRANT EXECUTE ON FUNCTION
+	detect.create_stream(text, text, text, regclass, text, jsonb, text, text[], text, text, interval, interval, int),
+	detect.create_rollup(text, text, interval)
+	TO detect_admin;
+GRANT EXECUTE ON FUNCTION
+	detect.drop_stream(text, boolean), detect.pause(text), detect.resume(text),
+	detect.wait_for(text, interval), detect.drop_rollup(text, boolean),
+	detect.wait_for_rollup(text, interval), detect.decode(bytea, text, jsonb)
+	TO PUBLIC;
+-- Views call these as their reader; _slots tells nothing that a reader of
+-- pg_stat_activity does not see, and the views filter it by owner.
+GRANT EXECUTE ON FUNCTION
+	detect._stream_owner(text), detect._may_see(oid), detect._slots(),
+	detect._combine(regprocedure, anyelement, anyelement),
+	detect._finalize(anyelement, regprocedure, "any"),
+	detect._staged(), detect._accepted()
+	TO PUBLIC;

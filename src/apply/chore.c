@@ -1,0 +1,274 @@
+/*-------------------------------------------------------------------------
+ *
+ * chore.c
+ *	  What maintenance the partitions of an events table need.
+ *
+ * Nothing is kept about chores: what is to be done is read off the
+ * partitions.  An interrupted index is there as an invalid one, an interrupted
+ * detach is pending, and a partition that was detached and not yet dropped
+ * carries a comment.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/table.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_description.h"
+#include "commands/comment.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/hsearch.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+
+#include "apply/chore.h"
+#include "apply/partition.h"
+
+/* A partition is past when its own width has gone by since its end, or this
+ * much: late events are known from memory, faster than from an index. */
+#define GRACE_US USECS_PER_HOUR
+
+#define FIRST_RETRY_MS (60 * 1000)
+#define LAST_RETRY_MS (60 * 60 * 1000)
+
+/* When the applier asks for a partition's chore again. */
+typedef struct Retry
+{
+	Oid			partition;		/* hash key */
+	bool		seen;			/* is still a chore */
+	TimestampTz due_at;
+	int			delay_ms;
+} Retry;
+
+/* Tells whether a relation carries the comment of retired partitions. */
+static bool
+is_retired(Oid relation)
+{
+	char	   *comment = GetComment(relation, RelationRelationId, 0);
+
+	return comment != NULL && strcmp(comment, PARTITION_RETIRED_COMMENT) == 0;
+}
+
+/* Tells whether a partition's time is over, so that few rows come any more. */
+static bool
+is_past(const PartitionRange *range, TimestampTz now)
+{
+	int64		grace = GRACE_US;
+
+	if (range->to == DT_NOEND)
+		return false;
+	if (range->from != DT_NOBEGIN)
+		grace = Min(grace, range->to - range->from);
+	return range->to <= now - grace;
+}
+
+/*
+ * Tells whether a partition lacks its unique index.  One that somebody has
+ * locked is left for the next time.
+ */
+bool
+chore_lacks_index(Oid partition, const IdentityColumns *columns)
+{
+	Relation	table;
+	bool		lacks = false;
+	bool		soon;
+
+	if (columns->n == 0 || !ConditionalLockRelationOid(partition, AccessShareLock))
+		return false;
+	table = try_relation_open(partition, NoLock);
+	if (table == NULL)
+		return false;
+	if (table->rd_rel->relkind == RELKIND_RELATION)
+		lacks = !OidIsValid(identity_index_find(table, columns, &soon)) && !soon;
+	relation_close(table, AccessShareLock);
+	return lacks;
+}
+
+/* The time before which events are past the stream's retention. */
+static TimestampTz
+retention_limit(const Stream *stream, TimestampTz now)
+{
+	if (stream->retention == NULL)
+		return DT_NOBEGIN;
+
+	/* As a timestamp without time zone, since months are those of UTC. */
+	return DatumGetTimestamp(DirectFunctionCall2(timestamp_mi_interval, TimestampGetDatum(now),
+												 IntervalPGetDatum(stream->retention)));
+}
+
+static List *
+add_chore(List *chores, ChoreKind kind, Oid partition)
+{
+	Chore	   *chore = palloc_object(Chore);
+
+	chore->kind = kind;
+	chore->partition = partition;
+	return lappend(chores, chore);
+}
+
+/* Lists the chores of a stream's partitions, oldest first. */
+static List *
+partition_chores(const Stream *stream)
+{
+	List	   *chores = NIL;
+	IdentityColumns *columns = identity_columns(stream);
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz limit = retention_limit(stream, now);
+	Relation	table = table_open(stream->events_table, AccessShareLock);
+	PartitionRanges *ranges = partition_ranges(table);
+	int			i;
+
+	table_close(table, AccessShareLock);
+	for (i = 0; i < ranges->n; i++)
+	{
+		const PartitionRange *range = &ranges->ranges[i];
+
+		if (range->detaching)
+		{
+			/* What others detach is theirs. */
+			if (is_retired(range->partition))
+				chores = add_chore(chores, CHORE_FINISH_DETACH, range->partition);
+		}
+		else if (range->to <= limit)
+			chores = add_chore(chores, CHORE_RETIRE, range->partition);
+		else if (is_past(range, now) && chore_lacks_index(range->partition, columns))
+			chores = add_chore(chores, CHORE_INDEX, range->partition);
+	}
+	return chores;
+}
+
+/* Tells whether a table was detached for good, and would be dropped next. */
+static bool
+is_left_behind(const Stream *stream, Oid relation)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
+	bool		result;
+	Form_pg_class form;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	form = (Form_pg_class) GETSTRUCT(tuple);
+	result = form->relkind == RELKIND_RELATION && !form->relispartition &&
+		form->relnamespace == get_rel_namespace(stream->events_table) &&
+		form->relowner == stream->owner;
+	ReleaseSysCache(tuple);
+	return result;
+}
+
+/* Adds the partitions that were detached, but not dropped, when it crashed. */
+static List *
+add_left_behind(List *chores, const Stream *stream)
+{
+	Relation	descriptions = table_open(DescriptionRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple	tuple;
+
+	ScanKeyInit(&key, Anum_pg_description_classoid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(RelationRelationId));
+	scan = systable_beginscan(descriptions, InvalidOid, false, NULL, 1, &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		Form_pg_description form = (Form_pg_description) GETSTRUCT(tuple);
+		bool		isnull;
+		Datum		description = heap_getattr(tuple, Anum_pg_description_description,
+											   RelationGetDescr(descriptions), &isnull);
+
+		if (form->objsubid == 0 && !isnull &&
+			strcmp(TextDatumGetCString(description), PARTITION_RETIRED_COMMENT) == 0 &&
+			is_left_behind(stream, form->objoid))
+			chores = add_chore(chores, CHORE_DROP, form->objoid);
+	}
+	systable_endscan(scan);
+	table_close(descriptions, AccessShareLock);
+	return chores;
+}
+
+/*
+ * Lists all chores of a stream in the current context.  The caller is in a
+ * transaction.
+ */
+List *
+chore_list(const Stream *stream)
+{
+	if (!partition_is_by_event_time(stream))
+		return NIL;
+	return add_left_behind(partition_chores(stream), stream);
+}
+
+/* The retries of this process, made at first use. */
+static HTAB *
+retry_table(void)
+{
+	static HTAB *retries = NULL;
+
+	if (retries == NULL)
+	{
+		HASHCTL		control = {
+			.keysize = sizeof(Oid),
+			.entrysize = sizeof(Retry)
+		};
+
+		retries = hash_create("detect chores", 64, &control, HASH_ELEM | HASH_BLOBS);
+	}
+	return retries;
+}
+
+/* Forgets the retries of what is no chore any more, and unmarks the rest. */
+static void
+forget_done_retries(HTAB *retries)
+{
+	HASH_SEQ_STATUS scan;
+	Retry	   *retry;
+
+	hash_seq_init(&scan, retries);
+	while ((retry = hash_seq_search(&scan)) != NULL)
+	{
+		if (!retry->seen)
+			hash_search(retries, &retry->partition, HASH_REMOVE, NULL);
+		else
+			retry->seen = false;
+	}
+}
+
+/*
+ * Tells whether maintain_run has something to do.  A chore that fails again
+ * and again is asked for ever more seldom: after a minute, at last every
+ * hour.  Called by the stream's applier now and then, in a transaction.
+ */
+bool
+maintain_is_due(const Stream *stream)
+{
+	HTAB	   *retries = retry_table();
+	TimestampTz now = GetCurrentTimestamp();
+	bool		due = false;
+	List	   *chores;
+	ListCell   *cell;
+
+	if (!partition_is_by_event_time(stream))
+		return false;
+
+	chores = partition_chores(stream);
+	foreach(cell, chores)
+	{
+		const Chore *chore = lfirst(cell);
+		bool		found;
+		Retry	   *retry = hash_search(retries, &chore->partition, HASH_ENTER, &found);
+
+		retry->seen = true;
+		if (found && now < retry->due_at)
+			continue;
+		retry->delay_ms = found ? Min(retry->delay_ms * 2, LAST_RETRY_MS) : FIRST_RETRY_MS;
+		retry->due_at = TimestampTzPlusMilliseconds(now, retry->delay_ms);
+		due = true;
+	}
+	list_free_deep(chores);
+	forget_done_retries(retries);
+	return due;
+}

@@ -1,0 +1,416 @@
+/*-------------------------------------------------------------------------
+ *
+ * dedup.c
+ *	  Which identities have been accepted already.
+ *
+ * The answer is exact, and comes from memory or from a unique index, segment
+ * by segment (segment.c).  What the open batch remembers goes into the
+ * memory of its segment at once; for segments behind an index, which does
+ * not hold the batch's rows yet, into a set of the batch.
+ *
+ * Memory follows transactions: it notes what the batch added and takes that
+ * back when its transaction aborts.  A callback does so, since an error
+ * between commit and bookkeeping must not part memory from the table.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "nodes/pg_list.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+
+#include "apply/segment.h"
+
+/* What the open batch added to the memory of a segment. */
+typedef struct BatchEntry
+{
+	Segment    *segment;
+	Identity	identity;
+} BatchEntry;
+
+struct Dedup
+{
+	Dedup	   *next;			/* in all_dedups */
+	IdentityColumns *columns;
+	IdentityHasher *hasher;		/* NULL: types without canonical bytes */
+	IdentityValues *values_seen;	/* by the open batch; NULL if hashed */
+	SegmentMap *map;
+
+	/* Of the open batch. */
+	BatchEntry *entries;		/* in segments in memory */
+	int64		nentries;
+	int64		max_entries;
+	IdentitySet *batch;			/* in segments behind an index */
+	Snapshot	snapshot;		/* of the open probes, else NULL */
+	List	   *probed;			/* segments with open probes */
+};
+
+#define FIRST_ENTRIES 1024
+
+/* Callbacks can't be taken back, but a Dedup goes with its context. */
+static Dedup *all_dedups = NULL;
+static bool callbacks_registered = false;
+
+/* Notes which relations changed. */
+static void
+relation_changed(Datum arg, Oid relation)
+{
+	Dedup	   *dedup;
+
+	for (dedup = all_dedups; dedup != NULL; dedup = dedup->next)
+		segment_map_invalidate(dedup->map, relation);
+}
+
+/* Gives back what lookups hold, before the transaction asks for it. */
+static void
+close_probes(Dedup *dedup)
+{
+	ResourceOwner owner = CurrentResourceOwner;
+	ListCell   *cell;
+
+	CurrentResourceOwner = TopTransactionResourceOwner;
+	foreach(cell, dedup->probed)
+	{
+		Segment    *segment = lfirst(cell);
+
+		index_probe_close(segment->probe);
+		segment->probe = NULL;
+	}
+	if (dedup->snapshot != NULL)
+		UnregisterSnapshotFromOwner(dedup->snapshot, TopTransactionResourceOwner);
+	CurrentResourceOwner = owner;
+	dedup->probed = NIL;
+	dedup->snapshot = NULL;
+}
+
+/* Forgets lookups whose transaction takes everything back by itself. */
+static void
+abandon_probes(Dedup *dedup)
+{
+	ListCell   *cell;
+
+	foreach(cell, dedup->probed)
+		((Segment *) lfirst(cell))->probe = NULL;
+	dedup->probed = NIL;
+	dedup->snapshot = NULL;
+}
+
+/* Lets memory follow the end of the transaction. */
+static void
+transaction_ended(XactEvent event, void *arg)
+{
+	Dedup	   *dedup;
+
+	for (dedup = all_dedups; dedup != NULL; dedup = dedup->next)
+	{
+		switch (event)
+		{
+			case XACT_EVENT_PRE_COMMIT:
+			case XACT_EVENT_PRE_PREPARE:
+				close_probes(dedup);
+				break;
+			case XACT_EVENT_COMMIT:
+				dedup_commit_batch(dedup);
+				break;
+			case XACT_EVENT_ABORT:
+				abandon_probes(dedup);
+				dedup_abort_batch(dedup);
+				break;
+			default:
+				break;
+		}
+	}
+}
+
+/* Takes a Dedup off the list when its context goes. */
+static void
+dedup_deleted(void *arg)
+{
+	Dedup	  **link;
+
+	for (link = &all_dedups; *link != NULL; link = &(*link)->next)
+	{
+		if (*link == arg)
+		{
+			*link = ((Dedup *) arg)->next;
+			return;
+		}
+	}
+}
+
+/* Puts a Dedup on the list of those that the callbacks serve. */
+static void
+list_dedup(Dedup *dedup, MemoryContext context)
+{
+	MemoryContextCallback *callback = MemoryContextAlloc(context, sizeof(MemoryContextCallback));
+
+	if (!callbacks_registered)
+	{
+		CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
+		RegisterXactCallback(transaction_ended, NULL);
+		callbacks_registered = true;
+	}
+	callback->func = dedup_deleted;
+	callback->arg = dedup;
+	MemoryContextRegisterResetCallback(context, callback);
+	dedup->next = all_dedups;
+	all_dedups = dedup;
+}
+
+/*
+ * Prepares dedup for a stream.  Allocates in the context and goes with it,
+ * which must not be while a batch is open; identities are read by the first
+ * dedup_begin_batch.  The caller is in a transaction.
+ */
+Dedup *
+dedup_create(const Stream *stream, MemoryContext context)
+{
+	MemoryContext own = AllocSetContextCreate(context, "detect dedup", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(own);
+	Dedup	   *dedup = palloc0_object(Dedup);
+
+	dedup->columns = identity_columns(stream);
+	if (dedup->columns->canonical)
+		dedup->hasher = identity_hasher_create(dedup->columns->n, dedup->columns->types,
+											   dedup->columns->collations, own);
+	else
+		dedup->values_seen = identity_values_create(dedup->columns, own);
+	dedup->batch = identity_set_create(own);
+	dedup->max_entries = FIRST_ENTRIES;
+	dedup->entries = palloc_array(BatchEntry, FIRST_ENTRIES);
+	dedup->map = segment_map_create(stream->events_table, dedup->columns, dedup->hasher, own);
+
+	list_dedup(dedup, own);
+	MemoryContextSwitchTo(old);
+	return dedup;
+}
+
+/*
+ * Tells which columns of the staging table make the identity, in the order
+ * of the values that the other functions take.  Result is their number: 0 for
+ * a stream with an empty key, all of whose elements are events.
+ */
+int
+dedup_columns(const Dedup *dedup, const AttrNumber **staging_attnums)
+{
+	*staging_attnums = dedup->columns->staging_attnums;
+	return dedup->columns->n;
+}
+
+/*
+ * Begins a batch: notices partitions and indexes that came or went, and the
+ * first time reads all identities.  The caller is in the transaction that
+ * will write the batch, and has made the partitions it needs.
+ */
+void
+dedup_begin_batch(Dedup *dedup)
+{
+	dedup_abort_batch(dedup);
+	close_probes(dedup);
+	if (dedup->values_seen != NULL)
+		identity_values_clear(dedup->values_seen);
+	if (dedup->columns->n > 0)
+		segment_map_refresh(dedup->map);
+}
+
+/* Makes the identity of these values, none of them NULL.  A batch is open. */
+Identity
+dedup_identity(const Dedup *dedup, const Datum *values)
+{
+	Identity	number = {0, 0};
+
+	if (dedup->hasher != NULL)
+		return identity_hash(dedup->hasher, values);
+	number.low = identity_values_number(dedup->values_seen, values);
+	return number;
+}
+
+/* Opens a segment's index until the transaction ends. */
+static void
+open_probe(Dedup *dedup, Segment *segment)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
+
+	if (dedup->snapshot == NULL)
+		dedup->snapshot = RegisterSnapshotOnOwner(GetLatestSnapshot(),
+												  TopTransactionResourceOwner);
+	segment->probe = index_probe_open(segment->relation, segment->index,
+									  dedup->columns, dedup->snapshot);
+	dedup->probed = lappend(dedup->probed, segment);
+	MemoryContextSwitchTo(old);
+}
+
+/* Looks an identity up in the index of its segment. */
+static bool
+is_in_index(Dedup *dedup, Segment *segment, const Datum *values)
+{
+	ResourceOwner owner = CurrentResourceOwner;
+	bool		found;
+
+	/* Scans stay open, whatever subtransaction the caller is in. */
+	CurrentResourceOwner = TopTransactionResourceOwner;
+	if (segment->probe == NULL)
+		open_probe(dedup, segment);
+	found = index_probe_finds(segment->probe, values);
+	CurrentResourceOwner = owner;
+	return found;
+}
+
+/*
+ * Tells whether an event with this identity is accepted already, in the open
+ * batch or before.  Identity is that of the values.
+ */
+bool
+dedup_is_known(Dedup *dedup, const Identity *identity, const Datum *values)
+{
+	Segment    *segment = segment_of(dedup->map, values);
+
+	if (segment->identities != NULL)
+		return identity_set_has(segment->identities, identity);
+	return identity_set_has(dedup->batch, identity) || is_in_index(dedup, segment, values);
+}
+
+/* Notes what an abort of the batch takes back. */
+static void
+note_entry(Dedup *dedup, Segment *segment, const Identity *identity)
+{
+	if (dedup->nentries == dedup->max_entries)
+	{
+		dedup->entries = repalloc_huge(dedup->entries,
+									   2 * dedup->max_entries * sizeof(BatchEntry));
+		dedup->max_entries *= 2;
+	}
+	dedup->entries[dedup->nentries].segment = segment;
+	dedup->entries[dedup->nentries].identity = *identity;
+	dedup->nentries++;
+}
+
+/*
+ * Remembers an identity that was not known, until the batch ends or
+ * dedup_forget.
+ */
+void
+dedup_remember(Dedup *dedup, const Identity *identity, const Datum *values)
+{
+	Segment    *segment = segment_of(dedup->map, values);
+
+	if (segment->identities == NULL)
+	{
+		identity_set_add(dedup->batch, identity);
+		return;
+	}
+	note_entry(dedup, segment, identity);
+	identity_set_add(segment->identities, identity);
+}
+
+/*
+ * Takes back what dedup_remember did for an element of the open batch that
+ * did not become an event: the next of its identity is tried.
+ */
+void
+dedup_forget(Dedup *dedup, const Identity *identity, const Datum *values)
+{
+	Segment    *segment = segment_of(dedup->map, values);
+
+	identity_set_remove(segment->identities != NULL ? segment->identities : dedup->batch,
+						identity);
+}
+
+/*
+ * Keeps what the batch remembered.  The end of its transaction has done so
+ * already: calling this after the commit does no harm.
+ */
+void
+dedup_commit_batch(Dedup *dedup)
+{
+	dedup->nentries = 0;
+	identity_set_clear(dedup->batch);
+}
+
+/*
+ * Takes back what the batch remembered.  The abort of its transaction has
+ * done so already: calling this after it does no harm.
+ */
+void
+dedup_abort_batch(Dedup *dedup)
+{
+	int64		i;
+
+	for (i = 0; i < dedup->nentries; i++)
+		identity_set_remove(dedup->entries[i].segment->identities, &dedup->entries[i].identity);
+	dedup->nentries = 0;
+	identity_set_clear(dedup->batch);
+}
+
+/*
+ * Tells whether a unique violation of this constraint, as the error names it,
+ * means that the identity is there already.  The caller is in a transaction.
+ */
+bool
+dedup_owns_constraint(const Dedup *dedup, const char *schema,
+					  const char *table, const char *constraint)
+{
+	Oid			namespace;
+	Oid			relation;
+	Oid			index;
+	bool		is_segment = false;
+	bool		owns = false;
+	int			i;
+
+	if (schema == NULL || table == NULL || constraint == NULL)
+		return false;
+	namespace = get_namespace_oid(schema, true);
+	relation = get_relname_relid(table, namespace);
+	index = get_relname_relid(constraint, namespace);
+	for (i = 0; i < dedup->map->n; i++)
+		is_segment |= relation == dedup->map->segments[i]->relation;
+
+	if (is_segment && OidIsValid(relation) && OidIsValid(index))
+	{
+		Relation	segment = table_open(relation, AccessShareLock);
+
+		owns = identity_index_is_ours(segment, index, dedup->columns);
+		table_close(segment, AccessShareLock);
+	}
+	return owns;
+}
+
+/* Number of identities held in memory. */
+int64
+dedup_identities(const Dedup *dedup)
+{
+	int64		identities = 0;
+	int			i;
+
+	for (i = 0; i < dedup->map->n; i++)
+	{
+		if (dedup->map->segments[i]->identities != NULL)
+			identities += identity_set_count(dedup->map->segments[i]->identities);
+	}
+	return identities;
+}
+
+/* Memory that the identities take. */
+int64
+dedup_bytes(const Dedup *dedup)
+{
+	int64		bytes = dedup->max_entries * sizeof(BatchEntry);
+	int			i;
+
+	if (dedup->batch != NULL)
+		bytes += identity_set_bytes(dedup->batch);
+	for (i = 0; i < dedup->map->n; i++)
+	{
+		if (dedup->map->segments[i]->identities != NULL)
+			bytes += identity_set_bytes(dedup->map->segments[i]->identities);
+	}
+	return bytes;
+}

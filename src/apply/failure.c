@@ -1,0 +1,56 @@
+/*-------------------------------------------------------------------------
+ *
+ * failure.c
+ *	  What an error asks for: a dead letter, another try, or a human.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "detect.h"
+
+#include "apply/applier.h"
+#include "utils/elog.h"
+
+/*
+ * Sort an error into the three kinds.  Whatever is not known for certain is
+ * FAILURE_UNKNOWN: the applier finds out whether it fails for one element
+ * alone, in which case that element is to blame.
+ */
+FailureKind
+failure_kind(const ErrorData *error)
+{
+	int			sqlstate = error->sqlerrcode;
+
+	switch (sqlstate)
+	{
+		case ERRCODE_T_R_SERIALIZATION_FAILURE:
+		case ERRCODE_T_R_DEADLOCK_DETECTED:
+		case ERRCODE_LOCK_NOT_AVAILABLE:
+		case ERRCODE_QUERY_CANCELED:
+		case ERRCODE_READ_ONLY_SQL_TRANSACTION:
+		case ERRCODE_DATA_CORRUPTED:
+			return FAILURE_ENVIRONMENT;
+		case ERRCODE_CHECK_VIOLATION:
+			/* without a name it is no constraint of the user: no partition */
+			return error->constraint_name ? FAILURE_DATA : FAILURE_CONFIGURATION;
+		case ERRCODE_RAISE_EXCEPTION:
+			return FAILURE_DATA;
+		default:
+			break;
+	}
+	switch (ERRCODE_TO_CATEGORY(sqlstate))
+	{
+		case ERRCODE_DATA_EXCEPTION:
+		case ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION:
+			return FAILURE_DATA;
+		case ERRCODE_CONNECTION_EXCEPTION:
+		case ERRCODE_INSUFFICIENT_RESOURCES:
+		case ERRCODE_OPERATOR_INTERVENTION:
+			return FAILURE_ENVIRONMENT;
+		case ERRCODE_SYNTAX_ERROR_OR_ACCESS_RULE_VIOLATION:
+		case ERRCODE_INVALID_SCHEMA_NAME:
+		case ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION:
+			return FAILURE_CONFIGURATION;
+		default:
+			return FAILURE_UNKNOWN;
+	}
+}

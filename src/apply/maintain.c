@@ -1,0 +1,361 @@
+/*-------------------------------------------------------------------------
+ *
+ * maintain.c
+ *	  Does the chores of partitions that are past: a unique index, and their
+ *	  end.
+ *
+ * CREATE INDEX CONCURRENTLY and DETACH PARTITION CONCURRENTLY commit within,
+ * so each runs as a top-level command of a short-lived worker, through a
+ * portal like a command of a client.  Nobody waits for a chore: an index waits
+ * for others as long as it takes, a partition's end for about a second, and
+ * is tried again.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "access/xact.h"
+#include "catalog/pg_inherits.h"
+#include "commands/defrem.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "tcop/pquery.h"
+#include "tcop/tcopprot.h"
+#include "tcop/utility.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+
+#include "apply/chore.h"
+#include "apply/partition.h"
+
+/* Runs a command as a client's would be; it may commit within. */
+static void
+run_through_portal(const char *sql)
+{
+	RawStmt    *statement = linitial_node(RawStmt, pg_parse_query(sql));
+	List	   *queries = pg_analyze_and_rewrite_fixedparams(statement, sql, NULL, 0, NULL);
+	List	   *plans = pg_plan_queries(queries, sql, 0, NULL);
+	Portal		portal = CreatePortal("", true, true);
+
+	portal->visible = false;
+	PortalDefineQuery(portal, NULL, sql, CreateCommandTag(statement->stmt), plans, NULL);
+	PortalStart(portal, NULL, 0, InvalidSnapshot);
+	(void) PortalRun(portal, FETCH_ALL, true, true, None_Receiver, None_Receiver, NULL);
+	PortalDrop(portal, false);
+}
+
+/* Begins a transaction and stays in the current context, which outlives it. */
+static void
+begin_reading(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	StartTransactionCommand();
+	MemoryContextSwitchTo(context);
+}
+
+static void
+end_reading(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+}
+
+/*
+ * Runs a command in transactions of its own.  Result is NULL, or the error,
+ * in the current context, which outlives transactions.  Zero means no
+ * lock_timeout.
+ */
+static ErrorData *
+run_command(const char *sql, int lock_timeout_ms)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ErrorData  *volatile error = NULL;
+
+	SetConfigOption("lock_timeout", psprintf("%d", lock_timeout_ms), PGC_USERSET, PGC_S_SESSION);
+	debug_query_string = sql;
+	pgstat_report_activity(STATE_RUNNING, sql);
+	PG_TRY();
+	{
+		StartTransactionCommand();
+		MemoryContextSwitchTo(context);
+		run_through_portal(sql);
+		CommitTransactionCommand();
+	}
+	PG_CATCH();
+	{
+		HOLD_INTERRUPTS();
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		AbortCurrentTransaction();
+		FlushErrorState();
+		RESUME_INTERRUPTS();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	debug_query_string = NULL;
+	pgstat_report_activity(STATE_IDLE, NULL);
+	return error;
+}
+
+/* Tells of a chore that failed.  Being kept waiting is no failure. */
+static void
+report_failure(const char *chore, const char *partition, const ErrorData *error)
+{
+	char	   *reason = psprintf("could not %s partition %s: %s%s%s", chore, partition,
+								  error->message, error->detail ? ": " : "",
+								  error->detail ? error->detail : "");
+
+	ereport(LOG,
+			(errcode(error->sqlerrcode),
+			 errmsg("%s", reason),
+			 error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION ?
+			 errhint("Delete all but one of the rows with this key; until then the partition's identities stay in memory.") : 0));
+	if (my_slot != NULL && error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+		slot_record_error(my_slot, error->sqlerrcode, reason);
+}
+
+/* A relation's name with its schema, quoted; NULL if it is gone. */
+static char *
+qualified_name(Oid relation)
+{
+	char	   *name = get_rel_name(relation);
+
+	if (name == NULL)
+		return NULL;
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)), name);
+}
+
+/* The same, in a transaction of its own and the current context. */
+static char *
+read_qualified_name(Oid relation)
+{
+	char	   *name;
+
+	begin_reading();
+	name = qualified_name(relation);
+	end_reading();
+	return name;
+}
+
+/* Our indexes on a partition that never became valid: names, quoted. */
+static List *
+invalid_indexes(Relation table)
+{
+	List	   *names = NIL;
+	List	   *indexes = RelationGetIndexList(table);
+	char	   *prefix = makeObjectName(RelationGetRelationName(table), NULL, "identity");
+	ListCell   *cell;
+
+	foreach(cell, indexes)
+	{
+		char	   *name = get_rel_name(lfirst_oid(cell));
+
+		if (name != NULL && strncmp(name, prefix, strlen(prefix)) == 0 &&
+			!get_index_isvalid(lfirst_oid(cell)))
+			names = lappend(names, qualified_name(lfirst_oid(cell)));
+	}
+	return names;
+}
+
+/* Drops what an index build that failed or was interrupted left behind. */
+static void
+drop_invalid_indexes(Oid partition)
+{
+	List	   *names = NIL;
+	ListCell   *cell;
+	Relation	table;
+
+	begin_reading();
+	table = try_relation_open(partition, AccessShareLock);
+	if (table != NULL)
+	{
+		names = invalid_indexes(table);
+		relation_close(table, AccessShareLock);
+	}
+	end_reading();
+
+	foreach(cell, names)
+	{
+		ErrorData  *error = run_command(psprintf("DROP INDEX CONCURRENTLY IF EXISTS %s",
+												 (char *) lfirst(cell)), 0);
+
+		if (error != NULL)
+			report_failure("drop an invalid index of", lfirst(cell), error);
+	}
+}
+
+/* The command that makes a partition's index; NULL if it needs none. */
+static char *
+index_command(const Stream *stream, Oid partition)
+{
+	char	   *command = NULL;
+	IdentityColumns *columns;
+
+	begin_reading();
+	columns = identity_columns(stream);
+	if (chore_lacks_index(partition, columns))
+	{
+		char	   *index = ChooseRelationName(get_rel_name(partition), NULL, "identity",
+											   get_rel_namespace(partition), false);
+
+		command = psprintf("CREATE UNIQUE INDEX CONCURRENTLY %s ON %s (%s)",
+						   quote_identifier(index), qualified_name(partition),
+						   identity_columns_list(columns));
+	}
+	end_reading();
+	return command;
+}
+
+/* Gives a past partition its unique index. */
+static void
+index_partition(const Stream *stream, Oid partition, const char *name)
+{
+	char	   *command;
+	ErrorData  *error;
+
+	drop_invalid_indexes(partition);
+	command = index_command(stream, partition);
+	if (command == NULL)
+		return;
+
+	error = run_command(command, 0);
+	if (error != NULL)
+	{
+		drop_invalid_indexes(partition);
+		report_failure("build the unique index of", name, error);
+	}
+}
+
+static void
+drop_partition(const char *name)
+{
+	ErrorData  *error = run_command(psprintf("DROP TABLE IF EXISTS %s", name),
+									partition_lock_timeout_ms());
+
+	if (error != NULL)
+		report_failure("drop", name, error);
+}
+
+/* The way a partition can be detached: concurrently, unless there is a default
+ * partition; NULL if the events table is gone. */
+static const char *
+way_to_detach(Oid events_table)
+{
+	const char *way = NULL;
+	Relation	table;
+
+	begin_reading();
+	table = try_relation_open(events_table, AccessShareLock);
+	if (table != NULL)
+	{
+		way = OidIsValid(partition_ranges(table)->default_partition) ? "" : "CONCURRENTLY";
+		relation_close(table, AccessShareLock);
+	}
+	end_reading();
+	return way;
+}
+
+/* Takes the comment off a partition that was not detached after all, lest it
+ * be dropped when somebody else detaches it. */
+static void
+unmark_partition(Oid partition, const char *name)
+{
+	bool		attached;
+	ErrorData  *error = NULL;
+
+	begin_reading();
+	attached = get_rel_relispartition(partition) && !PartitionHasPendingDetach(partition);
+	end_reading();
+	if (attached)
+		error = run_command(psprintf("COMMENT ON TABLE %s IS NULL", name),
+							partition_lock_timeout_ms());
+	if (error != NULL)
+		report_failure("uncomment", name, error);
+}
+
+/*
+ * Detaches a partition past retention and drops it.  A detach that was kept
+ * waiting is pending, and finished another time.
+ */
+static void
+retire_partition(const Stream *stream, Oid partition, const char *name, bool is_pending)
+{
+	char	   *table = read_qualified_name(stream->events_table);
+	const char *way = is_pending ? "FINALIZE" : way_to_detach(stream->events_table);
+	ErrorData  *error = NULL;
+
+	if (table == NULL || way == NULL)
+		return;
+	if (!is_pending)
+		error = run_command(psprintf("COMMENT ON TABLE %s IS %s", name,
+									 quote_literal_cstr(PARTITION_RETIRED_COMMENT)),
+							partition_lock_timeout_ms());
+	if (error == NULL)
+		error = run_command(psprintf("ALTER TABLE %s DETACH PARTITION %s %s", table, name, way),
+							partition_lock_timeout_ms());
+	if (error == NULL)
+		drop_partition(name);
+	else
+	{
+		report_failure("detach", name, error);
+		unmark_partition(partition, name);
+	}
+}
+
+static void
+do_chore(const Stream *stream, const Chore *chore)
+{
+	char	   *name = read_qualified_name(chore->partition);
+
+	if (name == NULL)
+		return;
+	switch (chore->kind)
+	{
+		case CHORE_RETIRE:
+			retire_partition(stream, chore->partition, name, false);
+			break;
+		case CHORE_FINISH_DETACH:
+			retire_partition(stream, chore->partition, name, true);
+			break;
+		case CHORE_DROP:
+			drop_partition(name);
+			break;
+		case CHORE_INDEX:
+			index_partition(stream, chore->partition, name);
+			break;
+	}
+}
+
+/*
+ * Does the chores of a stream's partitions; one that fails is reported and
+ * does not keep the others from being done.  Called outside any transaction
+ * as the stream's owner; the stream outlives transactions.
+ */
+void
+maintain_run(const Stream *stream)
+{
+	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "detect chores",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	List	   *chores;
+	ListCell   *cell;
+
+	begin_reading();
+	chores = chore_list(stream);
+	end_reading();
+
+	foreach(cell, chores)
+	{
+		CHECK_FOR_INTERRUPTS();
+		do_chore(stream, lfirst(cell));
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+}

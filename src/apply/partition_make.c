@@ -1,0 +1,351 @@
+/*-------------------------------------------------------------------------
+ *
+ * partition_make.c
+ *	  Partitions are made before they are needed.
+ *
+ * A partition is made standalone and then attached: CREATE TABLE … PARTITION
+ * OF would wait for every reader of the events table and hold up all that
+ * come after.  ATTACH still locks what foreign keys refer to, and a default
+ * partition, so it waits for a second only, and the caller tries again.
+ *
+ * Bounds are multiples of partition_interval, and cut short where partitions
+ * of the user lie: making one never fails because of one that is there.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/pg_class.h"
+#include "commands/defrem.h"
+#include "commands/tablespace.h"
+#include "executor/spi.h"
+#include "lib/stringinfo.h"
+#include "storage/bufmgr.h"
+#include "storage/proc.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/resowner.h"
+
+#include "apply/identity.h"
+#include "apply/partition.h"
+
+#define PARTITIONS_PER_CALL 50
+#define LEAD_PARTITIONS 3		/* of now, and of two intervals to come */
+#define LEAD_RETRY_MS 30000
+#define LEAD_LOCK_TIMEOUT_MS 200
+#define LOCK_TIMEOUT_MS 1000
+
+/* Attaching scans the default partition under an exclusive lock: beside one
+ * of more than 8 MB none are made ahead. */
+#define SMALL_DEFAULT_BLOCKS 1024
+
+/* What the statements that make a partition need to know. */
+typedef struct PartitionMaker
+{
+	Oid			schema;
+	const char *schema_name;
+	const char *table_name;
+	Oid			event_time_type;
+	const Interval *interval;
+	char	   *options;		/* access method and tablespace */
+	char	   *unique_columns; /* NULL: no index from the start */
+} PartitionMaker;
+
+/*
+ * Chooses a name: the table's, and when the partition starts, as finely as
+ * the interval asks for.
+ */
+static char *
+partition_name(const PartitionMaker *maker, TimestampTz from)
+{
+	struct pg_tm fields;
+	fsec_t		microseconds;
+	StringInfoData start;
+	char	   *name;
+	int			attempt;
+
+	partition_time_fields(IS_VALID_TIMESTAMP(from) ? from : 0, &fields, &microseconds);
+	initStringInfo(&start);
+	if (fields.tm_year <= 0)
+		appendStringInfo(&start, "bc%04d", 1 - fields.tm_year);
+	else
+		appendStringInfo(&start, "%04d", fields.tm_year);
+	if (maker->interval->month % 12 != 0 || maker->interval->month == 0)
+		appendStringInfo(&start, "%02d", fields.tm_mon);
+	if (maker->interval->month == 0)
+		appendStringInfo(&start, "%02d", fields.tm_mday);
+	if (partition_interval_us(maker->interval) % USECS_PER_DAY != 0)
+		appendStringInfo(&start, "_%02d%02d", fields.tm_hour, fields.tm_min);
+	if (partition_interval_us(maker->interval) % USECS_PER_MINUTE != 0)
+		appendStringInfo(&start, "%02d", fields.tm_sec);
+
+	name = makeObjectName(maker->table_name, start.data, NULL);
+	for (attempt = 2; OidIsValid(get_relname_relid(name, maker->schema)); attempt++)
+		name = makeObjectName(maker->table_name, psprintf("%s_%d", start.data, attempt), NULL);
+	return name;
+}
+
+/*
+ * How long statements on partitions wait for a lock, while others queue
+ * behind them: a second, but long enough for a running autovacuum to be
+ * cancelled, which happens after deadlock_timeout.
+ */
+int
+partition_lock_timeout_ms(void)
+{
+	return Max(LOCK_TIMEOUT_MS, DeadlockTimeout + LOCK_TIMEOUT_MS / 4);
+}
+
+/* Runs a statement; errors are raised. */
+static void
+execute(const char *sql)
+{
+	int			result = SPI_execute(sql, false, 0);
+
+	if (result != SPI_OK_UTILITY)
+		elog(ERROR, "SPI_execute returned %s for: %s", SPI_result_code_string(result), sql);
+}
+
+/* Makes one partition; the events table must not be open here. */
+static void
+make_partition(const PartitionMaker *maker, const PartitionRange *range, int lock_timeout_ms)
+{
+	char	   *name = partition_name(maker, range->from);
+	char	   *partition = quote_qualified_identifier(maker->schema_name, name);
+	char	   *table = quote_qualified_identifier(maker->schema_name, maker->table_name);
+	int			settings = NewGUCNestLevel();
+
+	(void) set_config_option("lock_timeout", psprintf("%d", lock_timeout_ms), PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+
+	execute(psprintf("CREATE TABLE %s (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS "
+					 "INCLUDING GENERATED INCLUDING STORAGE INCLUDING COMPRESSION)%s",
+					 partition, table, maker->options));
+	if (maker->unique_columns != NULL)
+		execute(psprintf("CREATE UNIQUE INDEX %s ON %s (%s)",
+						 quote_identifier(ChooseRelationName(name, NULL, "identity",
+															 maker->schema, false)),
+						 partition, maker->unique_columns));
+	execute(psprintf("ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%s) TO (%s)",
+					 table, partition, partition_bound_literal(range->from, maker->event_time_type),
+					 partition_bound_literal(range->to, maker->event_time_type)));
+
+	SPI_finish();
+	AtEOXact_GUC(true, settings);
+}
+
+/*
+ * Makes one partition ahead.  An error is logged and undone: there is time,
+ * and the present batch must not wait for the future.  Result is false then.
+ */
+static bool
+make_partition_ahead(const PartitionMaker *maker, const PartitionRange *range)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool made = true;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		make_partition(maker, range, LEAD_LOCK_TIMEOUT_MS);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		MemoryContextSwitchTo(context);
+		CurrentResourceOwner = owner;
+		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+			ReThrowError(error);
+		ereport(LOG,
+				(errcode(error->sqlerrcode),
+				 errmsg("could not make a partition of \"%s\" ahead: %s",
+						maker->table_name, error->message),
+				 errdetail("It will be tried again in %d s.", LEAD_RETRY_MS / 1000)));
+		FreeErrorData(error);
+		made = false;
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return made;
+}
+
+/*
+ * Adds a range to be made for a time that none covers, cut short where others
+ * lie.  Result is its place, or -1 if the time is covered, or is infinite.
+ */
+static int
+plan_partition(PartitionRanges *ranges, const Interval *interval, TimestampTz time)
+{
+	PartitionRange range = {0};
+	int			at;
+
+	if (!IS_VALID_TIMESTAMP(time) || partition_range_of(ranges, time) >= 0)
+		return -1;
+
+	at = partition_range_after(ranges, time);
+	partition_interval_around(interval, time, &range.from, &range.to);
+	if (at > 0)
+		range.from = Max(range.from, ranges->ranges[at - 1].to);
+	if (at < ranges->n)
+		range.to = Min(range.to, ranges->ranges[at].from);
+
+	ranges->ranges = repalloc(ranges->ranges, (ranges->n + 1) * sizeof(PartitionRange));
+	memmove(&ranges->ranges[at + 1], &ranges->ranges[at],
+			(ranges->n - at) * sizeof(PartitionRange));
+	ranges->ranges[at] = range;
+	ranges->n++;
+	return at;
+}
+
+/* Plans partitions for the batch's times; the number planned. */
+static int
+plan_needed(PartitionRanges *ranges, const Interval *interval,
+			const TimestampTz *times, int ntimes)
+{
+	PartitionRange last = {0};
+	int			planned = 0;
+	int			i;
+
+	for (i = 0; i < ntimes && planned < PARTITIONS_PER_CALL; i++)
+	{
+		int			at;
+
+		/* Times of a batch lie close together. */
+		if (times[i] >= last.from && times[i] < last.to)
+			continue;
+		at = partition_range_of(ranges, times[i]);
+		if (at < 0 && !OidIsValid(ranges->default_partition))
+		{
+			at = plan_partition(ranges, interval, times[i]);
+			planned += at >= 0;
+		}
+		if (at >= 0)
+			last = ranges->ranges[at];
+	}
+	return planned;
+}
+
+/* Tells whether attaching beside this default partition takes little time. */
+static bool
+default_is_small(Oid default_partition)
+{
+	Relation	table;
+	bool		small = false;
+
+	if (!OidIsValid(default_partition))
+		return true;
+	table = table_open(default_partition, AccessShareLock);
+	if (table->rd_rel->relkind == RELKIND_RELATION)
+		small = RelationGetNumberOfBlocks(table) <= SMALL_DEFAULT_BLOCKS;
+	table_close(table, AccessShareLock);
+	return small;
+}
+
+/* Makes the partitions of now and of what comes next; the number made. */
+static int
+make_lead(const PartitionMaker *maker, PartitionRanges *ranges)
+{
+	static TimestampTz retry_at = 0;	/* of this process, for its one stream */
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz time = now;
+	int			made = 0;
+	int			i;
+
+	if (now < retry_at)
+		return 0;
+
+	for (i = 0; i < LEAD_PARTITIONS; i++)
+	{
+		TimestampTz from;
+		int			at = -1;
+
+		/* Asked only where something is to be made: it reads the file system. */
+		if (partition_range_of(ranges, time) < 0 && default_is_small(ranges->default_partition))
+			at = plan_partition(ranges, maker->interval, time);
+		if (at >= 0 && !make_partition_ahead(maker, &ranges->ranges[at]))
+		{
+			retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LEAD_RETRY_MS);
+			break;
+		}
+		made += at >= 0;
+		partition_interval_around(maker->interval, time, &from, &time);
+	}
+	return made;
+}
+
+/* Collects what making partitions needs to know of the open events table. */
+static PartitionMaker
+partition_maker(const Stream *stream, Relation table)
+{
+	PartitionMaker maker;
+	IdentityColumns *columns = identity_columns(stream);
+	StringInfoData options;
+	AttrNumber	attnum = get_attnum(stream->events_table, stream->event_time);
+
+	initStringInfo(&options);
+	if (OidIsValid(table->rd_rel->relam))
+		appendStringInfo(&options, " USING %s", quote_identifier(get_am_name(table->rd_rel->relam)));
+	if (OidIsValid(table->rd_rel->reltablespace))
+		appendStringInfo(&options, " TABLESPACE %s",
+						 quote_identifier(get_tablespace_name(table->rd_rel->reltablespace)));
+
+	maker.schema = RelationGetNamespace(table);
+	maker.schema_name = get_namespace_name(maker.schema);
+	maker.table_name = pstrdup(RelationGetRelationName(table));
+	maker.event_time_type = getBaseType(get_atttype(stream->events_table, attnum));
+	maker.interval = stream->partition_interval;
+	maker.options = options.data;
+	maker.unique_columns = columns->canonical ? NULL : identity_columns_list(columns);
+	return maker;
+}
+
+/*
+ * Makes partitions for those event times that none covers, and for the time
+ * to come.  Times are as partition_time gives them; a default partition
+ * covers them all.  Result is the number made, at most about 50: the caller
+ * commits and calls again until it is zero, outside any batch.  The stream's
+ * owner is the current user.
+ */
+int
+partition_ensure(const Stream *stream, const TimestampTz *times, int ntimes)
+{
+	Relation	table;
+	PartitionRanges *ranges;
+	PartitionMaker maker;
+	int			needed;
+	int			i;
+
+	if (stream->partition_interval == NULL || !partition_is_by_event_time(stream))
+		return 0;
+
+	table = table_open(stream->events_table, AccessShareLock);
+	ranges = partition_ranges(table);
+	maker = partition_maker(stream, table);
+	table_close(table, NoLock);
+
+	needed = plan_needed(ranges, stream->partition_interval, times, ntimes);
+	for (i = 0; i < ranges->n && needed > 0; i++)
+	{
+		if (!OidIsValid(ranges->ranges[i].partition))
+			make_partition(&maker, &ranges->ranges[i], partition_lock_timeout_ms());
+	}
+	return needed + make_lead(&maker, ranges);
+}

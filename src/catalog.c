@@ -1,0 +1,202 @@
+/*-------------------------------------------------------------------------
+ *
+ * catalog.c
+ *	  Our own tables, read and written on behalf of users without rights.
+ *
+ * Nobody but the extension's owner may touch the tables of schema detect.
+ * Definitions change seldom and go through SPI under the identity of that
+ * owner, with a search_path in which nothing of a user can be found.  What a
+ * batch writes goes through the executor's simple insert and update, which
+ * check no privileges and, because our tables carry no triggers, defaults or
+ * expressions, run nobody's code.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "detect.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "commands/extension.h"
+#include "commands/sequence.h"
+#include "executor/executor.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+
+/* A table of ours, open for simple inserts and updates. */
+typedef struct CatalogWriter
+{
+	Relation	rel;
+	EState	   *estate;
+	ResultRelInfo *result;
+	TupleTableSlot *slot;
+} CatalogWriter;
+
+/*
+ * The OID of a table or sequence in schema detect; InvalidOid when it is
+ * missing and missing_ok.
+ */
+Oid
+catalog_relation(const char *name, bool missing_ok)
+{
+	Oid			schema = get_namespace_oid(DETECT_SCHEMA, true);
+	Oid			relid = InvalidOid;
+
+	if (OidIsValid(schema))
+		relid = get_relname_relid(name, schema);
+	if (!OidIsValid(relid) && !missing_ok)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("table \"%s.%s\" does not exist", DETECT_SCHEMA, name),
+				 errhint("Create the extension again: DROP EXTENSION detect CASCADE; CREATE EXTENSION detect.")));
+	return relid;
+}
+
+/*
+ * Whether the extension is in this database.
+ */
+bool
+catalog_installed(void)
+{
+	return OidIsValid(get_extension_oid("detect", true)) &&
+		OidIsValid(catalog_relation("_stream", true));
+}
+
+/*
+ * The owner of our tables, under whose identity they are read and written.
+ */
+Oid
+catalog_owner(void)
+{
+	HeapTuple	tuple;
+	Oid			owner;
+	Oid			relid = catalog_relation("_stream", false);
+
+	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+/*
+ * Run SQL of ours as the owner of our tables.  Every value travels as a
+ * parameter.  The caller is connected to SPI and finds rows, if any, in
+ * SPI_tuptable; the result is the number of rows.
+ */
+int
+catalog_execute(const char *sql, int nargs, Oid *argtypes, Datum *values, const char *nulls)
+{
+	Oid			saved_user;
+	int			saved_context;
+	int			nest_level = NewGUCNestLevel();
+	int			result;
+
+	GetUserIdAndSecContext(&saved_user, &saved_context);
+	SetUserIdAndSecContext(catalog_owner(), saved_context | SECURITY_LOCAL_USERID_CHANGE);
+	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+
+	result = SPI_execute_with_args(sql, nargs, argtypes, values, nulls, false, 0);
+	if (result < 0)
+		elog(ERROR, "could not execute \"%s\": %s", sql, SPI_result_code_string(result));
+
+	AtEOXact_GUC(true, nest_level);
+	SetUserIdAndSecContext(saved_user, saved_context);
+	return (int) SPI_processed;
+}
+
+/*
+ * The next value of one of our sequences.
+ */
+int64
+catalog_next_id(const char *sequence)
+{
+	return nextval_internal(catalog_relation(sequence, false), false);
+}
+
+/*
+ * Open a table of ours for writing; the caller closes it in the same
+ * transaction.
+ */
+static CatalogWriter
+catalog_open(const char *table)
+{
+	CatalogWriter writer;
+
+	writer.rel = table_open(catalog_relation(table, false), RowExclusiveLock);
+	writer.estate = CreateExecutorState();
+	writer.result = makeNode(ResultRelInfo);
+	InitResultRelInfo(writer.result, writer.rel, 0, NULL, 0);
+	ExecOpenIndices(writer.result, false);
+	writer.slot = table_slot_create(writer.rel, &writer.estate->es_tupleTable);
+	return writer;
+}
+
+static void
+catalog_close(CatalogWriter *writer)
+{
+	ExecCloseIndices(writer->result);
+	ExecResetTupleTable(writer->estate->es_tupleTable, false);
+	FreeExecutorState(writer->estate);
+	table_close(writer->rel, NoLock);
+}
+
+/* Put a row's values into the writer's slot. */
+static void
+catalog_fill_slot(TupleTableSlot *slot, const Datum *values, const bool *nulls)
+{
+	int			natts = slot->tts_tupleDescriptor->natts;
+
+	ExecClearTuple(slot);
+	memcpy(slot->tts_values, values, natts * sizeof(Datum));
+	memcpy(slot->tts_isnull, nulls, natts * sizeof(bool));
+	ExecStoreVirtualTuple(slot);
+}
+
+/*
+ * Insert one row into a table of ours; values in column order.
+ */
+void
+catalog_insert(const char *table, Datum *values, const bool *nulls)
+{
+	CatalogWriter writer = catalog_open(table);
+
+	catalog_fill_slot(writer.slot, values, nulls);
+	ExecSimpleRelationInsert(writer.result, writer.estate, writer.slot);
+	catalog_close(&writer);
+}
+
+/*
+ * Insert one row, or replace the row with the same primary key, which is the
+ * first nkeys columns.  The caller is the only writer of that row.
+ */
+void
+catalog_upsert(const char *table, int nkeys, Datum *values, const bool *nulls)
+{
+	CatalogWriter writer = catalog_open(table);
+	TupleTableSlot *found = table_slot_create(writer.rel, &writer.estate->es_tupleTable);
+	Oid			primary_key = RelationGetPrimaryKeyIndex(writer.rel);
+	EPQState	epq;
+
+	Assert(nkeys > 0);
+	catalog_fill_slot(writer.slot, values, nulls);
+	if (RelationFindReplTupleByIndex(writer.rel, primary_key, LockTupleExclusive,
+									 writer.slot, found))
+	{
+		EvalPlanQualInit(&epq, writer.estate, NULL, NIL, -1);
+		ExecSimpleRelationUpdate(writer.result, writer.estate, &epq, found, writer.slot);
+		EvalPlanQualEnd(&epq);
+	}
+	else
+		ExecSimpleRelationInsert(writer.result, writer.estate, writer.slot);
+	catalog_close(&writer);
+}

@@ -1,0 +1,112 @@
+/*-------------------------------------------------------------------------
+ *
+ * compat.h
+ *	  Every difference between PostgreSQL versions, and nothing else.
+ *
+ * No other file tests PG_VERSION_NUM (make lint sees to it).  Each entry takes
+ * the form of the newest version, or a name of its own where the versions
+ * differ by more than a spelling.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DETECT_COMPAT_H
+#define DETECT_COMPAT_H
+
+#include "postgres.h"
+
+#if PG_VERSION_NUM < 150000
+#error "detect needs PostgreSQL 15 or newer"
+#endif
+
+/* ---- Permissions of a range table entry: apart since 16 ---- */
+
+#include "access/sysattr.h"
+#include "nodes/bitmapset.h"
+#include "nodes/parsenodes.h"
+#if PG_VERSION_NUM >= 160000
+#include "parser/parse_relation.h"
+#define compat_select_column(query, rte, attnum) \
+	do { \
+		RTEPermissionInfo *perminfo_ = getRTEPermissionInfo((query)->rteperminfos, (rte)); \
+		perminfo_->selectedCols = bms_add_member(perminfo_->selectedCols, \
+			(attnum) - FirstLowInvalidHeapAttributeNumber); \
+	} while (0)
+#else
+#define compat_select_column(query, rte, attnum) \
+	((rte)->selectedCols = bms_add_member((rte)->selectedCols, \
+		(attnum) - FirstLowInvalidHeapAttributeNumber))
+#endif
+
+/* ---- Access control checks: one object_… function since 16 ---- */
+
+#include "utils/acl.h"
+#if PG_VERSION_NUM < 160000
+#include "catalog/pg_class.h"
+#define compat_owns_relation(relid, role) pg_class_ownercheck((relid), (role))
+#define compat_server_aclcheck(oid, role) pg_foreign_server_aclcheck((oid), (role), ACL_USAGE)
+#define compat_namespace_aclcheck(oid, role, mode) pg_namespace_aclcheck((oid), (role), (mode))
+#define compat_database_aclcheck(oid, role, mode) pg_database_aclcheck((oid), (role), (mode))
+#else
+#include "catalog/pg_class.h"
+#include "catalog/pg_database.h"
+#include "catalog/pg_foreign_server.h"
+#include "catalog/pg_namespace.h"
+#define compat_owns_relation(relid, role) object_ownercheck(RelationRelationId, (relid), (role))
+#define compat_server_aclcheck(oid, role) \
+	object_aclcheck(ForeignServerRelationId, (oid), (role), ACL_USAGE)
+#define compat_namespace_aclcheck(oid, role, mode) \
+	object_aclcheck(NamespaceRelationId, (oid), (role), (mode))
+#define compat_database_aclcheck(oid, role, mode) \
+	object_aclcheck(DatabaseRelationId, (oid), (role), (mode))
+#endif
+
+/* ---- Wait events of extensions: named since 17 ---- */
+
+#if PG_VERSION_NUM >= 170000
+#include "utils/wait_event.h"
+#define compat_wait_event(name) WaitEventExtensionNew(name)
+#else
+#include "utils/wait_event.h"
+#define compat_wait_event(name) PG_WAIT_EXTENSION
+#endif
+
+/* ---- Workers of roles that may not log in: possible since 17 ---- */
+
+#include "postmaster/bgworker.h"
+#if PG_VERSION_NUM >= 170000
+#define COMPAT_WORKER_CONNECT_FLAGS BGWORKER_BYPASS_ROLELOGINCHECK
+#define COMPAT_WORKER_NEEDS_LOGIN false
+#else
+#define COMPAT_WORKER_CONNECT_FLAGS 0
+#define COMPAT_WORKER_NEEDS_LOGIN true
+#endif
+
+/* ---- Rollups: variables of joins and groups, permissions, the executor ---- */
+
+#include "executor/executor.h"
+#include "optimizer/optimizer.h"
+#if PG_VERSION_NUM >= 160000
+#include "catalog/pg_proc.h"
+#define compat_proc_aclcheck(oid, role, mode) \
+	object_aclcheck(ProcedureRelationId, (oid), (role), (mode))
+#define compat_flatten_join_vars(query, node) flatten_join_alias_vars(NULL, (query), (node))
+#define compat_set_perminfos(query, pstate) ((query)->rteperminfos = (pstate)->p_rteperminfos)
+#define compat_clear_permissions(rte) ((rte)->perminfoindex = 0)
+#else
+#define compat_proc_aclcheck(oid, role, mode) pg_proc_aclcheck((oid), (role), (mode))
+#define compat_flatten_join_vars(query, node) flatten_join_alias_vars((query), (node))
+#define compat_set_perminfos(query, pstate) ((void) (query), (void) (pstate))
+#define compat_clear_permissions(rte) \
+	((rte)->requiredPerms = 0, (rte)->checkAsUser = InvalidOid, (rte)->selectedCols = NULL)
+#endif
+#if PG_VERSION_NUM >= 180000
+#define compat_flatten_vars(query, node) \
+	compat_flatten_join_vars((query), (query)->hasGroupRTE ? \
+							 flatten_group_exprs(NULL, (query), (node)) : (node))
+#define compat_executor_run(query_desc) ExecutorRun((query_desc), ForwardScanDirection, 0)
+#else
+#define compat_flatten_vars(query, node) compat_flatten_join_vars((query), (node))
+#define compat_executor_run(query_desc) ExecutorRun((query_desc), ForwardScanDirection, 0, true)
+#endif
+
+#endif							/* DETECT_COMPAT_H */

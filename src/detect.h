@@ -1,0 +1,375 @@
+/*-------------------------------------------------------------------------
+ *
+ * detect.h
+ *	  The nouns of detect as C types, and a table of contents of its files.
+ *
+ * server, stream, message, element, staging table, batch, event, events
+ * table, place table, rollup, dead letter, progress, consumer, applier and
+ * launcher mean what README.md says, here and everywhere.
+ *
+ * Lock order within a process: the stream's lock (stream_lock), then
+ * relations, then detect_shared->lock, which is held for a few instructions
+ * only and never across anything that can raise an error.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DETECT_H
+#define DETECT_H
+
+#include "postgres.h"
+
+#include "access/attnum.h"
+#include "executor/tuptable.h"
+#include "nodes/pg_list.h"
+#include "portability/instr_time.h"
+#include "postmaster/bgworker.h"
+#include "storage/lockdefs.h"
+#include "storage/lwlock.h"
+#include "storage/proc.h"
+#include "utils/portal.h"
+#include "utils/relcache.h"
+#include "utils/snapshot.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+
+#define DETECT_VERSION "1.0"
+
+/* Schemas that the extension owns. */
+#define DETECT_SCHEMA "detect"
+#define DETECT_STAGING_SCHEMA "detect_staging"	/* <stream>: fed by SQL */
+#define DETECT_QUERY_SCHEMA "detect_query"	/* <stream>, <rollup>: views */
+#define DETECT_STATE_SCHEMA "detect_state"	/* <rollup>: partial states */
+
+/* The column of a staging table that leads a row back to its element. */
+#define DETECT_ORDINAL "_ordinal"
+
+/* The name under which a stream's query reads its elements. */
+#define DETECT_BATCH "batch"
+
+/* Progress of the elements that SQL staged is kept under this partition. */
+#define SQL_TOPIC ""
+#define SQL_PARTITION (-1)
+
+#define REASON_BYTES 512
+
+/* ---------------------------------------------------------------------
+ * Definitions, as the workers and verbs load them
+ * ---------------------------------------------------------------------
+ */
+
+/* Where the value of a stream's column comes from. */
+typedef enum ColumnSource
+{
+	COLUMN_FIELD,				/* a path in the payload */
+	COLUMN_KAFKA_TOPIC,
+	COLUMN_KAFKA_PARTITION,
+	COLUMN_KAFKA_OFFSET,
+	COLUMN_KAFKA_TIMESTAMP,
+	COLUMN_KAFKA_KEY,
+	COLUMN_KAFKA_HEADERS,
+	COLUMN_KAFKA_VALUE,
+	COLUMN_ORDINAL
+} ColumnSource;
+
+/* One column of detect_staging.<stream>. */
+typedef struct StreamColumn
+{
+	AttrNumber	attnum;			/* in detect_staging.<stream> */
+	char	   *name;
+	Oid			type;
+	int32		typmod;
+	Oid			collation;
+	ColumnSource source;
+	char	   *path;			/* of COLUMN_FIELD */
+	bool		staged_as_text; /* type that a consumer's table can't name */
+} StreamColumn;
+
+/* A stream's definition; lives in the context it was loaded in. */
+typedef struct Stream
+{
+	int32		id;
+	char	   *name;
+	Oid			owner;			/* of the query view */
+	char	   *server;			/* NULL: fed by SQL alone */
+	char	   *topic;
+	Oid			events_table;
+	Oid			staging_table;	/* detect_staging.<name> */
+	Oid			query_view;		/* detect_query.<name> */
+	char	   *start;			/* earliest, latest or a timestamp */
+	int			consumers;		/* 0: one worker consumes and applies */
+	List	   *key;			/* of char *: columns of the identity */
+	char	   *event_time;		/* NULL: events have no time */
+	List	   *events_columns; /* of char *: what the query's rows fill */
+	Interval   *partition_interval;
+	Interval   *retention;		/* NULL: for ever */
+	int			ncolumns;
+	StreamColumn *columns;		/* without the ordinal, in table order */
+	AttrNumber	ordinal_attnum;
+	int			natts;			/* of detect_staging.<name>, dropped ones too */
+	bool		paused;
+	char	   *paused_reason;
+	bool		is_copy;		/* made in another database than this one */
+} Stream;
+
+/* What became of an element; the order is that of the counters. */
+typedef enum Outcome
+{
+	OUTCOME_ACCEPTED,
+	OUTCOME_DUPLICATE,
+	OUTCOME_FILTERED,
+	OUTCOME_EXPIRED,
+	OUTCOME_DEAD_LETTER,
+	OUTCOMES
+} Outcome;
+
+/* Steps of the budget, timed by the workers. */
+typedef enum Step
+{
+	STEP_FETCH,
+	STEP_DECODE,
+	STEP_STAGE,
+	STEP_READ,
+	STEP_DEDUP,
+	STEP_QUERY,
+	STEP_INSERT,
+	STEP_ROLLUP,
+	STEP_COMMIT,
+	STEPS
+} Step;
+
+/* ---------------------------------------------------------------------
+ * Shared memory: who runs, and how it goes
+ * ---------------------------------------------------------------------
+ */
+
+typedef enum WorkerDuty
+{
+	DUTY_PROBE,					/* tells the launcher a database's streams */
+	DUTY_APPLY,					/* the applier; consumes too if alone */
+	DUTY_CONSUME,				/* a consumer beside the applier */
+	DUTY_MAINTAIN,				/* indexes of closed partitions, retention */
+	DUTIES
+} WorkerDuty;
+
+typedef enum StreamState
+{
+	STREAM_STOPPED,				/* no worker yet, or none any more */
+	STREAM_STARTING,			/* loading definitions and identities */
+	STREAM_CONNECTING,			/* waiting for the broker */
+	STREAM_RUNNING,
+	STREAM_RETRYING				/* environment error, same batch again */
+} StreamState;
+
+#define FRESHNESS_BUCKETS 128
+
+/* How long events took from kafka_timestamp to commit: a histogram over
+ * logarithmic buckets, two generations, so that a view shows the last 10 to
+ * 20 seconds. */
+typedef struct Freshness
+{
+	TimestampTz since;
+	uint32		current[FRESHNESS_BUCKETS];
+	uint32		previous[FRESHNESS_BUCKETS];
+} Freshness;
+
+/* One stream that should run, or runs.  Written under detect_shared->lock,
+ * but for the counters, which only the stream's applier writes. */
+typedef struct StreamSlot
+{
+	bool		in_use;
+	uint32		generation;		/* grows when the slot changes hands */
+	Oid			database;
+	int32		stream_id;
+	Oid			owner;
+	bool		wanted;			/* neither paused nor dropped */
+	bool		dropped;		/* to be freed once no worker of it runs */
+	int			consumers;
+	bool		maintain_wanted;	/* the applier asks for DUTY_MAINTAIN */
+	char		name[NAMEDATALEN];
+
+	/* Workers, by duty: consumers beside the applier share one entry. */
+	int			pids[DUTIES];
+	PGPROC	   *procs[DUTIES];
+	bool		exited_cleanly[DUTIES]; /* the last worker, with code 0 */
+
+	/* Stats. */
+	StreamState state;
+	TimestampTz state_since;
+	char		reason[REASON_BYTES];	/* why it retries or stopped */
+	int			last_sqlstate;
+	TimestampTz last_error_at;
+	int64		retries;
+	int64		batches;
+	int64		elements;
+	int64		identities;		/* held in memory */
+	int64		identity_bytes;
+	int64		outcomes[OUTCOMES]; /* since the worker started */
+	int64		step_us[STEPS];
+	TimestampTz last_batch_at;
+	double		events_per_second;
+	Freshness	freshness;
+} StreamSlot;
+
+#define PROBE_REQUESTS 64
+
+typedef struct DetectShared
+{
+	LWLock	   *lock;
+	PGPROC	   *launcher;		/* NULL while it is not running */
+	int			launcher_pid;
+	bool		probe_succeeded;	/* the probe that ran last */
+	bool		slots_exhausted;	/* a stream wanted one and got none */
+	bool		probe_all;		/* look at every connectable database */
+	int			nprobe_requests;
+	Oid			probe_requests[PROBE_REQUESTS];
+	int			nslots;
+	StreamSlot	slots[FLEXIBLE_ARRAY_MEMBER];
+} DetectShared;
+
+/* NULL unless the library is in shared_preload_libraries. */
+extern DetectShared *detect_shared;
+
+/* What a dynamic worker is told in bgw_extra. */
+typedef struct WorkerOrder
+{
+	WorkerDuty	duty;
+	int			slot;
+	uint32		generation;
+	Oid			database;
+	Oid			owner;
+	int32		stream_id;
+} WorkerOrder;
+
+/* ---------------------------------------------------------------------
+ * in settings.c
+ * ---------------------------------------------------------------------
+ */
+extern int	detect_max_streams;
+extern int	detect_max_batch_rows;
+extern int	detect_max_batch_kilobytes;
+extern int	detect_retry_interval_ms;
+extern bool detect_superuser_streams;
+extern void settings_define(void);
+
+/* ---------------------------------------------------------------------
+ * in catalog.c: our own tables, read and written by C
+ * ---------------------------------------------------------------------
+ */
+extern Oid	catalog_relation(const char *name, bool missing_ok);
+extern Oid	catalog_owner(void);
+extern bool catalog_installed(void);
+extern void catalog_insert(const char *table, Datum *values, const bool *nulls);
+extern void catalog_upsert(const char *table, int nkeys,
+						   Datum *values, const bool *nulls);
+extern int	catalog_execute(const char *sql, int nargs, Oid *argtypes,
+							Datum *values, const char *nulls);
+extern int64 catalog_next_id(const char *sequence);
+
+/* ---------------------------------------------------------------------
+ * in stream.c: definitions of streams
+ * ---------------------------------------------------------------------
+ */
+extern Stream *stream_load(const char *name, bool missing_ok);
+extern Stream *stream_load_by_id(int32 stream_id, bool missing_ok);
+extern Stream *stream_load_by_events_table(Oid events_table);
+extern ColumnSource stream_column_source(const char *name, Oid *reserved_type);
+extern void stream_lock(int32 stream_id, LOCKMODE mode);
+extern void stream_check_owner(const Stream *stream);
+extern void stream_set_paused(int32 stream_id, const char *reason, const char *remedy);
+extern void stream_changed(void);
+
+/* ---------------------------------------------------------------------
+ * in ingest/launcher.c: the process that decides which workers run
+ * ---------------------------------------------------------------------
+ */
+extern void launcher_register(void);
+extern void launcher_require(void);
+extern void launcher_probe_at_commit(void);
+extern void launcher_wake(void);
+extern bool launcher_start(const WorkerOrder *order, const char *object,
+						   BackgroundWorkerHandle **handle);
+extern int	launcher_retry_delay_ms(int failures);
+extern PGDLLEXPORT void detect_launcher_main(Datum arg);
+
+/* ---------------------------------------------------------------------
+ * in ingest/launch.c: the workers of slots
+ * ---------------------------------------------------------------------
+ */
+extern TimestampTz launch_tend_slots(void);
+
+/* ---------------------------------------------------------------------
+ * in ingest/probe.c: which databases are asked for their streams
+ * ---------------------------------------------------------------------
+ */
+extern void probe_request(Oid database, TimestampTz due);
+extern void probe_request_all(void);
+extern TimestampTz probe_tend(void);
+extern bool probe_is_open(void);
+
+/* ---------------------------------------------------------------------
+ * in ingest/reconcile.c: a database's streams become slots
+ * ---------------------------------------------------------------------
+ */
+extern void probe_run(void);
+
+/* ---------------------------------------------------------------------
+ * in ingest/slot.c: the shared slots of streams
+ *
+ * slot_find() is for callers that hold detect_shared->lock or are a worker of
+ * the stream; the others take the lock themselves.
+ * ---------------------------------------------------------------------
+ */
+extern Size slot_shmem_bytes(void);
+extern void slot_shmem_init(void);
+extern StreamSlot *slot_find(Oid database, int32 stream_id);
+extern StreamSlot *slot_claim(const WorkerOrder *order);
+extern void slot_set_state(StreamSlot *slot, StreamState state);
+extern void slot_set_reason(StreamSlot *slot, const char *reason);
+extern void slot_record_error(StreamSlot *slot, int sqlstate, const char *reason);
+extern void slot_wake(StreamSlot *slot, WorkerDuty duty);
+extern void slot_wake_at_commit(int32 stream_id);
+
+/* ---------------------------------------------------------------------
+ * in ingest/freshness.c
+ * ---------------------------------------------------------------------
+ */
+extern void slot_record_freshness(StreamSlot *slot, int64 age_us, uint32 events);
+extern bool freshness_percentile(const Freshness *freshness, double fraction,
+								 TimestampTz now, double *age_ms);
+
+/* ---------------------------------------------------------------------
+ * in ingest/worker.c
+ *
+ * worker_definition_changed is set when the stream, or a rollup, may have
+ * changed.  The worker looks; if it need not exit, it clears the flag and calls
+ * consumer_reload() and applier_reload().
+ * ---------------------------------------------------------------------
+ */
+extern StreamSlot *my_slot;		/* of the worker's stream, else NULL */
+extern bool worker_definition_changed;
+extern const char *const worker_duty_names[DUTIES];
+extern PGDLLEXPORT void detect_worker_main(Datum arg);
+
+extern void step_time(Step step, instr_time *since);
+
+/* ---------------------------------------------------------------------
+ * in ingest/session.c: the settings a worker works under
+ * ---------------------------------------------------------------------
+ */
+extern void session_pin_settings(WorkerDuty duty);
+
+/* ---------------------------------------------------------------------
+ * in ingest/watch.c: has the worker's stream changed?
+ * ---------------------------------------------------------------------
+ */
+extern bool watch_stale;		/* look again: whoever finds it set after taking
+								 * the stream's lock does nothing */
+extern void watch_begin(const Stream *stream);
+extern char *watch_fingerprint(const Stream *stream);
+
+/* ---------------------------------------------------------------------
+ * in rollup/…: see rollup/rollup.h
+ * ---------------------------------------------------------------------
+ */
+
+#endif							/* DETECT_H */

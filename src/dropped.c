@@ -1,0 +1,125 @@
+/*-------------------------------------------------------------------------
+ *
+ * dropped.c
+ *	  What follows when a user drops an object of a stream or a rollup.
+ *
+ * A definition lives as long as its view detect_query.<name>.  Dependencies
+ * lead there from everything that the definition uses, so that DROP … CASCADE
+ * takes the view along, and this event trigger then clears what only detect
+ * knows of: rows of the catalog, staging tables, states.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "detect.h"
+
+#include "access/xact.h"
+#include "catalog/dependency.h"
+#include "catalog/namespace.h"
+#include "catalog/objectaddress.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "commands/event_trigger.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "stream.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+
+PG_FUNCTION_INFO_V1(detect_dropped);
+
+/* Names of views in detect_query that this command has dropped. */
+static List *
+dropped_definitions(void)
+{
+	MemoryContext caller_context = CurrentMemoryContext;
+	List	   *names = NIL;
+
+	SPI_connect();
+	if (SPI_execute("SELECT object_name FROM pg_catalog.pg_event_trigger_dropped_objects() "
+					"WHERE object_type OPERATOR(pg_catalog.=) 'view' "
+					"AND schema_name OPERATOR(pg_catalog.=) 'detect_query'", true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read what was dropped");
+	for (uint64 i = 0; i < SPI_processed; i++)
+		names = lappend(names, MemoryContextStrdup(caller_context,
+												   SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1)));
+	SPI_finish();
+	return names;
+}
+
+/* Drop <schema>.<name> if the command has left it behind. */
+static void
+drop_left_behind(const char *schema, const char *name)
+{
+	Oid			relid = get_relname_relid(name, get_namespace_oid(schema, true));
+	ObjectAddress object;
+
+	if (!OidIsValid(relid))
+		return;
+	ObjectAddressSet(object, RelationRelationId, relid);
+	performDeletion(&object, DROP_CASCADE, PERFORM_DELETION_INTERNAL);
+	CommandCounterIncrement();
+}
+
+/* The number of the stream with this name, or 0. */
+static int32
+stream_number(const char *name)
+{
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1] = {CStringGetTextDatum(name)};
+	int32		stream_id = 0;
+	bool		isnull;
+
+	SPI_connect();
+	if (catalog_execute("SELECT stream_id FROM detect._stream WHERE name = $1", 1, types, values, NULL) > 0)
+		stream_id = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	SPI_finish();
+	return stream_id;
+}
+
+static void
+forget_rollup(const char *name)
+{
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1] = {CStringGetTextDatum(name)};
+
+	SPI_connect();
+	catalog_execute("DELETE FROM detect._rollup WHERE name = $1", 1, types, values, NULL);
+	SPI_finish();
+}
+
+/*
+ * Event trigger on sql_drop.
+ */
+Datum
+detect_dropped(PG_FUNCTION_ARGS)
+{
+	ListCell   *cell;
+
+	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("detect._dropped() must be called as an event trigger")));
+	/* DROP EXTENSION takes everything */
+	if (!catalog_installed())
+		PG_RETURN_NULL();
+
+	foreach(cell, dropped_definitions())
+	{
+		const char *name = lfirst(cell);
+		int32		stream_id = stream_number(name);
+
+		if (stream_id != 0)
+		{
+			stream_forget(stream_id);
+			drop_left_behind(DETECT_STAGING_SCHEMA, name);
+		}
+		else
+		{
+			forget_rollup(name);
+			drop_left_behind(DETECT_STATE_SCHEMA, name);
+			stream_changed();
+		}
+	}
+	PG_RETURN_NULL();
+}

@@ -1,0 +1,276 @@
+/*-------------------------------------------------------------------------
+ *
+ * connect.c
+ *	  Where a consumer begins to read: its client, partitions and positions.
+ *
+ * A position comes from staged progress, or, where a crash has emptied that,
+ * from applied progress, or, for a partition that nobody has read yet, from
+ * the stream's start; the last is resolved to an offset and committed before
+ * the first fetch, so that "latest" means the same after a crash.  A partition
+ * that appears later begins at its first message, whatever start says.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "detect.h"
+
+#include "access/xact.h"
+#include "foreign/foreign.h"
+#include "ingest/consumer_internal.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#define BROKER_TIMEOUT_MS 10000
+
+/* Open the client with the options of server and user mapping. */
+static void
+open_client(Consumer *consumer)
+{
+	List	   *properties;
+	KafkaProperty *array;
+	ListCell   *cell;
+	int			count = 0;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	MemoryContextSwitchTo(consumer->round_context);
+	properties = kafka_connection_properties(GetForeignServerByName(consumer->stream->server, false)->serverid,
+											 consumer->stream->owner);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+
+	array = MemoryContextAlloc(consumer->round_context,
+							   Max(list_length(properties), 1) * sizeof(KafkaProperty));
+	foreach(cell, properties)
+		array[count++] = *(KafkaProperty *) lfirst(cell);
+	consumer->client = kafka_open(array, count, consumer->stream->name, consumer->context);
+}
+
+/* The first offset of a partition that nobody has read yet. */
+static int64
+resolve_start(Consumer *consumer, int32 partition, bool is_new_stream)
+{
+	const Stream *stream = consumer->stream;
+	const char *start = is_new_stream ? stream->start : "earliest";
+	KafkaPosition position = {stream->topic, partition, 0};
+	int64		low;
+	int64		high;
+
+	kafka_query_watermarks(consumer->client, stream->topic, partition, &low, &high, BROKER_TIMEOUT_MS);
+	if (strcmp(start, "earliest") == 0)
+		return low;
+	if (strcmp(start, "latest") == 0)
+		return high;
+	kafka_offsets_for_time(consumer->client, &position, 1,
+						   timestamptz_to_time_t(DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(start),
+																						  ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)))) * INT64CONST(1000),
+						   BROKER_TIMEOUT_MS);
+	return position.next_offset;
+}
+
+/* Begin a transaction under the stream's lock; false when the definition has
+ * changed. */
+static bool
+begin_transaction(Consumer *consumer)
+{
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	stream_lock(consumer->stream->id, AccessShareLock);
+	if (!watch_stale)
+	{
+		MemoryContextSwitchTo(consumer->round_context);
+		return true;
+	}
+	PopActiveSnapshot();
+	AbortCurrentTransaction();
+	return false;
+}
+
+static void
+commit_transaction(void)
+{
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+}
+
+/* Progress of all partitions from which this consumer may start. */
+static bool
+read_progresses(Consumer *consumer, List **staged, List **applied)
+{
+	if (!begin_transaction(consumer))
+		return false;
+	staging_table_ensure(consumer->stream);
+	*staged = progress_read_staged(consumer->stream);
+	*applied = progress_read_applied(consumer->stream);
+	commit_transaction();
+	return true;
+}
+
+/* Commit where reading begins for partitions that have no progress yet. */
+static bool
+write_starts(Consumer *consumer, List *starts)
+{
+	ListCell   *cell;
+
+	if (starts == NIL)
+		return true;
+	if (!begin_transaction(consumer))
+		return false;
+	foreach(cell, starts)
+		progress_write_applied(consumer->stream, lfirst(cell));
+	commit_transaction();
+	return true;
+}
+
+/* The progress to go on from, of one partition; new ones are added to starts. */
+static Progress *
+choose_progress(Consumer *consumer, int32 partition, List *staged, List *applied, List **starts)
+{
+	const char *topic = consumer->stream->topic;
+	Progress   *progress = progress_find(staged, topic, partition);
+	bool		is_new_stream = true;
+	ListCell   *cell;
+
+	if (progress == NULL)
+		progress = progress_find(applied, topic, partition);
+	if (progress)
+		return progress;
+
+	foreach(cell, applied)
+		is_new_stream &= strcmp(((Progress *) lfirst(cell))->topic, topic) != 0;
+	progress = palloc0(sizeof(Progress));
+	progress->topic = pstrdup(topic);
+	progress->partition = partition;
+	progress->next_offset = resolve_start(consumer, partition, is_new_stream);
+	progress->last_offset = progress->next_offset - 1;
+	progress->last_timestamp = DT_NOBEGIN;
+	*starts = lappend(*starts, progress);
+	return progress;
+}
+
+/* The progress of each partition of the topic. */
+static List *
+choose_progresses(Consumer *consumer, List *staged, List *applied, List **starts)
+{
+	const Stream *stream = consumer->stream;
+	List	   *progresses = NIL;
+	int			partitions;
+
+	MemoryContextSwitchTo(consumer->round_context);
+	partitions = kafka_partition_count(consumer->client, stream->topic, BROKER_TIMEOUT_MS);
+	if (partitions == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_DOES_NOT_EXIST),
+				 errmsg("topic \"%s\" does not exist on server \"%s\"", stream->topic, stream->server),
+				 errhint("Create the topic; the stream begins by itself.")));
+	for (int i = 0; i < partitions; i++)
+		progresses = lappend(progresses, choose_progress(consumer, i, staged, applied, starts));
+	return progresses;
+}
+
+/* Keep progress for as long as the client is open, and tell the library. */
+static void
+assign_partitions(Consumer *consumer, List *progresses)
+{
+	KafkaPosition *positions = palloc(Max(list_length(progresses), 1) * sizeof(KafkaPosition));
+	MemoryContext old_context = MemoryContextSwitchTo(consumer->context);
+	int			count = 0;
+	ListCell   *cell;
+
+	consumer->progresses = NIL;
+	foreach(cell, progresses)
+	{
+		Progress   *progress = palloc(sizeof(Progress));
+
+		*progress = *(Progress *) lfirst(cell);
+		progress->topic = pstrdup(progress->topic);
+		progress->end_offset = Max(progress->end_offset, progress->next_offset);
+		progress->paused_reason = NULL;
+		consumer->progresses = lappend(consumer->progresses, progress);
+		positions[count].topic = progress->topic;
+		positions[count].partition = progress->partition;
+		positions[count++].next_offset = progress->next_offset;
+	}
+	MemoryContextSwitchTo(old_context);
+	kafka_assign(consumer->client, positions, count);
+}
+
+/*
+ * Connect, find the partitions, and take up reading where it stopped.  False
+ * when the definition has changed meanwhile; errors leave the consumer
+ * unconnected.
+ */
+bool
+consumer_connect(Consumer *consumer)
+{
+	List	   *staged;
+	List	   *applied;
+	List	   *volatile progresses = NIL;
+	List	   *volatile starts = NIL;
+
+	slot_set_state(my_slot, STREAM_CONNECTING);
+	if (!read_progresses(consumer, &staged, &applied))
+		return false;
+	open_client(consumer);
+	PG_TRY();
+	{
+		progresses = choose_progresses(consumer, staged, applied, (List **) &starts);
+	}
+	PG_CATCH();
+	{
+		consumer_disconnect(consumer);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	if (!write_starts(consumer, starts))
+	{
+		consumer_disconnect(consumer);
+		return false;
+	}
+	assign_partitions(consumer, progresses);
+	slot_set_state(my_slot, STREAM_RUNNING);
+	return true;
+}
+
+/*
+ * Close the client; the next run connects again.
+ */
+void
+consumer_disconnect(Consumer *consumer)
+{
+	KafkaClient *client = consumer->client;
+
+	consumer->client = NULL;
+	consumer->nevents = 0;
+	if (client)
+		kafka_close(client);
+}
+
+/*
+ * Definitions have changed, though not the stream's own.  Somebody may have
+ * moved the staged progress: then begin again from it.
+ */
+void
+consumer_reload(Consumer *consumer)
+{
+	List	   *staged;
+	List	   *applied;
+	ListCell   *cell;
+
+	if (consumer->client == NULL || !read_progresses(consumer, &staged, &applied))
+		return;
+	foreach(cell, consumer->progresses)
+	{
+		Progress   *known = lfirst(cell);
+		Progress   *progress = progress_find(staged, known->topic, known->partition);
+
+		if (progress == NULL)
+			progress = progress_find(applied, known->topic, known->partition);
+		if (progress == NULL || progress->last_offset != known->last_offset)
+		{
+			consumer_disconnect(consumer);
+			return;
+		}
+	}
+}

@@ -1,0 +1,23 @@
+/*-------------------------------------------------------------------------
+ *
+ * consumer.h
+ *	  The duty of a consumer: Kafka to staging table.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DETECT_CONSUMER_H
+#define DETECT_CONSUMER_H
+
+#include "detect.h"
+
+typedef struct Consumer Consumer;
+
+/* in ingest/consumer.c */
+extern Consumer *consumer_create(const Stream *stream, MemoryContext context);
+extern int	consumer_event_fd(const Consumer *consumer);
+extern bool consumer_run(Consumer *consumer);
+extern void consumer_forget(Consumer *consumer);
+extern void consumer_reload(Consumer *consumer);
+extern int	consumer_wait_ms(const Consumer *consumer);
+
+#endif							/* DETECT_CONSUMER_H */

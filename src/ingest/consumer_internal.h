@@ -1,0 +1,35 @@
+/*-------------------------------------------------------------------------
+ *
+ * consumer_internal.h
+ *	  What the two files of the consumer share.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DETECT_CONSUMER_INTERNAL_H
+#define DETECT_CONSUMER_INTERNAL_H
+
+#include "ingest/consumer.h"
+#include "ingest/decode.h"
+#include "ingest/kafka.h"
+#include "ingest/staging.h"
+
+struct Consumer
+{
+	const Stream *stream;
+	MemoryContext context;		/* the worker's */
+	MemoryContext round_context;
+	KafkaClient *client;		/* NULL until connected */
+	Decoder    *decoder;
+	int			nfields;		/* columns that the decoder fills */
+	List	   *progresses;		/* of Progress: staged, as committed */
+	KafkaEvent *events;			/* polled and not staged yet */
+	int			nevents;
+	int			max_events;
+	TimestampTz linger_until;
+};
+
+/* in ingest/connect.c */
+extern bool consumer_connect(Consumer *consumer);
+extern void consumer_disconnect(Consumer *consumer);
+
+#endif							/* DETECT_CONSUMER_INTERNAL_H */

@@ -1,0 +1,101 @@
+/*-------------------------------------------------------------------------
+ *
+ * kafka.h
+ *	  The door to librdkafka: types of our own, no type of the library.
+ *
+ * Everything here runs on PostgreSQL's thread.  The library's threads never
+ * call back into the server: logs, errors and messages arrive through its
+ * queues and are taken out by kafka_poll().
+ *
+ * Ownership: a KafkaClient owns all its messages.  kafka_poll() hands out
+ * pointers that stay valid until kafka_release_messages() or kafka_close(),
+ * whichever comes first; an ERROR between the two leaks nothing, because
+ * kafka_close() releases what is still out.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DETECT_KAFKA_H
+#define DETECT_KAFKA_H
+
+#include "nodes/pg_list.h"
+
+typedef struct KafkaClient KafkaClient;
+
+/* One property of the connection, already checked by the allow-list. */
+typedef struct KafkaProperty
+{
+	const char *name;			/* librdkafka's name: "bootstrap.servers" */
+	const char *value;
+	bool		is_secret;		/* never shown, not even in errors */
+} KafkaProperty;
+
+/* Where to read next. */
+typedef struct KafkaPosition
+{
+	const char *topic;
+	int32		partition;
+	int64		next_offset;
+} KafkaPosition;
+
+typedef enum KafkaEventKind
+{
+	KAFKA_MESSAGE,				/* a message */
+	KAFKA_END_OF_PARTITION,		/* nothing below offset is left to deliver */
+	KAFKA_PARTITION_ERROR,		/* this partition can't be read: see error */
+	KAFKA_CLIENT_ERROR			/* brokers, authentication, … : see error */
+} KafkaEventKind;
+
+/* What an error asks of the stream. */
+typedef enum KafkaErrorKind
+{
+	KAFKA_ERROR_TRANSIENT,		/* the library retries by itself: tell, wait */
+	KAFKA_ERROR_CONFIGURATION,	/* no such topic, not authorised, bad login */
+	KAFKA_ERROR_OFFSET			/* next_offset is out of the topic's range */
+} KafkaErrorKind;
+
+/* One thing that kafka_poll() found.  payload and key may be NULL: a message
+ * without payload (tombstone) differs from one with an empty payload. */
+typedef struct KafkaEvent
+{
+	KafkaEventKind kind;
+	const char *topic;			/* NULL for KAFKA_CLIENT_ERROR */
+	int32		partition;
+	int64		offset;			/* of the message; of the end */
+	bool		has_timestamp;
+	int64		timestamp_ms;	/* since 1970, as the broker tells it */
+	const char *payload;
+	size_t		payload_bytes;
+	const char *key;
+	size_t		key_bytes;
+	KafkaErrorKind error_kind;
+	const char *error;			/* text without secrets, NULL if no error */
+	void	   *handle;			/* the library's message, opaque */
+} KafkaEvent;
+
+/* in kafka.c */
+extern KafkaClient *kafka_open(const KafkaProperty *properties, int nproperties,
+							   const char *client_name, MemoryContext context);
+extern void kafka_close(KafkaClient *client);
+extern int	kafka_event_fd(KafkaClient *client);
+extern int	kafka_poll(KafkaClient *client, KafkaEvent *events, int max_events);
+extern void kafka_release_messages(KafkaClient *client);
+extern char *kafka_message_headers(const KafkaEvent *event);
+extern void kafka_assign(KafkaClient *client, const KafkaPosition *positions,
+						 int npositions);
+extern int	kafka_partition_count(KafkaClient *client, const char *topic,
+								  int timeout_ms);
+extern void kafka_query_watermarks(KafkaClient *client, const char *topic,
+								   int32 partition, int64 *low_offset,
+								   int64 *high_offset, int timeout_ms);
+extern bool kafka_cached_end(KafkaClient *client, const char *topic,
+							 int32 partition, int64 *end_offset);
+extern void kafka_offsets_for_time(KafkaClient *client, KafkaPosition *positions,
+								   int npositions, int64 timestamp_ms,
+								   int timeout_ms);
+extern void kafka_commit(KafkaClient *client, const KafkaPosition *positions,
+						 int npositions);
+
+/* in server_option.c */
+extern List *kafka_connection_properties(Oid server_id, Oid user_id);
+
+#endif							/* DETECT_KAFKA_H */

@@ -1,0 +1,286 @@
+/*-------------------------------------------------------------------------
+ *
+ * launch.c
+ *	  Starts and stops the workers of slots, and owns restart and back-off.
+ *
+ * A worker never restarts by itself.  How it ended decides: code 0 means that
+ * its definition has changed, so it starts again at once, after a probe; any
+ * other end counts as a failure and waits, twice as long each time, until a
+ * worker has lived for a minute.
+ *
+ * What is known of running workers is kept in the launcher's own memory; a
+ * launcher that is itself restarted finds them by the pids in their slots.
+ * Decisions are made on a copy of the slot.  One that is out of date does no
+ * harm: a worker that starts needlessly finds its order refused, and a change
+ * sets the launcher's latch, so that there is another turn.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "detect.h"
+
+#include <signal.h>
+
+#include "miscadmin.h"
+#include "utils/memutils.h"
+
+#define GOOD_RUN_MS 60000		/* a worker that lived so long starts anew */
+#define SHORT_RUN_MS 1000		/* clean exits this soon count as a loop … */
+#define SHORT_RUNS_FREE 4		/* … once there are more than these in a row */
+#define UNWANTED_GRACE_MS 10000 /* to exit by itself, before SIGTERM */
+
+/* What the launcher knows of one duty of one slot. */
+typedef struct Launch
+{
+	BackgroundWorkerHandle *handle; /* NULL: not running, or adopted */
+	bool		running;
+	Oid			owner;			/* whom it runs as */
+	TimestampTz started_at;
+	TimestampTz unwanted_since; /* 0: it is wanted */
+	int			failures;		/* in a row */
+	TimestampTz due;			/* not to be started before */
+	bool		waits_for_worker_slot;
+} Launch;
+
+static Launch (*launches)[DUTIES];	/* by slot */
+static TimestampTz next_due;	/* when there must be another turn */
+
+/* Whether a worker for this duty is registered or alive, by the handle or, of
+ * a worker that an earlier launcher started, by its pid in the slot. */
+static bool
+launch_is_running(Launch *launch, const StreamSlot *slot, WorkerDuty duty)
+{
+	pid_t		pid;
+
+	if (launch->handle)
+	{
+		if (GetBackgroundWorkerPid(launch->handle, &pid) != BGWH_STOPPED)
+			return true;
+		pfree(launch->handle);
+		launch->handle = NULL;
+	}
+	return slot->pids[duty] != 0;
+}
+
+/* A worker has ended: say so where it could not, and set when the next may
+ * start.  A database is probed before, but not after a finite duty. */
+static void
+launch_ended(Launch *launch, int slot_index, WorkerDuty duty, TimestampTz now)
+{
+	StreamSlot *slot = &detect_shared->slots[slot_index];
+	int			delay_ms = 0;
+	bool		clean;
+	Oid			database;
+
+	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
+	clean = slot->exited_cleanly[duty];
+	database = slot->database;
+	if (!clean && slot->wanted && duty != DUTY_MAINTAIN && slot->reason[0] == '\0')
+		strlcpy(slot->reason, "the worker ended unexpectedly: see the server log", REASON_BYTES);
+	LWLockRelease(detect_shared->lock);
+
+	if (TimestampDifferenceExceeds(launch->started_at, now, GOOD_RUN_MS) ||
+		(clean && TimestampDifferenceExceeds(launch->started_at, now, SHORT_RUN_MS)))
+		launch->failures = 0;
+	if (!clean)
+		delay_ms = launcher_retry_delay_ms(launch->failures);
+	else if (launch->failures >= SHORT_RUNS_FREE)
+		delay_ms = launcher_retry_delay_ms(launch->failures - SHORT_RUNS_FREE);
+	launch->failures++;
+	launch->due = TimestampTzPlusMilliseconds(now, delay_ms);
+	if (duty != DUTY_MAINTAIN)
+		probe_request(database, launch->due);
+}
+
+/* Start a worker, or say in the slot that there is none to be had. */
+static void
+launch_start(Launch *launch, int slot_index, const StreamSlot *copy, WorkerDuty duty,
+			 TimestampTz now)
+{
+	StreamSlot *slot = &detect_shared->slots[slot_index];
+	WorkerOrder order = {
+		.duty = duty,
+		.slot = slot_index,
+		.generation = copy->generation,
+		.database = copy->database,
+		.owner = copy->owner,
+		.stream_id = copy->stream_id
+	};
+
+	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
+	slot->exited_cleanly[duty] = false;
+	LWLockRelease(detect_shared->lock);
+
+	if (!launcher_start(&order, copy->name, &launch->handle))
+	{
+		char		reason[REASON_BYTES];
+
+		snprintf(reason, sizeof(reason),
+				 "waiting for a worker slot: increase max_worker_processes, now %d",
+				 max_worker_processes);
+		slot_set_reason(slot, reason);
+		launch->waits_for_worker_slot = true;
+		launch->due = TimestampTzPlusMilliseconds(now, launcher_retry_delay_ms(launch->failures++));
+		return;
+	}
+	if (launch->waits_for_worker_slot)
+		slot_set_reason(slot, "");
+	launch->waits_for_worker_slot = false;
+	launch->running = true;
+	launch->owner = copy->owner;
+	launch->started_at = now;
+	launch->unwanted_since = 0;
+
+	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
+	if (duty == DUTY_MAINTAIN)
+		slot->maintain_wanted = false;
+	LWLockRelease(detect_shared->lock);
+}
+
+/* Let a worker that is not wanted any more exit by itself, which it does as
+ * soon as it reads its definition; after a while ask it by signal. */
+static void
+launch_stop(Launch *launch, int slot_index, WorkerDuty duty, TimestampTz now)
+{
+	StreamSlot *slot = &detect_shared->slots[slot_index];
+
+	if (launch->unwanted_since == 0)
+	{
+		launch->unwanted_since = now;
+		slot_wake(slot, duty);
+	}
+	if (!TimestampDifferenceExceeds(launch->unwanted_since, now, UNWANTED_GRACE_MS))
+	{
+		next_due = Min(next_due, TimestampTzPlusMilliseconds(launch->unwanted_since,
+															 UNWANTED_GRACE_MS));
+		return;
+	}
+
+	if (launch->handle)
+		TerminateBackgroundWorker(launch->handle);
+	LWLockAcquire(detect_shared->lock, LW_SHARED);
+	if (slot->pids[duty] != 0)
+		kill(slot->pids[duty], SIGTERM);
+	LWLockRelease(detect_shared->lock);
+	launch->unwanted_since = now;	/* again, should that not help */
+}
+
+/* Indexes of one database are built one after another. */
+static bool
+database_is_in_maintenance(Oid database)
+{
+	for (int i = 0; i < detect_shared->nslots; i++)
+	{
+		if (launches[i][DUTY_MAINTAIN].running && detect_shared->slots[i].database == database)
+			return true;
+	}
+	return false;
+}
+
+/* Whether the copied slot asks for a worker of this duty. */
+static bool
+duty_is_wanted(const StreamSlot *copy, WorkerDuty duty)
+{
+	if (!copy->wanted)
+		return false;
+	switch (duty)
+	{
+		case DUTY_APPLY:
+			return true;
+		case DUTY_CONSUME:
+			return copy->consumers > 0;
+		case DUTY_MAINTAIN:
+			return copy->maintain_wanted && !database_is_in_maintenance(copy->database);
+		default:
+			return false;
+	}
+}
+
+/* Start, stop or count the end of the worker of one duty of one slot. */
+static void
+launch_tend(int slot_index, const StreamSlot *copy, WorkerDuty duty, TimestampTz now)
+{
+	Launch	   *launch = &launches[slot_index][duty];
+	bool		was_running = launch->running;
+	bool		may_stay;
+
+	launch->running = launch_is_running(launch, copy, duty);
+	if (was_running && !launch->running)
+		launch_ended(launch, slot_index, duty, now);
+	if (!was_running && launch->running)
+	{
+		launch->owner = copy->owner;
+		launch->started_at = now;
+	}
+
+	if (launch->running)
+	{
+		may_stay = launch->owner == copy->owner &&
+			(duty == DUTY_MAINTAIN ? !copy->dropped : duty_is_wanted(copy, duty));
+		if (may_stay)
+			launch->unwanted_since = 0;
+		else
+			launch_stop(launch, slot_index, duty, now);
+		return;
+	}
+	if (!copy->wanted)
+	{
+		/* Who pauses and resumes a stream wants to see it start. */
+		launch->failures = 0;
+		launch->due = 0;
+		return;
+	}
+	if (duty_is_wanted(copy, duty) && launch->due <= now && !probe_is_open())
+		launch_start(launch, slot_index, copy, duty, now);
+	if (duty_is_wanted(copy, duty) && launch->due > now)
+		next_due = Min(next_due, launch->due);
+}
+
+/* Free a slot whose stream is gone and whose workers have ended, perhaps for a
+ * stream that has waited for one. */
+static void
+launch_free_slot(int slot_index)
+{
+	StreamSlot *slot = &detect_shared->slots[slot_index];
+
+	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
+	slot->in_use = false;
+	detect_shared->probe_all |= detect_shared->slots_exhausted;
+	detect_shared->slots_exhausted = false;
+	LWLockRelease(detect_shared->lock);
+	memset(launches[slot_index], 0, sizeof(launches[slot_index]));
+}
+
+/*
+ * One turn over all slots, in the launcher.  Returns when there must be
+ * another one, unless the latch is set before.
+ */
+TimestampTz
+launch_tend_slots(void)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (launches == NULL)
+		launches = MemoryContextAllocZero(TopMemoryContext,
+										  detect_shared->nslots * sizeof(*launches));
+	next_due = DT_NOEND;
+	for (int i = 0; i < detect_shared->nslots; i++)
+	{
+		StreamSlot	copy;
+		bool		running = false;
+
+		LWLockAcquire(detect_shared->lock, LW_SHARED);
+		copy = detect_shared->slots[i];
+		LWLockRelease(detect_shared->lock);
+		if (!copy.in_use)
+			continue;
+
+		for (int duty = DUTY_APPLY; duty < DUTIES; duty++)
+		{
+			launch_tend(i, &copy, (WorkerDuty) duty, now);
+			running |= launches[i][duty].running;
+		}
+		if (copy.dropped && !running)
+			launch_free_slot(i);
+	}
+	return next_due;
+}

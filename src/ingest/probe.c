@@ -1,0 +1,304 @@
+/*-------------------------------------------------------------------------
+ *
+ * probe.c
+ *	  Which databases the launcher asks for their streams, and when.
+ *
+ * The launcher may connect to no database, so it sends a short-lived worker
+ * into the one in question, which does what is in reconcile.c.  One probe runs at a time, and none waits long for a lock,
+ * so that no database can hold up the others.  A request that comes while the
+ * same database is being probed is kept: that probe may not have seen it.
+ *
+ * While a probe is due or runs, no worker is started: what slots say may be out
+ * of date, and workers might leave no worker slot for the probe, without which
+ * nobody would learn why a stream does not run.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "detect.h"
+
+#include "access/heapam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_database.h"
+#include "miscadmin.h"
+#include "storage/latch.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#define DATABASE_IS_BROKEN (-2) /* datconnlimit after a failed DROP DATABASE */
+
+/* A database to be probed. */
+typedef struct Probe
+{
+	Oid			database;
+	TimestampTz due;
+	int			failures;		/* in a row */
+} Probe;
+
+/* All in TopMemoryContext. */
+static List *open_probes = NIL; /* of Probe * */
+static Probe *running_probe = NULL;
+static BackgroundWorkerHandle *running_handle = NULL;
+
+static Probe *
+probe_find(Oid database)
+{
+	ListCell   *lc;
+
+	foreach(lc, open_probes)
+	{
+		if (((Probe *) lfirst(lc))->database == database)
+			return lfirst(lc);
+	}
+	return NULL;
+}
+
+/*
+ * Have a database probed at a time, or earlier if that was asked before.
+ */
+void
+probe_request(Oid database, TimestampTz due)
+{
+	Probe	   *probe = probe_find(database);
+	MemoryContext old_context;
+
+	if (probe)
+	{
+		probe->due = Min(probe->due, due);
+		return;
+	}
+	old_context = MemoryContextSwitchTo(TopMemoryContext);
+	probe = palloc0(sizeof(Probe));
+	probe->database = database;
+	probe->due = due;
+	open_probes = lappend(open_probes, probe);
+	MemoryContextSwitchTo(old_context);
+}
+
+/* OIDs of the databases that may be probed, in the current context.  Reads a
+ * shared catalog, for which no database is needed. */
+static List *
+connectable_databases(void)
+{
+	MemoryContext caller_context = CurrentMemoryContext;
+	List	   *result = NIL;
+	Relation	rel;
+	TableScanDesc scan;
+	HeapTuple	tuple;
+
+	StartTransactionCommand();
+	(void) GetTransactionSnapshot();
+	rel = table_open(DatabaseRelationId, AccessShareLock);
+	scan = table_beginscan_catalog(rel, 0, NULL);
+	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
+	{
+		Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
+
+		if (form->datallowconn && !form->datistemplate &&
+			form->datconnlimit != DATABASE_IS_BROKEN)
+		{
+			MemoryContext old_context = MemoryContextSwitchTo(caller_context);
+
+			result = lappend_oid(result, form->oid);
+			MemoryContextSwitchTo(old_context);
+		}
+	}
+	table_endscan(scan);
+	table_close(rel, AccessShareLock);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(caller_context);
+	return result;
+}
+
+/* The streams of a database that cannot be entered any more are gone. */
+static void
+forget_missing_databases(List *databases)
+{
+	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < detect_shared->nslots; i++)
+	{
+		StreamSlot *slot = &detect_shared->slots[i];
+
+		if (slot->in_use && !list_member_oid(databases, slot->database))
+		{
+			slot->wanted = false;
+			slot->dropped = true;
+		}
+	}
+	LWLockRelease(detect_shared->lock);
+}
+
+/*
+ * Have every connectable database probed, now.
+ */
+void
+probe_request_all(void)
+{
+	List	   *databases = connectable_databases();
+	ListCell   *lc;
+
+	forget_missing_databases(databases);
+	foreach(lc, databases)
+		probe_request(lfirst_oid(lc), GetCurrentTimestamp());
+}
+
+/* Wake the workers of a database, so that they see at once that definitions
+ * have changed.  The caller holds the lock. */
+static void
+wake_workers(Oid database)
+{
+	for (int i = 0; i < detect_shared->nslots; i++)
+	{
+		StreamSlot *slot = &detect_shared->slots[i];
+
+		if (!slot->in_use || slot->database != database)
+			continue;
+		for (int duty = 0; duty < DUTIES; duty++)
+		{
+			if (slot->procs[duty])
+				SetLatch(&slot->procs[duty]->procLatch);
+		}
+	}
+}
+
+/* Take over what backends asked for at their commits. */
+static void
+probe_take_requests(void)
+{
+	Oid			requests[PROBE_REQUESTS];
+	int			nrequests;
+	bool		all;
+
+	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < detect_shared->nprobe_requests; i++)
+		wake_workers(detect_shared->probe_requests[i]);
+	nrequests = detect_shared->nprobe_requests;
+	memcpy(requests, detect_shared->probe_requests, nrequests * sizeof(Oid));
+	all = detect_shared->probe_all;
+	detect_shared->nprobe_requests = 0;
+	detect_shared->probe_all = false;
+	LWLockRelease(detect_shared->lock);
+
+	for (int i = 0; i < nrequests; i++)
+		probe_request(requests[i], GetCurrentTimestamp());
+	if (all)
+		probe_request_all();
+}
+
+/* Put the probe that failed, or could not start, back for later. */
+static void
+probe_retry(Probe *probe)
+{
+	Probe	   *newer = probe_find(probe->database);
+	int			delay_ms = launcher_retry_delay_ms(probe->failures);
+	TimestampTz due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay_ms);
+
+	if (newer == NULL)
+	{
+		probe_request(probe->database, due);
+		newer = probe_find(probe->database);
+	}
+	newer->due = due;
+	newer->failures = probe->failures + 1;
+}
+
+/* If the running probe has ended, put it away or ask again. */
+static void
+probe_reap(void)
+{
+	pid_t		pid;
+	bool		succeeded;
+
+	if (running_probe == NULL || GetBackgroundWorkerPid(running_handle, &pid) != BGWH_STOPPED)
+		return;
+	LWLockAcquire(detect_shared->lock, LW_SHARED);
+	succeeded = detect_shared->probe_succeeded;
+	LWLockRelease(detect_shared->lock);
+	if (!succeeded)
+		probe_retry(running_probe);
+	pfree(running_handle);
+	pfree(running_probe);
+	running_handle = NULL;
+	running_probe = NULL;
+}
+
+/* The probe that has been due for longest, or NULL. */
+static Probe *
+probe_next(void)
+{
+	Probe	   *next = NULL;
+	ListCell   *lc;
+
+	foreach(lc, open_probes)
+	{
+		Probe	   *probe = lfirst(lc);
+
+		if (next == NULL || probe->due < next->due)
+			next = probe;
+	}
+	return next;
+}
+
+/*
+ * Whether a database is about to be probed or just being probed.
+ */
+bool
+probe_is_open(void)
+{
+	Probe	   *next = probe_next();
+
+	return running_probe != NULL || (next != NULL && next->due <= GetCurrentTimestamp());
+}
+
+/* Send a worker into a database; it is off the list of open probes. */
+static void
+probe_start(Probe *probe)
+{
+	List	   *databases = connectable_databases();
+	WorkerOrder order = {.duty = DUTY_PROBE, .database = probe->database};
+	char		object[32];
+
+	open_probes = list_delete_ptr(open_probes, probe);
+	forget_missing_databases(databases);
+	if (!list_member_oid(databases, probe->database))
+	{
+		pfree(probe);
+		return;
+	}
+
+	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
+	detect_shared->probe_succeeded = false;
+	LWLockRelease(detect_shared->lock);
+
+	snprintf(object, sizeof(object), "database %u", probe->database);
+	if (launcher_start(&order, object, &running_handle))
+		running_probe = probe;
+	else
+	{
+		probe_retry(probe);
+		pfree(probe);
+	}
+}
+
+/*
+ * The launcher's share of the work on probes: ends, requests, starts.  Returns
+ * when it is to be called again, unless the latch is set before.
+ */
+TimestampTz
+probe_tend(void)
+{
+	Probe	   *next;
+
+	probe_take_requests();
+	probe_reap();
+	while (running_probe == NULL && (next = probe_next()) != NULL &&
+		   next->due <= GetCurrentTimestamp())
+		probe_start(next);
+
+	if (running_probe != NULL || (next = probe_next()) == NULL)
+		return DT_NOEND;
+	return next->due;
+}

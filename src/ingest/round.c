@@ -1,0 +1,378 @@
+/*-------------------------------------------------------------------------
+ *
+ * round.c
+ *	  The rounds of an applier or a consumer, and what follows from an error.
+ *
+ * A round is a bounded amount of consuming and applying, each in transactions
+ * of their own.  Between rounds the worker waits on latch and queue together;
+ * no transaction is open and no lock is held then.
+ *
+ * An error ends the round, never the worker.  round_failed() is the only place
+ * that decides what follows: a configuration error pauses the stream, anything
+ * else is tried again later.  The applier has by then sorted out the elements
+ * that fail for themselves.  FATAL ends the worker, and the launcher starts
+ * another one.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "detect.h"
+
+#include "access/xact.h"
+#include "apply/applier.h"
+#include "compat.h"
+#include "ingest/consumer.h"
+#include "ingest/worker.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/interrupt.h"
+#include "storage/condition_variable.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+
+#define IDLE_WAIT_MS 10000
+#define LOG_EVERY_MS (5 * 60 * 1000)	/* of errors that repeat */
+
+static MemoryContext round_context; /* reset after each round */
+static MemoryContext consumer_context;
+static MemoryContext applier_context;
+static Consumer *consumer;		/* NULL unless this worker consumes */
+static Applier *applier;		/* NULL unless it applies */
+
+/* Failures. */
+static int	failures;			/* rounds in a row */
+static int	logged_sqlstate;
+static TimestampTz logged_at;
+static int	unlogged_failures;
+
+/* Name the stream in whatever is raised while a round runs. */
+static void
+round_error_context(void *arg)
+{
+	errcontext("stream \"%s\"", me.stream_name);
+}
+
+/* What to answer wherever the worker waits.  A cancel that arrived between two
+ * rounds has nothing to cancel. */
+static void
+round_answer_interrupts(void)
+{
+	QueryCancelPending = false;
+	CHECK_FOR_INTERRUPTS();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+}
+
+/* Wait for the latch, and for a socket unless it is PGINVALID_SOCKET. */
+static void
+round_wait_latch(pgsocket socket, long wait_ms)
+{
+	static uint32 wait_event = 0;
+	int			events = WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH;
+
+	if (wait_event == 0)
+		wait_event = compat_wait_event("DetectWorkerMain");
+	if (socket != PGINVALID_SOCKET)
+		events |= WL_SOCKET_READABLE;
+	pgstat_report_activity(STATE_IDLE, NULL);
+	(void) WaitLatchOrSocket(MyLatch, events, socket, wait_ms, wait_event);
+	ResetLatch(MyLatch);
+	pgstat_report_activity(STATE_RUNNING, NULL);
+}
+
+/* ---------------------------------------------------------------------
+ * Failure
+ * ---------------------------------------------------------------------
+ */
+
+/* Take the error out of the way, with all that the failed work left behind.
+ * The result lives until the round's memory is reset. */
+static ErrorData *
+round_take_error(void)
+{
+	ErrorData  *error;
+
+	MemoryContextSwitchTo(round_context);
+	error = CopyErrorData();
+	HOLD_INTERRUPTS();
+	AbortOutOfAnyTransaction();
+	/* An abort does this, but not every error comes from a transaction. */
+	LWLockReleaseAll();
+	ConditionVariableCancelSleep();
+	pgstat_report_wait_end();
+	FlushErrorState();
+	if (consumer)
+		consumer_forget(consumer);
+	if (applier)
+		applier_forget(applier);
+	RESUME_INTERRUPTS();
+	MemoryContextSwitchTo(round_context);
+	return error;
+}
+
+/* What the user is told to do about a configuration error. */
+static const char *
+failure_remedy(const ErrorData *error)
+{
+	const char *name = quote_literal_cstr(me.stream_name);
+
+	if (error->hint)
+		return psprintf("%s Then call detect.resume(%s).", error->hint, name);
+	return psprintf("Mend the cause, then call detect.resume(%s).", name);
+}
+
+/* A definition that has changed is no error, but a reason to start again. */
+static void
+recheck_definition(const ErrorData *error)
+{
+	worker_follow_definition();
+}
+
+/* Write into the catalog that the stream is paused, and why. */
+static void
+write_pause(const ErrorData *error)
+{
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	stream_set_paused(me.order.stream_id, error->message, failure_remedy(error));
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+}
+
+/* Take a step that may itself fail while an error is being dealt with. */
+static bool
+round_attempt(void (*step) (const ErrorData *error), const ErrorData *error)
+{
+	volatile bool done = false;
+
+	PG_TRY();
+	{
+		step(error);
+		done = true;
+	}
+	PG_CATCH();
+	{
+		(void) round_take_error();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(round_context);
+	return done;
+}
+
+/* Pause the stream for a configuration error and exit.  Returns only if that
+ * could not be done, for instance because the database is read-only. */
+static void
+round_pause(const ErrorData *error)
+{
+	(void) round_attempt(recheck_definition, error);
+	if (!round_attempt(write_pause, error))
+		return;
+	ereport(WARNING,
+			(errcode(error->sqlerrcode),
+			 errmsg("stream \"%s\" is paused: %s", me.stream_name, error->message),
+			 errhint("%s", failure_remedy(error)),
+			 error->context ? errcontext("%s", error->context) : 0));
+	proc_exit(0);
+}
+
+/* Log an error that is tried again: the first, and then a summary at times.
+ * Its detail may show a row, which belongs into no log. */
+static void
+round_log_failure(const ErrorData *error)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (error->sqlerrcode == logged_sqlstate &&
+		!TimestampDifferenceExceeds(logged_at, now, LOG_EVERY_MS))
+	{
+		unlogged_failures++;
+		return;
+	}
+	ereport(WARNING,
+			(errcode(error->sqlerrcode),
+			 errmsg("stream \"%s\" tries again after an error: %s", me.stream_name, error->message),
+			 unlogged_failures > 0 ?
+			 errdetail_log("%d errors since the last such message were not logged.",
+						   unlogged_failures) : 0,
+			 error->context ? errcontext("%s", error->context) : 0));
+	logged_sqlstate = error->sqlerrcode;
+	logged_at = now;
+	unlogged_failures = 0;
+}
+
+/* Wait before the next try, but not longer than until a definition changes:
+ * that may be the remedy. */
+static void
+round_back_off(void)
+{
+	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+													launcher_retry_delay_ms(failures));
+	long		wait_ms;
+
+	watch_stale = false;
+	while (!watch_stale &&
+		   (wait_ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until)) > 0)
+	{
+		round_wait_latch(PGINVALID_SOCKET, wait_ms);
+		round_answer_interrupts();
+		AcceptInvalidationMessages();
+	}
+	watch_stale = true;	/* look at it before trying again */
+}
+
+/* Decide what follows from the error that ended a round. */
+static void
+round_failed(const ErrorData *error)
+{
+	slot_record_error(my_slot, error->sqlerrcode, error->message);
+	if (failure_kind(error) == FAILURE_CONFIGURATION)
+		round_pause(error);
+	round_log_failure(error);
+	round_back_off();
+	failures++;
+}
+
+/* A round went well: what was wrong is over.  A consumer that still looks for
+ * its broker has said so, and says when it has found it. */
+static void
+round_succeeded(void)
+{
+	if (my_slot->state != STREAM_CONNECTING &&
+		(failures > 0 || my_slot->state == STREAM_STARTING))
+		slot_set_state(my_slot, STREAM_RUNNING);
+	failures = 0;
+}
+
+/* ---------------------------------------------------------------------
+ * Work
+ * ---------------------------------------------------------------------
+ */
+
+/* Make what the worker's duties need, unless an earlier round has. */
+static void
+round_open_duties(void)
+{
+	bool		consumes = me.stream->server != NULL &&
+		(me.order.duty == DUTY_CONSUME || me.stream->consumers == 0);
+
+	if (me.order.duty == DUTY_APPLY && applier == NULL)
+	{
+		MemoryContextReset(applier_context);
+		applier = applier_create(me.stream, applier_context);
+	}
+	if (consumes && consumer == NULL)
+	{
+		MemoryContextReset(consumer_context);
+		consumer = consumer_create(me.stream, consumer_context);
+	}
+}
+
+/* Do a bounded amount of work; whether there is more to do at once. */
+static bool
+round_work(void)
+{
+	bool		more = false;
+	bool		was_changed;
+
+	AcceptInvalidationMessages();
+	if (watch_stale)
+		worker_follow_definition();
+	was_changed = worker_definition_changed;
+	worker_definition_changed = false;
+	round_open_duties();
+	if (was_changed && consumer)
+		consumer_reload(consumer);
+	if (was_changed && applier)
+		applier_reload(applier);
+
+	MemoryContextSwitchTo(round_context);
+	if (consumer)
+		more |= consumer_run(consumer);
+	if (applier)
+		more |= applier_run(applier);
+	return more || watch_stale;
+}
+
+/* One round, with whatever error ends it; whether there is more to do. */
+static bool
+round_run(void)
+{
+	ErrorData  *volatile error = NULL;
+	volatile bool more = false;
+	ErrorContextCallback callback = {
+		.callback = round_error_context,
+		.previous = error_context_stack
+	};
+
+	error_context_stack = &callback;
+	PG_TRY();
+	{
+		MemoryContextSwitchTo(round_context);
+		round_answer_interrupts();
+		more = round_work();
+	}
+	PG_CATCH();
+	{
+		error = round_take_error();
+	}
+	PG_END_TRY();
+	error_context_stack = callback.previous;
+
+	if (error)
+	{
+		round_failed(error);
+		return true;
+	}
+	round_succeeded();
+	return more;
+}
+
+/* Wait until the latch is set, Kafka has something, a duty has a date, or
+ * statistics that were sent too recently may be sent again. */
+static void
+round_wait(long flush_ms)
+{
+	pgsocket	socket = PGINVALID_SOCKET;
+	long		wait_ms = flush_ms > 0 ? Min(flush_ms, IDLE_WAIT_MS) : IDLE_WAIT_MS;
+
+	if (applier)
+		wait_ms = Min(wait_ms, applier_wait_ms(applier));
+	if (consumer)
+	{
+		wait_ms = Min(wait_ms, consumer_wait_ms(consumer));
+		if (consumer_event_fd(consumer) >= 0)
+			socket = consumer_event_fd(consumer);
+	}
+	round_wait_latch(socket, Max(wait_ms, 0));
+}
+
+/*
+ * The loop of an applier or a consumer, until the process exits.
+ */
+void
+round_loop(void)
+{
+	round_context = AllocSetContextCreate(TopMemoryContext, "detect round",
+										  ALLOCSET_DEFAULT_SIZES);
+	consumer_context = AllocSetContextCreate(TopMemoryContext, "detect consumer",
+											 ALLOCSET_DEFAULT_SIZES);
+	applier_context = AllocSetContextCreate(TopMemoryContext, "detect applier",
+											ALLOCSET_DEFAULT_SIZES);
+	for (;;)
+	{
+		bool		more = round_run();
+		long		flush_ms = pgstat_report_stat(false);
+
+		MemoryContextReset(round_context);
+		if (!more)
+			round_wait(flush_ms);
+	}
+}

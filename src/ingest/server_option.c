@@ -1,0 +1,539 @@
+/*-------------------------------------------------------------------------
+ *
+ * server_option.c
+ *	  Options of CREATE SERVER and CREATE USER MAPPING for detect_kafka.
+ *
+ * The hard idea: librdkafka has properties that load plugins, run shell
+ * commands, open files and switch off what our promises rest on, and whoever
+ * may create a server chooses what the database server does with them.  So
+ * options are an allow-list, one table below; what is not in it does not
+ * reach the library.  A row's place matters as much as its name: options of a
+ * server can be read by everybody, those of a user mapping cannot, so secrets
+ * are accepted only there.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <ctype.h>
+#include <limits.h>
+
+#include "access/reloptions.h"
+#include "catalog/pg_authid.h"
+#include "catalog/pg_foreign_server.h"
+#include "catalog/pg_user_mapping.h"
+#include "commands/defrem.h"
+#include "fmgr.h"
+#include "foreign/foreign.h"
+#include "ingest/kafka.h"
+#include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/syscache.h"
+#include "utils/varlena.h"
+
+#define MAX_HINT_DISTANCE	5	/* edits; a name further away helps nobody */
+#define MAX_PORT			65535
+#define MAX_CLIENT_ID_BYTES 64	/* long ones crash librdkafka < 2.5 */
+
+/* Where an option may stand. */
+typedef enum OptionPlace
+{
+	ON_SERVER = 1,
+	ON_USER_MAPPING = 2
+} OptionPlace;
+
+typedef enum OptionKind
+{
+	OPTION_TEXT,				/* not empty, at most maximum bytes */
+	OPTION_SECRET,				/* the same, never shown */
+	OPTION_BROKERS,				/* host:port, … */
+	OPTION_CHOICE,				/* one of choices, in any case */
+	OPTION_NUMBER,				/* from minimum to maximum */
+	OPTION_FILE					/* a path that the database server opens */
+} OptionKind;
+
+typedef struct KafkaOption
+{
+	const char *name;
+	const char *property;		/* librdkafka's name */
+	OptionPlace place;
+	OptionKind	kind;
+	const char *choices;		/* separated by commas */
+	int			minimum;
+	int			maximum;
+} KafkaOption;
+
+/* All options, sorted by name. */
+static const KafkaOption kafka_options[] = {
+	{"bootstrap_servers", "bootstrap.servers", ON_SERVER,
+	OPTION_BROKERS, NULL, 1, 8192},
+	{"broker_address_family", "broker.address.family", ON_SERVER,
+	OPTION_CHOICE, "any,v4,v6", 0, 0},
+	{"client_id", "client.id", ON_SERVER,
+	OPTION_TEXT, NULL, 1, MAX_CLIENT_ID_BYTES},
+	{"client_rack", "client.rack", ON_SERVER,
+	OPTION_TEXT, NULL, 1, 255},
+	{"fetch_max_bytes", "fetch.max.bytes", ON_SERVER,
+	OPTION_NUMBER, NULL, 1000000, 100000000},
+	{"fetch_message_max_bytes", "fetch.message.max.bytes", ON_SERVER,
+	OPTION_NUMBER, NULL, 1024, 100000000},
+	{"fetch_wait_max_ms", "fetch.wait.max.ms", ON_SERVER,
+	OPTION_NUMBER, NULL, 1, 5000},
+	{"queued_max_messages_kbytes", "queued.max.messages.kbytes", ON_SERVER,
+	OPTION_NUMBER, NULL, 1024, 1048576},
+	{"sasl_mechanism", "sasl.mechanism", ON_SERVER,
+	OPTION_CHOICE, "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512", 0, 0},
+	{"sasl_password", "sasl.password", ON_USER_MAPPING,
+	OPTION_SECRET, NULL, 1, 65536},
+	{"sasl_username", "sasl.username", ON_USER_MAPPING,
+	OPTION_TEXT, NULL, 1, 1024},
+	{"security_protocol", "security.protocol", ON_SERVER,
+	OPTION_CHOICE, "plaintext,ssl,sasl_plaintext,sasl_ssl", 0, 0},
+	{"socket_timeout_ms", "socket.timeout.ms", ON_SERVER,
+	OPTION_NUMBER, NULL, 1000, 300000},
+	{"ssl_ca_location", "ssl.ca.location", ON_SERVER,
+	OPTION_FILE, NULL, 1, 4096},
+	{"ssl_ca_pem", "ssl.ca.pem", ON_SERVER,
+	OPTION_TEXT, NULL, 1, 1048576},
+	{"ssl_certificate_location", "ssl.certificate.location", ON_USER_MAPPING,
+	OPTION_FILE, NULL, 1, 4096},
+	{"ssl_certificate_pem", "ssl.certificate.pem", ON_USER_MAPPING,
+	OPTION_TEXT, NULL, 1, 1048576},
+	{"ssl_cipher_suites", "ssl.cipher.suites", ON_SERVER,
+	OPTION_TEXT, NULL, 1, 4096},
+	{"ssl_endpoint_identification_algorithm",
+		"ssl.endpoint.identification.algorithm", ON_SERVER,
+	OPTION_CHOICE, "https,none", 0, 0},
+	{"ssl_key_location", "ssl.key.location", ON_USER_MAPPING,
+	OPTION_FILE, NULL, 1, 4096},
+	{"ssl_key_password", "ssl.key.password", ON_USER_MAPPING,
+	OPTION_SECRET, NULL, 1, 65536},
+	{"ssl_key_pem", "ssl.key.pem", ON_USER_MAPPING,
+	OPTION_SECRET, NULL, 1, 1048576},
+};
+
+PG_FUNCTION_INFO_V1(detect_kafka_validator);
+
+/*
+ * The row of an option, by our name or (by_property) by librdkafka's; NULL
+ * if there is none.
+ */
+static const KafkaOption *
+find_option(const char *name, bool by_property)
+{
+	for (int i = 0; i < (int) lengthof(kafka_options); i++)
+	{
+		const KafkaOption *option = &kafka_options[i];
+
+		if (strcmp(by_property ? option->property : option->name, name) == 0)
+			return option;
+	}
+	return NULL;
+}
+
+/*
+ * The option of this place whose name is nearest to name, NULL if none is
+ * near.
+ */
+static const KafkaOption *
+find_nearest_option(const char *name, OptionPlace place)
+{
+	const KafkaOption *nearest = NULL;
+	int			nearest_distance = MAX_HINT_DISTANCE + 1;
+
+	/* The distance function refuses longer ones. */
+	if (strlen(name) > 63)
+		return NULL;
+	for (int i = 0; i < (int) lengthof(kafka_options); i++)
+	{
+		const KafkaOption *option = &kafka_options[i];
+		int			distance;
+
+		if (option->place != place)
+			continue;
+		distance = varstr_levenshtein_less_equal(name, strlen(name),
+												 option->name,
+												 strlen(option->name),
+												 1, 1, 1,
+												 nearest_distance - 1, true);
+		if (distance < nearest_distance &&
+			distance <= (int) strlen(option->name) / 2)
+		{
+			nearest = option;
+			nearest_distance = distance;
+		}
+	}
+	return nearest;
+}
+
+/*
+ * Refuse an option that is not in the table, with the best hint there is.
+ */
+static void
+refuse_unknown_option(const char *name, OptionPlace place)
+{
+	const KafkaOption *option = find_option(name, true);
+
+	if (option == NULL && strcmp(name, "sasl.mechanisms") == 0)
+		option = find_option("sasl_mechanism", false);
+	if (option != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+				 errmsg("invalid option \"%s\"", name),
+				 errhint("Option names are written with underscores: \"%s\".",
+						 option->name)));
+
+	option = find_nearest_option(name, place);
+	ereport(ERROR,
+			(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+			 errmsg("invalid option \"%s\"", name),
+			 option != NULL ?
+			 errhint("Perhaps you meant the option \"%s\".", option->name) :
+			 errdetail("detect passes only properties to the Kafka library that it knows to be safe.")));
+}
+
+/*
+ * Refuse an option that stands in the wrong place.
+ */
+static void
+refuse_misplaced_option(const KafkaOption *option)
+{
+	if (option->place == ON_USER_MAPPING)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+				 errmsg("option \"%s\" belongs to a user mapping",
+						option->name),
+				 errdetail("Options of a server can be read by every user."),
+				 errhint("Use CREATE USER MAPPING ... OPTIONS (%s '...').",
+						 option->name)));
+	ereport(ERROR,
+			(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+			 errmsg("option \"%s\" belongs to a server", option->name),
+			 errhint("Use CREATE SERVER or ALTER SERVER ... OPTIONS (%s '...').",
+					 option->name)));
+}
+
+/*
+ * Is this one broker: host, host:port, [address] or [address]:port?
+ */
+static bool
+is_broker(const char *broker)
+{
+	const char *port;
+	const char *host_end;
+
+	if (broker[0] == '[')
+	{
+		host_end = strchr(broker, ']');
+		if (host_end == NULL || host_end == broker + 1 ||
+			strspn(broker + 1, "0123456789abcdefABCDEF:.%") !=
+			(size_t) (host_end - broker - 1))
+			return false;
+		host_end++;
+	}
+	else
+	{
+		host_end = broker + strcspn(broker, ":");
+		if (host_end == broker)
+			return false;
+		for (const char *c = broker; c < host_end; c++)
+		{
+			if (IS_HIGHBIT_SET(*c) || (!isalnum((unsigned char) *c) &&
+									   strchr("-_.", *c) == NULL))
+				return false;
+		}
+	}
+	if (*host_end == '\0')
+		return true;
+	port = host_end + 1;
+	return *host_end == ':' && strlen(port) >= 1 && strlen(port) <= 5 &&
+		strspn(port, "0123456789") == strlen(port) &&
+		atoi(port) >= 1 && atoi(port) <= MAX_PORT;
+}
+
+/*
+ * Check "host:port, host:port, …".
+ */
+static void
+check_brokers(const KafkaOption *option, const char *value)
+{
+	char	   *rest = pstrdup(value);
+
+	while (rest != NULL)
+	{
+		char	   *broker = rest;
+		char	   *end;
+
+		rest = strchr(broker, ',');
+		if (rest != NULL)
+			*rest++ = '\0';
+		broker += strspn(broker, " ");
+		end = broker + strlen(broker);
+		while (end > broker && end[-1] == ' ')
+			*--end = '\0';
+		if (!is_broker(broker))
+			ereport(ERROR,
+					(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+					 errmsg("invalid broker \"%s\" in option \"%s\"",
+							broker, option->name),
+					 errhint("Write host:port, and commas between brokers: 'kafka1:9092,kafka2:9092'.")));
+	}
+}
+
+/*
+ * The choice that value means, spelled as the library wants it; NULL if it
+ * is none.
+ */
+static char *
+find_choice(const char *choices, const char *value)
+{
+	size_t		value_bytes = strlen(value);
+
+	while (*choices != '\0')
+	{
+		size_t		choice_bytes = strcspn(choices, ",");
+
+		if (choice_bytes == value_bytes &&
+			pg_strncasecmp(choices, value, value_bytes) == 0)
+			return pnstrdup(choices, choice_bytes);
+		choices += choice_bytes;
+		choices += (*choices == ',');
+	}
+	return NULL;
+}
+
+/*
+ * Check that the current user may make the database server open files.
+ */
+static void
+check_file_access(const KafkaOption *option)
+{
+	const KafkaOption *by_value = NULL;
+
+	if (has_privs_of_role(GetUserId(), ROLE_PG_READ_SERVER_FILES))
+		return;
+
+	if (strcmp(option->name, "ssl_ca_location") == 0)
+		by_value = find_option("ssl_ca_pem", false);
+	else if (strcmp(option->name, "ssl_certificate_location") == 0)
+		by_value = find_option("ssl_certificate_pem", false);
+	else
+		by_value = find_option("ssl_key_pem", false);
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("permission denied to set option \"%s\"", option->name),
+			 errdetail("Only roles with the privileges of \"pg_read_server_files\" may name files of the database server."),
+			 errhint("Give the contents instead of a path, in option \"%s\".",
+					 by_value->name)));
+}
+
+/*
+ * Check the value of a numeric option.
+ */
+static void
+check_number(const KafkaOption *option, const char *value)
+{
+	int			number;
+
+	if (!parse_int(value, &number, 0, NULL) ||
+		number < option->minimum || number > option->maximum)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+				 errmsg("invalid value for option \"%s\": \"%s\"",
+						option->name, value),
+				 errhint("Give an integer from %d to %d.",
+						 option->minimum, option->maximum)));
+}
+
+/*
+ * Check the value of an option.
+ */
+static void
+check_value(const KafkaOption *option, const char *value)
+{
+	if (option->kind == OPTION_NUMBER)
+	{
+		check_number(option, value);
+		return;
+	}
+	if (option->kind == OPTION_CHOICE)
+	{
+		if (find_choice(option->choices, value) == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+					 errmsg("invalid value for option \"%s\": \"%s\"",
+							option->name, value),
+					 errhint("Valid values are: %s.", option->choices)));
+		return;
+	}
+
+	/* From here on the value may be a secret: it is not shown. */
+	if ((int) strlen(value) < option->minimum ||
+		(int) strlen(value) > option->maximum)
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+				 errmsg("invalid length of option \"%s\"", option->name),
+				 errhint("Give %d to %d bytes.",
+						 option->minimum, option->maximum)));
+	if (option->kind == OPTION_BROKERS)
+		check_brokers(option, value);
+	else if (option->kind == OPTION_FILE)
+		check_file_access(option);
+}
+
+/*
+ * Validator of the foreign-data wrapper: gets all options of one object, as
+ * they will be, and the catalog that the object is in.  ERROR if anything is
+ * wrong.
+ */
+Datum
+detect_kafka_validator(PG_FUNCTION_ARGS)
+{
+	List	   *definitions = untransformRelOptions(PG_GETARG_DATUM(0));
+	Oid			catalog_id = PG_GETARG_OID(1);
+	OptionPlace place;
+	bool		is_given[lengthof(kafka_options)] = {false};
+	ListCell   *cell;
+
+	if (catalog_id == ForeignServerRelationId)
+		place = ON_SERVER;
+	else if (catalog_id == UserMappingRelationId)
+		place = ON_USER_MAPPING;
+	else
+	{
+		if (definitions != NIL)
+			ereport(ERROR,
+					(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+					 errmsg("invalid option \"%s\"",
+							((DefElem *) linitial(definitions))->defname),
+					 errhint("Only servers and user mappings of this foreign-data wrapper have options.")));
+		PG_RETURN_VOID();
+	}
+
+	foreach(cell, definitions)
+	{
+		DefElem    *definition = lfirst_node(DefElem, cell);
+		const KafkaOption *option = find_option(definition->defname, false);
+
+		if (option == NULL)
+			refuse_unknown_option(definition->defname, place);
+		if (option->place != place)
+			refuse_misplaced_option(option);
+		if (is_given[option - kafka_options])
+			ereport(ERROR,
+					(errcode(ERRCODE_DUPLICATE_OBJECT),
+					 errmsg("option \"%s\" is given twice", option->name)));
+		is_given[option - kafka_options] = true;
+		check_value(option, defGetString(definition));
+	}
+
+	if (place == ON_SERVER &&
+		!is_given[find_option("bootstrap_servers", false) - kafka_options])
+		ereport(ERROR,
+				(errcode(ERRCODE_FDW_OPTION_NAME_NOT_FOUND),
+				 errmsg("option \"bootstrap_servers\" is missing"),
+				 errhint("Use CREATE SERVER ... OPTIONS (bootstrap_servers 'host:port').")));
+	PG_RETURN_VOID();
+}
+
+/*
+ * Append the properties that options mean to list.  What the table does not
+ * know is refused here too: the catalogs can be written by other means than
+ * the validator's.
+ */
+static List *
+append_properties(List *list, List *definitions, OptionPlace place)
+{
+	ListCell   *cell;
+
+	foreach(cell, definitions)
+	{
+		DefElem    *definition = lfirst_node(DefElem, cell);
+		const KafkaOption *option = find_option(definition->defname, false);
+		KafkaProperty *property;
+
+		if (option == NULL)
+			refuse_unknown_option(definition->defname, place);
+		if (option->place != place)
+			refuse_misplaced_option(option);
+
+		property = palloc(sizeof(KafkaProperty));
+		property->name = option->property;
+		property->value = defGetString(definition);
+		if (option->kind == OPTION_CHOICE)
+			property->value = find_choice(option->choices, property->value);
+		property->is_secret = (option->kind == OPTION_SECRET);
+		list = lappend(list, property);
+	}
+	return list;
+}
+
+/*
+ * The options of the user's own mapping to a server, else of the one for
+ * PUBLIC, else none.  Not GetUserMapping(): a server without credentials
+ * needs no mapping.
+ */
+static List *
+user_mapping_options(Oid server_id, Oid user_id)
+{
+	List	   *options = NIL;
+	HeapTuple	tuple;
+	Datum		value;
+	bool		is_null;
+
+	tuple = SearchSysCache2(USERMAPPINGUSERSERVER,
+							ObjectIdGetDatum(user_id),
+							ObjectIdGetDatum(server_id));
+	if (!HeapTupleIsValid(tuple))
+		tuple = SearchSysCache2(USERMAPPINGUSERSERVER,
+								ObjectIdGetDatum(InvalidOid),
+								ObjectIdGetDatum(server_id));
+	if (!HeapTupleIsValid(tuple))
+		return NIL;
+
+	value = SysCacheGetAttr(USERMAPPINGUSERSERVER, tuple,
+							Anum_pg_user_mapping_umoptions, &is_null);
+	if (!is_null)
+		options = untransformRelOptions(value);
+	ReleaseSysCache(tuple);
+	return options;
+}
+
+/*
+ * The properties of a connection that user_id makes to a server: a list of
+ * KafkaProperty in the current memory context.  ERROR if the server is not
+ * one of detect_kafka or the user has no USAGE on it.
+ */
+List *
+kafka_connection_properties(Oid server_id, Oid user_id)
+{
+	ForeignServer *server = GetForeignServer(server_id);
+	ForeignDataWrapper *wrapper = GetForeignDataWrapper(server->fdwid);
+	AclResult	permission;
+	List	   *properties;
+
+	if (strcmp(wrapper->fdwname, "detect_kafka") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("server \"%s\" is not a Kafka cluster",
+						server->servername),
+				 errhint("Create it with FOREIGN DATA WRAPPER detect_kafka.")));
+
+#if PG_VERSION_NUM >= 160000
+	permission = object_aclcheck(ForeignServerRelationId, server_id, user_id,
+								 ACL_USAGE);
+#else
+	permission = pg_foreign_server_aclcheck(server_id, user_id, ACL_USAGE);
+#endif
+	if (permission != ACLCHECK_OK)
+		aclcheck_error(permission, OBJECT_FOREIGN_SERVER, server->servername);
+
+	properties = append_properties(NIL, server->options, ON_SERVER);
+	return append_properties(properties,
+							 user_mapping_options(server_id, user_id),
+							 ON_USER_MAPPING);
+}

@@ -1,0 +1,271 @@
+/*-------------------------------------------------------------------------
+ *
+ * slot.c
+ *	  The shared slots of streams: who runs, and how it goes.
+ *
+ * Who writes what, always under detect_shared->lock: a database's probe fills
+ * free slots and says what is wanted; the launcher frees slots; a worker
+ * claims its entry and gives it back when it exits, before its PGPROC can
+ * become another process's.  So a PGPROC found in a slot under the lock, in
+ * whatever mode, is alive, and its latch may be set.
+ *
+ * At most one worker of a duty ever holds a slot's entry: that is what makes
+ * the applier the only one of its stream.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "detect.h"
+
+#include "access/xact.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/shmem.h"
+#include "utils/memutils.h"
+
+/* Streams whose appliers are to be woken when this transaction commits; the
+ * list lives in TopTransactionContext. */
+static List *streams_to_wake = NIL;
+
+/*
+ * Bytes of shared memory for all slots.
+ */
+Size
+slot_shmem_bytes(void)
+{
+	return add_size(offsetof(DetectShared, slots),
+					mul_size(detect_max_streams, sizeof(StreamSlot)));
+}
+
+/*
+ * Initialize new shared memory; the caller then sets the lock.
+ */
+void
+slot_shmem_init(void)
+{
+	memset(detect_shared, 0, slot_shmem_bytes());
+	detect_shared->nslots = detect_max_streams;
+}
+
+/*
+ * The slot of a stream, or NULL.  The caller holds detect_shared->lock, or is
+ * a worker of the stream, whose slot cannot be freed.
+ */
+StreamSlot *
+slot_find(Oid database, int32 stream_id)
+{
+	for (int i = 0; i < detect_shared->nslots; i++)
+	{
+		StreamSlot *slot = &detect_shared->slots[i];
+
+		if (slot->in_use && !slot->dropped &&
+			slot->database == database && slot->stream_id == stream_id)
+			return slot;
+	}
+	return NULL;
+}
+
+/* Counters say what happened since the worker started. */
+static void
+slot_reset_counters(StreamSlot *slot, WorkerDuty duty)
+{
+	if (duty == DUTY_CONSUME)
+	{
+		for (int step = STEP_FETCH; step <= STEP_STAGE; step++)
+			slot->step_us[step] = 0;
+	}
+	else if (duty == DUTY_APPLY)
+	{
+		slot->batches = 0;
+		slot->elements = 0;
+		slot->identities = 0;
+		slot->identity_bytes = 0;
+		slot->events_per_second = 0;
+		memset(slot->outcomes, 0, sizeof(slot->outcomes));
+		memset(slot->step_us, 0, sizeof(slot->step_us));
+		memset(&slot->freshness, 0, sizeof(slot->freshness));
+	}
+}
+
+/* Give the claimed entry back, and tell the launcher. */
+static void
+slot_release(int code, Datum arg)
+{
+	WorkerDuty	duty = (WorkerDuty) DatumGetInt32(arg);
+	StreamSlot *slot = my_slot;
+
+	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
+	slot->pids[duty] = 0;
+	slot->procs[duty] = NULL;
+	slot->exited_cleanly[duty] = code == 0;
+	if (duty == DUTY_APPLY)
+	{
+		slot->state = STREAM_STOPPED;
+		slot->state_since = GetCurrentTimestamp();
+	}
+	LWLockRelease(detect_shared->lock);
+	launcher_wake();
+}
+
+/*
+ * Take the entry of the ordered duty in the ordered slot for this process,
+ * until it exits.  NULL when the order is out of date: the slot has changed
+ * hands or owner, is not wanted any more, or another worker has the entry.
+ */
+StreamSlot *
+slot_claim(const WorkerOrder *order)
+{
+	StreamSlot *slot = &detect_shared->slots[order->slot];
+	WorkerDuty	duty = order->duty;
+	bool		claimed = false;
+
+	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
+	if (slot->in_use && slot->generation == order->generation &&
+		slot->wanted && slot->owner == order->owner && slot->pids[duty] == 0)
+	{
+		claimed = true;
+		slot->pids[duty] = MyProcPid;
+		slot->procs[duty] = MyProc;
+		slot->exited_cleanly[duty] = false;
+		slot_reset_counters(slot, duty);
+		if (duty == DUTY_APPLY)
+		{
+			slot->state = STREAM_STARTING;
+			slot->state_since = GetCurrentTimestamp();
+		}
+	}
+	LWLockRelease(detect_shared->lock);
+	if (!claimed)
+		return NULL;
+
+	my_slot = slot;
+	on_shmem_exit(slot_release, Int32GetDatum((int32) duty));
+	return slot;
+}
+
+/*
+ * Say how the stream is doing.  That it runs ends the last error's reason.
+ */
+void
+slot_set_state(StreamSlot *slot, StreamState state)
+{
+	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
+	if (slot->state != state)
+	{
+		slot->state = state;
+		slot->state_since = GetCurrentTimestamp();
+	}
+	if (state == STREAM_RUNNING)
+		slot->reason[0] = '\0';
+	LWLockRelease(detect_shared->lock);
+}
+
+/*
+ * Say why the stream does not run, without counting an error.
+ */
+void
+slot_set_reason(StreamSlot *slot, const char *reason)
+{
+	int			length = pg_mbcliplen(reason, strlen(reason), REASON_BYTES - 1);
+
+	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
+	memcpy(slot->reason, reason, length);
+	slot->reason[length] = '\0';
+	LWLockRelease(detect_shared->lock);
+}
+
+/*
+ * Record an error after which the worker tries again.  Maintenance that fails
+ * does not hold the stream up.
+ */
+void
+slot_record_error(StreamSlot *slot, int sqlstate, const char *reason)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	slot_set_reason(slot, reason);
+	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
+	if (slot->state != STREAM_RETRYING && slot->pids[DUTY_MAINTAIN] != MyProcPid)
+	{
+		slot->state = STREAM_RETRYING;
+		slot->state_since = now;
+	}
+	slot->last_sqlstate = sqlstate;
+	slot->last_error_at = now;
+	slot->retries++;
+	LWLockRelease(detect_shared->lock);
+}
+
+/*
+ * Wake the worker that has this duty for the slot's stream, if it runs.
+ */
+void
+slot_wake(StreamSlot *slot, WorkerDuty duty)
+{
+	LWLockAcquire(detect_shared->lock, LW_SHARED);
+	if (slot->procs[duty])
+		SetLatch(&slot->procs[duty]->procLatch);
+	LWLockRelease(detect_shared->lock);
+}
+
+/* Wake the appliers that this transaction has work for. */
+static void
+slot_wake_appliers(void)
+{
+	ListCell   *lc;
+
+	LWLockAcquire(detect_shared->lock, LW_SHARED);
+	foreach(lc, streams_to_wake)
+	{
+		StreamSlot *slot = slot_find(MyDatabaseId, lfirst_int(lc));
+
+		if (slot && slot->procs[DUTY_APPLY])
+			SetLatch(&slot->procs[DUTY_APPLY]->procLatch);
+	}
+	LWLockRelease(detect_shared->lock);
+}
+
+/* The list dies with its transaction; a commit is already visible to others
+ * when this is called. */
+static void
+slot_at_transaction_end(XactEvent event, void *arg)
+{
+	if (streams_to_wake == NIL)
+		return;
+	switch (event)
+	{
+		case XACT_EVENT_COMMIT:
+			slot_wake_appliers();
+			streams_to_wake = NIL;
+			break;
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			streams_to_wake = NIL;
+			break;
+		default:
+			break;
+	}
+}
+
+/*
+ * Wake the stream's applier once the current transaction has committed.  Of an
+ * aborted subtransaction nothing is taken back: waking for nothing is cheap.
+ */
+void
+slot_wake_at_commit(int32 stream_id)
+{
+	static bool registered = false;
+	MemoryContext old_context;
+
+	if (detect_shared == NULL)
+		return;
+	if (!registered)
+	{
+		RegisterXactCallback(slot_at_transaction_end, NULL);
+		registered = true;
+	}
+	old_context = MemoryContextSwitchTo(TopTransactionContext);
+	streams_to_wake = list_append_unique_int(streams_to_wake, stream_id);
+	MemoryContextSwitchTo(old_context);
+}

@@ -1,0 +1,26 @@
+/*-------------------------------------------------------------------------
+ *
+ * step.c
+ *	  Where a worker's time goes, by step of the budget.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "detect.h"
+
+/*
+ * Add the time since then to a step of this worker's stream, and begin to
+ * measure the next one.
+ */
+void
+step_time(Step step, instr_time *since)
+{
+	instr_time	now;
+	instr_time	elapsed;
+
+	INSTR_TIME_SET_CURRENT(now);
+	elapsed = now;
+	INSTR_TIME_SUBTRACT(elapsed, *since);
+	if (my_slot)
+		my_slot->step_us[step] += INSTR_TIME_GET_MICROSEC(elapsed);
+	*since = now;
+}

@@ -1,0 +1,51 @@
+/*-------------------------------------------------------------------------
+ *
+ * name.c
+ *	  Names of streams, rollups and locators: one name space in a database.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "detect.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "stream.h"
+#include "utils/builtins.h"
+
+/*
+ * Raise an error unless a new definition may have this name.  kind is the noun
+ * for the error: "stream", "rollup".  The name also becomes that of tables and
+ * views in our schemas, from which the rules follow.
+ */
+void
+definition_check_name(const char *kind, const char *name)
+{
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1] = {CStringGetTextDatum(name)};
+	bool		taken;
+
+	if (name[0] == '\0' || name[0] == '_' || strncmp(name, "pg_", 3) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_NAME),
+				 errmsg("\"%s\" cannot be the name of a %s", name, kind),
+				 errhint("Names must not be empty nor begin with \"_\" or \"pg_\".")));
+	if (strlen(name) >= NAMEDATALEN)
+		ereport(ERROR,
+				(errcode(ERRCODE_NAME_TOO_LONG),
+				 errmsg("the name of a %s can have at most %d bytes", kind, NAMEDATALEN - 1)));
+	if (strcmp(name, DETECT_BATCH) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_RESERVED_NAME),
+				 errmsg("the name \"%s\" is reserved", name)));
+
+	SPI_connect();
+	taken = catalog_execute("SELECT FROM detect._stream WHERE name = $1 "
+							"UNION ALL SELECT FROM detect._rollup WHERE name = $1",
+							1, types, values, NULL) > 0;
+	SPI_finish();
+	if (taken)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("a stream or rollup named \"%s\" already exists", name),
+				 errhint("Names of streams and rollups are unique in the database.")));
+}

@@ -1,0 +1,296 @@
+/*-------------------------------------------------------------------------
+ *
+ * definition.c
+ *	  detect.create_rollup and detect.drop_rollup.
+ *
+ * Creating only writes a definition: three relations and a row in state
+ * "new".  The applier fills and activates it between two batches, because a
+ * seam drawn here would miss the events of a batch that is open meanwhile.
+ *
+ * The query is analyzed once, under the caller's search_path and identity, and
+ * kept as the view detect_query.<name>.  That view and the state table belong
+ * to the stream's owner, as whom the worker runs; the view that finalizes
+ * belongs to the caller, who is that owner or one of its members.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "rollup/rollup.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/dependency.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "parser/analyze.h"
+#include "parser/parse_relation.h"
+#include "parser/parser.h"
+#include "pgtime.h"
+#include "stream.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/timestamp.h"
+
+/* Columns of detect._rollup. */
+#define ROLLUP_COLUMNS 12
+
+PG_FUNCTION_INFO_V1(detect_create_rollup);
+PG_FUNCTION_INFO_V1(detect_drop_rollup);
+
+/* Error context: point into the rollup's query, not into the caller's. */
+static void
+query_error_callback(void *text)
+{
+	int			position = geterrposition();
+
+	if (position > 0)
+	{
+		errposition(0);
+		internalerrposition(position);
+		internalerrquery((const char *) text);
+	}
+	errcontext("query of the rollup");
+}
+
+/* Parse and analyze the query of a rollup as the caller. */
+static Query *
+parse_query(char *text)
+{
+	ErrorContextCallback callback = {error_context_stack, query_error_callback, text};
+	List	   *statements;
+	RawStmt    *raw = NULL;
+	Query	   *query;
+
+	error_context_stack = &callback;
+	statements = raw_parser(text, RAW_PARSE_DEFAULT);
+	if (list_length(statements) == 1)
+		raw = linitial_node(RawStmt, statements);
+	if (raw == NULL || !IsA(raw->stmt, SelectStmt) || ((SelectStmt *) raw->stmt)->intoClause)
+		ereport(ERROR,
+				(errcode(ERRCODE_SYNTAX_ERROR),
+				 errmsg("the query of a rollup must be one SELECT"),
+				 errhint("For example: SELECT date_bin('1 minute', seen_at, 'epoch') AS minute, count(*) AS sightings FROM sighting GROUP BY 1")));
+	query = parse_analyze_fixedparams(raw, text, NULL, 0, NULL);
+	error_context_stack = callback.previous;
+
+	if (query->commandType != CMD_SELECT)
+		elog(ERROR, "unexpected command type %d of a rollup's query", (int) query->commandType);
+	if (isQueryUsingTempRelation(query))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+				 errmsg("a rollup cannot read temporary tables or views"),
+				 errhint("Other sessions, such as the worker of the stream, do not see them.")));
+	return query;
+}
+
+/* Write the row of a new rollup; the result is its number. */
+static int32
+insert_rollup(const char *name, const Stream *stream, Oid view, const Interval *retention)
+{
+	Datum		values[ROLLUP_COLUMNS] = {0};
+	bool		nulls[ROLLUP_COLUMNS] = {false};
+	int32		id = (int32) catalog_next_id("_id");
+
+	values[0] = Int32GetDatum(id);
+	values[1] = CStringGetTextDatum(name);
+	values[2] = ObjectIdGetDatum(stream->events_table);
+	values[3] = ObjectIdGetDatum(view);
+	values[4] = CStringGetTextDatum(pg_get_timezone_name(session_timezone));
+	values[5] = CStringGetTextDatum("new");
+	nulls[6] = true;			/* filled_from */
+	values[7] = Int64GetDatum(0);
+	nulls[8] = true;			/* applied_until */
+	nulls[9] = true;			/* error */
+	values[10] = TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
+	values[11] = IntervalPGetDatum(retention);
+	nulls[11] = retention == NULL;
+	catalog_insert("_rollup", values, nulls);
+	return id;
+}
+
+/* Make the workers load the rollups of their streams again, at commit. */
+static void
+rollups_changed(const Stream *stream)
+{
+	CacheInvalidateRelcacheByRelid(catalog_relation("_rollup", false));
+	if (stream != NULL)
+		slot_wake_at_commit(stream->id);
+}
+
+/* Raise an error unless a retention is a positive interval. */
+static void
+check_retention(const Interval *retention)
+{
+	Interval	zero = {0};
+
+	if (retention != NULL &&
+		DatumGetInt32(DirectFunctionCall2(interval_cmp, IntervalPGetDatum(retention),
+										  IntervalPGetDatum(&zero))) <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("retention must be longer than zero"),
+				 errhint("Leave it out to keep groups for ever.")));
+}
+
+/*
+ * SQL: detect.create_rollup(name, query, retention).
+ */
+Datum
+detect_create_rollup(PG_FUNCTION_ARGS)
+{
+	char	   *name;
+	Interval   *retention;
+	Query	   *query;
+	Stream	   *stream;
+	RollupShape *shape;
+	Oid			query_view;
+	Oid			state_table;
+	Oid			public_view;
+	ObjectAddress state_address;
+	ObjectAddress query_address;
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("name and query of a rollup must not be null")));
+	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	retention = PG_ARGISNULL(2) ? NULL : PG_GETARG_INTERVAL_P(2);
+	definition_check_name("rollup", name);
+	check_retention(retention);
+
+	query = parse_query(text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	stream = query_check(query);
+	stream_check_owner(stream);
+	/* Whoever drops or alters the stream waits for us, its workers do not. */
+	stream_lock(stream->id, AccessShareLock);
+	stream = stream_load(stream->name, false);
+
+	shape = shape_create(query, stream->events_table);
+	state_table = relation_create_state_table(name, shape, stream->owner);
+	query_view = query_view_create(name, query, stream->owner);
+	public_view = relation_create_public_view(name, shape, state_table);
+
+	/* What takes the query away takes the states along. */
+	ObjectAddressSet(state_address, RelationRelationId, state_table);
+	ObjectAddressSet(query_address, RelationRelationId, query_view);
+	recordDependencyOn(&state_address, &query_address, DEPENDENCY_AUTO);
+
+	insert_rollup(name, stream, public_view, retention);
+	rollups_changed(stream);
+	PG_RETURN_VOID();
+}
+
+/* What drop_rollup knows of a rollup. */
+typedef struct DroppedRollup
+{
+	int32		id;
+	Oid			events_table;
+	Oid			public_view;
+} DroppedRollup;
+
+/* Find the row of a rollup by name; false when there is none. */
+static bool
+find_rollup(const char *name, DroppedRollup *rollup)
+{
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1] = {CStringGetTextDatum(name)};
+	bool		found;
+	bool		isnull;
+
+	SPI_connect();
+	found = catalog_execute("SELECT rollup_id, events_table::oid, view::oid FROM detect._rollup "
+							"WHERE name = $1", 1, types, values, NULL) > 0;
+	if (found)
+	{
+		HeapTuple	tuple = SPI_tuptable->vals[0];
+		TupleDesc	tupdesc = SPI_tuptable->tupdesc;
+
+		rollup->id = DatumGetInt32(SPI_getbinval(tuple, tupdesc, 1, &isnull));
+		rollup->events_table = DatumGetObjectId(SPI_getbinval(tuple, tupdesc, 2, &isnull));
+		rollup->public_view = DatumGetObjectId(SPI_getbinval(tuple, tupdesc, 3, &isnull));
+	}
+	SPI_finish();
+	return found;
+}
+
+/* Raise an error unless the caller may drop this rollup. */
+static void
+check_rollup_owner(const char *name)
+{
+	Oid			owner = rollup_owner(name);
+
+	if (OidIsValid(owner) && !has_privs_of_role(GetUserId(), owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of rollup \"%s\"", name)));
+}
+
+/* Drop the relations of a rollup, unless other objects depend on them: the
+ * view first, because it is what users build upon. */
+static void
+drop_relations(const char *name, const DroppedRollup *rollup)
+{
+	Oid			relations[3];
+
+	relations[0] = rollup->public_view;
+	relations[1] = rollup_state_table(name);
+	relations[2] = rollup_query_view(name);
+	for (int i = 0; i < lengthof(relations); i++)
+	{
+		ObjectAddress object;
+
+		if (!OidIsValid(relations[i]) || get_rel_name(relations[i]) == NULL)
+			continue;
+		ObjectAddressSet(object, RelationRelationId, relations[i]);
+		performDeletion(&object, DROP_RESTRICT, 0);
+		CommandCounterIncrement();
+	}
+}
+
+/*
+ * SQL: detect.drop_rollup(rollup, if_exists).
+ */
+Datum
+detect_drop_rollup(PG_FUNCTION_ARGS)
+{
+	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	bool		if_exists = PG_GETARG_BOOL(1);
+	DroppedRollup rollup;
+	Oid			types[1] = {INT4OID};
+	Datum		values[1];
+	bool		found = find_rollup(name, &rollup);
+	Stream	   *stream = NULL;
+
+	if (found)
+	{
+		check_rollup_owner(name);
+		stream = stream_load_by_events_table(rollup.events_table);
+		if (stream != NULL)
+			stream_lock(stream->id, AccessExclusiveLock);
+		found = find_rollup(name, &rollup);
+	}
+	if (!found && !if_exists)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("rollup \"%s\" does not exist", name),
+				 errhint("See the view detect.rollup.")));
+	if (!found)
+	{
+		ereport(NOTICE,
+				(errmsg("rollup \"%s\" does not exist, skipping", name)));
+		PG_RETURN_VOID();
+	}
+
+	drop_relations(name, &rollup);
+	values[0] = Int32GetDatum(rollup.id);
+	SPI_connect();
+	catalog_execute("DELETE FROM detect._rollup WHERE rollup_id = $1", 1, types, values, NULL);
+	SPI_finish();
+	rollups_changed(stream);
+	PG_RETURN_VOID();
+}

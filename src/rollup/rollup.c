@@ -1,0 +1,243 @@
+/*-------------------------------------------------------------------------
+ *
+ * rollup.c
+ *	  The rollups of a stream, as its applier knows them.
+ *
+ * Each batch is aggregated once for each rollup and merged into its states, in
+ * the transaction that inserts the events.  How far a rollup is filled decides
+ * which events of a batch are its own: none of a new one, those from
+ * filled_from on of one that is being filled, all of an active one, none of
+ * one that failed.  That
+ * frontier must be the committed one.  The applier is the only one to move it,
+ * between two batches, but such a transaction may fail; so as long as a rollup
+ * is not active its frontier is read again in each transaction, and memory is
+ * never ahead of the catalog.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "rollup/rollup.h"
+
+#include "access/htup_details.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+/* How often the catalog is told until when events are in. */
+#define APPLIED_UNTIL_INTERVAL_MS 1000
+
+/* Column of the rows that SPI holds. */
+static Datum
+row_datum(uint64 row, int column, bool *isnull)
+{
+	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, isnull);
+}
+
+/*
+ * The view detect_query.<name>, or InvalidOid.
+ */
+Oid
+rollup_query_view(const char *name)
+{
+	return get_relname_relid(name, get_namespace_oid(DETECT_QUERY_SCHEMA, false));
+}
+
+/*
+ * The table detect_state.<name>, or InvalidOid.
+ */
+Oid
+rollup_state_table(const char *name)
+{
+	return get_relname_relid(name, get_namespace_oid(DETECT_STATE_SCHEMA, false));
+}
+
+/*
+ * The owner of a rollup's query, or InvalidOid.
+ */
+Oid
+rollup_owner(const char *name)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(rollup_query_view(name)));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		return InvalidOid;
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+/* What detect._rollup.state says. */
+static RollupPhase
+phase_from_text(const char *state)
+{
+	if (strcmp(state, "active") == 0)
+		return ROLLUP_ACTIVE;
+	if (strcmp(state, "filling") == 0)
+		return ROLLUP_FILLING;
+	return strcmp(state, "failed") == 0 ? ROLLUP_FAILED : ROLLUP_NEW;
+}
+
+/* Read phase and frontier of a rollup from the row that SPI holds. */
+static void
+read_phase(Rollup *rollup, uint64 row, int state_column, int filled_from_column)
+{
+	bool		isnull;
+	Datum		filled_from = row_datum(row, filled_from_column, &isnull);
+
+	rollup->phase = phase_from_text(TextDatumGetCString(row_datum(row, state_column, &isnull)));
+	(void) row_datum(row, filled_from_column, &isnull);
+	rollup->filled_from = isnull ? 0 : DatumGetTimestampTz(filled_from);
+}
+
+/* Fill in a rollup from the row that SPI holds; false if its relations are
+ * gone, as while their owner drops them. */
+static bool
+load_rollup(RollupSet *set, Rollup *rollup, uint64 row)
+{
+	bool		isnull;
+
+	rollup->stream = set->stream;
+	rollup->id = DatumGetInt32(row_datum(row, 1, &isnull));
+	rollup->name = MemoryContextStrdup(set->context,
+									   TextDatumGetCString(row_datum(row, 2, &isnull)));
+	rollup->time_zone = MemoryContextStrdup(set->context,
+											TextDatumGetCString(row_datum(row, 3, &isnull)));
+	read_phase(rollup, row, 4, 5);
+	rollup->query_view = rollup_query_view(rollup->name);
+	rollup->state_table = rollup_state_table(rollup->name);
+	if (!OidIsValid(rollup->query_view) || !OidIsValid(rollup->state_table))
+		return false;
+	rollup->batch_plan = partial_plan_create(set->context);
+	rollup->merge_plan = merge_plan_create(set->context);
+	return true;
+}
+
+/*
+ * Load the rollups of a stream into context; again after
+ * worker_definition_changed, when the caller has reset that context.  stream
+ * must live as long.
+ */
+RollupSet *
+rollup_set_load(const Stream *stream, MemoryContext context)
+{
+	RollupSet  *set = MemoryContextAllocZero(context, sizeof(RollupSet));
+	Oid			types[1] = {OIDOID};
+	Datum		values[1] = {ObjectIdGetDatum(stream->events_table)};
+	int			rows;
+
+	set->stream = stream;
+	set->context = context;
+	SPI_connect();
+	rows = catalog_execute("SELECT rollup_id, name, time_zone, state, filled_from "
+						   "FROM detect._rollup WHERE events_table = $1 ORDER BY rollup_id",
+						   1, types, values, NULL);
+	set->rollups = MemoryContextAllocZero(context, (rows + 1) * sizeof(Rollup));
+	for (int i = 0; i < rows; i++)
+		set->nrollups += load_rollup(set, &set->rollups[set->nrollups], i);
+	SPI_finish();
+	return set;
+}
+
+/*
+ * Bring the phases of rollups that are not active up to what is committed.
+ * The caller has not changed them in this transaction.
+ */
+void
+rollup_set_refresh(RollupSet *set)
+{
+	Oid			types[1] = {INT4OID};
+	Datum		values[1];
+
+	for (int i = 0; i < set->nrollups; i++)
+	{
+		Rollup	   *rollup = &set->rollups[i];
+
+		if (rollup->phase == ROLLUP_ACTIVE || rollup->phase == ROLLUP_FAILED)
+			continue;
+		values[0] = Int32GetDatum(rollup->id);
+		SPI_connect();
+		if (catalog_execute("SELECT state, filled_from FROM detect._rollup WHERE rollup_id = $1",
+							1, types, values, NULL) > 0)
+			read_phase(rollup, 0, 1, 2);
+		SPI_finish();
+	}
+}
+
+/*
+ * Aggregate a source and merge it into the rollup's states.  The result is the
+ * number of rows that were aggregated, counted only for the table itself.  The
+ * caller resets the memory context that is current.
+ */
+int64
+rollup_absorb(const Rollup *rollup, PartialPlan *plan, const PartialSource *source)
+{
+	Tuplestorestate *partial = tuplestore_begin_heap(false, false, work_mem);
+	int64		rows = partial_run(rollup, plan, source, partial);
+
+	merge_partial(rollup, partial);
+	tuplestore_end(partial);
+	return rows;
+}
+
+/* Tell the catalog, at most once a second, until when events are in. */
+static void
+write_applied_until(RollupSet *set)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	Oid			types[1] = {OIDOID};
+	Datum		values[1];
+
+	if (set->nrollups == 0 ||
+		!TimestampDifferenceExceeds(set->applied_until, now, APPLIED_UNTIL_INTERVAL_MS))
+		return;
+	values[0] = ObjectIdGetDatum(set->stream->events_table);
+	SPI_connect();
+	catalog_execute("UPDATE detect._rollup SET applied_until = now() "
+					"WHERE events_table = $1 AND state IN ('filling', 'active')", 1, types, values, NULL);
+	SPI_finish();
+	set->applied_until = now;
+}
+
+/*
+ * Merge what the events table's AFTER INSERT statement trigger saw into the
+ * rollups, in the transaction that inserted it.  The trigger is that of the
+ * events table itself, not of a partition.
+ */
+void
+rollup_set_apply(RollupSet *set, TriggerData *trigdata)
+{
+	MemoryContext context;
+	MemoryContext saved_context;
+
+	if (RelationGetRelid(trigdata->tg_relation) != set->stream->events_table)
+		elog(ERROR, "unexpected events table \"%s\"",
+			 RelationGetRelationName(trigdata->tg_relation));
+	if (trigdata->tg_newtable == NULL || tuplestore_tuple_count(trigdata->tg_newtable) == 0)
+		return;
+
+	context = AllocSetContextCreate(CurrentMemoryContext, "detect rollup batch",
+									ALLOCSET_DEFAULT_SIZES);
+	saved_context = MemoryContextSwitchTo(context);
+	rollup_set_refresh(set);
+	for (int i = 0; i < set->nrollups; i++)
+	{
+		Rollup	   *rollup = &set->rollups[i];
+		PartialSource source = {.batch = trigdata->tg_newtable};
+
+		if (rollup->phase == ROLLUP_NEW || rollup->phase == ROLLUP_FAILED)
+			continue;
+		source.has_from = rollup->phase == ROLLUP_FILLING;
+		source.from = rollup->filled_from;
+		rollup_absorb(rollup, rollup->batch_plan, &source);
+		MemoryContextReset(context);
+	}
+	write_applied_until(set);
+	MemoryContextSwitchTo(saved_context);
+	MemoryContextDelete(context);
+}

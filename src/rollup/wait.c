@@ -1,0 +1,167 @@
+/*-------------------------------------------------------------------------
+ *
+ * wait.c
+ *	  detect.wait_for_rollup: until a new rollup is filled.
+ *
+ * The caller's own snapshot would never show what the worker commits, at least
+ * not above READ COMMITTED, so each look takes the latest snapshot and holds
+ * it no longer than the look.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "rollup/rollup.h"
+
+#include "access/htup_details.h"
+#include "access/skey.h"
+#include "access/stratnum.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "catalog/pg_collation.h"
+#include "compat.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "storage/latch.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+/* How long to sleep between two looks. */
+#define LOOK_INTERVAL_MS 20
+
+/* Columns of detect._rollup. */
+#define ATTNUM_NAME 2
+#define ATTNUM_STATE 6
+#define ATTNUM_FILLED_FROM 7
+#define ATTNUM_ERROR 10
+
+/* What one look at a rollup's row has found. */
+typedef struct RollupLook
+{
+	bool		is_made_here;	/* by this transaction */
+	bool		is_active;
+	char	   *state;
+	char	   *filled_from;	/* NULL while nothing is in */
+	char	   *error;			/* why it was set aside, or NULL */
+} RollupLook;
+
+PG_FUNCTION_INFO_V1(detect_wait_for_rollup);
+
+/* Fill in a look from the row of a rollup. */
+static void
+read_row(TupleTableSlot *slot, RollupLook *look)
+{
+	Datum		xmin;
+	Datum		value;
+	bool		isnull;
+
+	xmin = slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isnull);
+	look->is_made_here = TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin));
+	look->state = TextDatumGetCString(slot_getattr(slot, ATTNUM_STATE, &isnull));
+	look->is_active = strcmp(look->state, "active") == 0;
+	value = slot_getattr(slot, ATTNUM_FILLED_FROM, &isnull);
+	look->filled_from = isnull ? NULL : pstrdup(timestamptz_to_str(DatumGetTimestampTz(value)));
+	value = slot_getattr(slot, ATTNUM_ERROR, &isnull);
+	look->error = isnull ? NULL : TextDatumGetCString(value);
+}
+
+/* Look at a rollup's row as it is now; false when there is none. */
+static bool
+look_at_rollup(const char *name, RollupLook *look)
+{
+	Relation	rel = table_open(catalog_relation("_rollup", false), AccessShareLock);
+	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	ScanKeyData key;
+	TableScanDesc scan;
+	bool		found;
+
+	ScanKeyInit(&key, ATTNUM_NAME, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(name));
+	key.sk_collation = C_COLLATION_OID;
+	scan = table_beginscan(rel, snapshot, 1, &key);
+	found = table_scan_getnextslot(scan, ForwardScanDirection, slot);
+	if (found)
+		read_row(slot, look);
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	UnregisterSnapshot(snapshot);
+	table_close(rel, AccessShareLock);
+	return found;
+}
+
+/* Raise the error of a rollup that cannot be waited for any longer. */
+static void
+report_not_filled(const char *name, const RollupLook *look)
+{
+	if (look->error != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("rollup \"%s\" could not be filled", name),
+				 errdetail("%s", look->error),
+				 errhint("Remove the cause, drop the rollup with detect.drop_rollup and create it again.")));
+	if (look->filled_from != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("rollup \"%s\" is not filled yet", name),
+				 errdetail("Events from %s on are in.", look->filled_from),
+				 errhint("Wait longer; detect.stat_rollup shows how far it is.")));
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("rollup \"%s\" is not filled yet", name),
+			 errdetail("Its state is \"%s\": the stream's worker has not begun.", look->state),
+			 errhint("See detect.stat_stream for what the worker does, or wait longer.")));
+}
+
+/* Sleep for a moment, unless it is time to give up. */
+static void
+wait_a_moment(void)
+{
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, LOOK_INTERVAL_MS,
+					 compat_wait_event("DetectWaitForRollup"));
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
+
+/*
+ * SQL: detect.wait_for_rollup(rollup, timeout).
+ */
+Datum
+detect_wait_for_rollup(PG_FUNCTION_ARGS)
+{
+	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	Datum		timeout = PG_GETARG_DATUM(1);
+	TimestampTz deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+																  TimestampTzGetDatum(GetCurrentTimestamp()),
+																  timeout));
+	RollupLook	look;
+
+	if (!look_at_rollup(name, &look))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("rollup \"%s\" does not exist", name),
+				 errhint("See the view detect.rollup.")));
+	if (!has_privs_of_role(GetUserId(), rollup_owner(name)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of rollup \"%s\"", name)));
+	if (look.is_made_here)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("rollup \"%s\" was made by this transaction and is filled after its commit", name),
+				 errhint("Call detect.wait_for_rollup in the next transaction.")));
+
+	while (!look.is_active)
+	{
+		if (look.error != NULL || GetCurrentTimestamp() >= deadline)
+			report_not_filled(name, &look);
+		wait_a_moment();
+		if (!look_at_rollup(name, &look))
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_OBJECT),
+					 errmsg("rollup \"%s\" was dropped", name)));
+	}
+	PG_RETURN_VOID();
+}

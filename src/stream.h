@@ -1,0 +1,33 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream.h
+ *	  What the files that make streams share among themselves.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DETECT_STREAM_H
+#define DETECT_STREAM_H
+
+#include "detect.h"
+#include "nodes/parsenodes.h"
+
+/* in stream_columns.c */
+extern List *stream_columns_parse(const char *columns);
+extern List *stream_columns_default(Oid events_table);
+extern Oid	stream_columns_create_table(const char *name, List *column_defs, Oid owner);
+
+/* in stream_query.c */
+extern Query *stream_query_parse(const char *text, const char *stream_name,
+								 Oid staging_table, AttrNumber ordinal_attnum);
+extern char *stream_query_default(List *column_names);
+extern List *stream_query_events_columns(Query *query, Oid events_table, Oid staging_table);
+extern Oid	query_view_create(const char *name, Query *query, Oid owner);
+extern const char *closest_attribute(Oid relid, const char *name);
+
+/* in stream_create.c */
+extern void stream_forget(int32 stream_id);
+
+/* in name.c */
+extern void definition_check_name(const char *kind, const char *name);
+
+#endif							/* DETECT_STREAM_H */

@@ -1,0 +1,157 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream_columns.c
+ *	  The columns of a stream: parsed, checked, and made into its staging table.
+ *
+ * The text of the columns is what stands between the parentheses of a CREATE
+ * TABLE, names and types alone.  It is parsed by PostgreSQL's own grammar and
+ * refused if it holds anything else: a default or a constraint would be a
+ * place to run code under the identity of somebody else.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "detect.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/objectaddress.h"
+#include "catalog/pg_type.h"
+#include "catalog/toasting.h"
+#include "commands/tablecmds.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "parser/parse_type.h"
+#include "parser/parser.h"
+#include "stream.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+static void
+refuse_columns(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_SYNTAX_ERROR),
+			 errmsg("the columns of a stream are names and types alone"),
+			 errhint("For example: 'detection_oid bigint, item_name text, seen_at timestamptz'")));
+}
+
+/* A reserved name must have the type that Kafka's value has. */
+static void
+check_reserved_type(const char *name, Oid type)
+{
+	Oid			reserved_type;
+
+	if (stream_column_source(name, &reserved_type) == COLUMN_ORDINAL)
+		ereport(ERROR,
+				(errcode(ERRCODE_RESERVED_NAME),
+				 errmsg("column name \"%s\" is reserved", name),
+				 errhint("Choose another name.")));
+	if (OidIsValid(reserved_type) && reserved_type != type)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("reserved column \"%s\" must be of type %s, not %s", name,
+						format_type_be(reserved_type), format_type_be(type)),
+				 errhint("Columns named kafka_… are filled from what Kafka says of the message.")));
+}
+
+/* Check one parsed column, and fix its type so that no name is left to look up. */
+static void
+check_column(ColumnDef *column)
+{
+	Oid			type;
+	int32		typmod;
+
+	if (column->constraints || column->collClause || column->fdwoptions ||
+		column->compression || column->typeName->setof)
+		refuse_columns();
+	typenameTypeIdAndMod(NULL, column->typeName, &type, &typmod);
+	if (get_typtype(type) == TYPTYPE_PSEUDO)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+				 errmsg("column \"%s\" cannot be of type %s", column->colname, format_type_be(type))));
+	check_reserved_type(column->colname, type);
+	column->typeName = makeTypeNameFromOid(type, typmod);
+}
+
+/*
+ * Parse the columns of a stream into a List of ColumnDef, types resolved under
+ * the caller's search_path.
+ */
+List *
+stream_columns_parse(const char *columns)
+{
+	char	   *sql = psprintf("CREATE TABLE x (%s\n)", columns);
+	List	   *statements = raw_parser(sql, RAW_PARSE_DEFAULT);
+	CreateStmt *create;
+	ListCell   *cell;
+
+	if (list_length(statements) != 1 ||
+		!IsA(linitial_node(RawStmt, statements)->stmt, CreateStmt))
+		refuse_columns();
+	create = (CreateStmt *) linitial_node(RawStmt, statements)->stmt;
+	if (create->tableElts == NIL || create->inhRelations || create->partspec ||
+		create->options || create->constraints || create->ofTypename ||
+		create->accessMethod || create->tablespacename)
+		refuse_columns();
+	foreach(cell, create->tableElts)
+	{
+		if (!IsA(lfirst(cell), ColumnDef))
+			refuse_columns();
+		check_column(lfirst_node(ColumnDef, cell));
+	}
+	return create->tableElts;
+}
+
+/*
+ * The columns of a stream that names none: those of its events table which
+ * can be written.
+ */
+List *
+stream_columns_default(Oid events_table)
+{
+	Relation	rel = table_open(events_table, AccessShareLock);
+	TupleDesc	tupdesc = RelationGetDescr(rel);
+	List	   *result = NIL;
+
+	for (int i = 0; i < tupdesc->natts; i++)
+	{
+		Form_pg_attribute attribute = TupleDescAttr(tupdesc, i);
+
+		if (attribute->attisdropped || attribute->attgenerated || attribute->attidentity)
+			continue;
+		check_reserved_type(NameStr(attribute->attname), attribute->atttypid);
+		result = lappend(result, makeColumnDef(NameStr(attribute->attname), attribute->atttypid,
+											   attribute->atttypmod, attribute->attcollation));
+	}
+	table_close(rel, AccessShareLock);
+	return result;
+}
+
+/*
+ * Make detect_staging.<name> with these columns and the ordinal, owned by the
+ * stream's owner.  The schema is the extension's: see query_view_create().
+ */
+Oid
+stream_columns_create_table(const char *name, List *column_defs, Oid owner)
+{
+	CreateStmt *create = makeNode(CreateStmt);
+	ObjectAddress table;
+	Oid			saved_user;
+	int			saved_context;
+
+	create->relation = makeRangeVar(pstrdup(DETECT_STAGING_SCHEMA), pstrdup(name), -1);
+	create->oncommit = ONCOMMIT_NOOP;
+	create->tableElts = lappend(list_copy(column_defs),
+								makeColumnDef(DETECT_ORDINAL, INT8OID, -1, InvalidOid));
+
+	GetUserIdAndSecContext(&saved_user, &saved_context);
+	SetUserIdAndSecContext(catalog_owner(), saved_context | SECURITY_LOCAL_USERID_CHANGE);
+	table = DefineRelation(create, RELKIND_RELATION, owner, NULL, NULL);
+	CommandCounterIncrement();
+	NewRelationCreateToastTable(table.objectId, (Datum) 0);
+	CommandCounterIncrement();
+	SetUserIdAndSecContext(saved_user, saved_context);
+	return table.objectId;
+}

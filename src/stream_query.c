@@ -1,0 +1,419 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream_query.c
+ *	  The query of a stream: what it may be, and how it is kept.
+ *
+ * The query reads its elements from "batch".  That name is replaced, before
+ * analysis, by the stream's staging table, so that the query can be kept as a
+ * view with all names resolved.  The applier later runs the text of that view
+ * with the elements of a batch under the name of the staging table.
+ *
+ * An applier must know which element each row came from.  The staging table
+ * has a column for that, the ordinal; it is added to the view's output here.
+ * It is the same as the element's only where the batch is read row by row and
+ * never null-extended: hence the rules about where "batch" may stand.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "detect.h"
+
+#include "access/htup_details.h"
+#include "access/relation.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/objectaddress.h"
+#include "catalog/pg_type.h"
+#include "commands/tablecmds.h"
+#include "commands/view.h"
+#include "compat.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "parser/analyze.h"
+#include "parser/parse_coerce.h"
+#include "parser/parser.h"
+#include "parser/parsetree.h"
+#include "stream.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/varlena.h"
+
+#define REJECT_REASON "reject_reason"
+
+/* How "batch" was found in the raw query. */
+typedef struct BatchSearch
+{
+	RangeVar   *top;			/* in the top FROM */
+	bool		top_is_nullable;
+	int			mentions;		/* anywhere */
+} BatchSearch;
+
+/* A search for system columns of the batch. */
+typedef struct SystemColumnSearch
+{
+	int			varno;
+	int			levels_up;
+} SystemColumnSearch;
+
+static bool
+is_batch(const Node *node)
+{
+	return IsA(node, RangeVar) && ((const RangeVar *) node)->schemaname == NULL &&
+		strcmp(((const RangeVar *) node)->relname, DETECT_BATCH) == 0;
+}
+
+/* Walker: count each mention of batch. */
+static bool
+count_batch(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (is_batch(node))
+		((BatchSearch *) context)->mentions++;
+	return raw_expression_tree_walker(node, count_batch, context);
+}
+
+/* Find batch among the items of a FROM clause and the arms of its joins. */
+static void
+find_batch(Node *item, bool nullable, BatchSearch *search)
+{
+	JoinExpr   *join;
+
+	if (is_batch(item))
+	{
+		search->top = (RangeVar *) item;
+		search->top_is_nullable = nullable;
+	}
+	if (!IsA(item, JoinExpr))
+		return;
+	join = (JoinExpr *) item;
+	find_batch(join->larg, nullable || join->jointype == JOIN_RIGHT ||
+			   join->jointype == JOIN_FULL, search);
+	find_batch(join->rarg, nullable || join->jointype == JOIN_LEFT ||
+			   join->jointype == JOIN_FULL, search);
+}
+
+/* Walker: does an expression use a system column of the batch? */
+static bool
+uses_system_column(Node *node, SystemColumnSearch *search)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, Var))
+	{
+		Var		   *var = (Var *) node;
+
+		return var->varno == search->varno && var->varattno < 0 &&
+			var->varlevelsup == search->levels_up;
+	}
+	if (IsA(node, Query))
+	{
+		bool		found;
+
+		search->levels_up++;
+		found = query_tree_walker((Query *) node, uses_system_column, search, 0);
+		search->levels_up--;
+		return found;
+	}
+	return expression_tree_walker(node, uses_system_column, search);
+}
+
+static void
+refuse_query(const char *what, const char *hint)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("the query of a stream cannot contain %s", what),
+			 errhint("%s", hint)));
+}
+
+/* Refuse whatever would break the row-by-row reading of the batch. */
+static void
+check_query_shape(Query *query, int batch_rtindex)
+{
+	const char *row_by_row = "Each element must become one row or none; aggregate in a rollup instead.";
+	SystemColumnSearch search = {batch_rtindex, 0};
+
+	if (query->hasAggs || query->groupClause || query->groupingSets || query->havingQual)
+		refuse_query("aggregates or GROUP BY", row_by_row);
+	if (query->hasWindowFuncs)
+		refuse_query("window functions", row_by_row);
+	if (query->distinctClause)
+		refuse_query("DISTINCT", "Name the identity of an event in key instead.");
+	if (query->limitCount || query->limitOffset)
+		refuse_query("LIMIT or OFFSET", row_by_row);
+	if (query->setOperations)
+		refuse_query("UNION, INTERSECT or EXCEPT", "Make one stream for each part.");
+	if (query->hasTargetSRFs)
+		refuse_query("set-returning functions in its output", row_by_row);
+	if (query->rowMarks)
+		refuse_query("FOR UPDATE or FOR SHARE", "Read the joined tables without locking them.");
+	if (query->hasModifyingCTE)
+		refuse_query("INSERT, UPDATE or DELETE", "Use a trigger on the events table.");
+	if (query_tree_walker(query, uses_system_column, &search, 0))
+		refuse_query("system columns of batch", "Elements are no stored rows: use columns of the stream.");
+}
+
+/* Parse the text into one raw SELECT whose FROM names batch rightly. */
+static RawStmt *
+parse_raw_query(const char *text, BatchSearch *search)
+{
+	List	   *statements = raw_parser(text, RAW_PARSE_DEFAULT);
+	RawStmt    *raw;
+	SelectStmt *select;
+	ListCell   *cell;
+
+	if (list_length(statements) != 1 ||
+		!IsA(linitial_node(RawStmt, statements)->stmt, SelectStmt))
+		ereport(ERROR,
+				(errcode(ERRCODE_SYNTAX_ERROR),
+				 errmsg("the query of a stream must be one SELECT"),
+				 errhint("For example: SELECT b.*, l.name AS location_name FROM batch b LEFT JOIN location l USING (location_id)")));
+	raw = linitial_node(RawStmt, statements);
+	select = (SelectStmt *) raw->stmt;
+	if (select->op != SETOP_NONE)
+		refuse_query("UNION, INTERSECT or EXCEPT", "Make one stream for each part.");
+
+	count_batch((Node *) select, search);
+	foreach(cell, select->fromClause)
+		find_batch(lfirst(cell), false, search);
+	if (search->top == NULL || search->mentions != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the query of a stream must name \"batch\" exactly once, in its own FROM clause"),
+				 errdetail("It is named %d times, %s in that place.", search->mentions,
+						   search->top ? "once" : "never")));
+	if (search->top_is_nullable)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("\"batch\" is on the nullable side of an outer join"),
+				 errhint("Write FROM batch b LEFT JOIN … instead.")));
+	return raw;
+}
+
+/* Lead each output row back to its element. */
+static void
+add_ordinal(Query *query, int batch_rtindex, AttrNumber ordinal_attnum)
+{
+	Var		   *ordinal = makeVar(batch_rtindex, ordinal_attnum, INT8OID, -1, InvalidOid, 0);
+	RangeTblEntry *batch = rt_fetch(batch_rtindex, query->rtable);
+	ListCell   *cell;
+
+	foreach(cell, query->targetList)
+	{
+		TargetEntry *entry = lfirst_node(TargetEntry, cell);
+
+		if (!entry->resjunk && strcmp(entry->resname, DETECT_ORDINAL) == 0)
+		{
+			entry->expr = (Expr *) ordinal;
+			return;
+		}
+	}
+	query->targetList = lappend(query->targetList,
+								makeTargetEntry((Expr *) ordinal, list_length(query->targetList) + 1,
+												pstrdup(DETECT_ORDINAL), false));
+	compat_select_column(query, batch, ordinal_attnum);
+}
+
+/*
+ * Parse and analyze a stream's query as the caller, with batch replaced by
+ * the staging table and the ordinal added to its output.  Raises an error
+ * that says what to change when the query can't be one of a stream.
+ */
+Query *
+stream_query_parse(const char *text, const char *stream_name,
+				   Oid staging_table, AttrNumber ordinal_attnum)
+{
+	BatchSearch search = {0};
+	RawStmt    *raw = parse_raw_query(text, &search);
+	Query	   *query;
+	int			rtindex = 0;
+	int			found = 0;
+
+	search.top->schemaname = pstrdup(DETECT_STAGING_SCHEMA);
+	search.top->relname = pstrdup(stream_name);
+	if (search.top->alias == NULL)
+		search.top->alias = makeAlias(DETECT_BATCH, NIL);
+
+	query = parse_analyze_fixedparams(raw, text, NULL, 0, NULL);
+	for (int i = 1; i <= list_length(query->rtable); i++)
+	{
+		RangeTblEntry *rte = rt_fetch(i, query->rtable);
+
+		if (rte->rtekind == RTE_RELATION && rte->relid == staging_table)
+		{
+			rtindex = i;
+			found++;
+		}
+	}
+	if (found != 1)
+		refuse_query("the staging table of its own stream beside \"batch\"", "Name batch alone.");
+
+	check_query_shape(query, rtindex);
+	add_ordinal(query, rtindex, ordinal_attnum);
+	return query;
+}
+
+/*
+ * The query of a stream that names none: the columns of the same name.
+ */
+char *
+stream_query_default(List *column_names)
+{
+	StringInfoData sql;
+	ListCell   *cell;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT ");
+	foreach(cell, column_names)
+		appendStringInfo(&sql, "%sb.%s", cell == list_head(column_names) ? "" : ", ",
+						 quote_identifier(lfirst(cell)));
+	appendStringInfoString(&sql, " FROM batch b");
+	return sql.data;
+}
+
+/*
+ * The column of a relation whose name is nearest to a wrong one, or NULL when
+ * none is near.
+ */
+const char *
+closest_attribute(Oid relid, const char *name)
+{
+	Relation	rel = relation_open(relid, AccessShareLock);
+	TupleDesc	tupdesc = RelationGetDescr(rel);
+	const char *closest = NULL;
+	int			distance = 4;
+
+	for (int i = 0; i < tupdesc->natts; i++)
+	{
+		Form_pg_attribute attribute = TupleDescAttr(tupdesc, i);
+		int			d;
+
+		if (attribute->attisdropped)
+			continue;
+		d = varstr_levenshtein_less_equal(NameStr(attribute->attname),
+										  strlen(NameStr(attribute->attname)),
+										  name, strlen(name), 1, 1, 1, distance, true);
+		if (d < distance)
+		{
+			distance = d;
+			closest = pstrdup(NameStr(attribute->attname));
+		}
+	}
+	relation_close(rel, AccessShareLock);
+	return closest;
+}
+
+/* Whether an output column can be written to the events table's column. */
+static void
+check_events_column(Oid events_table, AttrNumber attnum, const char *name, Oid given_type)
+{
+	Oid			type;
+	int32		typmod;
+	Oid			collation;
+
+	if (get_attgenerated(events_table, attnum))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("column \"%s\" of table \"%s\" is generated", name, get_rel_name(events_table)),
+				 errhint("Leave it out of the query: the table computes it.")));
+	get_atttypetypmodcoll(events_table, attnum, &type, &typmod, &collation);
+	if (!can_coerce_type(1, &given_type, &type, COERCION_ASSIGNMENT))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("column \"%s\" of table \"%s\" is of type %s, but the query gives %s",
+						name, get_rel_name(events_table),
+						format_type_be(type), format_type_be(given_type)),
+				 errhint("Cast it in the query.")));
+}
+
+/* A name in the output that the events table lacks. */
+static void
+refuse_output_column(Oid events_table, const char *name)
+{
+	const char *closest = closest_attribute(events_table, name);
+
+	ereport(ERROR,
+			(errcode(ERRCODE_UNDEFINED_COLUMN),
+			 errmsg("the query gives a column \"%s\" that table \"%s\" does not have",
+					name, get_rel_name(events_table)),
+			 closest ? errhint("Perhaps you meant the column \"%s\".", closest) :
+			 errhint("Add the column to the table, or leave it out of the query.")));
+}
+
+/*
+ * The columns of the events table that the query fills, as a List of char *.
+ * Plain columns of the stream that the table lacks are left out, so that
+ * SELECT b.* works; any other unknown name is refused.
+ */
+List *
+stream_query_events_columns(Query *query, Oid events_table, Oid staging_table)
+{
+	List	   *columns = NIL;
+	ListCell   *cell;
+
+	foreach(cell, query->targetList)
+	{
+		TargetEntry *entry = lfirst_node(TargetEntry, cell);
+		AttrNumber	attnum;
+
+		if (entry->resjunk || strcmp(entry->resname, DETECT_ORDINAL) == 0 ||
+			strcmp(entry->resname, REJECT_REASON) == 0)
+			continue;
+		attnum = get_attnum(events_table, entry->resname);
+		if (attnum == InvalidAttrNumber)
+		{
+			if (get_attnum(staging_table, entry->resname) == InvalidAttrNumber)
+				refuse_output_column(events_table, entry->resname);
+			continue;
+		}
+		check_events_column(events_table, attnum, entry->resname, exprType((Node *) entry->expr));
+		columns = lappend(columns, pstrdup(entry->resname));
+	}
+	if (columns == NIL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the query fills no column of table \"%s\"", get_rel_name(events_table)),
+				 errhint("Give its output the names of the table's columns.")));
+	return columns;
+}
+
+/*
+ * Keep an analyzed query as the view detect_query.<name> of this owner.  The
+ * schema belongs to the extension, so that the name is made under the identity
+ * of the extension's owner; nothing of the user is evaluated meanwhile.
+ */
+Oid
+query_view_create(const char *name, Query *query, Oid owner)
+{
+	CreateStmt *create = makeNode(CreateStmt);
+	ObjectAddress view;
+	Oid			saved_user;
+	int			saved_context;
+	ListCell   *cell;
+
+	foreach(cell, query->targetList)
+	{
+		TargetEntry *entry = lfirst_node(TargetEntry, cell);
+
+		if (!entry->resjunk)
+			create->tableElts = lappend(create->tableElts,
+										makeColumnDef(entry->resname,
+													  exprType((Node *) entry->expr),
+													  exprTypmod((Node *) entry->expr),
+													  exprCollation((Node *) entry->expr)));
+	}
+	create->relation = makeRangeVar(pstrdup(DETECT_QUERY_SCHEMA), pstrdup(name), -1);
+	create->oncommit = ONCOMMIT_NOOP;
+
+	GetUserIdAndSecContext(&saved_user, &saved_context);
+	SetUserIdAndSecContext(catalog_owner(), saved_context | SECURITY_LOCAL_USERID_CHANGE);
+	view = DefineRelation(create, RELKIND_VIEW, owner, NULL, NULL);
+	SetUserIdAndSecContext(saved_user, saved_context);
+
+	CommandCounterIncrement();
+	StoreViewQuery(view.objectId, query, false);
+	CommandCounterIncrement();
+	return view.objectId;
+}

@@ -1,0 +1,278 @@
+/*-------------------------------------------------------------------------
+ *
+ * verbs.c
+ *	  detect.pause, detect.resume and detect.wait_for.
+ *
+ * The verbs are transactional: they hold the stream's lock until they commit,
+ * so that when pause returns no batch is open and none can begin.  wait_for
+ * takes no lock: it only looks, with a fresh snapshot each time.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "detect.h"
+
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "access/xlog.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "foreign/foreign.h"
+#include "ingest/kafka.h"
+#include "ingest/staging.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "utils/builtins.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#define LOOK_AGAIN_MS 20
+#define BROKER_TIMEOUT_MS 10000
+
+PG_FUNCTION_INFO_V1(detect_pause);
+PG_FUNCTION_INFO_V1(detect_resume);
+PG_FUNCTION_INFO_V1(detect_wait_for);
+
+/* The stream that a verb is about, locked against batches. */
+static Stream *
+lock_stream(FunctionCallInfo fcinfo)
+{
+	Stream	   *stream = stream_load(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+
+	stream_check_owner(stream);
+	stream_lock(stream->id, AccessExclusiveLock);
+	return stream_load_by_id(stream->id, false);
+}
+
+/*
+ * detect.pause(stream): when it returns no batch is open and none can begin.
+ */
+Datum
+detect_pause(PG_FUNCTION_ARGS)
+{
+	Stream	   *stream = lock_stream(fcinfo);
+
+	if (stream->paused)
+		ereport(NOTICE,
+				(errmsg("stream \"%s\" is already paused", stream->name)));
+	else
+		stream_set_paused(stream->id,
+						  psprintf("paused by %s", GetUserNameFromId(GetUserId(), false)),
+						  psprintf("SELECT detect.resume(%s)", quote_literal_cstr(stream->name)));
+	PG_RETURN_VOID();
+}
+
+/* A copy that is resumed becomes an original: it belongs here from now on, and
+ * what was staged elsewhere is not its own. */
+static void
+adopt_copy(const Stream *stream)
+{
+	Oid			types[3] = {INT4OID, INT8OID, INT8OID};
+	Datum		values[3];
+
+	values[0] = Int32GetDatum(stream->id);
+	values[1] = Int64GetDatum((int64) GetSystemIdentifier());
+	values[2] = Int64GetDatum((int64) MyDatabaseId);
+	SPI_connect();
+	catalog_execute("UPDATE detect._stream SET home_system = $2, home_database = $3 WHERE stream_id = $1",
+					3, types, values, NULL);
+	SPI_finish();
+	progress_forget_staged(stream);
+	staging_table_drop(stream->id);
+}
+
+/*
+ * detect.resume(stream): lets a paused stream go on where it stopped.
+ */
+Datum
+detect_resume(PG_FUNCTION_ARGS)
+{
+	Stream	   *stream;
+
+	launcher_require();
+	stream = lock_stream(fcinfo);
+	if (stream->is_copy)
+		adopt_copy(stream);
+	progress_resume_partitions(stream);
+	stream_set_paused(stream->id, NULL, NULL);
+	PG_RETURN_VOID();
+}
+
+/* ---------------------------------------------------------------------
+ * wait_for
+ * ---------------------------------------------------------------------
+ */
+
+/* What must be applied before wait_for returns. */
+typedef struct WaitTarget
+{
+	const Stream *stream;
+	List	   *ends;			/* of KafkaPosition *: to be reached */
+	Snapshot	at_call;		/* rows that SQL had staged */
+	TimestampTz deadline;
+} WaitTarget;
+
+static int
+remaining_ms(const WaitTarget *target)
+{
+	return (int) Min(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), target->deadline),
+					 BROKER_TIMEOUT_MS);
+}
+
+/* Ask Kafka where each partition of the topic ends now. */
+static void
+find_ends(WaitTarget *target)
+{
+	const Stream *stream = target->stream;
+	Oid			server = GetForeignServerByName(stream->server, false)->serverid;
+	List	   *properties = kafka_connection_properties(server, stream->owner);
+	KafkaProperty *array = palloc(Max(list_length(properties), 1) * sizeof(KafkaProperty));
+	KafkaClient *client;
+	ListCell   *cell;
+	int			count = 0;
+
+	foreach(cell, properties)
+		array[count++] = *(KafkaProperty *) lfirst(cell);
+	client = kafka_open(array, count, stream->name, CurrentMemoryContext);
+	PG_TRY();
+	{
+		int			partitions = kafka_partition_count(client, stream->topic, remaining_ms(target));
+
+		for (int i = 0; i < partitions; i++)
+		{
+			KafkaPosition *end = palloc(sizeof(KafkaPosition));
+			int64		low;
+
+			end->topic = stream->topic;
+			end->partition = i;
+			kafka_query_watermarks(client, stream->topic, i, &low, &end->next_offset, remaining_ms(target));
+			target->ends = lappend(target->ends, end);
+		}
+	}
+	PG_FINALLY();
+	{
+		kafka_close(client);
+	}
+	PG_END_TRY();
+}
+
+/* How many messages up to the ends are not applied yet. */
+static int64
+messages_missing(const WaitTarget *target)
+{
+	List	   *applied = progress_read_applied(target->stream);
+	ListCell   *cell;
+	int64		missing = 0;
+
+	foreach(cell, target->ends)
+	{
+		KafkaPosition *end = lfirst(cell);
+		Progress   *progress = progress_find(applied, end->topic, end->partition);
+
+		missing += Max(end->next_offset - (progress ? progress->next_offset : 0), 0);
+	}
+	return missing;
+}
+
+/* How many rows that SQL had staged at the call are still there. */
+static int64
+rows_missing(const WaitTarget *target)
+{
+	Relation	rel = table_open(target->stream->staging_table, AccessShareLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	TableScanDesc scan = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
+	int64		missing = 0;
+
+	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	{
+		CHECK_FOR_INTERRUPTS();
+		missing += table_tuple_satisfies_snapshot(rel, slot, target->at_call);
+	}
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(rel, NoLock);
+	return missing;
+}
+
+/* Look once, with a fresh snapshot; the text of what is missing, NULL if all
+ * is applied. */
+static char *
+look(const WaitTarget *target)
+{
+	int64		messages;
+	int64		rows;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	messages = messages_missing(target);
+	rows = rows_missing(target);
+	PopActiveSnapshot();
+	if (messages == 0 && rows == 0)
+		return NULL;
+	return psprintf("%lld messages and %lld rows staged by SQL", (long long) messages, (long long) rows);
+}
+
+/* A stream that its own transaction has made can't run before that commits. */
+static void
+check_is_committed(const Stream *stream)
+{
+	Oid			types[1] = {INT4OID};
+	Datum		values[1] = {Int32GetDatum(stream->id)};
+	bool		is_ours;
+
+	SPI_connect();
+	is_ours = catalog_execute("SELECT FROM detect._stream WHERE stream_id = $1 "
+							  "AND pg_xact_status(xmin::text::xid8) = 'in progress' "
+							  "AND xmin = pg_current_xact_id_if_assigned()::xid",
+							  1, types, values, NULL) > 0;
+	SPI_finish();
+	if (is_ours)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("stream \"%s\" starts when this transaction commits", stream->name),
+				 errhint("Commit first, then call detect.wait_for.")));
+}
+
+static void
+wait_a_little(void)
+{
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, LOOK_AGAIN_MS,
+					 PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+}
+
+/*
+ * detect.wait_for(stream, timeout): returns when everything that was in the
+ * topic, or staged by SQL, at the call is applied.
+ */
+Datum
+detect_wait_for(PG_FUNCTION_ARGS)
+{
+	Stream	   *stream = stream_load(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+	WaitTarget	target = {.stream = stream};
+	char	   *missing;
+
+	launcher_require();
+	stream_check_owner(stream);
+	check_is_committed(stream);
+	target.deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
+															  TimestampTzGetDatum(GetCurrentTimestamp()),
+															  PG_GETARG_DATUM(1)));
+	target.at_call = RegisterSnapshot(GetLatestSnapshot());
+	if (stream->server)
+		find_ends(&target);
+	while ((missing = look(&target)) != NULL)
+	{
+		if (GetCurrentTimestamp() >= target.deadline)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("stream \"%s\" is behind: %s are not applied", stream->name, missing),
+					 errhint("See state, reason and remedy in detect.stat_stream.")));
+		wait_a_little();
+	}
+	UnregisterSnapshot(target.at_call);
+	PG_RETURN_VOID();
+}
