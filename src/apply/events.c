@@ -292,9 +292,9 @@ register_relation(const char *name, Oid relid, TupleDesc desc, Tuplestorestate *
 		elog(ERROR, "could not register relation \"%s\": %s", name, SPI_result_code_string(result));
 }
 
-/* Whether a plan reads the named ephemeral relation, and once. */
+/* The query must read the elements, and not the staging table of that name. */
 static void
-check_plan_reads(SPIPlanPtr plan, const char *name, const Stream *stream)
+check_reads_batch(SPIPlanPtr plan, const Stream *stream)
 {
 	ListCell   *source;
 	int			found = 0;
@@ -315,12 +315,12 @@ check_plan_reads(SPIPlanPtr plan, const char *name, const Stream *stream)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
 				 errmsg("the query of stream \"%s\" does not read its elements", stream->name),
-				 errhint("A common table expression may hide \"%s\": give it another name.", name)));
+				 errhint("A common table expression may hide \"%s\": give it another name.", stream->name)));
 }
 
 /* A plan for so many rows: the kept one if it was made for about as many. */
 static SPIPlanPtr
-plan_for(SizedPlan *sized, const char *sql, double nrows, const char *reads, const Stream *stream)
+plan_for(SizedPlan *sized, const char *sql, double nrows)
 {
 	SPIPlanPtr	plan;
 
@@ -329,7 +329,6 @@ plan_for(SizedPlan *sized, const char *sql, double nrows, const char *reads, con
 	plan = SPI_prepare(sql, 0, NULL);
 	if (plan == NULL)
 		elog(ERROR, "could not prepare \"%s\": %s", sql, SPI_result_code_string(SPI_result));
-	check_plan_reads(plan, reads, stream);
 	if (sized->plan)
 		SPI_freeplan(sized->plan);
 	SPI_keepplan(plan);
@@ -375,7 +374,8 @@ run_query(Events *events, Element **candidates, int ncandidates)
 	events->rows = tuplestore_begin_heap(false, false, detect_max_batch_kilobytes * 4);
 	SPI_connect();
 	register_relation(stream->name, stream->staging_table, NULL, batch_rows, ncandidates);
-	plan = plan_for(&events->query, events->query_sql, ncandidates, stream->name, stream);
+	plan = plan_for(&events->query, events->query_sql, ncandidates);
+	check_reads_batch(plan, stream);
 	if (SPI_execute_plan_extended(plan, &options) < 0)
 		elog(ERROR, "could not run the query of stream \"%s\"", stream->name);
 	SPI_finish();
@@ -395,7 +395,7 @@ run_insert(Events *events)
 	events->naccepted = 0;
 	SPI_connect();
 	register_relation(ACCEPTED_RELATION, InvalidOid, events->row_desc, events->rows, events->nrows);
-	plan = plan_for(&events->insert, events->insert_sql, events->nrows, ACCEPTED_RELATION, stream);
+	plan = plan_for(&events->insert, events->insert_sql, events->nrows);
 	inserting = events;
 	PG_TRY();
 	{

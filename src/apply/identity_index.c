@@ -38,6 +38,7 @@ typedef enum IndexFit
 
 struct IndexProbe
 {
+	MemoryContext context;		/* scans keep what they allocate on the way */
 	Relation	table;
 	Relation	index;
 	IndexScanDesc scan;
@@ -198,6 +199,7 @@ index_probe_open(Oid table, Oid index, const IdentityColumns *columns, Snapshot 
 	IndexProbe *probe = palloc0_object(IndexProbe);
 	int			i;
 
+	probe->context = CurrentMemoryContext;
 	probe->table = table_open(table, AccessShareLock);
 	probe->index = index_open(index, AccessShareLock);
 	probe->nkeys = probe->index->rd_index->indnkeyatts;
@@ -229,6 +231,7 @@ index_probe_open(Oid table, Oid index, const IdentityColumns *columns, Snapshot 
 bool
 index_probe_finds(IndexProbe *probe, const Datum *values)
 {
+	MemoryContext old = MemoryContextSwitchTo(probe->context);
 	bool		found;
 	int			i;
 
@@ -246,6 +249,7 @@ index_probe_finds(IndexProbe *probe, const Datum *values)
 			partition_time(probe->event_time_type, values[probe->event_time]);
 	}
 	ExecClearTuple(probe->slot);
+	MemoryContextSwitchTo(old);
 	return found;
 }
 

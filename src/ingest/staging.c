@@ -26,12 +26,16 @@
 #include "catalog/pg_extension.h"
 #include "catalog/pg_type.h"
 #include "commands/extension.h"
+#include "commands/trigger.h"
 #include "executor/spi.h"
+#include "fmgr.h"
 #include "ingest/staging.h"
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/rel.h"
+
+PG_FUNCTION_INFO_V1(detect_staged);
 
 /* Name of a stream's staging table in schema detect. */
 static char *
@@ -152,4 +156,26 @@ staging_truncate(const Stream *stream, BlockNumber at_least)
 		heap_truncate_one_rel(rel);
 	table_close(rel, NoLock);
 	return drained;
+}
+
+/*
+ * AFTER INSERT statement trigger of detect_staging.<stream>: wakes the applier
+ * once what SQL staged has committed.
+ */
+Datum
+detect_staged(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigdata = (TriggerData *) fcinfo->context;
+	Stream	   *stream;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_AFTER(trigdata->tg_event) ||
+		!TRIGGER_FIRED_FOR_STATEMENT(trigdata->tg_event))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("detect._staged() must be an AFTER statement trigger"),
+				 errhint("detect.create_stream makes it.")));
+	stream = stream_load(RelationGetRelationName(trigdata->tg_relation), true);
+	if (stream)
+		slot_wake_at_commit(stream->id);
+	return PointerGetDatum(NULL);
 }

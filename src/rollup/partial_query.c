@@ -83,7 +83,7 @@ static void
 add_time_range(Query *query, int events_rti, const Stream *stream, const PartialSource *source)
 {
 	RangeTblEntry *rte = rt_fetch(events_rti, query->rtable);
-	AttrNumber	attnum = get_attnum(stream->events_table, stream->event_time);
+	AttrNumber	attnum;
 	Oid			type;
 	int32		typmod;
 	Oid			collation;
@@ -92,6 +92,7 @@ add_time_range(Query *query, int events_rti, const Stream *stream, const Partial
 
 	if (!source->has_from && !source->has_until)
 		return;
+	attnum = get_attnum(stream->events_table, stream->event_time);
 	if (attnum == InvalidAttrNumber)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_COLUMN),

@@ -204,6 +204,17 @@ write_applied_until(RollupSet *set)
 	set->applied_until = now;
 }
 
+/* Whether a rollup takes events of batches.  One whose relations have just
+ * been dropped does not: its row goes too, and the set is loaded again. */
+static bool
+takes_batches(const Rollup *rollup)
+{
+	if (rollup->phase == ROLLUP_NEW || rollup->phase == ROLLUP_FAILED)
+		return false;
+	return SearchSysCacheExists1(RELOID, ObjectIdGetDatum(rollup->query_view)) &&
+		SearchSysCacheExists1(RELOID, ObjectIdGetDatum(rollup->state_table));
+}
+
 /*
  * Merge what the events table's AFTER INSERT statement trigger saw into the
  * rollups, in the transaction that inserted it.  The trigger is that of the
@@ -230,7 +241,7 @@ rollup_set_apply(RollupSet *set, TriggerData *trigdata)
 		Rollup	   *rollup = &set->rollups[i];
 		PartialSource source = {.batch = trigdata->tg_newtable};
 
-		if (rollup->phase == ROLLUP_NEW || rollup->phase == ROLLUP_FAILED)
+		if (!takes_batches(rollup))
 			continue;
 		source.has_from = rollup->phase == ROLLUP_FILLING;
 		source.from = rollup->filled_from;
