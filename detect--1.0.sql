@@ -332,7 +332,9 @@ CREATE VIEW detect.stat_stream AS
 		   w.apply_pid AS pid, w.state_since,
 		   p.accepted, p.duplicates, p.filtered, p.expired, p.dead_letters,
 		   p.lag_messages, p.lag_seconds,
-		   w.events_per_second, w.freshness_p50_ms, w.freshness_p99_ms,
+		   CASE WHEN w.last_batch_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) interval '10 seconds'
+				THEN w.events_per_second ELSE 0 END AS events_per_second,
+		   w.freshness_p50_ms, w.freshness_p99_ms,
 		   w.last_batch_at, w.retries, w.sqlstate AS last_sqlstate, w.last_error_at,
 		   w.identities, w.identity_bytes
 	FROM detect._stream s

@@ -328,6 +328,7 @@ extern void slot_set_reason(StreamSlot *slot, const char *reason);
 extern void slot_record_error(StreamSlot *slot, int sqlstate, const char *reason);
 extern void slot_wake(StreamSlot *slot, WorkerDuty duty);
 extern void slot_wake_at_commit(int32 stream_id);
+extern void slot_want_maintenance(StreamSlot *slot);
 
 /* ---------------------------------------------------------------------
  * in ingest/freshness.c

@@ -211,6 +211,39 @@ read_staged_progress(Applier *applier)
 	return staged;
 }
 
+/*
+ * Rows are missing from staging, which should not happen: forget what is
+ * staged, so that the consumer reads it again from where applied progress is.
+ */
+static void
+stage_again(Applier *applier)
+{
+	ereport(LOG,
+			(errmsg("staged rows of stream \"%s\" are missing; reading them from Kafka again",
+					applier->stream->name)));
+	staging_discard(applier->stream);
+	staged_reader_rewind(applier->reader);
+}
+
+/* Read what consumers have staged.  Progress first: rows are then seen by a
+ * snapshot that is not older. */
+static Batch *
+read_staged(Applier *applier)
+{
+	List	   *staged_progress = read_staged_progress(applier);
+	Batch	   *batch;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	batch = staged_read(applier->reader, applier->applied, staged_progress);
+	PopActiveSnapshot();
+	if (batch == NULL)
+	{
+		stage_again(applier);
+		batch = palloc0(sizeof(Batch));
+	}
+	return batch;
+}
+
 /* Read the next batch, NULL when the definition has changed. */
 static Batch *
 read_batch(Applier *applier, bool from_sql)
@@ -226,7 +259,7 @@ read_batch(Applier *applier, bool from_sql)
 	if (from_sql)
 		batch = staged_read_sql(applier->reader, progress_find(applier->applied, SQL_TOPIC, SQL_PARTITION));
 	else
-		batch = staged_read(applier->reader, applier->applied, read_staged_progress(applier));
+		batch = read_staged(applier);
 	MemoryContextSwitchTo(old_context);
 	ensure_partitions(applier, batch);
 	commit_batch_transaction();
@@ -602,7 +635,7 @@ tend_partitions(Applier *applier)
 		return;
 	if (maintain_is_due(applier->stream))
 	{
-		my_slot->maintain_wanted = true;
+		slot_want_maintenance(my_slot);
 		launcher_wake();
 	}
 	commit_batch_transaction();

@@ -10,8 +10,8 @@
  * may fill.  Therefore each row carries the offset of the message staged
  * before it in its partition, and a row that does not follow the last one read
  * sends the reader back to block 0, to read all there is and sort it.  A gap
- * that remains then means that rows are missing: they are read from Kafka
- * again, which the caller is told by an error.
+ * that remains then means that rows are missing: they must be read from Kafka
+ * again.
  *
  *-------------------------------------------------------------------------
  */
@@ -359,13 +359,33 @@ read_sorted(StagedReader *reader, Relation rel, Batch *batch, List *applied)
 	return true;
 }
 
+/* Whether everything was read that the staged progress speaks of. */
+static bool
+is_complete(const Batch *batch, List *applied)
+{
+	ListCell   *cell;
+
+	if (batch->is_cut)
+		return true;
+	foreach(cell, batch->staged_progress)
+	{
+		Progress   *staged = lfirst(cell);
+		Progress   *progress = progress_find(applied, staged->topic, staged->partition);
+
+		if (progress == NULL || progress->read_offset < staged->last_offset)
+			return false;
+	}
+	return true;
+}
+
 /* Start a look: nothing read yet of any partition. */
 static Batch *
-batch_begin(List *applied)
+batch_begin(List *applied, List *staged_progress)
 {
 	Batch	   *batch = palloc0(sizeof(Batch));
 	ListCell   *cell;
 
+	batch->staged_progress = staged_progress;
 	foreach(cell, applied)
 	{
 		Progress   *progress = lfirst(cell);
@@ -377,29 +397,27 @@ batch_begin(List *applied)
 
 /*
  * Take what is staged, up to a bound, in the order of offsets within each
- * partition.  The caller is in a transaction with an active snapshot, holds
- * the stream's lock, and has the batch's memory current.
+ * partition.  NULL when rows are missing that staged progress, which was read
+ * under an older snapshot, says are there: then they must be read from Kafka
+ * again.  The caller is in a transaction with an active snapshot, holds the
+ * stream's lock, and has the batch's memory current.
  */
 Batch *
 staged_read(StagedReader *reader, List *applied, List *staged_progress)
 {
 	Relation	rel = table_open(staging_table_oid(reader->stream->id), AccessShareLock);
-	Batch	   *batch = batch_begin(applied);
+	Batch	   *batch = batch_begin(applied, staged_progress);
 
 	reader->staged_values = palloc(RelationGetDescr(rel)->natts * sizeof(Datum));
 	reader->staged_nulls = palloc(RelationGetDescr(rel)->natts * sizeof(bool));
-	if (!read_forward(reader, rel, batch, applied))
+	if (!read_forward(reader, rel, batch, applied) || !is_complete(batch, applied))
 	{
 		staged_reader_rewind(reader);
-		batch = batch_begin(applied);
-		if (!read_sorted(reader, rel, batch, applied))
-			ereport(ERROR,
-					(errcode(ERRCODE_DATA_CORRUPTED),
-					 errmsg("staged rows of stream \"%s\" are missing", reader->stream->name),
-					 errdetail("They are read from Kafka again.")));
+		batch = batch_begin(applied, staged_progress);
+		if (!read_sorted(reader, rel, batch, applied) || !is_complete(batch, applied))
+			batch = NULL;
 	}
 	table_close(rel, AccessShareLock);
-	batch->staged_progress = staged_progress;
 	return batch;
 }
 

@@ -385,6 +385,16 @@ round_changes_anything(Consumer *consumer)
 	return false;
 }
 
+/* Whether the last thing that was polled is a message or the end of a
+ * partition: whatever was wrong before is over. */
+static bool
+broker_has_answered(const Consumer *consumer)
+{
+	KafkaEventKind kind = consumer->events[consumer->nevents - 1].kind;
+
+	return kind == KAFKA_MESSAGE || kind == KAFKA_END_OF_PARTITION;
+}
+
 /* Stage what was polled, in one transaction; how many rows, or -1 when the
  * definition has changed and nothing was done. */
 static int
@@ -466,14 +476,12 @@ consumer_run(Consumer *consumer)
 	rows = round_changes_anything(consumer) ? stage_round(consumer) : 0;
 	if (rows < 0)
 		return true;
+	if (broker_has_answered(consumer))
+		slot_set_state(my_slot, STREAM_RUNNING);
 	kafka_release_messages(consumer->client);
 	consumer->nevents = 0;
-	if (rows > 0)
-	{
-		slot_set_state(my_slot, STREAM_RUNNING);
-		if (consumer->stream->consumers > 0)
-			slot_wake(my_slot, DUTY_APPLY);
-	}
+	if (rows > 0 && consumer->stream->consumers > 0)
+		slot_wake(my_slot, DUTY_APPLY);
 	if (rows < SMALL_ROUND_ROWS)
 		consumer->linger_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LINGER_MS);
 	return rows >= SMALL_ROUND_ROWS;

@@ -269,3 +269,15 @@ slot_wake_at_commit(int32 stream_id)
 	streams_to_wake = list_append_unique_int(streams_to_wake, stream_id);
 	MemoryContextSwitchTo(old_context);
 }
+
+/*
+ * Ask the launcher for a worker that tends partitions; it is told by
+ * launcher_wake().
+ */
+void
+slot_want_maintenance(StreamSlot *slot)
+{
+	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
+	slot->maintain_wanted = true;
+	LWLockRelease(detect_shared->lock);
+}

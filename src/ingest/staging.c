@@ -33,6 +33,7 @@
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
 #include "utils/rel.h"
 
 PG_FUNCTION_INFO_V1(detect_staged);
@@ -156,6 +157,21 @@ staging_truncate(const Stream *stream, BlockNumber at_least)
 		heap_truncate_one_rel(rel);
 	table_close(rel, NoLock);
 	return drained;
+}
+
+/*
+ * Throw away what is staged, progress first, and have the consumer begin again
+ * from applied progress.  The caller holds the stream's lock.
+ */
+void
+staging_discard(const Stream *stream)
+{
+	Relation	rel = table_open(staging_table_ensure(stream), AccessExclusiveLock);
+
+	progress_forget_staged(stream);
+	heap_truncate_one_rel(rel);
+	table_close(rel, NoLock);
+	CacheInvalidateRelcacheByRelid(catalog_relation("_stream", false));
 }
 
 /*

@@ -45,6 +45,7 @@ typedef struct Progress
 extern Oid	staging_table_oid(int32 stream_id);
 extern Oid	staging_table_ensure(const Stream *stream);
 extern void staging_table_drop(int32 stream_id);
+extern void staging_discard(const Stream *stream);
 extern bool staging_truncate(const Stream *stream, BlockNumber at_least);
 
 /* in ingest/progress.c */

@@ -43,11 +43,12 @@
 #define MAX_MESSAGE_BYTES  512
 
 /* The town that the locations lie in; examples/city_cameras has the same. */
-#define TOWN_WEST	 13.0
-#define TOWN_SOUTH	 52.3
-#define TOWN_WIDTH	 0.8
-#define TOWN_HEIGHT	 0.4
-#define CAMERA_REACH 0.0015 /* degrees between a camera and what it sees */
+#define TOWN_WEST		13.0
+#define TOWN_SOUTH		52.3
+#define TOWN_WIDTH		0.8
+#define TOWN_HEIGHT		0.4
+#define LOCATION_STRIDE 7919   /* a prime: spreads neighbours in rank */
+#define CAMERA_REACH	0.0015 /* degrees between a camera and what it sees */
 
 /* What can be wrong with a message; its key says "broken-" and the name. */
 typedef enum BrokenKind
@@ -239,14 +240,16 @@ format_time(char *buffer, size_t buffer_bytes, int64_t time_us)
 
 /*
  * Writes the payload of an event, broken in the given way, and returns its
- * length.  Some locations are much busier than others: the square of a
- * uniform number chooses.
+ * length.  Some locations and items are much more frequent than others: the
+ * square of a uniform number chooses.  Busy locations lie all over the town.
  */
 static size_t
 format_event(char *buffer, int64_t event, BrokenKind broken)
 {
-	double fraction = draw_fraction(event, DRAW_LOCATION);
-	int location = (int) (fraction * fraction * options.locations);
+	double place = draw_fraction(event, DRAW_LOCATION);
+	double thing = draw_fraction(event, DRAW_ITEM);
+	int64_t rank = (int64_t) (place * place * options.locations);
+	int location = (int) (rank * LOCATION_STRIDE % options.locations);
 	int camera = location * 4 + (int) (draw(event, DRAW_CAMERA) % 4) + 1;
 	int columns = (int) ceil(sqrt((double) options.locations));
 	int rows = (options.locations + columns - 1) / columns;
@@ -278,7 +281,7 @@ format_event(char *buffer, int64_t event, BrokenKind broken)
 				 "\"item_name\": \"%s\", \"confidence\": %.4f, \"timestamp_detected\": \"%s\", "
 				 "\"lon\": %.6f, \"lat\": %.6f}",
 				 broken == BROKEN_MISSING_KEY ? "" : oid, camera_text, location + 1,
-				 items[draw(event, DRAW_ITEM) % NUM_ITEMS], confidence, time_text, lon, lat);
+				 items[(int) (thing * thing * NUM_ITEMS)], confidence, time_text, lon, lat);
 	return broken == BROKEN_INVALID_JSON ? (size_t) length / 2 : (size_t) length;
 }
 
