@@ -28,6 +28,7 @@ OBJS = \
 	src/name.o \
 	src/settings.o \
 	src/stream.o \
+	src/stream_arguments.o \
 	src/stream_columns.o \
 	src/stream_create.o \
 	src/stream_query.o \

@@ -27,7 +27,7 @@ GRANT USAGE ON SCHEMA detect, detect_staging, detect_query, detect_state TO PUBL
 -- cluster: another database may have made it already.
 DO $$
 BEGIN
-	IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname OPERATOR(pg_catalog.=) 'detect_admin') THEN
+	IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'detect_admin') THEN
 		CREATE ROLE detect_admin NOLOGIN;
 		COMMENT ON ROLE detect_admin IS 'may create servers of detect_kafka, streams and rollups';
 	END IF;
@@ -150,12 +150,12 @@ REVOKE ALL ON ALL SEQUENCES IN SCHEMA detect FROM PUBLIC;
 
 -- pg_dump carries definitions, progress and dead letters.  A stream that is
 -- restored elsewhere is paused: it is a copy.
-SELECT pg_catalog.pg_extension_config_dump('detect._id', '');
-SELECT pg_catalog.pg_extension_config_dump('detect._stream', '');
-SELECT pg_catalog.pg_extension_config_dump('detect._applied_progress', '');
-SELECT pg_catalog.pg_extension_config_dump('detect._dead_letter_id', '');
-SELECT pg_catalog.pg_extension_config_dump('detect._dead_letter', '');
-SELECT pg_catalog.pg_extension_config_dump('detect._rollup', '');
+SELECT pg_extension_config_dump('detect._id', '');
+SELECT pg_extension_config_dump('detect._stream', '');
+SELECT pg_extension_config_dump('detect._applied_progress', '');
+SELECT pg_extension_config_dump('detect._dead_letter_id', '');
+SELECT pg_extension_config_dump('detect._dead_letter', '');
+SELECT pg_extension_config_dump('detect._rollup', '');
 
 -- ---------------------------------------------------------------------
 -- Streams
@@ -256,16 +256,16 @@ COMMENT ON EVENT TRIGGER detect_dropped IS 'clears the definitions of streams an
 
 CREATE FUNCTION detect._stream_owner(name text) RETURNS oid
 	LANGUAGE sql STABLE STRICT PARALLEL SAFE
-	RETURN (SELECT c.relowner FROM pg_catalog.pg_class c
-			JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
-			WHERE n.nspname OPERATOR(pg_catalog.=) 'detect_query'
-			AND c.relname::pg_catalog.text OPERATOR(pg_catalog.=) name);
+	RETURN (SELECT c.relowner FROM pg_class c
+			JOIN pg_namespace n ON n.oid = c.relnamespace
+			WHERE n.nspname = 'detect_query'
+			AND c.relname::text = name);
 COMMENT ON FUNCTION detect._stream_owner(text) IS 'the owner of a stream or rollup';
 
 CREATE FUNCTION detect._may_see(owner oid) RETURNS boolean
 	LANGUAGE sql STABLE PARALLEL SAFE
-	RETURN COALESCE(pg_catalog.pg_has_role(owner, 'MEMBER'), false)
-		OR pg_catalog.pg_has_role('pg_read_all_stats', 'MEMBER');
+	RETURN COALESCE(pg_has_role(owner, 'MEMBER'), false)
+		OR pg_has_role('pg_read_all_stats', 'MEMBER');
 COMMENT ON FUNCTION detect._may_see(oid) IS 'whether the caller may see what belongs to this owner';
 
 CREATE FUNCTION detect._slots(
@@ -280,11 +280,11 @@ CREATE FUNCTION detect._slots(
 COMMENT ON FUNCTION detect._slots() IS 'what the workers of this database''s streams say in shared memory';
 
 CREATE VIEW detect.stream AS
-	SELECT s.name AS stream, pg_catalog.pg_get_userbyid(detect._stream_owner(s.name)) AS owner,
+	SELECT s.name AS stream, pg_get_userbyid(detect._stream_owner(s.name)) AS owner,
 		   s.server, s.topic, s.events_table, s.fields, s.key, s.event_time, s.start,
 		   s.partition_interval, s.retention, s.consumers, s.paused,
-		   pg_catalog.pg_get_viewdef(pg_catalog.to_regclass(
-			   pg_catalog.format('detect_query.%I', s.name))::pg_catalog.oid) AS query,
+		   pg_get_viewdef(to_regclass(
+			   format('detect_query.%I', s.name))::oid) AS query,
 		   s.changed_by, s.changed_at
 	FROM detect._stream s
 	WHERE detect._may_see(detect._stream_owner(s.name));
@@ -292,10 +292,10 @@ COMMENT ON VIEW detect.stream IS 'definitions of streams';
 
 CREATE VIEW detect.rollup AS
 	SELECT r.name AS rollup, s.name AS stream,
-		   pg_catalog.pg_get_userbyid(detect._stream_owner(r.name)) AS owner,
+		   pg_get_userbyid(detect._stream_owner(r.name)) AS owner,
 		   r.view, r.time_zone,
-		   pg_catalog.pg_get_viewdef(pg_catalog.to_regclass(
-			   pg_catalog.format('detect_query.%I', r.name))::pg_catalog.oid) AS query,
+		   pg_get_viewdef(to_regclass(
+			   format('detect_query.%I', r.name))::oid) AS query,
 		   r.created_at
 	FROM detect._rollup r
 	LEFT JOIN detect._stream s USING (events_table)
@@ -306,9 +306,9 @@ CREATE VIEW detect.stat_partition AS
 	SELECT s.name AS stream, a.kafka_topic, a.kafka_partition,
 		   a.next_offset AS applied_offset, p.next_offset AS staged_offset,
 		   p.end_offset,
-		   GREATEST(p.end_offset OPERATOR(pg_catalog.-) a.next_offset, 0) AS lag_messages,
-		   CASE WHEN p.end_offset OPERATOR(pg_catalog.<=) a.next_offset THEN 0
-				ELSE EXTRACT(epoch FROM pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) a.last_timestamp)::float8
+		   GREATEST(p.end_offset - a.next_offset, 0) AS lag_messages,
+		   CASE WHEN p.end_offset <= a.next_offset THEN 0
+				ELSE EXTRACT(epoch FROM clock_timestamp() - a.last_timestamp)::float8
 		   END AS lag_seconds,
 		   a.last_timestamp AS kafka_timestamp,
 		   a.accepted, a.duplicates, a.filtered, a.expired, a.dead_letters,
@@ -327,12 +327,12 @@ CREATE VIEW detect.stat_stream AS
 				ELSE w.state END AS state,
 		   CASE WHEN s.paused THEN s.paused_reason ELSE NULLIF(w.reason, '') END AS reason,
 		   CASE WHEN s.paused THEN s.paused_remedy
-				WHEN w.stream_id IS NULL AND pg_catalog.current_setting('detect.max_streams', true) IS NULL
+				WHEN w.stream_id IS NULL AND current_setting('detect.max_streams', true) IS NULL
 				THEN 'add detect to shared_preload_libraries and restart the server' END AS remedy,
 		   w.apply_pid AS pid, w.state_since,
 		   p.accepted, p.duplicates, p.filtered, p.expired, p.dead_letters,
 		   p.lag_messages, p.lag_seconds,
-		   CASE WHEN w.last_batch_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) interval '10 seconds'
+		   CASE WHEN w.last_batch_at > clock_timestamp() - interval '10 seconds'
 				THEN w.events_per_second ELSE 0 END AS events_per_second,
 		   w.freshness_p50_ms, w.freshness_p99_ms,
 		   w.last_batch_at, w.retries, w.sqlstate AS last_sqlstate, w.last_error_at,
@@ -340,11 +340,11 @@ CREATE VIEW detect.stat_stream AS
 	FROM detect._stream s
 	LEFT JOIN detect._slots() w USING (stream_id)
 	LEFT JOIN LATERAL (
-		SELECT pg_catalog.sum(sp.accepted)::pg_catalog.int8 AS accepted, pg_catalog.sum(sp.duplicates)::pg_catalog.int8 AS duplicates,
-			   pg_catalog.sum(sp.filtered)::pg_catalog.int8 AS filtered, pg_catalog.sum(sp.expired)::pg_catalog.int8 AS expired,
-			   pg_catalog.sum(sp.dead_letters)::pg_catalog.int8 AS dead_letters,
-			   pg_catalog.sum(sp.lag_messages)::pg_catalog.int8 AS lag_messages, pg_catalog.max(sp.lag_seconds) AS lag_seconds
-		FROM detect.stat_partition sp WHERE sp.stream OPERATOR(pg_catalog.=) s.name) p ON true
+		SELECT sum(sp.accepted)::int8 AS accepted, sum(sp.duplicates)::int8 AS duplicates,
+			   sum(sp.filtered)::int8 AS filtered, sum(sp.expired)::int8 AS expired,
+			   sum(sp.dead_letters)::int8 AS dead_letters,
+			   sum(sp.lag_messages)::int8 AS lag_messages, max(sp.lag_seconds) AS lag_seconds
+		FROM detect.stat_partition sp WHERE sp.stream = s.name) p ON true
 	WHERE detect._may_see(detect._stream_owner(s.name));
 COMMENT ON VIEW detect.stat_stream IS
 	'how each stream does: state and reason, outcomes, lag, speed and freshness; a stream that should run and does not is a row too';
@@ -366,8 +366,8 @@ CREATE VIEW detect.stat_worker AS
 	LEFT JOIN detect._slots() w USING (stream_id)
 	CROSS JOIN LATERAL (VALUES ('apply', w.apply_pid), ('consume', w.consume_pid),
 							   ('maintain', w.maintain_pid)) d (duty, pid)
-	WHERE (d.duty OPERATOR(pg_catalog.=) 'apply' OR d.pid IS NOT NULL
-		   OR (d.duty OPERATOR(pg_catalog.=) 'consume' AND s.consumers OPERATOR(pg_catalog.>) 0))
+	WHERE (d.duty = 'apply' OR d.pid IS NOT NULL
+		   OR (d.duty = 'consume' AND s.consumers > 0))
 	AND detect._may_see(detect._stream_owner(s.name));
 COMMENT ON VIEW detect.stat_worker IS
 	'workers of each stream, and where their time goes; a worker that should run and does not has no pid';
@@ -378,7 +378,7 @@ CREATE VIEW detect.dead_letter AS
 		   d.stage, d.sqlstate, d.reason, d.attempts, d.recorded_at
 	FROM detect._dead_letter d
 	JOIN detect._stream s USING (stream_id)
-	WHERE pg_catalog.pg_has_role(detect._stream_owner(s.name), 'MEMBER');
+	WHERE pg_has_role(detect._stream_owner(s.name), 'MEMBER');
 COMMENT ON VIEW detect.dead_letter IS
 	'elements that could not become events, with their bytes and the reason; seen by the stream''s owner alone';
 

@@ -9,7 +9,31 @@
 #define DETECT_STREAM_H
 
 #include "detect.h"
+#include "fmgr.h"
 #include "nodes/parsenodes.h"
+
+/* The arguments of create_stream, in their order. */
+enum
+{
+	ARG_NAME,
+	ARG_SERVER,
+	ARG_TOPIC,
+	ARG_EVENTS_TABLE,
+	ARG_COLUMNS,
+	ARG_FIELDS,
+	ARG_QUERY,
+	ARG_KEY,
+	ARG_EVENT_TIME,
+	ARG_START,
+	ARG_PARTITION_INTERVAL,
+	ARG_RETENTION,
+	ARG_CONSUMERS
+};
+
+/* in stream_arguments.c */
+extern char *arg_text(FunctionCallInfo fcinfo, int arg);
+extern void stream_check_caller(void);
+extern Stream *stream_from_arguments(FunctionCallInfo fcinfo);
 
 /* in stream_columns.c */
 extern List *stream_columns_parse(const char *columns);
