@@ -159,6 +159,7 @@ SELECT detect._finalize(NULL::int, 'avg(int)'::regprocedure, '{1,2}'::bigint[]);
 SELECT detect._finalize(NULL::numeric, 'avg(int)'::regprocedure, '{2,5}'::bigint[]);
 
 RESET SESSION AUTHORIZATION;
+DROP TABLE temporary_zone;
 DROP SCHEMA rollup_refused CASCADE;
 SELECT count(*) FROM detect._rollup WHERE name LIKE 'refused%';
 DROP ROLE regress_rollup_refused, regress_rollup_stranger;

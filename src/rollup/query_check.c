@@ -195,7 +195,7 @@ check_aggregates(Node *node, void *context)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("aggregate %s with DISTINCT cannot be kept in a rollup", name),
-				 errhint("Count distinct values with hll, or group by the column and count when reading.")));
+				 errhint("Count distinct values with hll, or group by the column too and aggregate when reading.")));
 	if (aggref->aggorder != NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),

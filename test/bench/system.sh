@@ -1,0 +1,109 @@
+# shellcheck shell=bash
+#
+# system.sh: what the benchmarks run on; sourced by run and soak.
+#
+# A PostgreSQL of its own with this extension, a real Apache Kafka of one node,
+# and the town of examples/city_cameras: 10,000 locations, 1000 zones of 65
+# points.  Everything lives in one directory of TMPDIR, which is removed at the
+# end, also after Ctrl-C.
+
+SOURCE=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+BENCH=$SOURCE/test/bench
+PARTITIONS=4
+WORK=
+BINDIR=
+BOOTSTRAP=
+
+say() {
+    printf '%s\n' "$*"
+}
+
+# Runs a command as the user that the server runs as.
+as_server() {
+    if [ "$(id -u)" -eq 0 ]; then
+        (cd "$WORK" && runuser -u postgres -- "$@" </dev/null)
+    else
+        "$@" </dev/null
+    fi
+}
+
+# psql on the town's database, unaligned; its settings do not come from outside.
+ask() {
+    PGOPTIONS='-c client_min_messages=warning' "$BINDIR/psql" -X -q -A -t -P pager=off -v ON_ERROR_STOP=1 \
+        -h "$WORK/socket" -U postgres -d city "$@"
+}
+
+# Ends what runs, and removes it.
+tear_down() {
+    if [ -n "${generator:-}" ]; then
+        kill "$generator" 2>/dev/null || true
+    fi
+    "$SOURCE/test/broker/kafka" kill "$WORK/kafka" 2>/dev/null || true
+    if [ -s "$WORK/data/postmaster.pid" ]; then
+        as_server "$BINDIR/pg_ctl" -D "$WORK/data" -m immediate -w stop >/dev/null 2>&1 || true
+    fi
+    rm -rf "$WORK"
+}
+
+on_exit() {
+    local status=$?
+    trap - EXIT INT TERM
+    if [ -n "$WORK" ]; then
+        if [ "$status" -ne 0 ] && [ "$status" -ne 130 ] && [ -s "$WORK/postmaster.log" ]; then
+            echo "the server's last words:" >&2
+            grep -E 'ERROR|FATAL|PANIC|WARNING|DETAIL|HINT' "$WORK/postmaster.log" | tail -n 20 >&2 || true
+        fi
+        tear_down
+    fi
+    exit "$status"
+}
+
+# Large enough for no checkpoint to fall into a measurement, and otherwise as
+# installed: fsync, full_page_writes and autovacuum are on.
+start_server() {
+    mkdir -m 700 "$WORK/socket" "$WORK/data"
+    if [ "$(id -u)" -eq 0 ]; then
+        chown postgres "$WORK" "$WORK/socket" "$WORK/data"
+    fi
+    as_server "$BINDIR/initdb" -D "$WORK/data" -U postgres --auth=trust --encoding=UTF8 --no-locale --no-sync >"$WORK/initdb.log"
+    cat >>"$WORK/data/postgresql.conf" <<CONF
+listen_addresses = ''
+unix_socket_directories = '$WORK/socket'
+shared_preload_libraries = 'detect'
+shared_buffers = '1GB'
+max_wal_size = '16GB'
+checkpoint_timeout = '1h'
+timezone = 'UTC'
+CONF
+    as_server "$BINDIR/pg_ctl" -D "$WORK/data" -l "$WORK/postmaster.log" -w start >/dev/null
+    "$BINDIR/createdb" -h "$WORK/socket" -U postgres city
+}
+
+# The town, without the stream and the rollups that the example makes over a
+# topic that does not exist: the benchmarks make their own.
+make_town() {
+    ask -o /dev/null -v bootstrap="$BOOTSTRAP" -v topic=none -f "$SOURCE/examples/city_cameras/schema.sql"
+    ask -o /dev/null -f "$BENCH/town.sql"
+}
+
+start_system() {
+    WORK=$(mktemp -d "${TMPDIR:-/tmp}/detect-bench.XXXXXX")
+    chmod 755 "$WORK"
+    BINDIR=$("$SOURCE/test/private_postgres" "$WORK/postgres")
+    start_server
+    BOOTSTRAP=$(DETECT_KAFKA_PARENT=$$ "$SOURCE/test/broker/kafka" start "$WORK/kafka")
+    make_town
+}
+
+# One line about the machine and one about the versions.
+print_machine() {
+    local libs
+    libs=$("$SOURCE/test/broker/kafka" libs)
+    say "$(date -u +%Y-%m-%d), $(nproc) cores ($(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1))," \
+        "$(awk '/^MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo), load $(cut -d ' ' -f 1 /proc/loadavg)"
+    say "PostgreSQL $("$BINDIR/pg_config" --version | sed 's/[^0-9]*\([0-9.]*\).*/\1/')," \
+        "PostGIS $(ask -c "SELECT extversion FROM pg_extension WHERE extname = 'postgis'")," \
+        "librdkafka $(dpkg-query -W -f '${Version}' librdkafka1 2>/dev/null || echo unknown)," \
+        "Kafka $(basename "$(echo "$libs"/kafka_2*.jar)" .jar | sed 's/.*-//')," \
+        "detect $(git -C "$SOURCE" describe --always --dirty 2>/dev/null || echo unknown)"
+}
