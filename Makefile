@@ -75,6 +75,8 @@ OBJS = \
 	src/apply/partition.o \
 	src/apply/partition_interval.o \
 	src/apply/partition_make.o \
+	src/apply/piece.o \
+	src/apply/query.o \
 	src/apply/segment.o \
 	src/apply/staged_read.o \
 	src/rollup/definition.o \

@@ -5,24 +5,16 @@
  *
  * A batch is read in one transaction, in which missing partitions are made
  * too, and applied in another: either everything that it causes and the
- * progress past it commit, or nothing does.  An error in data splits the
- * batch; each part is tried in a transaction of its own, in order, until a
- * single element remains, which then becomes a dead letter in the commit that
- * passes it.  Since parts commit in order, progress never passes an element
- * that has no outcome.
- *
- * Memory follows commits: what is known of progress and identities changes
- * here only after the commit that made it so.
+ * progress past it commit, or nothing does.  See piece.c for what follows when
+ * something fails.  Between batches the applier empties the staging table,
+ * fills rollups and asks for the maintenance of partitions.
  *
  *-------------------------------------------------------------------------
  */
 #include "detect.h"
 
-#include "access/table.h"
-#include "access/tableam.h"
 #include "access/xact.h"
-#include "apply/applier.h"
-#include "apply/batch.h"
+#include "apply/applier_internal.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "utils/guc.h"
@@ -35,30 +27,6 @@
 #define IDLE_WAIT_MS 1000
 #define SQL_LOOK_MS 100
 #define MAINTAIN_CHECK_MS 60000
-
-/* So many elements in a row failing alone are no matter of data any more. */
-#define UNKNOWN_FAILURES 20
-
-struct Applier
-{
-	const Stream *stream;
-	MemoryContext context;
-	MemoryContext batch_context;
-	StagedReader *reader;
-	Dedup	   *dedup;
-	Events	   *events;
-	List	   *applied;		/* of Progress: as committed */
-	bool		is_loaded;
-	bool		may_fill;		/* a rollup may want filling */
-	bool		must_reload;	/* rollups have changed */
-	int			piece_size;		/* elements that one transaction tries */
-	int			unknown_failures;
-	TimestampTz next_sql_look;
-	TimestampTz next_maintain_check;
-	TimestampTz last_batch_at;
-	TimestampTz rate_since;
-	int64		rate_elements;
-};
 
 /*
  * An applier for a stream; nothing is read yet.  It lives in context.
@@ -77,9 +45,11 @@ applier_create(const Stream *stream, MemoryContext context)
 	return applier;
 }
 
-/* Begin a transaction under the stream's lock; false when the definition has
- * changed meanwhile, and then no transaction is open. */
-static bool
+/*
+ * Begin a transaction under the stream's lock; false when the definition has
+ * changed meanwhile, and then no transaction is open.
+ */
+bool
 begin_batch_transaction(Applier *applier)
 {
 	StartTransactionCommand();
@@ -92,7 +62,10 @@ begin_batch_transaction(Applier *applier)
 	return false;
 }
 
-static void
+/*
+ * Commit what begin_batch_transaction() began.
+ */
+void
 commit_batch_transaction(void)
 {
 	if (ActiveSnapshotSet())
@@ -265,257 +238,6 @@ read_batch(Applier *applier, bool from_sql)
 	commit_batch_transaction();
 	step_time(STEP_READ, &since);
 	return batch;
-}
-
-/* ---------------------------------------------------------------------
- * Applying a batch
- * ---------------------------------------------------------------------
- */
-
-/* Take the rows that SQL staged; one that is locked or gone is left alone. */
-static void
-take_sql_rows(Applier *applier, Batch *batch, int from, int to)
-{
-	Relation	rel = table_open(applier->stream->staging_table, RowExclusiveLock);
-	TM_FailureData failure;
-
-	for (int i = from; i < to; i++)
-	{
-		Element    *element = &batch->elements[i];
-
-		element->is_gone = table_tuple_delete(rel, &element->sql_tid, GetCurrentCommandId(true),
-											  GetActiveSnapshot(), InvalidSnapshot, false,
-											  &failure, false) != TM_Ok;
-	}
-	table_close(rel, NoLock);
-}
-
-/* Count the outcomes of a piece in copies of the progress, and write those. */
-static List *
-advance_progress(Applier *applier, Batch *batch, int from, int to)
-{
-	List	   *advanced = NIL;
-	ListCell   *cell;
-
-	for (int i = from; i < to; i++)
-	{
-		Element    *element = &batch->elements[i];
-		Progress   *progress;
-
-		if (element->is_gone)
-			continue;
-		progress = progress_find(advanced, element->progress->topic, element->progress->partition);
-		if (progress == NULL)
-		{
-			progress = palloc(sizeof(Progress));
-			*progress = *element->progress;
-			advanced = lappend(advanced, progress);
-		}
-		progress->outcomes[element->outcome]++;
-		if (batch->from_sql)
-			continue;
-		progress->last_offset = element->offset;
-		progress->next_offset = element->offset + 1;
-		if (element->kafka_timestamp != DT_NOBEGIN)
-			progress->last_timestamp = element->kafka_timestamp;
-	}
-	foreach(cell, advanced)
-	{
-		Progress   *progress = lfirst(cell);
-		Progress   *staged = progress_find(batch->staged_progress, progress->topic, progress->partition);
-
-		/* past control records, which are no messages */
-		if (staged && staged->last_offset == progress->last_offset)
-			progress->next_offset = staged->next_offset;
-		progress_write_applied(applier->stream, progress);
-	}
-	return advanced;
-}
-
-/* Write the dead letters of a piece. */
-static void
-write_dead_letters(Applier *applier, Batch *batch, int from, int to)
-{
-	for (int i = from; i < to; i++)
-	{
-		Element    *element = &batch->elements[i];
-
-		if (!element->is_gone && element->outcome == OUTCOME_DEAD_LETTER)
-			dead_letter_write(applier->stream, element);
-	}
-}
-
-/* After the commit: what is known follows. */
-static void
-remember_commit(Applier *applier, Batch *batch, int from, int to, List *advanced)
-{
-	TimestampTz now = GetCurrentTimestamp();
-	ListCell   *cell;
-
-	foreach(cell, advanced)
-	{
-		Progress   *progress = lfirst(cell);
-		Progress   *known = progress_find(applier->applied, progress->topic, progress->partition);
-		char	   *topic = known->topic;
-
-		*known = *progress;
-		known->topic = topic;
-	}
-	for (int i = from; i < to; i++)
-	{
-		Element    *element = &batch->elements[i];
-
-		if (element->is_gone)
-			continue;
-		my_slot->outcomes[element->outcome]++;
-		if (element->kafka_timestamp != DT_NOBEGIN)
-			slot_record_freshness(my_slot, now - element->kafka_timestamp, 1);
-	}
-	my_slot->batches++;
-	my_slot->elements += to - from;
-	my_slot->last_batch_at = now;
-	my_slot->identities = dedup_identities(applier->dedup);
-	my_slot->identity_bytes = dedup_bytes(applier->dedup);
-	applier->rate_elements += to - from;
-	applier->last_batch_at = now;
-}
-
-/* Apply a piece in one transaction; false when the definition has changed. */
-static bool
-apply_piece(Applier *applier, Batch *batch, int from, int to)
-{
-	MemoryContext old_context;
-	List	   *advanced;
-	instr_time	since;
-
-	if (!begin_batch_transaction(applier))
-		return false;
-	if (batch->from_sql)
-		take_sql_rows(applier, batch, from, to);
-	dedup_begin_batch(applier->dedup);
-	decide_piece(applier->stream, applier->reader, applier->dedup, applier->events, batch, from, to);
-
-	INSTR_TIME_SET_CURRENT(since);
-	write_dead_letters(applier, batch, from, to);
-	old_context = MemoryContextSwitchTo(applier->batch_context);
-	advanced = advance_progress(applier, batch, from, to);
-	MemoryContextSwitchTo(old_context);
-	commit_batch_transaction();
-	dedup_commit_batch(applier->dedup);
-	remember_commit(applier, batch, from, to, advanced);
-	step_time(STEP_COMMIT, &since);
-	return true;
-}
-
-/* Try a piece; the error if it failed, after everything is as before. */
-static ErrorData *
-try_piece(Applier *applier, Batch *batch, int from, int to, bool *changed)
-{
-	ErrorData  *volatile error = NULL;
-
-	PG_TRY();
-	{
-		*changed = !apply_piece(applier, batch, from, to);
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(applier->batch_context);
-		error = CopyErrorData();
-		FlushErrorState();
-		HOLD_INTERRUPTS();
-		AbortOutOfAnyTransaction();
-		RESUME_INTERRUPTS();
-		dedup_abort_batch(applier->dedup);
-		events_abort(applier->events);
-	}
-	PG_END_TRY();
-	return error;
-}
-
-/* An element that failed alone: a duplicate after all, or a dead letter. */
-static void
-blame_element(Applier *applier, Element *element, const ErrorData *error)
-{
-	if (error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION && error->constraint_name &&
-		dedup_owns_constraint(applier->dedup, error->schema_name, error->table_name,
-							  error->constraint_name))
-	{
-		element->is_known = true;
-		return;
-	}
-	element->sqlstate = error->sqlerrcode;
-	element->stage = events_stage;
-	element->reason = error->message;
-	events_stage = "apply";
-}
-
-/* Whether an error is for the applier to deal with; the worker deals with the
- * others. */
-static bool
-is_about_elements(Applier *applier, const ErrorData *error)
-{
-	FailureKind kind = failure_kind(error);
-
-	if (kind == FAILURE_UNKNOWN)
-		return applier->unknown_failures < UNKNOWN_FAILURES;
-	return kind == FAILURE_DATA;
-}
-
-/*
- * Apply the elements from .. to - 1, splitting where something fails.  False
- * when the definition has changed, which leaves the rest for later.
- */
-static bool
-apply_range(Applier *applier, Batch *batch, int from, int to)
-{
-	bool		changed = false;
-	ErrorData  *error = try_piece(applier, batch, from, to, &changed);
-
-	if (changed)
-		return false;
-	if (error == NULL)
-	{
-		if (to - from > 1)
-			applier->unknown_failures = 0;
-		return true;
-	}
-	if (!is_about_elements(applier, error))
-		ReThrowError(error);
-	if (to - from == 1)
-	{
-		Element    *element = &batch->elements[from];
-
-		if (element->sqlstate != 0)
-			ReThrowError(error);	/* even its dead letter can't be written */
-		if (failure_kind(error) == FAILURE_UNKNOWN)
-			applier->unknown_failures++;
-		blame_element(applier, element, error);
-		return apply_range(applier, batch, from, to);
-	}
-	/* where there is one there are more: small pieces are cheaper to split */
-	applier->piece_size = Max((to - from) / 2, 16);
-	return apply_range(applier, batch, from, from + (to - from) / 2) &&
-		apply_range(applier, batch, from + (to - from) / 2, to);
-}
-
-/* Apply a whole batch; false when the definition has changed on the way. */
-static bool
-apply_batch(Applier *applier, Batch *batch)
-{
-	int			from = 0;
-
-	while (from < batch->count)
-	{
-		int			size = Min(batch->count - from, applier->piece_size);
-
-		if (!apply_range(applier, batch, from, from + size))
-			return false;
-		from += size;
-		if (applier->piece_size <= INT_MAX / 2 && size >= applier->piece_size)
-			applier->piece_size *= 2;
-		CHECK_FOR_INTERRUPTS();
-	}
-	return true;
 }
 
 /* Progress past the end of what was staged, where no message stood. */

@@ -1,0 +1,42 @@
+/*-------------------------------------------------------------------------
+ *
+ * applier_internal.h
+ *	  What the files of the applier share.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DETECT_APPLIER_INTERNAL_H
+#define DETECT_APPLIER_INTERNAL_H
+
+#include "apply/applier.h"
+#include "apply/batch.h"
+
+struct Applier
+{
+	const Stream *stream;
+	MemoryContext context;
+	MemoryContext batch_context;
+	StagedReader *reader;
+	Dedup	   *dedup;
+	Events	   *events;
+	List	   *applied;		/* of Progress: as committed */
+	bool		is_loaded;
+	bool		may_fill;		/* a rollup may want filling */
+	bool		must_reload;	/* rollups have changed */
+	int			piece_size;		/* elements that one transaction tries */
+	int			unknown_failures;
+	TimestampTz next_sql_look;
+	TimestampTz next_maintain_check;
+	TimestampTz last_batch_at;
+	TimestampTz rate_since;
+	int64		rate_elements;
+};
+
+/* in apply/applier.c */
+extern bool begin_batch_transaction(Applier *applier);
+extern void commit_batch_transaction(void);
+
+/* in apply/piece.c */
+extern bool apply_batch(Applier *applier, Batch *batch);
+
+#endif							/* DETECT_APPLIER_INTERNAL_H */

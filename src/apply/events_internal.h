@@ -1,0 +1,53 @@
+/*-------------------------------------------------------------------------
+ *
+ * events_internal.h
+ *	  What events.c and query.c share.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DETECT_EVENTS_INTERNAL_H
+#define DETECT_EVENTS_INTERNAL_H
+
+#include "apply/batch.h"
+#include "executor/spi.h"
+#include "rollup/rollup.h"
+
+/* A plan and the number of rows that it was made for. */
+typedef struct SizedPlan
+{
+	SPIPlanPtr	plan;
+	double		rows;
+} SizedPlan;
+
+struct Events
+{
+	const Stream *stream;
+	MemoryContext context;
+	char	   *query_sql;
+	char	   *insert_sql;
+	SizedPlan	query;
+	SizedPlan	insert;
+	RollupSet  *rollups;
+	MemoryContext rollup_context;
+
+	/* Of one call of events_apply(). */
+	MemoryContext apply_context;
+	Batch	   *batch;
+	Dedup	   *dedup;
+	Tuplestorestate *rows;		/* that passed the query */
+	int64		nrows;
+	TupleDesc	row_desc;
+	bool		was_handed_over;
+	int64		naccepted;
+};
+
+/* in apply/events.c */
+extern void events_register_relation(const char *name, Oid relid, TupleDesc desc,
+									 Tuplestorestate *rows, double nrows);
+extern SPIPlanPtr events_plan_for(SizedPlan *sized, const char *sql, double nrows);
+
+/* in apply/query.c */
+extern char *query_text(const Stream *stream);
+extern void query_run(Events *events, Element **candidates, int ncandidates);
+
+#endif							/* DETECT_EVENTS_INTERNAL_H */
