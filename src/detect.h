@@ -192,6 +192,10 @@ typedef struct StreamSlot
 	PGPROC	   *procs[DUTIES];
 	bool		exited_cleanly[DUTIES]; /* the last worker, with code 0 */
 
+	/* How often something was staged: the applier looks when they change. */
+	uint32		staged_commits; /* by a consumer */
+	uint32		sql_commits;	/* by SQL */
+
 	/* Stats. */
 	StreamState state;
 	TimestampTz state_since;
@@ -328,6 +332,7 @@ extern void slot_set_reason(StreamSlot *slot, const char *reason);
 extern void slot_record_error(StreamSlot *slot, int sqlstate, const char *reason);
 extern void slot_wake(StreamSlot *slot, WorkerDuty duty);
 extern void slot_wake_at_commit(int32 stream_id);
+extern void slot_tell_staged(StreamSlot *slot);
 extern void slot_want_maintenance(StreamSlot *slot);
 
 /* ---------------------------------------------------------------------

@@ -24,8 +24,12 @@
 
 /* A staging table this large is emptied as soon as it is drained. */
 #define TRUNCATE_BLOCKS 2048
-#define IDLE_WAIT_MS 1000
-#define SQL_LOOK_MS 100
+#define IDLE_MS 1000
+
+/* Looks that nobody asked for: at rows that were locked, at rows whose trigger
+ * did not fire. */
+#define LOCKED_LOOK_MS 100
+#define IDLE_LOOK_MS 10000
 #define MAINTAIN_CHECK_MS 60000
 
 /*
@@ -108,6 +112,7 @@ load(Applier *applier)
 	dedup_begin_batch(applier->dedup);
 	commit_batch_transaction();
 	dedup_commit_batch(applier->dedup);
+	applier->kafka.due = applier->sql.due = 0;
 	applier->is_loaded = true;
 	applier->may_fill = true;
 	applier->must_reload = false;
@@ -280,11 +285,12 @@ advance_without_messages(Applier *applier, Batch *batch)
 
 /* Read and apply once; true when there is more to do at once. */
 static bool
-apply_once(Applier *applier, bool from_sql)
+apply_once(Applier *applier, bool from_sql, int *next_look_ms)
 {
 	Batch	   *batch;
 	bool		more;
 
+	*next_look_ms = 0;
 	MemoryContextReset(applier->batch_context);
 	batch = read_batch(applier, from_sql);
 	if (batch == NULL)
@@ -297,6 +303,25 @@ apply_once(Applier *applier, bool from_sql)
 	/* rows that were read and not applied must be read again */
 	if (more && !batch->is_cut)
 		staged_reader_rewind(applier->reader);
+	if (!more)
+		*next_look_ms = batch->has_locked_rows ? LOCKED_LOOK_MS : IDLE_LOOK_MS;
+	return more;
+}
+
+/* Look at a source of staged rows if that may be worth while. */
+static bool
+look_at(Applier *applier, Lookout *lookout, uint32 commits, bool from_sql)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int			next_look_ms;
+	bool		more;
+
+	if (lookout->seen_commits == commits && now < lookout->due)
+		return false;
+	lookout->due = now;			/* in case of an error */
+	more = apply_once(applier, from_sql, &next_look_ms);
+	lookout->seen_commits = commits;
+	lookout->due = TimestampTzPlusMilliseconds(now, next_look_ms);
 	return more;
 }
 
@@ -309,11 +334,14 @@ apply_once(Applier *applier, bool from_sql)
 static void
 truncate_staging(Applier *applier)
 {
-	bool		is_idle = TimestampDifferenceExceeds(applier->last_batch_at, GetCurrentTimestamp(), IDLE_WAIT_MS);
+	TimestampTz now = GetCurrentTimestamp();
+	bool		is_idle = TimestampDifferenceExceeds(applier->last_batch_at, now, IDLE_MS);
 	BlockNumber blocks = staged_reader_blocks(applier->reader);
 
-	if (applier->stream->server == NULL || blocks == 0 || (!is_idle && blocks < TRUNCATE_BLOCKS))
+	if (applier->stream->server == NULL || blocks == 0 || (!is_idle && blocks < TRUNCATE_BLOCKS) ||
+		now < applier->truncate_due)
 		return;
+	applier->truncate_due = TimestampTzPlusMilliseconds(now, IDLE_MS);
 	if (!begin_batch_transaction(applier))
 		return;
 	if (staging_truncate(applier->stream, is_idle ? 1 : TRUNCATE_BLOCKS))
@@ -383,18 +411,13 @@ measure_rate(Applier *applier)
 bool
 applier_run(Applier *applier)
 {
-	TimestampTz now = GetCurrentTimestamp();
 	bool		more = false;
 
 	if (!applier->is_loaded && !load(applier))
 		return true;
 	if (applier->stream->server)
-		more = apply_once(applier, false);
-	if (applier->stream->server == NULL || now >= applier->next_sql_look)
-	{
-		more |= apply_once(applier, true);
-		applier->next_sql_look = TimestampTzPlusMilliseconds(now, SQL_LOOK_MS);
-	}
+		more = look_at(applier, &applier->kafka, my_slot->staged_commits, false);
+	more |= look_at(applier, &applier->sql, my_slot->sql_commits, true);
 	more |= tend_rollups(applier);
 	if (!more)
 		truncate_staging(applier);
@@ -409,5 +432,12 @@ applier_run(Applier *applier)
 int
 applier_wait_ms(const Applier *applier)
 {
-	return applier->stream->server ? SQL_LOOK_MS : IDLE_WAIT_MS;
+	TimestampTz due = Min(applier->sql.due, applier->next_maintain_check);
+
+	if (applier->stream->server)
+		due = Min(due, applier->kafka.due);
+	if (applier->is_loaded && staged_reader_blocks(applier->reader) > 0)
+		due = Min(due, Max(TimestampTzPlusMilliseconds(applier->last_batch_at, IDLE_MS + 1),
+						   applier->truncate_due));
+	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(), due);
 }

@@ -11,6 +11,13 @@
 #include "apply/applier.h"
 #include "apply/batch.h"
 
+/* When a source of staged rows must be looked at again. */
+typedef struct Lookout
+{
+	uint32		seen_commits;	/* of the slot's counter */
+	TimestampTz due;			/* even if that has not changed */
+} Lookout;
+
 struct Applier
 {
 	const Stream *stream;
@@ -25,9 +32,11 @@ struct Applier
 	bool		must_reload;	/* rollups have changed */
 	int			piece_size;		/* elements that one transaction tries */
 	int			unknown_failures;
-	TimestampTz next_sql_look;
+	Lookout		kafka;
+	Lookout		sql;
 	TimestampTz next_maintain_check;
 	TimestampTz last_batch_at;
+	TimestampTz truncate_due;	/* the next try, after one that failed */
 	TimestampTz rate_since;
 	int64		rate_elements;
 };

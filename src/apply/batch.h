@@ -52,6 +52,7 @@ typedef struct Batch
 	Element    *elements;
 	bool		is_cut;			/* more is staged than fits */
 	bool		from_sql;
+	bool		has_locked_rows;	/* that somebody else holds for now */
 	List	   *staged_progress;	/* of the same look, NIL for SQL */
 } Batch;
 

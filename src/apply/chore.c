@@ -112,6 +112,20 @@ add_chore(List *chores, ChoreKind kind, Oid partition)
 	return lappend(chores, chore);
 }
 
+/* Tells whether some partition is being detached: one at a time can be. */
+static bool
+any_detaching(const PartitionRanges *ranges)
+{
+	int			i;
+
+	for (i = 0; i < ranges->n; i++)
+	{
+		if (ranges->ranges[i].detaching)
+			return true;
+	}
+	return false;
+}
+
 /* Lists the chores of a stream's partitions, oldest first. */
 static List *
 partition_chores(const Stream *stream)
@@ -135,9 +149,10 @@ partition_chores(const Stream *stream)
 			if (is_retired(range->partition))
 				chores = add_chore(chores, CHORE_FINISH_DETACH, range->partition);
 		}
-		else if (range->to <= limit)
+		else if (range->to <= limit && !any_detaching(ranges))
 			chores = add_chore(chores, CHORE_RETIRE, range->partition);
-		else if (is_past(range, now) && chore_lacks_index(range->partition, columns))
+		else if (range->to > limit && is_past(range, now) &&
+				 chore_lacks_index(range->partition, columns))
 			chores = add_chore(chores, CHORE_INDEX, range->partition);
 	}
 	return chores;

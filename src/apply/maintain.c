@@ -262,29 +262,38 @@ way_to_detach(Oid events_table)
 	return way;
 }
 
-/* Takes the comment off a partition that was not detached after all, lest it
- * be dropped when somebody else detaches it. */
-static void
-unmark_partition(Oid partition, const char *name)
+/*
+ * Sees to a partition that was not detached after all: unless its detach is
+ * pending, its comment is taken off, lest it be dropped when somebody else
+ * detaches it.  Result tells whether the detach is pending.
+ */
+static bool
+check_pending(Oid partition, const char *name)
 {
-	bool		attached;
+	bool		is_attached;
+	bool		is_pending = false;
 	ErrorData  *error = NULL;
 
 	begin_reading();
-	attached = get_rel_relispartition(partition) && !PartitionHasPendingDetach(partition);
+	is_attached = get_rel_relispartition(partition);
+	if (is_attached)
+		is_pending = PartitionHasPendingDetach(partition);
 	end_reading();
-	if (attached)
+
+	if (is_attached && !is_pending)
 		error = run_command(psprintf("COMMENT ON TABLE %s IS NULL", name),
 							partition_lock_timeout_ms());
 	if (error != NULL)
 		report_failure("uncomment", name, error);
+	return is_pending;
 }
 
 /*
  * Detaches a partition past retention and drops it.  A detach that was kept
- * waiting is pending, and finished another time.
+ * waiting is pending, and finished another time; result is false then, as no
+ * other partition can be detached until then.
  */
-static void
+static bool
 retire_partition(const Stream *stream, Oid partition, const char *name, bool is_pending)
 {
 	char	   *table = read_qualified_name(stream->events_table);
@@ -292,7 +301,7 @@ retire_partition(const Stream *stream, Oid partition, const char *name, bool is_
 	ErrorData  *error = NULL;
 
 	if (table == NULL || way == NULL)
-		return;
+		return false;
 	if (!is_pending)
 		error = run_command(psprintf("COMMENT ON TABLE %s IS %s", name,
 									 quote_literal_cstr(PARTITION_RETIRED_COMMENT)),
@@ -300,17 +309,18 @@ retire_partition(const Stream *stream, Oid partition, const char *name, bool is_
 	if (error == NULL)
 		error = run_command(psprintf("ALTER TABLE %s DETACH PARTITION %s %s", table, name, way),
 							partition_lock_timeout_ms());
-	if (error == NULL)
-		drop_partition(name);
-	else
+	if (error != NULL)
 	{
 		report_failure("detach", name, error);
-		unmark_partition(partition, name);
+		return !check_pending(partition, name);
 	}
+	drop_partition(name);
+	return true;
 }
 
+/* Does one chore; *may_detach says whether partitions can be detached still. */
 static void
-do_chore(const Stream *stream, const Chore *chore)
+do_chore(const Stream *stream, const Chore *chore, bool *may_detach)
 {
 	char	   *name = read_qualified_name(chore->partition);
 
@@ -319,10 +329,10 @@ do_chore(const Stream *stream, const Chore *chore)
 	switch (chore->kind)
 	{
 		case CHORE_RETIRE:
-			retire_partition(stream, chore->partition, name, false);
-			break;
 		case CHORE_FINISH_DETACH:
-			retire_partition(stream, chore->partition, name, true);
+			if (*may_detach)
+				*may_detach = retire_partition(stream, chore->partition, name,
+											   chore->kind == CHORE_FINISH_DETACH);
 			break;
 		case CHORE_DROP:
 			drop_partition(name);
@@ -344,6 +354,7 @@ maintain_run(const Stream *stream)
 	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "detect chores",
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
+	bool		may_detach = true;
 	List	   *chores;
 	ListCell   *cell;
 
@@ -354,7 +365,7 @@ maintain_run(const Stream *stream)
 	foreach(cell, chores)
 	{
 		CHECK_FOR_INTERRUPTS();
-		do_chore(stream, lfirst(cell));
+		do_chore(stream, lfirst(cell), &may_detach);
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);

@@ -37,9 +37,12 @@ take_sql_rows(Applier *applier, Batch *batch, int from, int to)
 	{
 		Element    *element = &batch->elements[i];
 
-		element->is_gone = table_tuple_delete(rel, &element->sql_tid, GetCurrentCommandId(true),
-											  GetActiveSnapshot(), InvalidSnapshot, false,
-											  &failure, false) != TM_Ok;
+		TM_Result	result = table_tuple_delete(rel, &element->sql_tid, GetCurrentCommandId(true),
+												GetActiveSnapshot(), InvalidSnapshot, false,
+												&failure, false);
+
+		element->is_gone = result != TM_Ok;
+		batch->has_locked_rows |= result == TM_BeingModified;
 	}
 	table_close(rel, NoLock);
 }

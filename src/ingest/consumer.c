@@ -425,6 +425,7 @@ stage_round(Consumer *consumer)
 	write_progresses(consumer, progresses);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	slot_tell_staged(my_slot);
 	step_time(STEP_STAGE, &since);
 	remember_progresses(consumer, progresses);
 	return rows;
@@ -480,8 +481,6 @@ consumer_run(Consumer *consumer)
 		slot_set_state(my_slot, STREAM_RUNNING);
 	kafka_release_messages(consumer->client);
 	consumer->nevents = 0;
-	if (rows > 0 && consumer->stream->consumers > 0)
-		slot_wake(my_slot, DUTY_APPLY);
 	if (rows < SMALL_ROUND_ROWS)
 		consumer->linger_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LINGER_MS);
 	return rows >= SMALL_ROUND_ROWS;

@@ -209,18 +209,34 @@ slot_wake(StreamSlot *slot, WorkerDuty duty)
 	LWLockRelease(detect_shared->lock);
 }
 
-/* Wake the appliers that this transaction has work for. */
+/*
+ * Tell the applier that a consumer has committed staged rows.
+ */
+void
+slot_tell_staged(StreamSlot *slot)
+{
+	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
+	slot->staged_commits++;
+	if (slot->procs[DUTY_APPLY])
+		SetLatch(&slot->procs[DUTY_APPLY]->procLatch);
+	LWLockRelease(detect_shared->lock);
+}
+
+/* Tell the appliers that this transaction has work for. */
 static void
 slot_wake_appliers(void)
 {
 	ListCell   *lc;
 
-	LWLockAcquire(detect_shared->lock, LW_SHARED);
+	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
 	foreach(lc, streams_to_wake)
 	{
 		StreamSlot *slot = slot_find(MyDatabaseId, lfirst_int(lc));
 
-		if (slot && slot->procs[DUTY_APPLY])
+		if (slot == NULL)
+			continue;
+		slot->sql_commits++;
+		if (slot->procs[DUTY_APPLY])
 			SetLatch(&slot->procs[DUTY_APPLY]->procLatch);
 	}
 	LWLockRelease(detect_shared->lock);

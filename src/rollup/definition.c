@@ -46,7 +46,7 @@ PG_FUNCTION_INFO_V1(detect_drop_rollup);
 static void
 query_error_callback(void *text)
 {
-	int			position = geterrposition();
+	int position = geterrposition();
 
 	if (position > 0)
 	{
@@ -62,19 +62,20 @@ static Query *
 parse_query(char *text)
 {
 	ErrorContextCallback callback = {error_context_stack, query_error_callback, text};
-	List	   *statements;
-	RawStmt    *raw = NULL;
-	Query	   *query;
+	List *statements;
+	RawStmt *raw = NULL;
+	Query *query;
 
 	error_context_stack = &callback;
 	statements = raw_parser(text, RAW_PARSE_DEFAULT);
 	if (list_length(statements) == 1)
 		raw = linitial_node(RawStmt, statements);
 	if (raw == NULL || !IsA(raw->stmt, SelectStmt) || ((SelectStmt *) raw->stmt)->intoClause)
-		ereport(ERROR,
-				(errcode(ERRCODE_SYNTAX_ERROR),
-				 errmsg("the query of a rollup must be one SELECT"),
-				 errhint("For example: SELECT date_bin('1 minute', seen_at, 'epoch') AS minute, count(*) AS sightings FROM sighting GROUP BY 1")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_SYNTAX_ERROR), errmsg("the query of a rollup must be one SELECT"),
+			 errhint(
+				 "For example: SELECT date_bin('1 minute', seen_at, 'epoch') AS minute, count(*) AS sightings FROM sighting GROUP BY 1")));
 	query = parse_analyze_fixedparams(raw, text, NULL, 0, NULL);
 	error_context_stack = callback.previous;
 
@@ -92,9 +93,9 @@ parse_query(char *text)
 static int32
 insert_rollup(const char *name, const Stream *stream, Oid view, const Interval *retention)
 {
-	Datum		values[ROLLUP_COLUMNS] = {0};
-	bool		nulls[ROLLUP_COLUMNS] = {false};
-	int32		id = (int32) catalog_next_id("_id");
+	Datum values[ROLLUP_COLUMNS] = {0};
+	bool nulls[ROLLUP_COLUMNS] = {false};
+	int32 id = (int32) catalog_next_id("_id");
 
 	values[0] = Int32GetDatum(id);
 	values[1] = CStringGetTextDatum(name);
@@ -102,10 +103,10 @@ insert_rollup(const char *name, const Stream *stream, Oid view, const Interval *
 	values[3] = ObjectIdGetDatum(view);
 	values[4] = CStringGetTextDatum(pg_get_timezone_name(session_timezone));
 	values[5] = CStringGetTextDatum("new");
-	nulls[6] = true;			/* filled_from */
+	nulls[6] = true; /* filled_from */
 	values[7] = Int64GetDatum(0);
-	nulls[8] = true;			/* applied_until */
-	nulls[9] = true;			/* error */
+	nulls[8] = true; /* applied_until */
+	nulls[9] = true; /* error */
 	values[10] = TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
 	values[11] = IntervalPGetDatum(retention);
 	nulls[11] = retention == NULL;
@@ -126,15 +127,14 @@ rollups_changed(const Stream *stream)
 static void
 check_retention(const Interval *retention)
 {
-	Interval	zero = {0};
+	Interval zero = {0};
 
 	if (retention != NULL &&
 		DatumGetInt32(DirectFunctionCall2(interval_cmp, IntervalPGetDatum(retention),
 										  IntervalPGetDatum(&zero))) <= 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("retention must be longer than zero"),
-				 errhint("Leave it out to keep groups for ever.")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("retention must be longer than zero"),
+						errhint("Leave it out to keep groups for ever.")));
 }
 
 /*
@@ -143,21 +143,20 @@ check_retention(const Interval *retention)
 Datum
 detect_create_rollup(PG_FUNCTION_ARGS)
 {
-	char	   *name;
-	Interval   *retention;
-	Query	   *query;
-	Stream	   *stream;
+	char *name;
+	Interval *retention;
+	Query *query;
+	Stream *stream;
 	RollupShape *shape;
-	Oid			query_view;
-	Oid			state_table;
-	Oid			public_view;
+	Oid query_view;
+	Oid state_table;
+	Oid public_view;
 	ObjectAddress state_address;
 	ObjectAddress query_address;
 
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("name and query of a rollup must not be null")));
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("name and query of a rollup must not be null")));
 	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	retention = PG_ARGISNULL(2) ? NULL : PG_GETARG_INTERVAL_P(2);
 	definition_check_name("rollup", name);
@@ -188,27 +187,28 @@ detect_create_rollup(PG_FUNCTION_ARGS)
 /* What drop_rollup knows of a rollup. */
 typedef struct DroppedRollup
 {
-	int32		id;
-	Oid			events_table;
-	Oid			public_view;
+	int32 id;
+	Oid events_table;
+	Oid public_view;
 } DroppedRollup;
 
 /* Find the row of a rollup by name; false when there is none. */
 static bool
 find_rollup(const char *name, DroppedRollup *rollup)
 {
-	Oid			types[1] = {TEXTOID};
-	Datum		values[1] = {CStringGetTextDatum(name)};
-	bool		found;
-	bool		isnull;
+	Oid types[1] = {TEXTOID};
+	Datum values[1] = {CStringGetTextDatum(name)};
+	bool found;
+	bool isnull;
 
 	SPI_connect();
 	found = catalog_execute("SELECT rollup_id, events_table::oid, view::oid FROM detect._rollup "
-							"WHERE name = $1", 1, types, values, NULL) > 0;
+							"WHERE name = $1",
+							1, types, values, NULL) > 0;
 	if (found)
 	{
-		HeapTuple	tuple = SPI_tuptable->vals[0];
-		TupleDesc	tupdesc = SPI_tuptable->tupdesc;
+		HeapTuple tuple = SPI_tuptable->vals[0];
+		TupleDesc tupdesc = SPI_tuptable->tupdesc;
 
 		rollup->id = DatumGetInt32(SPI_getbinval(tuple, tupdesc, 1, &isnull));
 		rollup->events_table = DatumGetObjectId(SPI_getbinval(tuple, tupdesc, 2, &isnull));
@@ -222,12 +222,11 @@ find_rollup(const char *name, DroppedRollup *rollup)
 static void
 check_rollup_owner(const char *name)
 {
-	Oid			owner = rollup_owner(name);
+	Oid owner = rollup_owner(name);
 
 	if (OidIsValid(owner) && !has_privs_of_role(GetUserId(), owner))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("must be owner of rollup \"%s\"", name)));
+		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+						errmsg("must be owner of rollup \"%s\"", name)));
 }
 
 /* Drop the relations of a rollup, unless other objects depend on them: the
@@ -235,7 +234,7 @@ check_rollup_owner(const char *name)
 static void
 drop_relations(const char *name, const DroppedRollup *rollup)
 {
-	Oid			relations[3];
+	Oid relations[3];
 
 	relations[0] = rollup->public_view;
 	relations[1] = rollup_state_table(name);
@@ -258,13 +257,13 @@ drop_relations(const char *name, const DroppedRollup *rollup)
 Datum
 detect_drop_rollup(PG_FUNCTION_ARGS)
 {
-	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	bool		if_exists = PG_GETARG_BOOL(1);
+	char *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	bool if_exists = PG_GETARG_BOOL(1);
 	DroppedRollup rollup;
-	Oid			types[1] = {INT4OID};
-	Datum		values[1];
-	bool		found = find_rollup(name, &rollup);
-	Stream	   *stream = NULL;
+	Oid types[1] = {INT4OID};
+	Datum values[1];
+	bool found = find_rollup(name, &rollup);
+	Stream *stream = NULL;
 
 	if (found)
 	{
@@ -276,13 +275,11 @@ detect_drop_rollup(PG_FUNCTION_ARGS)
 	}
 	if (!found && !if_exists)
 		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("rollup \"%s\" does not exist", name),
+				(errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("rollup \"%s\" does not exist", name),
 				 errhint("See the view detect.rollup.")));
 	if (!found)
 	{
-		ereport(NOTICE,
-				(errmsg("rollup \"%s\" does not exist, skipping", name)));
+		ereport(NOTICE, (errmsg("rollup \"%s\" does not exist, skipping", name)));
 		PG_RETURN_VOID();
 	}
 

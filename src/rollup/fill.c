@@ -37,17 +37,17 @@
 #include "utils/timestamp.h"
 
 /* A partition with more events is read in several chunks ... */
-#define CHUNK_EVENTS 1000000
+#define CHUNK_EVENTS		 1000000
 #define CHUNKS_PER_PARTITION 16
 
 /* ... and several with fewer are read in one. */
-#define SMALL_CHUNK_EVENTS 100000
+#define SMALL_CHUNK_EVENTS	 100000
 #define PARTITIONS_PER_CHUNK 64
 
 /* A partition, as far as it tells where to cut. */
 typedef struct Slice
 {
-	Oid			partition;
+	Oid partition;
 	TimestampTz from;
 	TimestampTz until;
 } Slice;
@@ -67,14 +67,14 @@ static Slice *
 slices_below(const Rollup *rollup, int *count)
 {
 	/* Unlocked: there may be more partitions than one may lock at once. */
-	List	   *partitions = find_inheritance_children(rollup->stream->events_table, NoLock);
-	Slice	   *slices = palloc((list_length(partitions) + 1) * sizeof(Slice));
-	ListCell   *cell;
+	List *partitions = find_inheritance_children(rollup->stream->events_table, NoLock);
+	Slice *slices = palloc((list_length(partitions) + 1) * sizeof(Slice));
+	ListCell *cell;
 
 	*count = 0;
 	foreach(cell, partitions)
 	{
-		Slice	   *slice = &slices[*count];
+		Slice *slice = &slices[*count];
 
 		slice->partition = lfirst_oid(cell);
 		if (!partition_bounds(slice->partition, &slice->from, &slice->until))
@@ -92,10 +92,10 @@ slices_below(const Rollup *rollup, int *count)
 static double
 estimate_events(Oid partition)
 {
-	Relation	rel = try_table_open(partition, AccessShareLock);
+	Relation rel = try_table_open(partition, AccessShareLock);
 	BlockNumber pages;
-	double		events = 0;
-	double		visible;
+	double events = 0;
+	double visible;
 
 	if (rel == NULL)
 		return 0;
@@ -112,8 +112,8 @@ estimate_events(Oid partition)
 static TimestampTz
 cut_partition(const Slice *slice, double events, const Rollup *rollup)
 {
-	int			parts = (int) Min(events / CHUNK_EVENTS + 1, CHUNKS_PER_PARTITION);
-	int64		width = Max((slice->until - slice->from) / parts, 1);
+	int parts = (int) Min(events / CHUNK_EVENTS + 1, CHUNKS_PER_PARTITION);
+	int64 width = Max((slice->until - slice->from) / parts, 1);
 
 	for (int part = parts - 1; part > 0; part--)
 	{
@@ -132,19 +132,18 @@ cut_partition(const Slice *slice, double events, const Rollup *rollup)
 static bool
 next_chunk(const Rollup *rollup, TimestampTz *from)
 {
-	int			count;
-	Slice	   *slices = slices_below(rollup, &count);
-	double		chunk_events = 0;
-	int			i;
+	int count;
+	Slice *slices = slices_below(rollup, &count);
+	double chunk_events = 0;
+	int i;
 
 	for (i = 0; i < count && i < PARTITIONS_PER_CHUNK; i++)
 	{
-		double		events = estimate_events(slices[i].partition);
+		double events = estimate_events(slices[i].partition);
 
 		if (i > 0 && chunk_events + events > SMALL_CHUNK_EVENTS)
 			return true;
-		*from = events > CHUNK_EVENTS ?
-			cut_partition(&slices[i], events, rollup) : slices[i].from;
+		*from = events > CHUNK_EVENTS ? cut_partition(&slices[i], events, rollup) : slices[i].from;
 		chunk_events += events;
 		if (*from != slices[i].from)
 			return true;
@@ -157,12 +156,11 @@ static bool
 is_filled_in_chunks(const Rollup *rollup)
 {
 	const Stream *stream = rollup->stream;
-	Oid			type;
+	Oid type;
 
 	if (stream->event_time == NULL || !partition_is_by_event_time(stream))
 		return false;
-	type = get_atttype(stream->events_table,
-					   get_attnum(stream->events_table, stream->event_time));
+	type = get_atttype(stream->events_table, get_attnum(stream->events_table, stream->event_time));
 	return type == TIMESTAMPTZOID || type == TIMESTAMPOID;
 }
 
@@ -170,9 +168,9 @@ is_filled_in_chunks(const Rollup *rollup)
 static void
 write_progress(const Rollup *rollup, bool is_done, TimestampTz filled_from, int64 rows)
 {
-	Oid			types[4] = {INT4OID, TEXTOID, TIMESTAMPTZOID, INT8OID};
-	Datum		values[4];
-	char		nulls[4] = {' ', ' ', is_done ? 'n' : ' ', ' '};
+	Oid types[4] = {INT4OID, TEXTOID, TIMESTAMPTZOID, INT8OID};
+	Datum values[4];
+	char nulls[4] = {' ', ' ', is_done ? 'n' : ' ', ' '};
 
 	values[0] = Int32GetDatum(rollup->id);
 	values[1] = CStringGetTextDatum(is_done ? "active" : "filling");
@@ -191,7 +189,7 @@ fill_step(const Rollup *rollup)
 {
 	PartialSource source = {0};
 	PartialPlan *plan = partial_plan_create(CurrentMemoryContext);
-	int64		rows;
+	int64 rows;
 
 	if (rollup->phase == ROLLUP_FILLING)
 	{
@@ -209,8 +207,8 @@ fill_step(const Rollup *rollup)
 static void
 write_failure(const Rollup *rollup, const ErrorData *error)
 {
-	Oid			types[2] = {INT4OID, TEXTOID};
-	Datum		values[2];
+	Oid types[2] = {INT4OID, TEXTOID};
+	Datum values[2];
 
 	values[0] = Int32GetDatum(rollup->id);
 	values[1] = CStringGetTextDatum(error->message);
@@ -218,11 +216,13 @@ write_failure(const Rollup *rollup, const ErrorData *error)
 	catalog_execute("UPDATE detect._rollup SET state = 'failed', error = $2 WHERE rollup_id = $1",
 					2, types, values, NULL);
 	SPI_finish();
-	ereport(WARNING,
-			(errcode(error->sqlerrcode),
-			 errmsg("rollup \"%s\" could not be filled and is set aside", rollup->name),
-			 errdetail("%s", error->message),
-			 errhint("Remove the cause, drop the rollup with detect.drop_rollup and create it again.")));
+	ereport(
+		WARNING,
+		(errcode(error->sqlerrcode),
+		 errmsg("rollup \"%s\" could not be filled and is set aside", rollup->name),
+		 errdetail("%s", error->message),
+		 errhint(
+			 "Remove the cause, drop the rollup with detect.drop_rollup and create it again.")));
 }
 
 /*
@@ -235,7 +235,7 @@ try_fill_step(const Rollup *rollup)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData  *volatile error = NULL;
+	ErrorData *volatile error = NULL;
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
@@ -269,10 +269,10 @@ try_fill_step(const Rollup *rollup)
 bool
 rollup_set_fill(RollupSet *set)
 {
-	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "detect rollup fill",
-												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext context =
+		AllocSetContextCreate(CurrentMemoryContext, "detect rollup fill", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext saved_context = MemoryContextSwitchTo(context);
-	Rollup	   *unfilled = NULL;
+	Rollup *unfilled = NULL;
 
 	rollup_set_refresh(set);
 	for (int i = 0; i < set->nrollups && unfilled == NULL; i++)

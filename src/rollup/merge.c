@@ -33,14 +33,14 @@
 
 struct MergePlan
 {
-	SPIPlanPtr	plan;			/* saved; NULL until the first merge */
+	SPIPlanPtr plan; /* saved; NULL until the first merge */
 };
 
 /* Reset callback: SPI keeps saved plans outside of our memory. */
 static void
 free_plan(void *merge_plan)
 {
-	MergePlan  *merge = (MergePlan *) merge_plan;
+	MergePlan *merge = (MergePlan *) merge_plan;
 
 	if (merge->plan != NULL)
 		SPI_freeplan(merge->plan);
@@ -53,7 +53,7 @@ free_plan(void *merge_plan)
 MergePlan *
 merge_plan_create(MemoryContext context)
 {
-	MergePlan  *merge = MemoryContextAllocZero(context, sizeof(MergePlan));
+	MergePlan *merge = MemoryContextAllocZero(context, sizeof(MergePlan));
 	MemoryContextCallback *callback = MemoryContextAllocZero(context, sizeof(*callback));
 
 	callback->func = free_plan;
@@ -70,9 +70,9 @@ merge_plan_create(MemoryContext context)
 static bool
 is_plain_function(const RollupState *state)
 {
-	HeapTuple	tuple;
+	HeapTuple tuple;
 	Form_pg_proc proc;
-	bool		plain;
+	bool plain;
 
 	if (state->serialized || state->combine_function >= FirstGenbkiObjectId ||
 		state->type >= FirstGenbkiObjectId || OidIsValid(get_element_type(state->type)))
@@ -82,8 +82,9 @@ is_plain_function(const RollupState *state)
 		elog(ERROR, "cache lookup failed for function %u", state->combine_function);
 	proc = (Form_pg_proc) GETSTRUCT(tuple);
 	plain = proc->prolang == INTERNALlanguageId && proc->proisstrict && !proc->proretset &&
-		proc->prorettype == state->type && proc->pronargs == 2 &&
-		proc->proargtypes.values[0] == state->type && proc->proargtypes.values[1] == state->type;
+			proc->prorettype == state->type && proc->pronargs == 2 &&
+			proc->proargtypes.values[0] == state->type &&
+			proc->proargtypes.values[1] == state->type;
 	ReleaseSysCache(tuple);
 	return plain;
 }
@@ -95,11 +96,12 @@ append_combination(StringInfo sql, const RollupState *state, const char *column)
 	/* A strict function is not called with NULL: the other state stands. */
 	if (is_plain_function(state))
 		appendStringInfo(sql, "COALESCE(pg_catalog.%s(t.%s, EXCLUDED.%s), t.%s, EXCLUDED.%s)",
-						 quote_identifier(get_func_name(state->combine_function)),
-						 column, column, column, column);
+						 quote_identifier(get_func_name(state->combine_function)), column, column,
+						 column, column);
 	else
-		appendStringInfo(sql, DETECT_SCHEMA "._combine('%u'::pg_catalog.regprocedure, t.%s, EXCLUDED.%s)",
-						 state->aggref->aggfnoid, column, column);
+		appendStringInfo(
+			sql, DETECT_SCHEMA "._combine('%u'::pg_catalog.regprocedure, t.%s, EXCLUDED.%s)",
+			state->aggref->aggfnoid, column, column);
 }
 
 /* The statement that merges; names come from the state table as it is now. */
@@ -128,9 +130,8 @@ merge_sql(const Rollup *rollup, const RollupShape *shape, TupleDesc tupdesc)
 	}
 	return psprintf("INSERT INTO " DETECT_STATE_SCHEMA ".%s AS t (%s) SELECT %s FROM " PARTIAL_NAME
 					" ON CONFLICT (%s) DO %s%s",
-					quote_identifier(get_rel_name(rollup->state_table)), columns.data,
-					columns.data, keys.data,
-					shape->nstates > 0 ? "UPDATE SET " : "NOTHING", merges.data);
+					quote_identifier(get_rel_name(rollup->state_table)), columns.data, columns.data,
+					keys.data, shape->nstates > 0 ? "UPDATE SET " : "NOTHING", merges.data);
 }
 
 /* Raise an error unless the state table has the columns that the query needs,
@@ -138,11 +139,11 @@ merge_sql(const Rollup *rollup, const RollupShape *shape, TupleDesc tupdesc)
 static void
 check_state_table(const Rollup *rollup, const RollupShape *shape, TupleDesc tupdesc)
 {
-	bool		fits = tupdesc->natts == shape->nkeys + shape->nstates;
+	bool fits = tupdesc->natts == shape->nkeys + shape->nstates;
 
 	for (int i = 0; fits && i < tupdesc->natts; i++)
 		fits = TupleDescAttr(tupdesc, i)->atttypid ==
-			(i < shape->nkeys ? shape->keys[i].type : shape->states[i - shape->nkeys].type);
+			   (i < shape->nkeys ? shape->keys[i].type : shape->states[i - shape->nkeys].type);
 	if (!fits)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
@@ -157,10 +158,10 @@ check_state_table(const Rollup *rollup, const RollupShape *shape, TupleDesc tupd
 static SPIPlanPtr
 make_plan(const Rollup *rollup, TupleDesc tupdesc)
 {
-	Relation	view = table_open(rollup->query_view, AccessShareLock);
+	Relation view = table_open(rollup->query_view, AccessShareLock);
 	RollupShape *shape = shape_create(get_view_query(view), rollup->stream->events_table);
-	char	   *sql;
-	SPIPlanPtr	plan;
+	char *sql;
+	SPIPlanPtr plan;
 
 	check_state_table(rollup, shape, tupdesc);
 	sql = merge_sql(rollup, shape, tupdesc);
@@ -180,9 +181,9 @@ int64
 merge_partial(const Rollup *rollup, Tuplestorestate *partial)
 {
 	EphemeralNamedRelation relation;
-	Relation	state_table;
-	int64		groups;
-	int			result;
+	Relation state_table;
+	int64 groups;
+	int result;
 
 	if (tuplestore_tuple_count(partial) == 0)
 		return 0;

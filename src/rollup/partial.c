@@ -49,13 +49,13 @@
 
 struct PartialPlan
 {
-	dlist_node	node;			/* in all_plans */
-	MemoryContext context;		/* of stmt alone */
-	PlannedStmt *stmt;			/* NULL: not planned yet */
-	bool		valid;
-	Oid			events_table;	/* a plan over a batch does not name it */
-	int64		planned_rows;
-	bool		has_from;		/* of the source it was made for */
+	dlist_node node;	   /* in all_plans */
+	MemoryContext context; /* of stmt alone */
+	PlannedStmt *stmt;	   /* NULL: not planned yet */
+	bool valid;
+	Oid events_table; /* a plan over a batch does not name it */
+	int64 planned_rows;
+	bool has_from; /* of the source it was made for */
 	TimestampTz from;
 };
 
@@ -69,7 +69,7 @@ static uint64 invalidations = 0;
 static void
 invalidate_relation(Datum arg, Oid relid)
 {
-	dlist_iter	iter;
+	dlist_iter iter;
 
 	invalidations++;
 	dlist_foreach(iter, &all_plans)
@@ -88,13 +88,13 @@ invalidate_relation(Datum arg, Oid relid)
 static void
 invalidate_object(Datum arg, int cacheid, uint32 hash)
 {
-	dlist_iter	iter;
+	dlist_iter iter;
 
 	invalidations++;
 	dlist_foreach(iter, &all_plans)
 	{
 		PartialPlan *plan = dlist_container(PartialPlan, node, iter.cur);
-		ListCell   *cell;
+		ListCell *cell;
 
 		if (plan->stmt == NULL)
 			continue;
@@ -160,14 +160,13 @@ partial_plan_create(MemoryContext context)
 static bool
 plan_fits(const PartialPlan *plan, const PartialSource *source)
 {
-	int64		rows;
+	int64 rows;
 
 	if (plan->stmt == NULL || !plan->valid)
 		return false;
 	if (source->batch == NULL || source->has_until)
 		return false;
-	if (plan->has_from != source->has_from ||
-		(plan->has_from && plan->from != source->from))
+	if (plan->has_from != source->has_from || (plan->has_from && plan->from != source->from))
 		return false;
 	rows = tuplestore_tuple_count(source->batch);
 	return rows <= plan->planned_rows * REPLAN_FACTOR && plan->planned_rows <= rows * REPLAN_FACTOR;
@@ -177,7 +176,7 @@ plan_fits(const PartialPlan *plan, const PartialSource *source)
 static void
 lock_relations(const PlannedStmt *stmt)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
 	foreach(cell, stmt->rtable)
 	{
@@ -192,16 +191,15 @@ lock_relations(const PlannedStmt *stmt)
 static void
 stop_half_way(PlannedStmt *stmt, const Rollup *rollup)
 {
-	Agg		   *agg = (Agg *) stmt->planTree;
-	ListCell   *cell;
+	Agg *agg = (Agg *) stmt->planTree;
+	ListCell *cell;
 
 	if (!IsA(agg, Agg))
-		elog(ERROR, "unexpected plan node %d for rollup \"%s\"",
-			 (int) nodeTag(agg), rollup->name);
+		elog(ERROR, "unexpected plan node %d for rollup \"%s\"", (int) nodeTag(agg), rollup->name);
 	agg->aggsplit = AGGSPLIT_INITIAL_SERIAL;
 	foreach(cell, agg->plan.targetlist)
 	{
-		Expr	   *expr = lfirst_node(TargetEntry, cell)->expr;
+		Expr *expr = lfirst_node(TargetEntry, cell)->expr;
 
 		if (IsA(expr, Aggref))
 			mark_partial_aggref((Aggref *) expr, AGGSPLIT_INITIAL_SERIAL);
@@ -212,11 +210,11 @@ stop_half_way(PlannedStmt *stmt, const Rollup *rollup)
 static void
 make_plan(const Rollup *rollup, PartialPlan *plan, const PartialSource *source)
 {
-	Query	   *query;
-	bool		has_states;
+	Query *query;
+	bool has_states;
 	PlannedStmt *stmt;
 	MemoryContext saved_context;
-	uint64		invalidations_before = invalidations;
+	uint64 invalidations_before = invalidations;
 
 	plan->stmt = NULL;
 	MemoryContextReset(plan->context);
@@ -275,13 +273,13 @@ static int64
 execute_plan(PlannedStmt *stmt, QueryEnvironment *environment, Tuplestorestate *partial)
 {
 	DestReceiver *receiver = CreateDestReceiver(DestTuplestore);
-	QueryDesc  *query;
+	QueryDesc *query;
 	Instrumentation *input;
-	int64		rows = 0;
+	int64 rows = 0;
 
 	SetTuplestoreDestReceiverParams(receiver, partial, CurrentMemoryContext, false, NULL, NULL);
-	query = CreateQueryDesc(stmt, QUERY_TEXT, GetActiveSnapshot(), InvalidSnapshot, receiver,
-							NULL, environment, environment ? 0 : INSTRUMENT_ROWS);
+	query = CreateQueryDesc(stmt, QUERY_TEXT, GetActiveSnapshot(), InvalidSnapshot, receiver, NULL,
+							environment, environment ? 0 : INSTRUMENT_ROWS);
 	ExecutorStart(query, 0);
 	compat_executor_run(query);
 	if (outerPlanState(query->planstate) && outerPlanState(query->planstate)->instrument)
@@ -302,7 +300,7 @@ execute_plan(PlannedStmt *stmt, QueryEnvironment *environment, Tuplestorestate *
 static int
 enter_time_zone(const Rollup *rollup)
 {
-	int			nest_level = NewGUCNestLevel();
+	int nest_level = NewGUCNestLevel();
 
 	if (strcmp(pg_get_timezone_name(session_timezone), rollup->time_zone) != 0)
 		(void) set_config_option("timezone", rollup->time_zone, PGC_USERSET, PGC_S_SESSION,
@@ -321,9 +319,9 @@ int64
 partial_run(const Rollup *rollup, PartialPlan *plan, const PartialSource *source,
 			Tuplestorestate *partial)
 {
-	int			nest_level = enter_time_zone(rollup);
+	int nest_level = enter_time_zone(rollup);
 	QueryEnvironment *environment = source->batch ? batch_environment(rollup, source) : NULL;
-	int64		rows;
+	int64 rows;
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	revalidate_plan(rollup, plan, source);

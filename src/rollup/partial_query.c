@@ -32,8 +32,8 @@ static void
 read_batch(Query *query, int events_rti, const PartialSource *source, const char *batch_name)
 {
 	RangeTblEntry *rte = rt_fetch(events_rti, query->rtable);
-	Relation	events = table_open(rte->relid, AccessShareLock);
-	TupleDesc	tupdesc = RelationGetDescr(events);
+	Relation events = table_open(rte->relid, AccessShareLock);
+	TupleDesc tupdesc = RelationGetDescr(events);
 
 	rte->rtekind = RTE_NAMEDTUPLESTORE;
 	rte->inh = false;
@@ -45,12 +45,12 @@ read_batch(Query *query, int events_rti, const PartialSource *source, const char
 	for (int i = 0; i < tupdesc->natts; i++)
 	{
 		Form_pg_attribute attribute = TupleDescAttr(tupdesc, i);
-		bool		dropped = attribute->attisdropped;
+		bool dropped = attribute->attisdropped;
 
 		rte->coltypes = lappend_oid(rte->coltypes, dropped ? InvalidOid : attribute->atttypid);
 		rte->coltypmods = lappend_int(rte->coltypmods, dropped ? 0 : attribute->atttypmod);
-		rte->colcollations = lappend_oid(rte->colcollations,
-										 dropped ? InvalidOid : attribute->attcollation);
+		rte->colcollations =
+			lappend_oid(rte->colcollations, dropped ? InvalidOid : attribute->attcollation);
 	}
 	table_close(events, NoLock);
 }
@@ -60,12 +60,12 @@ static Node *
 compare_event_time(const Var *event_time, int strategy, TimestampTz bound)
 {
 	TypeCacheEntry *type = lookup_type_cache(event_time->vartype, TYPECACHE_BTREE_OPFAMILY);
-	Oid			operator = get_opfamily_member(type->btree_opf, type->btree_opintype,
-											   type->btree_opintype, strategy);
+	Oid operator=
+		get_opfamily_member(type->btree_opf, type->btree_opintype, type->btree_opintype, strategy);
 	/* Event times without a zone are in UTC, as the partitions' bounds are. */
-	Const	   *constant = makeConst(event_time->vartype, -1, InvalidOid, sizeof(TimestampTz),
-									 TimestampTzGetDatum(bound), false, FLOAT8PASSBYVAL);
-	Expr	   *comparison;
+	Const *constant = makeConst(event_time->vartype, -1, InvalidOid, sizeof(TimestampTz),
+								TimestampTzGetDatum(bound), false, FLOAT8PASSBYVAL);
+	Expr *comparison;
 
 	if (!OidIsValid(operator))
 		elog(ERROR, "could not find the comparison of type %u", event_time->vartype);
@@ -83,22 +83,21 @@ static void
 add_time_range(Query *query, int events_rti, const Stream *stream, const PartialSource *source)
 {
 	RangeTblEntry *rte = rt_fetch(events_rti, query->rtable);
-	AttrNumber	attnum;
-	Oid			type;
-	int32		typmod;
-	Oid			collation;
-	Var		   *event_time;
-	Node	   *condition = NULL;
+	AttrNumber attnum;
+	Oid type;
+	int32 typmod;
+	Oid collation;
+	Var *event_time;
+	Node *condition = NULL;
 
 	if (!source->has_from && !source->has_until)
 		return;
 	attnum = get_attnum(stream->events_table, stream->event_time);
 	if (attnum == InvalidAttrNumber)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("column \"%s\" of the events table \"%s\" does not exist",
-						stream->event_time, get_rel_name(stream->events_table)),
-				 errhint("It was the event time of stream \"%s\".", stream->name)));
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN),
+						errmsg("column \"%s\" of the events table \"%s\" does not exist",
+							   stream->event_time, get_rel_name(stream->events_table)),
+						errhint("It was the event time of stream \"%s\".", stream->name)));
 	get_atttypetypmodcoll(stream->events_table, attnum, &type, &typmod, &collation);
 	event_time = makeVar(events_rti, attnum, type, typmod, collation, 0);
 	compat_select_column(query, rte, attnum);
@@ -107,11 +106,11 @@ add_time_range(Query *query, int events_rti, const Stream *stream, const Partial
 		condition = compare_event_time(event_time, BTGreaterEqualStrategyNumber, source->from);
 	if (source->has_until)
 	{
-		Node	   *older = compare_event_time(event_time, BTLessStrategyNumber, source->until);
+		Node *older = compare_event_time(event_time, BTLessStrategyNumber, source->until);
 
 		if (!source->has_from)
 		{
-			NullTest   *is_null = makeNode(NullTest);
+			NullTest *is_null = makeNode(NullTest);
 
 			is_null->arg = (Expr *) event_time;
 			is_null->nulltesttype = IS_NULL;
@@ -129,20 +128,20 @@ add_time_range(Query *query, int events_rti, const Stream *stream, const Partial
 static void
 select_states(Query *query, const RollupShape *shape)
 {
-	List	   *targets = NIL;
+	List *targets = NIL;
 
 	for (int i = 0; i < shape->nkeys; i++)
 	{
 		const RollupKey *key = &shape->keys[i];
-		TargetEntry *entry = makeTargetEntry(key->expr, list_length(targets) + 1,
-											 pstrdup(key->name), false);
+		TargetEntry *entry =
+			makeTargetEntry(key->expr, list_length(targets) + 1, pstrdup(key->name), false);
 
 		entry->ressortgroupref = key->sortgroupref;
 		targets = lappend(targets, entry);
 	}
 	for (int i = 0; i < shape->nstates; i++)
 	{
-		Aggref	   *aggref = shape->states[i].aggref;
+		Aggref *aggref = shape->states[i].aggref;
 
 		/* Otherwise min(x) and max(x) alone may become lookups in an index on
 		 * x, a plan without any states. */
@@ -164,10 +163,10 @@ select_states(Query *query, const RollupShape *shape)
 Query *
 partial_query(const Rollup *rollup, const PartialSource *source, const char *batch_name)
 {
-	Relation	view = table_open(rollup->query_view, AccessShareLock);
-	Query	   *query = copyObject(get_view_query(view));
+	Relation view = table_open(rollup->query_view, AccessShareLock);
+	Query *query = copyObject(get_view_query(view));
 	RollupShape *shape;
-	List	   *rewritten;
+	List *rewritten;
 
 	AcquireRewriteLocks(query, true, false);
 	shape = shape_create(query, rollup->stream->events_table);
@@ -180,7 +179,7 @@ partial_query(const Rollup *rollup, const PartialSource *source, const char *bat
 
 	rewritten = QueryRewrite(query);
 	if (list_length(rewritten) != 1)
-		elog(ERROR, "the query of rollup \"%s\" was rewritten to %d queries",
-			 rollup->name, list_length(rewritten));
+		elog(ERROR, "the query of rollup \"%s\" was rewritten to %d queries", rollup->name,
+			 list_length(rewritten));
 	return linitial_node(Query, rewritten);
 }

@@ -33,20 +33,18 @@
 /* What a walk over the whole query looks for. */
 typedef struct CheckContext
 {
-	Oid			events_table;
-	int			events_rti;
-	int			levels_up;
-	int			mentions;		/* of the events table, at any depth */
-	Oid			volatile_function;
+	Oid events_table;
+	int events_rti;
+	int levels_up;
+	int mentions; /* of the events table, at any depth */
+	Oid volatile_function;
 } CheckContext;
 
 static void
 refuse(const char *what, const char *hint)
 {
-	ereport(ERROR,
-			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			 errmsg("a rollup cannot contain %s", what),
-			 errhint("%s", hint)));
+	ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					errmsg("a rollup cannot contain %s", what), errhint("%s", hint)));
 }
 
 /* Refuse the clauses that need all groups at once. */
@@ -54,7 +52,8 @@ static void
 check_clauses(const Query *query)
 {
 	if (query->cteList != NIL)
-		refuse("WITH", "Write the query without common table expressions; joins with views are allowed.");
+		refuse("WITH",
+			   "Write the query without common table expressions; joins with views are allowed.");
 	if (query->setOperations != NULL)
 		refuse("UNION, INTERSECT or EXCEPT", "Make one rollup for each part.");
 	if (query->groupingSets != NIL)
@@ -70,38 +69,37 @@ check_clauses(const Query *query)
 	if (query->rowMarks != NIL)
 		refuse("FOR UPDATE or FOR SHARE", "Leave it out.");
 	if (query->hasTargetSRFs)
-		refuse("set-returning functions in its output", "Call the function in FROM, beside the events table.");
+		refuse("set-returning functions in its output",
+			   "Call the function in FROM, beside the events table.");
 	if (!query->hasAggs && query->groupClause == NIL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
-				 errmsg("the query of a rollup must aggregate"),
-				 errhint("Use aggregates or GROUP BY, or make an ordinary view.")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+						errmsg("the query of a rollup must aggregate"),
+						errhint("Use aggregates or GROUP BY, or make an ordinary view.")));
 }
 
 /* Refuse output columns that a view could not have. */
 static void
 check_output(const Query *query)
 {
-	ListCell   *cell;
-	List	   *names = NIL;
+	ListCell *cell;
+	List *names = NIL;
 
 	foreach(cell, query->targetList)
 	{
 		TargetEntry *entry = lfirst_node(TargetEntry, cell);
-		Oid			type = exprType((Node *) entry->expr);
+		Oid type = exprType((Node *) entry->expr);
 
 		if (entry->resjunk)
 			continue;
 		if (entry->resname == NULL || strcmp(entry->resname, "?column?") == 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
-					 errmsg("output column %d of a rollup has no name", entry->resno),
-					 errhint("Name it with AS.")));
+			ereport(ERROR, (errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+							errmsg("output column %d of a rollup has no name", entry->resno),
+							errhint("Name it with AS.")));
 		if (list_member(names, makeString(entry->resname)))
-			ereport(ERROR,
-					(errcode(ERRCODE_DUPLICATE_COLUMN),
-					 errmsg("output column \"%s\" of a rollup occurs more than once", entry->resname),
-					 errhint("Name the columns differently with AS.")));
+			ereport(ERROR, (errcode(ERRCODE_DUPLICATE_COLUMN),
+							errmsg("output column \"%s\" of a rollup occurs more than once",
+								   entry->resname),
+							errhint("Name the columns differently with AS.")));
 		names = lappend(names, makeString(entry->resname));
 		if (type_is_collatable(type) && !OidIsValid(exprCollation((Node *) entry->expr)))
 			ereport(ERROR,
@@ -116,18 +114,19 @@ check_output(const Query *query)
 static void
 check_groups(const Query *query)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
 	if (list_length(query->groupClause) > INDEX_MAX_KEYS)
-		ereport(ERROR,
-				(errcode(ERRCODE_TOO_MANY_COLUMNS),
-				 errmsg("a rollup cannot have more than %d group columns", INDEX_MAX_KEYS),
-				 errhint("Group by an expression that joins several of them, such as ROW or a hash.")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_TOO_MANY_COLUMNS),
+			 errmsg("a rollup cannot have more than %d group columns", INDEX_MAX_KEYS),
+			 errhint("Group by an expression that joins several of them, such as ROW or a hash.")));
 	foreach(cell, query->groupClause)
 	{
 		SortGroupClause *clause = lfirst_node(SortGroupClause, cell);
-		Node	   *expr = get_sortgroupclause_expr(clause, query->targetList);
-		Oid			type = exprType(expr);
+		Node *expr = get_sortgroupclause_expr(clause, query->targetList);
+		Oid type = exprType(expr);
 
 		if (!OidIsValid(lookup_type_cache(type, TYPECACHE_LT_OPR)->lt_opr))
 			ereport(ERROR,
@@ -136,10 +135,9 @@ check_groups(const Query *query)
 					 errdetail("It has no default operator class for the access method btree."),
 					 errhint("Cast the expression to a type that can be ordered, such as text.")));
 		if (type_is_collatable(type) && !OidIsValid(exprCollation(expr)))
-			ereport(ERROR,
-					(errcode(ERRCODE_INDETERMINATE_COLLATION),
-					 errmsg("could not determine which collation to use for a group column"),
-					 errhint("Use the COLLATE clause to set the collation explicitly.")));
+			ereport(ERROR, (errcode(ERRCODE_INDETERMINATE_COLLATION),
+							errmsg("could not determine which collation to use for a group column"),
+							errhint("Use the COLLATE clause to set the collation explicitly.")));
 	}
 }
 
@@ -147,7 +145,7 @@ check_groups(const Query *query)
 static void
 check_aggregate_splits(const Aggref *aggref)
 {
-	HeapTuple	tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(aggref->aggfnoid));
+	HeapTuple tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(aggref->aggfnoid));
 	Form_pg_aggregate aggregate;
 	const char *missing = NULL;
 
@@ -163,12 +161,12 @@ check_aggregate_splits(const Aggref *aggref)
 	ReleaseSysCache(tuple);
 
 	if (missing != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("aggregate %s cannot be kept in a rollup",
-						format_procedure(aggref->aggfnoid)),
-				 errdetail("It has no %s, so that its partial states cannot be merged.", missing),
-				 errhint("Use another aggregate, or compute it from the events when reading.")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("aggregate %s cannot be kept in a rollup", format_procedure(aggref->aggfnoid)),
+			 errdetail("It has no %s, so that its partial states cannot be merged.", missing),
+			 errhint("Use another aggregate, or compute it from the events when reading.")));
 }
 
 /* Walker: check each aggregate of the query's own level. */
@@ -187,15 +185,19 @@ check_aggregates(Node *node, void *context)
 
 	name = format_procedure(aggref->aggfnoid);
 	if (aggref->aggkind != AGGKIND_NORMAL)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("ordered-set aggregate %s cannot be kept in a rollup", name),
-				 errhint("Use an aggregate whose states can be merged, such as tdigest for percentiles.")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("ordered-set aggregate %s cannot be kept in a rollup", name),
+			 errhint(
+				 "Use an aggregate whose states can be merged, such as tdigest for percentiles.")));
 	if (aggref->aggdistinct != NIL)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("aggregate %s with DISTINCT cannot be kept in a rollup", name),
-				 errhint("Count distinct values with hll, or group by the column too and aggregate when reading.")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("aggregate %s with DISTINCT cannot be kept in a rollup", name),
+			 errhint(
+				 "Count distinct values with hll, or group by the column too and aggregate when reading.")));
 	if (aggref->aggorder != NIL)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -224,46 +226,50 @@ check_everywhere(Node *node, CheckContext *context)
 		return false;
 	if (IsA(node, Query))
 	{
-		bool		done;
+		bool done;
 
 		context->levels_up++;
-		done = query_tree_walker((Query *) node, check_everywhere, context,
-								 QTW_EXAMINE_RTES_BEFORE);
+		done =
+			query_tree_walker((Query *) node, check_everywhere, context, QTW_EXAMINE_RTES_BEFORE);
 		context->levels_up--;
 		return done;
 	}
 	if (IsA(node, RangeTblEntry))
 	{
 		context->mentions += ((RangeTblEntry *) node)->rtekind == RTE_RELATION &&
-			((RangeTblEntry *) node)->relid == context->events_table;
+							 ((RangeTblEntry *) node)->relid == context->events_table;
 		return false;
 	}
 	if (IsA(node, Var))
 	{
-		Var		   *var = (Var *) node;
+		Var *var = (Var *) node;
 
 		if (var->varno == context->events_rti && var->varlevelsup == context->levels_up &&
 			var->varattno < 0)
 			refuse("system columns of the events table", "Use columns that the stream fills.");
 	}
 	if (check_functions_in_node(node, is_volatile, context))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("volatile function %s cannot be used in a rollup",
-						format_procedure(context->volatile_function)),
-				 errdetail("Its result could differ each time an event is looked at."),
-				 errhint("Store the value in a column of the events table, or use a function that is at least STABLE.")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("volatile function %s cannot be used in a rollup",
+					format_procedure(context->volatile_function)),
+			 errdetail("Its result could differ each time an event is looked at."),
+			 errhint(
+				 "Store the value in a column of the events table, or use a function that is at least STABLE.")));
 	return expression_tree_walker(node, check_everywhere, context);
 }
 
 static void
 report_events_read_again(const Stream *stream)
 {
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
-			 errmsg("the query of a rollup reads events table \"%s\" more than once",
-					get_rel_name(stream->events_table)),
-			 errhint("Name it once, directly in FROM; other events are not known when one is counted.")));
+	ereport(
+		ERROR,
+		(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+		 errmsg("the query of a rollup reads events table \"%s\" more than once",
+				get_rel_name(stream->events_table)),
+		 errhint(
+			 "Name it once, directly in FROM; other events are not known when one is counted.")));
 }
 
 /*
@@ -275,26 +281,28 @@ find_events(const Query *query, Node *item, bool nullable, Stream **stream, int 
 {
 	if (IsA(item, FromExpr))
 	{
-		ListCell   *cell;
+		ListCell *cell;
 
 		foreach(cell, ((FromExpr *) item)->fromlist)
 			find_events(query, lfirst(cell), nullable, stream, events_rti);
 	}
 	else if (IsA(item, JoinExpr))
 	{
-		JoinExpr   *join = (JoinExpr *) item;
+		JoinExpr *join = (JoinExpr *) item;
 
-		find_events(query, join->larg, nullable || join->jointype == JOIN_RIGHT ||
-					join->jointype == JOIN_FULL, stream, events_rti);
-		find_events(query, join->rarg, nullable || join->jointype == JOIN_LEFT ||
-					join->jointype == JOIN_FULL, stream, events_rti);
+		find_events(query, join->larg,
+					nullable || join->jointype == JOIN_RIGHT || join->jointype == JOIN_FULL, stream,
+					events_rti);
+		find_events(query, join->rarg,
+					nullable || join->jointype == JOIN_LEFT || join->jointype == JOIN_FULL, stream,
+					events_rti);
 	}
 	else if (IsA(item, RangeTblRef))
 	{
-		int			rti = ((RangeTblRef *) item)->rtindex;
+		int rti = ((RangeTblRef *) item)->rtindex;
 		RangeTblEntry *rte = rt_fetch(rti, query->rtable);
-		Stream	   *found = rte->rtekind == RTE_RELATION ?
-			stream_load_by_events_table(rte->relid) : NULL;
+		Stream *found =
+			rte->rtekind == RTE_RELATION ? stream_load_by_events_table(rte->relid) : NULL;
 
 		if (found == NULL)
 			return;
@@ -326,16 +334,18 @@ find_events(const Query *query, Node *item, bool nullable, Stream **stream, int 
 Stream *
 query_check(const Query *query)
 {
-	Stream	   *stream = NULL;
+	Stream *stream = NULL;
 	CheckContext context = {0};
 
 	check_clauses(query);
 	find_events(query, (Node *) query->jointree, false, &stream, &context.events_rti);
 	if (stream == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
-				 errmsg("the query of a rollup reads no events table of a stream"),
-				 errhint("Name the events table itself in FROM, neither a partition nor a subquery; see detect.stream.")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+			 errmsg("the query of a rollup reads no events table of a stream"),
+			 errhint(
+				 "Name the events table itself in FROM, neither a partition nor a subquery; see detect.stream.")));
 
 	context.events_table = stream->events_table;
 	query_tree_walker(unconstify(Query *, query), check_everywhere, &context,

@@ -42,21 +42,20 @@
 static List *
 state_table_columns(const RollupShape *shape)
 {
-	List	   *columns = NIL;
+	List *columns = NIL;
 
 	for (int i = 0; i < shape->nkeys; i++)
 	{
 		const RollupKey *key = &shape->keys[i];
 
-		columns = lappend(columns, makeColumnDef(key->name, key->type, key->typmod,
-												 key->collation));
+		columns =
+			lappend(columns, makeColumnDef(key->name, key->type, key->typmod, key->collation));
 	}
 	for (int i = 0; i < shape->nstates; i++)
 	{
 		const RollupState *state = &shape->states[i];
 
-		columns = lappend(columns, makeColumnDef(state->name, state->type, -1,
-												 state->collation));
+		columns = lappend(columns, makeColumnDef(state->name, state->type, -1, state->collation));
 	}
 	return columns;
 }
@@ -73,11 +72,11 @@ comment_state_table(Oid table, const char *name, const RollupShape *shape)
 	for (int i = 0; i < shape->nstates; i++)
 	{
 		const RollupState *state = &shape->states[i];
-		char	   *aggregate = format_procedure(state->aggref->aggfnoid);
+		char *aggregate = format_procedure(state->aggref->aggfnoid);
 
-		CreateComments(table, RelationRelationId, shape->nkeys + i + 1,
-					   psprintf(state->serialized ? "serialized state of %s" : "state of %s",
-								aggregate));
+		CreateComments(
+			table, RelationRelationId, shape->nkeys + i + 1,
+			psprintf(state->serialized ? "serialized state of %s" : "state of %s", aggregate));
 	}
 }
 
@@ -109,20 +108,20 @@ relation_create_state_table(const char *name, const RollupShape *shape, Oid owne
 {
 	CreateStmt *create = makeNode(CreateStmt);
 	ObjectAddress table;
-	Oid			saved_user;
-	int			saved_context;
-	int			nest_level = NewGUCNestLevel();
+	Oid saved_user;
+	int saved_context;
+	int nest_level = NewGUCNestLevel();
 
 	create->relation = makeRangeVar(pstrdup(DETECT_STATE_SCHEMA), pstrdup(name), -1);
 	create->tableElts = state_table_columns(shape);
 	create->oncommit = ONCOMMIT_NOOP;
-	create->options = list_make1(makeDefElem("fillfactor",
-											 (Node *) makeInteger(STATE_FILLFACTOR_PERCENT), -1));
+	create->options =
+		list_make1(makeDefElem("fillfactor", (Node *) makeInteger(STATE_FILLFACTOR_PERCENT), -1));
 
 	GetUserIdAndSecContext(&saved_user, &saved_context);
 	SetUserIdAndSecContext(catalog_owner(), saved_context | SECURITY_LOCAL_USERID_CHANGE);
-	(void) set_config_option("default_tablespace", "", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+	(void) set_config_option("default_tablespace", "", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+							 true, 0, false);
 	(void) set_config_option("default_table_access_method", "heap", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
 	table = DefineRelation(create, RELKIND_RELATION, owner, NULL, NULL);
@@ -141,11 +140,11 @@ relation_create_state_table(const char *name, const RollupShape *shape, Oid owne
 static Query *
 public_query(const RollupShape *shape, Relation state_table)
 {
-	Query	   *query = makeNode(Query);
+	Query *query = makeNode(Query);
 	ParseState *pstate = make_parsestate(NULL);
 	ParseNamespaceItem *item;
 	RangeTblRef *reference = makeNode(RangeTblRef);
-	Node	   *having;
+	Node *having;
 
 	item = addRangeTableEntryForRelation(pstate, state_table, AccessShareLock, NULL, true, true);
 	reference->rtindex = item->p_rtindex;
@@ -170,19 +169,19 @@ Oid
 relation_create_public_view(const char *name, const RollupShape *shape, Oid state_table)
 {
 	CreateStmt *create = makeNode(CreateStmt);
-	Relation	rel = table_open(state_table, AccessShareLock);
-	Query	   *query = public_query(shape, rel);
+	Relation rel = table_open(state_table, AccessShareLock);
+	Query *query = public_query(shape, rel);
 	ObjectAddress view;
-	ListCell   *cell;
+	ListCell *cell;
 
 	foreach(cell, query->targetList)
 	{
 		TargetEntry *entry = lfirst_node(TargetEntry, cell);
-		Node	   *expr = (Node *) entry->expr;
+		Node *expr = (Node *) entry->expr;
 
-		create->tableElts = lappend(create->tableElts,
-									makeColumnDef(entry->resname, exprType(expr),
-												  exprTypmod(expr), exprCollation(expr)));
+		create->tableElts =
+			lappend(create->tableElts, makeColumnDef(entry->resname, exprType(expr),
+													 exprTypmod(expr), exprCollation(expr)));
 	}
 	create->relation = makeRangeVar(NULL, pstrdup(name), -1);
 	create->oncommit = ONCOMMIT_NOOP;

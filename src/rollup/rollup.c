@@ -62,8 +62,8 @@ rollup_state_table(const char *name)
 Oid
 rollup_owner(const char *name)
 {
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(rollup_query_view(name)));
-	Oid			owner;
+	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(rollup_query_view(name)));
+	Oid owner;
 
 	if (!HeapTupleIsValid(tuple))
 		return InvalidOid;
@@ -87,8 +87,8 @@ phase_from_text(const char *state)
 static void
 read_phase(Rollup *rollup, uint64 row, int state_column, int filled_from_column)
 {
-	bool		isnull;
-	Datum		filled_from = row_datum(row, filled_from_column, &isnull);
+	bool isnull;
+	Datum filled_from = row_datum(row, filled_from_column, &isnull);
 
 	rollup->phase = phase_from_text(TextDatumGetCString(row_datum(row, state_column, &isnull)));
 	(void) row_datum(row, filled_from_column, &isnull);
@@ -100,14 +100,14 @@ read_phase(Rollup *rollup, uint64 row, int state_column, int filled_from_column)
 static bool
 load_rollup(RollupSet *set, Rollup *rollup, uint64 row)
 {
-	bool		isnull;
+	bool isnull;
 
 	rollup->stream = set->stream;
 	rollup->id = DatumGetInt32(row_datum(row, 1, &isnull));
-	rollup->name = MemoryContextStrdup(set->context,
-									   TextDatumGetCString(row_datum(row, 2, &isnull)));
-	rollup->time_zone = MemoryContextStrdup(set->context,
-											TextDatumGetCString(row_datum(row, 3, &isnull)));
+	rollup->name =
+		MemoryContextStrdup(set->context, TextDatumGetCString(row_datum(row, 2, &isnull)));
+	rollup->time_zone =
+		MemoryContextStrdup(set->context, TextDatumGetCString(row_datum(row, 3, &isnull)));
 	read_phase(rollup, row, 4, 5);
 	rollup->query_view = rollup_query_view(rollup->name);
 	rollup->state_table = rollup_state_table(rollup->name);
@@ -126,10 +126,10 @@ load_rollup(RollupSet *set, Rollup *rollup, uint64 row)
 RollupSet *
 rollup_set_load(const Stream *stream, MemoryContext context)
 {
-	RollupSet  *set = MemoryContextAllocZero(context, sizeof(RollupSet));
-	Oid			types[1] = {OIDOID};
-	Datum		values[1] = {ObjectIdGetDatum(stream->events_table)};
-	int			rows;
+	RollupSet *set = MemoryContextAllocZero(context, sizeof(RollupSet));
+	Oid types[1] = {OIDOID};
+	Datum values[1] = {ObjectIdGetDatum(stream->events_table)};
+	int rows;
 
 	set->stream = stream;
 	set->context = context;
@@ -151,19 +151,19 @@ rollup_set_load(const Stream *stream, MemoryContext context)
 void
 rollup_set_refresh(RollupSet *set)
 {
-	Oid			types[1] = {INT4OID};
-	Datum		values[1];
+	Oid types[1] = {INT4OID};
+	Datum values[1];
 
 	for (int i = 0; i < set->nrollups; i++)
 	{
-		Rollup	   *rollup = &set->rollups[i];
+		Rollup *rollup = &set->rollups[i];
 
 		if (rollup->phase == ROLLUP_ACTIVE || rollup->phase == ROLLUP_FAILED)
 			continue;
 		values[0] = Int32GetDatum(rollup->id);
 		SPI_connect();
-		if (catalog_execute("SELECT state, filled_from FROM detect._rollup WHERE rollup_id = $1",
-							1, types, values, NULL) > 0)
+		if (catalog_execute("SELECT state, filled_from FROM detect._rollup WHERE rollup_id = $1", 1,
+							types, values, NULL) > 0)
 			read_phase(rollup, 0, 1, 2);
 		SPI_finish();
 	}
@@ -178,7 +178,7 @@ int64
 rollup_absorb(const Rollup *rollup, PartialPlan *plan, const PartialSource *source)
 {
 	Tuplestorestate *partial = tuplestore_begin_heap(false, false, work_mem);
-	int64		rows = partial_run(rollup, plan, source, partial);
+	int64 rows = partial_run(rollup, plan, source, partial);
 
 	merge_partial(rollup, partial);
 	tuplestore_end(partial);
@@ -190,8 +190,8 @@ static void
 write_applied_until(RollupSet *set)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	Oid			types[1] = {OIDOID};
-	Datum		values[1];
+	Oid types[1] = {OIDOID};
+	Datum values[1];
 
 	if (set->nrollups == 0 ||
 		!TimestampDifferenceExceeds(set->applied_until, now, APPLIED_UNTIL_INTERVAL_MS))
@@ -199,7 +199,8 @@ write_applied_until(RollupSet *set)
 	values[0] = ObjectIdGetDatum(set->stream->events_table);
 	SPI_connect();
 	catalog_execute("UPDATE detect._rollup SET applied_until = now() "
-					"WHERE events_table = $1 AND state IN ('filling', 'active')", 1, types, values, NULL);
+					"WHERE events_table = $1 AND state IN ('filling', 'active')",
+					1, types, values, NULL);
 	SPI_finish();
 	set->applied_until = now;
 }
@@ -212,7 +213,7 @@ takes_batches(const Rollup *rollup)
 	if (rollup->phase == ROLLUP_NEW || rollup->phase == ROLLUP_FAILED)
 		return false;
 	return SearchSysCacheExists1(RELOID, ObjectIdGetDatum(rollup->query_view)) &&
-		SearchSysCacheExists1(RELOID, ObjectIdGetDatum(rollup->state_table));
+		   SearchSysCacheExists1(RELOID, ObjectIdGetDatum(rollup->state_table));
 }
 
 /*
@@ -232,13 +233,13 @@ rollup_set_apply(RollupSet *set, TriggerData *trigdata)
 	if (trigdata->tg_newtable == NULL || tuplestore_tuple_count(trigdata->tg_newtable) == 0)
 		return;
 
-	context = AllocSetContextCreate(CurrentMemoryContext, "detect rollup batch",
-									ALLOCSET_DEFAULT_SIZES);
+	context =
+		AllocSetContextCreate(CurrentMemoryContext, "detect rollup batch", ALLOCSET_DEFAULT_SIZES);
 	saved_context = MemoryContextSwitchTo(context);
 	rollup_set_refresh(set);
 	for (int i = 0; i < set->nrollups; i++)
 	{
-		Rollup	   *rollup = &set->rollups[i];
+		Rollup *rollup = &set->rollups[i];
 		PartialSource source = {.batch = trigdata->tg_newtable};
 
 		if (!takes_batches(rollup))

@@ -42,44 +42,44 @@ extern bool rollup_set_fill(RollupSet *set);
 /* A column of the state table by which its rows are told apart. */
 typedef struct RollupKey
 {
-	char	   *name;
-	Expr	   *expr;			/* over the query's tables */
-	Index		sortgroupref;	/* 0: the constant key of a query without groups */
-	Oid			type;
-	int32		typmod;
-	Oid			collation;
+	char *name;
+	Expr *expr;			/* over the query's tables */
+	Index sortgroupref; /* 0: the constant key of a query without groups */
+	Oid type;
+	int32 typmod;
+	Oid collation;
 } RollupKey;
 
 /* A column of the state table that holds the partial states of an aggregate. */
 typedef struct RollupState
 {
-	char	   *name;
-	Aggref	   *aggref;			/* over the query's tables */
-	bool		serialized;		/* bytea, because the state is internal */
-	bool		finalized;		/* false: the state is the result */
-	Oid			type;			/* of the column */
-	Oid			collation;
-	Oid			combine_function;
+	char *name;
+	Aggref *aggref;	 /* over the query's tables */
+	bool serialized; /* bytea, because the state is internal */
+	bool finalized;	 /* false: the state is the result */
+	Oid type;		 /* of the column */
+	Oid collation;
+	Oid combine_function;
 } RollupState;
 
 /* How a rollup's query is split into keys and states. */
 typedef struct RollupShape
 {
-	Query	   *query;			/* its join aliases are flattened */
-	int			events_rti;		/* of the events table in its range table */
-	int			ngroups;		/* 0: one row for all events */
-	int			nkeys;			/* ngroups, or 1 for the constant key */
-	RollupKey  *keys;
-	int			nstates;
+	Query *query;	/* its join aliases are flattened */
+	int events_rti; /* of the events table in its range table */
+	int ngroups;	/* 0: one row for all events */
+	int nkeys;		/* ngroups, or 1 for the constant key */
+	RollupKey *keys;
+	int nstates;
 	RollupState *states;
 } RollupShape;
 
 typedef enum RollupPhase
 {
-	ROLLUP_NEW,					/* nothing is in, batches pass it by */
-	ROLLUP_FILLING,				/* events from filled_from on are in */
-	ROLLUP_ACTIVE,				/* all events are in */
-	ROLLUP_FAILED				/* set aside while it was filled */
+	ROLLUP_NEW,		/* nothing is in, batches pass it by */
+	ROLLUP_FILLING, /* events from filled_from on are in */
+	ROLLUP_ACTIVE,	/* all events are in */
+	ROLLUP_FAILED	/* set aside while it was filled */
 } RollupPhase;
 
 typedef struct PartialPlan PartialPlan;
@@ -89,33 +89,33 @@ typedef struct MergePlan MergePlan;
 typedef struct Rollup
 {
 	const Stream *stream;
-	int32		id;
-	char	   *name;
-	Oid			query_view;
-	Oid			state_table;
-	char	   *time_zone;
-	RollupPhase phase;			/* as last committed */
-	TimestampTz filled_from;	/* while ROLLUP_FILLING */
+	int32 id;
+	char *name;
+	Oid query_view;
+	Oid state_table;
+	char *time_zone;
+	RollupPhase phase;		 /* as last committed */
+	TimestampTz filled_from; /* while ROLLUP_FILLING */
 	PartialPlan *batch_plan;
-	MergePlan  *merge_plan;
+	MergePlan *merge_plan;
 } Rollup;
 
 struct RollupSet
 {
 	const Stream *stream;
 	MemoryContext context;
-	int			nrollups;
-	Rollup	   *rollups;
-	TimestampTz applied_until;	/* last written to the catalog */
+	int nrollups;
+	Rollup *rollups;
+	TimestampTz applied_until; /* last written to the catalog */
 };
 
 /* Which events partial_run aggregates. */
 typedef struct PartialSource
 {
-	Tuplestorestate *batch;		/* rows as the events table has them; NULL: the table */
-	bool		has_from;		/* event time >= from */
+	Tuplestorestate *batch; /* rows as the events table has them; NULL: the table */
+	bool has_from;			/* event time >= from */
 	TimestampTz from;
-	bool		has_until;		/* event time < until, or NULL unless has_from */
+	bool has_until; /* event time < until, or NULL unless has_from */
 	TimestampTz until;
 } PartialSource;
 
@@ -127,18 +127,17 @@ extern RollupShape *shape_create(const Query *query, Oid events_table);
 extern List *shape_public_targets(const RollupShape *shape, Oid state_table, Node **having);
 
 /* in rollup/relations.c */
-extern Oid	relation_create_state_table(const char *name, const RollupShape *shape, Oid owner);
-extern Oid	relation_create_public_view(const char *name, const RollupShape *shape,
-										Oid state_table);
+extern Oid relation_create_state_table(const char *name, const RollupShape *shape, Oid owner);
+extern Oid relation_create_public_view(const char *name, const RollupShape *shape, Oid state_table);
 
 /* in rollup/partial.c */
 extern PartialPlan *partial_plan_create(MemoryContext context);
-extern int64 partial_run(const Rollup *rollup, PartialPlan *plan,
-						 const PartialSource *source, Tuplestorestate *partial);
+extern int64 partial_run(const Rollup *rollup, PartialPlan *plan, const PartialSource *source,
+						 Tuplestorestate *partial);
 
 /* in rollup/partial_query.c */
-extern Query *partial_query(const Rollup *rollup, const PartialSource *source,
-							const char *batch_name);
+extern Query *
+partial_query(const Rollup *rollup, const PartialSource *source, const char *batch_name);
 
 /* in rollup/merge.c */
 extern MergePlan *merge_plan_create(MemoryContext context);
@@ -147,8 +146,8 @@ extern int64 merge_partial(const Rollup *rollup, Tuplestorestate *partial);
 /* in rollup/rollup.c */
 extern void rollup_set_refresh(RollupSet *set);
 extern int64 rollup_absorb(const Rollup *rollup, PartialPlan *plan, const PartialSource *source);
-extern Oid	rollup_query_view(const char *name);
-extern Oid	rollup_state_table(const char *name);
-extern Oid	rollup_owner(const char *name);
+extern Oid rollup_query_view(const char *name);
+extern Oid rollup_state_table(const char *name);
+extern Oid rollup_owner(const char *name);
 
-#endif							/* DETECT_ROLLUP_H */
+#endif /* DETECT_ROLLUP_H */

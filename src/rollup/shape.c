@@ -33,14 +33,14 @@
 /* Where the walk over a query's expressions gathers its aggregates. */
 typedef struct AggrefSearch
 {
-	List	   *aggrefs;		/* distinct */
+	List *aggrefs; /* distinct */
 } AggrefSearch;
 
 /* A finalizing expression in the making. */
 typedef struct Finalization
 {
 	const RollupShape *shape;
-	Oid			finalize_function;
+	Oid finalize_function;
 } Finalization;
 
 /* Walker: gather the distinct aggregates of a query's own level. */
@@ -64,12 +64,12 @@ find_aggrefs(Node *node, AggrefSearch *search)
 static char *
 free_name(const RollupShape *shape, const char *wanted)
 {
-	char	   *name = pstrdup(wanted);
-	bool		taken;
+	char *name = pstrdup(wanted);
+	bool taken;
 
 	do
 	{
-		ListCell   *cell;
+		ListCell *cell;
 
 		taken = false;
 		foreach(cell, shape->query->targetList)
@@ -88,7 +88,7 @@ free_name(const RollupShape *shape, const char *wanted)
 static char *
 output_name(const RollupShape *shape, const Expr *expr)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
 	foreach(cell, shape->query->targetList)
 	{
@@ -104,8 +104,8 @@ output_name(const RollupShape *shape, const Expr *expr)
 static int
 find_events_rti(const Query *query, Oid events_table)
 {
-	int			rti = 0;
-	ListCell   *cell;
+	int rti = 0;
+	ListCell *cell;
 
 	foreach(cell, query->rtable)
 	{
@@ -125,8 +125,8 @@ find_events_rti(const Query *query, Oid events_table)
 static void
 add_keys(RollupShape *shape)
 {
-	ListCell   *cell;
-	RollupKey  *key;
+	ListCell *cell;
+	RollupKey *key;
 
 	shape->ngroups = list_length(shape->query->groupClause);
 	shape->nkeys = Max(shape->ngroups, 1);
@@ -165,10 +165,10 @@ add_keys(RollupShape *shape)
 static void
 describe_state(RollupState *state, Aggref *aggref)
 {
-	HeapTuple	tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(aggref->aggfnoid));
+	HeapTuple tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(aggref->aggfnoid));
 	Form_pg_aggregate aggregate;
-	Oid			argument_types[FUNC_MAX_ARGS];
-	int			arguments = get_aggregate_argtypes(aggref, argument_types);
+	Oid argument_types[FUNC_MAX_ARGS];
+	int arguments = get_aggregate_argtypes(aggref, argument_types);
 
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "cache lookup failed for aggregate %u", aggref->aggfnoid);
@@ -178,9 +178,10 @@ describe_state(RollupState *state, Aggref *aggref)
 	state->serialized = aggregate->aggtranstype == INTERNALOID;
 	state->finalized = OidIsValid(aggregate->aggfinalfn);
 	state->combine_function = aggregate->aggcombinefn;
-	state->type = state->serialized ? BYTEAOID :
-		resolve_aggregate_transtype(aggref->aggfnoid, aggregate->aggtranstype,
-									argument_types, arguments);
+	state->type = state->serialized
+					  ? BYTEAOID
+					  : resolve_aggregate_transtype(aggref->aggfnoid, aggregate->aggtranstype,
+													argument_types, arguments);
 	if (!type_is_collatable(state->type))
 		state->collation = InvalidOid;
 	else if (OidIsValid(aggref->inputcollid))
@@ -195,7 +196,7 @@ static void
 add_states(RollupShape *shape)
 {
 	AggrefSearch search = {NIL};
-	ListCell   *cell;
+	ListCell *cell;
 
 	find_aggrefs((Node *) shape->query->targetList, &search);
 	find_aggrefs(shape->query->havingQual, &search);
@@ -223,8 +224,8 @@ shape_create(const Query *query, Oid events_table)
 	RollupShape *shape = palloc0(sizeof(RollupShape));
 
 	shape->query = copyObject(unconstify(Query *, query));
-	shape->query->targetList = (List *)
-		compat_flatten_vars(shape->query, (Node *) shape->query->targetList);
+	shape->query->targetList =
+		(List *) compat_flatten_vars(shape->query, (Node *) shape->query->targetList);
 	shape->query->havingQual = compat_flatten_vars(shape->query, shape->query->havingQual);
 	shape->events_rti = find_events_rti(shape->query, events_table);
 	add_keys(shape);
@@ -237,11 +238,11 @@ static Expr *
 finalize_state(const Finalization *finalization, int index)
 {
 	const RollupState *state = &finalization->shape->states[index];
-	Aggref	   *aggref = state->aggref;
-	AttrNumber	attnum = finalization->shape->nkeys + index + 1;
-	Var		   *column = makeVar(1, attnum, state->type, -1, state->collation, 0);
-	Const	   *result_type;
-	Const	   *aggregate;
+	Aggref *aggref = state->aggref;
+	AttrNumber attnum = finalization->shape->nkeys + index + 1;
+	Var *column = makeVar(1, attnum, state->type, -1, state->collation, 0);
+	Const *result_type;
+	Const *aggregate;
 
 	if (!state->finalized && state->collation == aggref->aggcollid)
 		return (Expr *) column;
@@ -253,8 +254,8 @@ finalize_state(const Finalization *finalization, int index)
 	aggregate = makeConst(REGPROCEDUREOID, -1, InvalidOid, sizeof(Oid),
 						  ObjectIdGetDatum(aggref->aggfnoid), false, true);
 	return (Expr *) makeFuncExpr(finalization->finalize_function, aggref->aggtype,
-								 list_make3(result_type, aggregate, column),
-								 aggref->aggcollid, aggref->inputcollid, COERCE_EXPLICIT_CALL);
+								 list_make3(result_type, aggregate, column), aggref->aggcollid,
+								 aggref->inputcollid, COERCE_EXPLICIT_CALL);
 }
 
 /* Mutator: from an expression over groups and aggregates to one over the
@@ -280,21 +281,21 @@ finalize_expression(Node *node, Finalization *finalization)
 	}
 	if (IsA(node, Var))
 	{
-		Var		   *var = (Var *) node;
+		Var *var = (Var *) node;
 		RangeTblEntry *rte = rt_fetch(var->varno, shape->query->rtable);
 
-		ereport(ERROR,
-				(errcode(ERRCODE_GROUPING_ERROR),
-				 errmsg("column \"%s.%s\" must be in the GROUP BY clause of a rollup",
-						rte->eref->aliasname, get_rte_attribute_name(rte, var->varattno)),
-				 errdetail("It only depends on a grouped primary key, whose table may change later."),
-				 errhint("Add the column to GROUP BY.")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_GROUPING_ERROR),
+			 errmsg("column \"%s.%s\" must be in the GROUP BY clause of a rollup",
+					rte->eref->aliasname, get_rte_attribute_name(rte, var->varattno)),
+			 errdetail("It only depends on a grouped primary key, whose table may change later."),
+			 errhint("Add the column to GROUP BY.")));
 	}
 	if (IsA(node, SubLink))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("a rollup cannot contain subqueries over its groups"),
-				 errhint("Join the rollup's view with that table when reading it.")));
+		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						errmsg("a rollup cannot contain subqueries over its groups"),
+						errhint("Join the rollup's view with that table when reading it.")));
 	return expression_tree_mutator(node, finalize_expression, finalization);
 }
 
@@ -306,16 +307,16 @@ finalize_expression(Node *node, Finalization *finalization)
 List *
 shape_public_targets(const RollupShape *shape, Oid state_table, Node **having)
 {
-	Oid			types[3] = {ANYELEMENTOID, REGPROCEDUREOID, ANYOID};
-	List	   *name = list_make2(makeString(DETECT_SCHEMA), makeString("_finalize"));
+	Oid types[3] = {ANYELEMENTOID, REGPROCEDUREOID, ANYOID};
+	List *name = list_make2(makeString(DETECT_SCHEMA), makeString("_finalize"));
 	Finalization finalization = {shape, LookupFuncName(name, 3, types, false)};
-	List	   *targets = NIL;
-	ListCell   *cell;
+	List *targets = NIL;
+	ListCell *cell;
 
 	foreach(cell, shape->query->targetList)
 	{
 		TargetEntry *entry = lfirst_node(TargetEntry, cell);
-		Node	   *expr;
+		Node *expr;
 
 		if (entry->resjunk)
 			continue;

@@ -43,28 +43,28 @@
 /* What is known of an aggregate from one call to the next, in fn_extra. */
 typedef struct AggregateCall
 {
-	Oid			aggregate;
-	AggState   *agg_state;		/* only the contexts are filled in */
-	bool		serialized;		/* the state is internal, kept as bytea */
-	Oid			state_type;		/* of the stored state */
-	int16		state_length;
-	bool		state_by_value;
-	int16		result_length;
-	bool		result_by_value;
-	bool		has_final;
-	bool		final_writes;	/* the final function may change the state */
-	int			nfinal_args;
-	FmgrInfo	serial;
-	FmgrInfo	deserial;
-	FmgrInfo	combine;
-	FmgrInfo	final;
+	Oid aggregate;
+	AggState *agg_state; /* only the contexts are filled in */
+	bool serialized;	 /* the state is internal, kept as bytea */
+	Oid state_type;		 /* of the stored state */
+	int16 state_length;
+	bool state_by_value;
+	int16 result_length;
+	bool result_by_value;
+	bool has_final;
+	bool final_writes; /* the final function may change the state */
+	int nfinal_args;
+	FmgrInfo serial;
+	FmgrInfo deserial;
+	FmgrInfo combine;
+	FmgrInfo final;
 } AggregateCall;
 
 /* A state, stored or in memory. */
 typedef struct StateValue
 {
-	Datum		value;
-	bool		isnull;
+	Datum value;
+	bool isnull;
 } StateValue;
 
 PG_FUNCTION_INFO_V1(detect_combine);
@@ -75,17 +75,16 @@ check_type(Oid aggregate, const char *what, Oid expected, Oid given)
 {
 	if (expected == given || IsPolymorphicType(expected))
 		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_DATATYPE_MISMATCH),
-			 errmsg("%s of aggregate %s is %s, not %s", what, format_procedure(aggregate),
-					format_type_be(expected), format_type_be(given))));
+	ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH),
+					errmsg("%s of aggregate %s is %s, not %s", what, format_procedure(aggregate),
+						   format_type_be(expected), format_type_be(given))));
 }
 
 /* Raise an error unless role may execute a function. */
 static void
 check_execute(Oid function, Oid role, ObjectType kind)
 {
-	AclResult	result = compat_proc_aclcheck(function, role, ACL_EXECUTE);
+	AclResult result = compat_proc_aclcheck(function, role, ACL_EXECUTE);
 
 	if (result != ACLCHECK_OK)
 		aclcheck_error(result, kind, get_func_name(function));
@@ -105,7 +104,7 @@ prepare_function(FmgrInfo *info, Oid function, Oid aggregate_owner, Expr *expr,
 static AggState *
 create_agg_state(void)
 {
-	AggState   *agg_state = makeNode(AggState);
+	AggState *agg_state = makeNode(AggState);
 
 	agg_state->curaggcontext = CreateStandaloneExprContext();
 	agg_state->tmpcontext = CreateStandaloneExprContext();
@@ -136,12 +135,12 @@ static void
 prepare_combine(AggregateCall *call, Form_pg_aggregate form, Oid owner, Oid collation,
 				MemoryContext context)
 {
-	Oid			types[1];
-	Expr	   *expr;
+	Oid types[1];
+	Expr *expr;
 
 	types[0] = form->aggtranstype == INTERNALOID ? INTERNALOID : call->state_type;
-	build_aggregate_transfn_expr(types, 1, 0, false, types[0], collation,
-								 form->aggcombinefn, InvalidOid, &expr, NULL);
+	build_aggregate_transfn_expr(types, 1, 0, false, types[0], collation, form->aggcombinefn,
+								 InvalidOid, &expr, NULL);
 	prepare_function(&call->combine, form->aggcombinefn, owner, expr, context);
 	if (!call->serialized)
 		return;
@@ -153,12 +152,12 @@ prepare_combine(AggregateCall *call, Form_pg_aggregate form, Oid owner, Oid coll
 
 /* Prepare the final function, if the aggregate has one. */
 static void
-prepare_final(AggregateCall *call, Form_pg_aggregate form, const Form_pg_proc proc,
-			  Oid result_type, Oid collation, MemoryContext context)
+prepare_final(AggregateCall *call, Form_pg_aggregate form, const Form_pg_proc proc, Oid result_type,
+			  Oid collation, MemoryContext context)
 {
-	Oid			types[FUNC_MAX_ARGS];
-	Oid			state_type = call->serialized ? INTERNALOID : call->state_type;
-	Expr	   *expr;
+	Oid types[FUNC_MAX_ARGS];
+	Oid state_type = call->serialized ? INTERNALOID : call->state_type;
+	Expr *expr;
 
 	call->has_final = OidIsValid(form->aggfinalfn);
 	if (!call->has_final)
@@ -175,14 +174,13 @@ prepare_final(AggregateCall *call, Form_pg_aggregate form, const Form_pg_proc pr
 static void
 check_aggregate(Oid aggregate, const Form_pg_aggregate form)
 {
-	bool		internal = form->aggtranstype == INTERNALOID;
+	bool internal = form->aggtranstype == INTERNALOID;
 
 	if (form->aggkind != AGGKIND_NORMAL || !OidIsValid(form->aggcombinefn) ||
 		(internal && !(OidIsValid(form->aggserialfn) && OidIsValid(form->aggdeserialfn))))
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("aggregate %s has no partial states that can be merged",
-						format_procedure(aggregate))));
+		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
+						errmsg("aggregate %s has no partial states that can be merged",
+							   format_procedure(aggregate))));
 }
 
 /*
@@ -195,15 +193,14 @@ create_call(FunctionCallInfo fcinfo, Oid aggregate, Oid state_type, Oid result_t
 	MemoryContext context = fcinfo->flinfo->fn_mcxt;
 	MemoryContext saved_context = MemoryContextSwitchTo(context);
 	AggregateCall *call = palloc0(sizeof(AggregateCall));
-	HeapTuple	tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(aggregate));
-	HeapTuple	proc_tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(aggregate));
+	HeapTuple tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(aggregate));
+	HeapTuple proc_tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(aggregate));
 	Form_pg_aggregate form;
 	Form_pg_proc proc;
 
 	if (!HeapTupleIsValid(tuple) || !HeapTupleIsValid(proc_tuple))
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("%s is not an aggregate", format_procedure(aggregate))));
+		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
+						errmsg("%s is not an aggregate", format_procedure(aggregate))));
 	form = (Form_pg_aggregate) GETSTRUCT(tuple);
 	proc = (Form_pg_proc) GETSTRUCT(proc_tuple);
 	check_execute(aggregate, GetUserId(), OBJECT_AGGREGATE);
@@ -238,13 +235,12 @@ static AggregateCall *
 prepare_call(FunctionCallInfo fcinfo, int aggregate_arg, int state_arg, Oid result_type)
 {
 	AggregateCall *call = fcinfo->flinfo->fn_extra;
-	Oid			aggregate;
-	Oid			state_type;
+	Oid aggregate;
+	Oid state_type;
 
 	if (PG_ARGISNULL(aggregate_arg))
 		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("aggregate must not be null")));
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("aggregate must not be null")));
 	aggregate = PG_GETARG_OID(aggregate_arg);
 	if (call != NULL && call->aggregate == aggregate)
 		return call;
@@ -262,11 +258,11 @@ prepare_call(FunctionCallInfo fcinfo, int aggregate_arg, int state_arg, Oid resu
  * is not called with a NULL.  Arguments beyond the state are in args.
  */
 static StateValue
-call_function(const AggregateCall *call, FmgrInfo *function, Oid collation,
-			  int nargs, const StateValue *args)
+call_function(const AggregateCall *call, FmgrInfo *function, Oid collation, int nargs,
+			  const StateValue *args)
 {
 	LOCAL_FCINFO(fcinfo, FUNC_MAX_ARGS);
-	StateValue	result = {(Datum) 0, true};
+	StateValue result = {(Datum) 0, true};
 
 	InitFunctionCallInfoData(*fcinfo, function, nargs, collation, (Node *) call->agg_state, NULL);
 	for (int i = 0; i < nargs; i++)
@@ -286,7 +282,7 @@ call_function(const AggregateCall *call, FmgrInfo *function, Oid collation,
 static StateValue
 load_state(AggregateCall *call, StateValue stored, bool writable, Oid collation)
 {
-	StateValue	args[2] = {stored, {(Datum) 0, false}};
+	StateValue args[2] = {stored, {(Datum) 0, false}};
 
 	if (call->serialized)
 		return call_function(call, &call->deserial, collation, 2, args);
@@ -304,8 +300,8 @@ enter_memory(AggregateCall *call)
 
 /* Bring a result into the caller's memory and free all other. */
 static StateValue
-release_memory(AggregateCall *call, MemoryContext caller_context, StateValue result,
-			   bool by_value, int16 length)
+release_memory(AggregateCall *call, MemoryContext caller_context, StateValue result, bool by_value,
+			   int16 length)
 {
 	MemoryContextSwitchTo(caller_context);
 	if (!result.isnull && !by_value)
@@ -319,7 +315,7 @@ release_memory(AggregateCall *call, MemoryContext caller_context, StateValue res
 static StateValue
 combine_states(AggregateCall *call, StateValue state, StateValue other, Oid collation)
 {
-	StateValue	args[2] = {state, other};
+	StateValue args[2] = {state, other};
 
 	if (call->combine.fn_strict && other.isnull)
 		return state;
@@ -336,9 +332,9 @@ Datum
 detect_combine(PG_FUNCTION_ARGS)
 {
 	AggregateCall *call = prepare_call(fcinfo, 0, 1, InvalidOid);
-	Oid			collation = PG_GET_COLLATION();
-	StateValue	state = {PG_GETARG_DATUM(1), PG_ARGISNULL(1)};
-	StateValue	other = {PG_GETARG_DATUM(2), PG_ARGISNULL(2)};
+	Oid collation = PG_GET_COLLATION();
+	StateValue state = {PG_GETARG_DATUM(1), PG_ARGISNULL(1)};
+	StateValue other = {PG_GETARG_DATUM(2), PG_ARGISNULL(2)};
 	MemoryContext caller_context = enter_memory(call);
 
 	state = load_state(call, state, true, collation);
@@ -359,11 +355,11 @@ detect_combine(PG_FUNCTION_ARGS)
 Datum
 detect_finalize(PG_FUNCTION_ARGS)
 {
-	Oid			result_type = get_fn_expr_argtype(fcinfo->flinfo, 0);
+	Oid result_type = get_fn_expr_argtype(fcinfo->flinfo, 0);
 	AggregateCall *call = prepare_call(fcinfo, 1, 2, result_type);
-	Oid			collation = PG_GET_COLLATION();
-	StateValue	args[FUNC_MAX_ARGS];
-	StateValue	result = {PG_GETARG_DATUM(2), PG_ARGISNULL(2)};
+	Oid collation = PG_GET_COLLATION();
+	StateValue args[FUNC_MAX_ARGS];
+	StateValue result = {PG_GETARG_DATUM(2), PG_ARGISNULL(2)};
 	MemoryContext caller_context = enter_memory(call);
 
 	result = load_state(call, result, call->final_writes, collation);
@@ -377,8 +373,8 @@ detect_finalize(PG_FUNCTION_ARGS)
 		}
 		result = call_function(call, &call->final, collation, call->nfinal_args, args);
 	}
-	result = release_memory(call, caller_context, result, call->result_by_value,
-							call->result_length);
+	result =
+		release_memory(call, caller_context, result, call->result_by_value, call->result_length);
 	if (result.isnull)
 		PG_RETURN_NULL();
 	PG_RETURN_DATUM(result.value);

@@ -33,19 +33,19 @@
 #define LOOK_INTERVAL_MS 20
 
 /* Columns of detect._rollup. */
-#define ATTNUM_NAME 2
-#define ATTNUM_STATE 6
+#define ATTNUM_NAME		   2
+#define ATTNUM_STATE	   6
 #define ATTNUM_FILLED_FROM 7
-#define ATTNUM_ERROR 10
+#define ATTNUM_ERROR	   10
 
 /* What one look at a rollup's row has found. */
 typedef struct RollupLook
 {
-	bool		is_made_here;	/* by this transaction */
-	bool		is_active;
-	char	   *state;
-	char	   *filled_from;	/* NULL while nothing is in */
-	char	   *error;			/* why it was set aside, or NULL */
+	bool is_made_here; /* by this transaction */
+	bool is_active;
+	char *state;
+	char *filled_from; /* NULL while nothing is in */
+	char *error;	   /* why it was set aside, or NULL */
 } RollupLook;
 
 PG_FUNCTION_INFO_V1(detect_wait_for_rollup);
@@ -54,9 +54,9 @@ PG_FUNCTION_INFO_V1(detect_wait_for_rollup);
 static void
 read_row(TupleTableSlot *slot, RollupLook *look)
 {
-	Datum		xmin;
-	Datum		value;
-	bool		isnull;
+	Datum xmin;
+	Datum value;
+	bool isnull;
 
 	xmin = slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isnull);
 	look->is_made_here = TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin));
@@ -72,12 +72,12 @@ read_row(TupleTableSlot *slot, RollupLook *look)
 static bool
 look_at_rollup(const char *name, RollupLook *look)
 {
-	Relation	rel = table_open(catalog_relation("_rollup", false), AccessShareLock);
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Relation rel = table_open(catalog_relation("_rollup", false), AccessShareLock);
+	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	ScanKeyData key;
 	TableScanDesc scan;
-	bool		found;
+	bool found;
 
 	ScanKeyInit(&key, ATTNUM_NAME, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(name));
 	key.sk_collation = C_COLLATION_OID;
@@ -97,17 +97,17 @@ static void
 report_not_filled(const char *name, const RollupLook *look)
 {
 	if (look->error != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("rollup \"%s\" could not be filled", name),
-				 errdetail("%s", look->error),
-				 errhint("Remove the cause, drop the rollup with detect.drop_rollup and create it again.")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("rollup \"%s\" could not be filled", name), errdetail("%s", look->error),
+			 errhint(
+				 "Remove the cause, drop the rollup with detect.drop_rollup and create it again.")));
 	if (look->filled_from != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("rollup \"%s\" is not filled yet", name),
-				 errdetail("Events from %s on are in.", look->filled_from),
-				 errhint("Wait longer; detect.stat_rollup shows how far it is.")));
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("rollup \"%s\" is not filled yet", name),
+						errdetail("Events from %s on are in.", look->filled_from),
+						errhint("Wait longer; detect.stat_rollup shows how far it is.")));
 	ereport(ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 			 errmsg("rollup \"%s\" is not filled yet", name),
@@ -131,26 +131,24 @@ wait_a_moment(void)
 Datum
 detect_wait_for_rollup(PG_FUNCTION_ARGS)
 {
-	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	Datum		timeout = PG_GETARG_DATUM(1);
-	TimestampTz deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
-																  TimestampTzGetDatum(GetCurrentTimestamp()),
-																  timeout));
-	RollupLook	look;
+	char *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	Datum timeout = PG_GETARG_DATUM(1);
+	TimestampTz deadline = DatumGetTimestampTz(DirectFunctionCall2(
+		timestamptz_pl_interval, TimestampTzGetDatum(GetCurrentTimestamp()), timeout));
+	RollupLook look;
 
 	if (!look_at_rollup(name, &look))
 		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("rollup \"%s\" does not exist", name),
+				(errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("rollup \"%s\" does not exist", name),
 				 errhint("See the view detect.rollup.")));
 	if (!has_privs_of_role(GetUserId(), rollup_owner(name)))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("must be owner of rollup \"%s\"", name)));
+		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+						errmsg("must be owner of rollup \"%s\"", name)));
 	if (look.is_made_here)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("rollup \"%s\" was made by this transaction and is filled after its commit", name),
+				 errmsg("rollup \"%s\" was made by this transaction and is filled after its commit",
+						name),
 				 errhint("Call detect.wait_for_rollup in the next transaction.")));
 
 	while (!look.is_active)
@@ -160,8 +158,7 @@ detect_wait_for_rollup(PG_FUNCTION_ARGS)
 		wait_a_moment();
 		if (!look_at_rollup(name, &look))
 			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_OBJECT),
-					 errmsg("rollup \"%s\" was dropped", name)));
+					(errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("rollup \"%s\" was dropped", name)));
 	}
 	PG_RETURN_VOID();
 }

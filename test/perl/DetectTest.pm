@@ -1,0 +1,480 @@
+# What the TAP tests share: a mock broker, camera events of which each one is
+# known, a server with a stream, and the ledger that compares them.
+#
+# Truth is kept apart from what is tested.  The broker object knows every line
+# that it produced and where each partition ends; ledger_is_exact() computes
+# from those lines alone what the database must hold.
+#
+# Nothing here waits for a time.  Random choices come from $seed, which each
+# test prints; DETECT_SEED=N runs a test with the same choices again.
+package DetectTest;
+
+use strict;
+use warnings;
+
+use Exporter 'import';
+use FindBin;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes;
+
+our @EXPORT = qw(
+  camera_lines
+  create_camera
+  install_detect
+  ledger_is_exact
+  make_node
+  seconds_of
+  stream_is
+  wait_applied
+  wait_for
+  wait_for_exit
+  worker_pid
+);
+
+our $programs = "$FindBin::RealBin/../broker";
+our $seed     = $ENV{DETECT_SEED} // (time() ^ ($$ << 8)) % 1_000_000;
+
+srand($seed);
+note("DETECT_SEED=$seed");
+
+my $nfiles = 0;
+
+# A file of the test's own, with these lines.
+sub write_lines
+{
+	my @lines = @_;
+	my $path  = "$PostgreSQL::Test::Utils::tmp_check/lines_" . $nfiles++;
+
+	open(my $file, '>', $path) or die "could not open \"$path\": $!";
+	print $file "$_\n" for @lines;
+	close($file) or die "could not write \"$path\": $!";
+	return $path;
+}
+
+# Camera events as lines of JSON: options are those of the generator.  Event
+# times end now; some events are late, some repeated, some broken.
+sub camera_lines
+{
+	my ($count, %options) = @_;
+	my $path = "$PostgreSQL::Test::Utils::tmp_check/camera_" . $nfiles++;
+
+	%options = (
+		'duplicates' => 0.05,
+		'late'       => 0.05,
+		'broken'     => 0.005,
+		'seed'       => $seed,
+		'locations'  => 100,
+		'event-rate' => 5,
+		%options);
+	system_or_bail("$programs/generator", '--file', $path, '--count', $count,
+		map { ("--$_" => $options{$_}) } sort keys %options);
+	return split(/\n/, slurp_file($path));
+}
+
+# ---------------------------------------------------------------------
+# The server
+# ---------------------------------------------------------------------
+
+# A node that is initialized and not started, with the settings of all tests.
+sub make_node
+{
+	my ($name, %params) = @_;
+	my $node = PostgreSQL::Test::Cluster->new($name);
+
+	$node->init(%params);
+	$node->append_conf('postgresql.conf',
+		slurp_file("$FindBin::RealBin/../detect.conf"));
+	$node->append_conf(
+		'postgresql.conf', qq{
+log_statement = none
+max_connections = 50
+restart_after_crash = on
+shared_buffers = 64MB
+wal_sender_timeout = 0
+# small batches: many commits to be killed between
+detect.max_batch_rows = 500
+detect.retry_interval = 100ms
+});
+	return $node;
+}
+
+# The extension, and the role that owns streams, in a database that is made
+# unless it is there.
+sub install_detect
+{
+	my ($node, $database) = @_;
+
+	$node->safe_psql('postgres', "CREATE DATABASE $database")
+	  unless $node->safe_psql('postgres',
+		"SELECT 1 FROM pg_database WHERE datname = '$database'");
+	$node->safe_psql(
+		$database, qq{
+		SET client_min_messages = warning;
+		CREATE EXTENSION detect CASCADE;
+		SELECT 'CREATE ROLE ops LOGIN' WHERE to_regrole('ops') IS NULL \\gexec
+		GRANT detect_admin TO ops;
+		CREATE SCHEMA IF NOT EXISTS city AUTHORIZATION ops;
+		ALTER DATABASE $database SET search_path = city, public;
+	});
+	return;
+}
+
+# The standard stream: cameras' detections, each joined with its location, in
+# partitions of an hour, with a rollup over small and exact types.  Options are
+# arguments of create_stream; name, topic and broker are ours.
+sub create_camera
+{
+	my ($node, $database, $broker, %options) = @_;
+	my $name   = delete $options{name}  // 'camera';
+	my $table  = delete $options{table} // 'detection';
+	my $owner  = delete $options{owner} // 'ops';
+	my $schema = delete $options{schema} // 'city';
+	my $topic  = delete $options{topic} // $name;
+	my $bootstrap =
+	  ref($broker) ? $broker->bootstrap : ($broker // '127.0.0.1:1');
+
+	%options = (
+		columns => "'detection_oid bigint, video_camera_oid int,
+			geographical_location_oid int, item_name text, confidence real,
+			timestamp_detected timestamptz'",
+		query => "'SELECT b.*, l.location_name FROM batch b
+			LEFT JOIN location l USING (geographical_location_oid)'",
+		key                => "'{detection_oid}'",
+		event_time         => "'timestamp_detected'",
+		partition_interval => "'1 hour'",
+		%options);
+
+	my $arguments = join(', ', map { "$_ => $options{$_}" } sort keys %options);
+	$node->safe_psql(
+		$database, qq{
+		SET client_min_messages = warning;
+		SELECT 'CREATE SERVER city FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstrap_servers ''$bootstrap'')'
+		WHERE NOT EXISTS (SELECT FROM pg_foreign_server WHERE srvname = 'city') \\gexec
+		GRANT USAGE ON FOREIGN SERVER city TO $owner;
+		SET ROLE $owner;
+		SET search_path = $schema, public;
+		CREATE TABLE IF NOT EXISTS location (
+			geographical_location_oid int PRIMARY KEY, location_name text NOT NULL);
+		INSERT INTO location SELECT i, 'Street ' || i FROM generate_series(1, 100) i
+		ON CONFLICT DO NOTHING;
+		CREATE TABLE IF NOT EXISTS $table (
+			detection_oid bigint NOT NULL, video_camera_oid int NOT NULL,
+			geographical_location_oid int NOT NULL, item_name text NOT NULL,
+			confidence real CHECK (confidence BETWEEN 0 AND 1),
+			timestamp_detected timestamptz NOT NULL, location_name text
+		) PARTITION BY RANGE (timestamp_detected);
+		BEGIN;
+		SELECT detect.create_stream('$name', server => 'city', topic => '$topic',
+			events_table => '$table', $arguments);
+		SELECT detect.create_rollup('${name}_per_minute', \$\$
+			SELECT date_bin('1 minute', timestamp_detected, 'epoch') AS minute, item_name,
+				   count(*) AS detections, sum(video_camera_oid) AS cameras,
+				   avg(geographical_location_oid) AS place,
+				   min(timestamp_detected) AS first_seen, max(confidence) AS surest
+			FROM $table GROUP BY 1, 2 \$\$);
+		COMMIT;
+	});
+	return;
+}
+
+# ---------------------------------------------------------------------
+# Waiting
+# ---------------------------------------------------------------------
+
+# Until all that is in the topic is applied; the test ends here if it is not.
+sub wait_for
+{
+	my ($node, $database, $stream) = @_;
+
+	$node->safe_psql($database,
+		"SELECT detect.wait_for('$stream', '${PostgreSQL::Test::Utils::timeout_default}s')");
+	return;
+}
+
+# Until so many messages of a stream are applied, as soon as they are: asked
+# again and again from within one session.  Returns what the session then
+# selects.
+sub wait_applied
+{
+	my ($node, $database, $stream, $messages, $select) = @_;
+	my $deadline = $PostgreSQL::Test::Utils::timeout_default;
+	my ($rc, $stdout, $stderr) = $node->psql(
+		$database, qq{
+		DO \$\$
+		BEGIN
+			LOOP
+				EXIT WHEN $messages <= (
+					SELECT COALESCE(sum(accepted + duplicates + filtered + expired + dead_letters), 0)
+					FROM detect._applied_progress JOIN detect._stream USING (stream_id)
+					WHERE name = '$stream');
+				IF clock_timestamp() > now() + interval '$deadline s' THEN
+					RAISE 'stream $stream has not applied $messages messages in time';
+				END IF;
+			END LOOP;
+		END
+		\$\$;
+		$select});
+
+	die $stderr if $rc != 0;
+	return $stdout;
+}
+
+# Until a process is gone.
+sub wait_for_exit
+{
+	my ($pid) = @_;
+
+	system_or_bail('timeout', $PostgreSQL::Test::Utils::timeout_default,
+		'tail', "--pid=$pid", '-s', '0.02', '-f', '/dev/null');
+	return;
+}
+
+# Until a stream's state and reason are as wanted; a test that names both.
+sub stream_is
+{
+	my ($node, $database, $stream, $state, $reason, $what) = @_;
+	my $ok = $node->poll_query_until(
+		$database, qq{
+		SELECT state = '$state' AND COALESCE(reason, '') ~ '$reason'
+		FROM detect.stat_stream WHERE stream = '$stream'});
+
+	ok($ok, $what)
+	  or diag(
+		$node->safe_psql($database,
+			"SELECT state, reason, remedy FROM detect.stat_stream WHERE stream = '$stream'"));
+	return $ok;
+}
+
+# The process that has a duty for a stream, once it runs.
+sub worker_pid
+{
+	my ($node, $database, $stream, $duty) = @_;
+	my $from =
+	  "FROM detect.stat_worker WHERE stream = '$stream' AND duty = '"
+	  . ($duty // 'apply')
+	  . "' AND pid IS NOT NULL";
+
+	$node->poll_query_until($database, "SELECT true $from")
+	  or die "no worker of stream $stream";
+	return $node->safe_psql($database, "SELECT pid $from");
+}
+
+# How long something takes.
+sub seconds_of
+{
+	my ($code) = @_;
+	my $begin = Time::HiRes::time();
+
+	$code->();
+	return Time::HiRes::time() - $begin;
+}
+
+# ---------------------------------------------------------------------
+# The ledger
+# ---------------------------------------------------------------------
+
+# Lines that a test knows to be events, as a table; what is not of this form,
+# or has a value that the table refuses, is broken.
+my $expected_sql = q{
+	CREATE TEMP TABLE produced (line text);
+	COPY_LINES
+	CREATE TEMP TABLE valid AS
+	SELECT (j->>'detection_oid')::bigint AS detection_oid,
+		   (j->>'video_camera_oid')::int AS video_camera_oid,
+		   (j->>'geographical_location_oid')::int AS geographical_location_oid,
+		   j->>'item_name' AS item_name, (j->>'confidence')::real AS confidence,
+		   (j->>'timestamp_detected')::timestamptz AS timestamp_detected
+	FROM (SELECT CASE WHEN line ~ '^\{"detection_oid": \d+, "video_camera_oid": \d+, .*\}$'
+				 THEN line::jsonb END AS j FROM produced) p
+	WHERE (j->>'confidence')::real <= 1 AND (j->>'timestamp_detected')::timestamptz < now() + interval '1 day';
+	CREATE TEMP TABLE expected AS
+	SELECT DISTINCT v.*, l.location_name
+	FROM valid v LEFT JOIN location l USING (geographical_location_oid);
+	CREATE TEMP TABLE recomputed AS
+	SELECT date_bin('1 minute', timestamp_detected, 'epoch') AS minute, item_name,
+		   count(*) AS detections, sum(video_camera_oid) AS cameras,
+		   avg(geographical_location_oid) AS place,
+		   min(timestamp_detected) AS first_seen, max(confidence) AS surest
+	FROM EVENTS GROUP BY 1, 2;
+};
+
+# What the database must be able to say, as name => SQL => value.
+sub ledger_questions
+{
+	my ($stream, $ends) = @_;
+	my $progress =
+	  "FROM detect._applied_progress a JOIN detect._stream s USING (stream_id) "
+	  . "WHERE s.name = '$stream' AND a.kafka_partition >= 0";
+
+	return (
+		['events that are missing', 'SELECT count(*) FROM (TABLE expected EXCEPT ALL TABLE EVENTS) x', 0],
+		['events that should not be', 'SELECT count(*) FROM (TABLE EVENTS EXCEPT ALL TABLE expected) x', 0],
+		['rollup rows that are missing', 'SELECT count(*) FROM (TABLE recomputed EXCEPT ALL TABLE ROLLUP) x', 0],
+		['rollup rows that should not be', 'SELECT count(*) FROM (TABLE ROLLUP EXCEPT ALL TABLE recomputed) x', 0],
+		[
+			'applied offsets are the ends of the topic',
+			"SELECT string_agg(a.next_offset::text, ',' ORDER BY a.kafka_partition) $progress",
+			join(',', @$ends)
+		],
+		[
+			'outcomes of each partition are the elements delivered',
+			"SELECT string_agg((accepted + duplicates + filtered + expired + dead_letters)::text, ',' "
+			  . "ORDER BY a.kafka_partition) $progress",
+			join(',', @$ends)
+		],
+		['accepted', "SELECT sum(accepted) - (SELECT count(*) FROM expected) $progress", 0],
+		[
+			'duplicates',
+			"SELECT sum(duplicates) - (SELECT count(*) FROM valid) + (SELECT count(*) FROM expected) $progress",
+			0
+		],
+		[
+			'dead letters counted',
+			"SELECT sum(dead_letters) - (SELECT count(*) FROM produced) + (SELECT count(*) FROM valid) $progress",
+			0
+		],
+		[
+			'dead letters kept',
+			"SELECT count(*) - (SELECT count(*) FROM produced) + (SELECT count(*) FROM valid) "
+			  . "FROM detect.dead_letter WHERE stream = '$stream'",
+			0
+		]);
+}
+
+# Waits until a stream has applied its topic, then compares what the database
+# holds with what the broker was given.  One test, which tells all differences.
+# Options: name and table of the stream, lines of other origin than its topic.
+sub ledger_is_exact
+{
+	my ($node, $database, $broker, $what, %options) = @_;
+	my $stream = $options{name} // 'camera';
+	my $topic  = $options{topic} // $stream;
+	my $table  = $options{table} // 'detection';
+	my $path   = write_lines($broker->lines($topic));
+	my @questions =
+	  ledger_questions($stream, [ $broker->ends($topic) ]);
+	my @wrong;
+
+	wait_for($node, $database, $stream);
+
+	my $sql = $expected_sql
+	  . join('', map { "SELECT ($_->[1]);\n" } @questions);
+	# a line is one column: control characters do not occur in it
+	$sql =~ s/COPY_LINES/COPY produced FROM '$path' (FORMAT csv, DELIMITER E'\\x01', QUOTE E'\\x02');/;
+	$sql =~ s/\bEVENTS\b/$table/g;
+	$sql =~ s/\bROLLUP\b/${stream}_per_minute/g;
+	my @answers = split(/\n/, $node->safe_psql($database, $sql), -1);
+
+	foreach my $i (0 .. $#questions)
+	{
+		my ($name, undef, $value) = @{ $questions[$i] };
+
+		push @wrong, "$name: $answers[$i], not $value" if ($answers[$i] // '') ne $value;
+	}
+	return ok(!@wrong, $what) || diag(join("\n", @wrong)) && 0;
+}
+
+# ---------------------------------------------------------------------
+# The mock broker
+# ---------------------------------------------------------------------
+
+package DetectTest::Broker;
+
+use strict;
+use warnings;
+
+use IPC::Open2;
+
+# Start a mock broker; it ends with this process.
+sub start
+{
+	my ($class, %options) = @_;
+	my $self = bless { lines => {}, ends => {} }, $class;
+
+	$self->{pid} = open2($self->{out}, $self->{in},
+		"$DetectTest::programs/mock_broker", '--brokers',
+		$options{brokers} // 1);
+	$self->{bootstrap} = $self->answer();
+	$self->{bootstrap} =~ s/^bootstrap // or die "no mock broker: $self->{bootstrap}";
+	return $self;
+}
+
+sub bootstrap { my ($self) = @_; return $self->{bootstrap}; }
+sub pid       { my ($self) = @_; return $self->{pid}; }
+
+# One line of what the broker says.
+sub answer
+{
+	my ($self) = @_;
+	my $out = $self->{out};
+	local $SIG{ALRM} = sub { die "the mock broker does not answer\n" };
+
+	alarm($PostgreSQL::Test::Utils::timeout_default);
+	my $line = <$out>;
+	alarm(0);
+	die "the mock broker has ended\n" unless defined $line;
+	chomp $line;
+	return $line;
+}
+
+# Have a command obeyed; what follows "ok".
+sub command
+{
+	my ($self, @fields) = @_;
+	my $in = $self->{in};
+
+	print $in join("\t", @fields), "\n";
+	my $answer = $self->answer();
+	$answer =~ s/^ok ?// or die "mock broker: @fields: $answer";
+	return $answer;
+}
+
+# Make a topic.
+sub create_topic
+{
+	my ($self, $topic, $partitions) = @_;
+
+	$self->command('topic', $topic, $partitions);
+	$self->{ends}{$topic}  = [ (0) x $partitions ];
+	$self->{lines}{$topic} = [];
+	return;
+}
+
+# Produce lines, to the partitions in turn; returns when all are in the topic.
+sub produce
+{
+	my ($self, $topic, @lines) = @_;
+	my $ends = $self->{ends}{$topic};
+
+	$self->command('file', $topic, DetectTest::write_lines(@lines));
+	$ends->[ $_ % @$ends ]++ for 0 .. $#lines;
+	push @{ $self->{lines}{$topic} }, @lines;
+	return;
+}
+
+# All lines that were produced to a topic.
+sub lines
+{
+	my ($self, $topic) = @_;
+	return @{ $self->{lines}{$topic} };
+}
+
+# Where its partitions end.
+sub ends
+{
+	my ($self, $topic) = @_;
+	return @{ $self->{ends}{$topic} };
+}
+
+sub stop
+{
+	my ($self) = @_;
+
+	close $self->{in};
+	waitpid($self->{pid}, 0);
+	return;
+}
+
+1;
