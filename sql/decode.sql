@@ -8,6 +8,7 @@
 SET client_min_messages = warning;
 SET timezone = 'Europe/Berlin';
 SET datestyle = 'ISO, DMY';
+SET intervalstyle = postgres;
 
 CREATE FUNCTION pg_temp.outcome(payload bytea, columns text, fields jsonb DEFAULT NULL)
 RETURNS text LANGUAGE plpgsql AS $$

@@ -37,6 +37,7 @@ extern Identity identity_hash(const IdentityHasher *hasher, const Datum *values)
 /* in apply/identity_set.c */
 extern IdentitySet *identity_set_create(MemoryContext context);
 extern void identity_set_destroy(IdentitySet *set);
+extern void identity_set_prefetch(const IdentitySet *set, const Identity *identity);
 extern bool identity_set_has(const IdentitySet *set, const Identity *identity);
 extern bool identity_set_add(IdentitySet *set, const Identity *identity);
 extern bool identity_set_remove(IdentitySet *set, const Identity *identity);

@@ -14,12 +14,15 @@
  */
 #include "postgres.h"
 
+#include <sys/mman.h>
+
 #include "utils/memutils.h"
 
 #include "apply/identity.h"
 
 #define FIRST_CAPACITY 64
 #define MAX_FULL_PERCENT 70
+#define HUGE_PAGE_BYTES (2 * 1024 * 1024)
 
 struct IdentitySet
 {
@@ -41,11 +44,26 @@ is_same(const Identity *left, const Identity *right)
 	return left->low == right->low && left->high == right->high;
 }
 
+/* Allocates empty places.  Lookups go all over them, and in pages of 4 kB most
+ * would also miss the processor's table of pages: large arrays ask for huge
+ * ones. */
 static Identity *
 allocate_places(MemoryContext context, uint64 nplaces)
 {
-	return MemoryContextAllocExtended(context, nplaces * sizeof(Identity),
-									  MCXT_ALLOC_HUGE | MCXT_ALLOC_ZERO);
+	Size		bytes = nplaces * sizeof(Identity);
+	Identity   *places = MemoryContextAllocHuge(context, bytes);
+
+#ifdef MADV_HUGEPAGE
+	if (bytes >= 2 * HUGE_PAGE_BYTES)
+	{
+		char	   *from = (char *) TYPEALIGN(HUGE_PAGE_BYTES, places);
+		char	   *to = (char *) TYPEALIGN_DOWN(HUGE_PAGE_BYTES, (char *) places + bytes);
+
+		(void) madvise(from, to - from, MADV_HUGEPAGE);
+	}
+#endif
+	memset(places, 0, bytes);
+	return places;
 }
 
 /* Makes an empty set in the context. */
@@ -78,6 +96,13 @@ find_place(const IdentitySet *set, const Identity *identity)
 	while (!is_empty(&set->places[at]) && !is_same(&set->places[at], identity))
 		at = (at + 1) & set->mask;
 	return &set->places[at];
+}
+
+/* Lets the processor fetch an identity's place while it does other things. */
+void
+identity_set_prefetch(const IdentitySet *set, const Identity *identity)
+{
+	__builtin_prefetch(&set->places[identity->low & set->mask]);
 }
 
 /* Tells whether the identity is in the set. */

@@ -33,6 +33,8 @@
 
 #include "apply/segment.h"
 
+#define PREFETCHED 32
+
 /*
  * Prepares the map of a table; segment_map_refresh fills it in.  Columns and
  * hasher outlive the map.
@@ -168,11 +170,55 @@ list_segments(SegmentMap *map)
 	map->examined = changes;
 }
 
+/* The identity of a row; false if a column is NULL, as no element's is. */
+static bool
+row_identity(const SegmentMap *map, TupleTableSlot *slot, const AttrNumber *attnums,
+			 Identity *identity)
+{
+	Datum		values[INDEX_MAX_KEYS];
+	int			i;
+
+	for (i = 0; i < map->columns->n; i++)
+	{
+		if (slot->tts_isnull[attnums[i] - 1])
+			return false;
+		values[i] = slot->tts_values[attnums[i] - 1];
+	}
+	*identity = identity_hash(map->hasher, values);
+	return true;
+}
+
+/* Adds the identities of all rows that a scan gives to a set.  Each waits in
+ * a short queue for its place to come from main memory. */
+static void
+add_rows(const SegmentMap *map, TableScanDesc scan, TupleTableSlot *slot,
+		 const AttrNumber *attnums, AttrNumber last_attnum, IdentitySet *set)
+{
+	Identity	queue[PREFETCHED];
+	int			queued = 0;
+	int			i;
+
+	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
+	{
+		CHECK_FOR_INTERRUPTS();
+		slot_getsomeattrs(slot, last_attnum);
+		if (!row_identity(map, slot, attnums, &queue[queued]))
+			continue;
+		identity_set_prefetch(set, &queue[queued]);
+		if (++queued < PREFETCHED)
+			continue;
+		for (i = 0; i < queued; i++)
+			identity_set_add(set, &queue[i]);
+		queued = 0;
+	}
+	for (i = 0; i < queued; i++)
+		identity_set_add(set, &queue[i]);
+}
+
 /* Adds the identities of all rows of a relation to a set. */
 static void
 read_identities(const SegmentMap *map, Oid relation, IdentitySet *set)
 {
-	const IdentityColumns *columns = map->columns;
 	Relation	table = table_open(relation, AccessShareLock);
 	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	TupleTableSlot *slot = table_slot_create(table, NULL);
@@ -181,33 +227,12 @@ read_identities(const SegmentMap *map, Oid relation, IdentitySet *set)
 	AttrNumber	last_attnum = 0;
 	int			i;
 
-	for (i = 0; i < columns->n; i++)
+	for (i = 0; i < map->columns->n; i++)
 	{
-		attnums[i] = get_attnum(relation, columns->names[i]);
+		attnums[i] = get_attnum(relation, map->columns->names[i]);
 		last_attnum = Max(last_attnum, attnums[i]);
 	}
-
-	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
-	{
-		Datum		values[INDEX_MAX_KEYS];
-		bool		any_null = false;
-
-		CHECK_FOR_INTERRUPTS();
-		slot_getsomeattrs(slot, last_attnum);
-		for (i = 0; i < columns->n; i++)
-		{
-			values[i] = slot->tts_values[attnums[i] - 1];
-			any_null |= slot->tts_isnull[attnums[i] - 1];
-		}
-
-		/* No element has such an identity. */
-		if (!any_null)
-		{
-			Identity	identity = identity_hash(map->hasher, values);
-
-			identity_set_add(set, &identity);
-		}
-	}
+	add_rows(map, scan, slot, attnums, last_attnum, set);
 
 	table_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);

@@ -10,7 +10,7 @@ CREATE TABLE bench.items_per_minute (
     detections bigint NOT NULL,
     confidence_sum float8 NOT NULL,
     UNIQUE NULLS NOT DISTINCT (minute, zone_id, item_name)
-);
+) WITH (fillfactor = 50);
 CREATE TABLE bench.town_per_minute (
     minute timestamptz NOT NULL,
     item_name text NOT NULL,
@@ -19,7 +19,7 @@ CREATE TABLE bench.town_per_minute (
     confidence_sum float8 NOT NULL,
     last_seen timestamptz NOT NULL,
     UNIQUE (minute, item_name)
-);
+) WITH (fillfactor = 50);
 
 -- One commit for each so many messages.
 CREATE PROCEDURE bench.apply_plain(batch_rows int)
