@@ -142,7 +142,8 @@ CREATE TABLE detect._rollup (
 	rows_filled bigint NOT NULL,
 	applied_until timestamptz,				-- kafka_timestamp of the newest event in it
 	error text,
-	created_at timestamptz NOT NULL
+	created_at timestamptz NOT NULL,
+	retention interval						-- NULL: for ever
 );
 
 REVOKE ALL ON ALL TABLES IN SCHEMA detect FROM PUBLIC;
@@ -293,7 +294,7 @@ COMMENT ON VIEW detect.stream IS 'definitions of streams';
 CREATE VIEW detect.rollup AS
 	SELECT r.name AS rollup, s.name AS stream,
 		   pg_get_userbyid(detect._stream_owner(r.name)) AS owner,
-		   r.view, r.time_zone,
+		   r.view, r.time_zone, r.retention,
 		   pg_get_viewdef(to_regclass(
 			   format('detect_query.%I', r.name))::oid) AS query,
 		   r.created_at

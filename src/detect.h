@@ -277,6 +277,7 @@ extern Stream *stream_load(const char *name, bool missing_ok);
 extern Stream *stream_load_by_id(int32 stream_id, bool missing_ok);
 extern Stream *stream_load_by_events_table(Oid events_table);
 extern ColumnSource stream_column_source(const char *name, Oid *reserved_type);
+extern void stream_check_objects(const Stream *stream);
 extern void stream_lock(int32 stream_id, LOCKMODE mode);
 extern void stream_check_owner(const Stream *stream);
 extern void stream_set_paused(int32 stream_id, const char *reason, const char *remedy);

@@ -40,9 +40,9 @@ dropped_definitions(void)
 					"WHERE object_type OPERATOR(pg_catalog.=) 'view' "
 					"AND schema_name OPERATOR(pg_catalog.=) 'detect_query'", true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read what was dropped");
+	MemoryContextSwitchTo(caller_context);
 	for (uint64 i = 0; i < SPI_processed; i++)
-		names = lappend(names, MemoryContextStrdup(caller_context,
-												   SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1)));
+		names = lappend(names, SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1));
 	SPI_finish();
 	return names;
 }

@@ -321,6 +321,30 @@ stream_load_by_events_table(Oid events_table)
 }
 
 /*
+ * Raise an error unless the events table still has what the stream fills.
+ */
+void
+stream_check_objects(const Stream *stream)
+{
+	ListCell   *cell;
+
+	if (get_rel_name(stream->events_table) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("the events table of stream \"%s\" does not exist any more", stream->name),
+				 errhint("Drop the stream with detect.drop_stream.")));
+	foreach(cell, stream->events_columns)
+	{
+		if (get_attnum(stream->events_table, lfirst(cell)) == InvalidAttrNumber)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("column \"%s\" of table \"%s\", which stream \"%s\" fills, does not exist any more",
+							(char *) lfirst(cell), get_rel_name(stream->events_table), stream->name),
+					 errhint("Add or rename the column, or drop the stream and create it again; its events stay.")));
+	}
+}
+
+/*
  * Take the stream's lock until the end of the transaction.
  */
 void

@@ -22,6 +22,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_foreign_server.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
@@ -221,16 +222,21 @@ create_triggers(const Stream *stream)
 	SPI_finish();
 }
 
-/* DROP TABLE of the events table must not leave the stream behind unnoticed. */
+/* Dropping the events table or the server must not leave the stream behind
+ * unnoticed. */
 static void
-depend_on_events_table(Oid query_view, Oid events_table)
+record_dependencies(const Stream *stream)
 {
 	ObjectAddress view;
-	ObjectAddress table;
+	ObjectAddress object;
 
-	ObjectAddressSet(view, RelationRelationId, query_view);
-	ObjectAddressSet(table, RelationRelationId, events_table);
-	recordDependencyOn(&view, &table, DEPENDENCY_NORMAL);
+	ObjectAddressSet(view, RelationRelationId, stream->query_view);
+	ObjectAddressSet(object, RelationRelationId, stream->events_table);
+	recordDependencyOn(&view, &object, DEPENDENCY_NORMAL);
+	if (stream->server == NULL)
+		return;
+	ObjectAddressSet(object, ForeignServerRelationId, get_foreign_server_oid(stream->server, false));
+	recordDependencyOn(&view, &object, DEPENDENCY_NORMAL);
 }
 
 /*
@@ -265,7 +271,7 @@ detect_create_stream(PG_FUNCTION_ARGS)
 	check_not_null_columns(stream->events_table, stream->events_columns);
 
 	stream->id = (int32) catalog_next_id("_id");
-	depend_on_events_table(stream->query_view, stream->events_table);
+	record_dependencies(stream);
 	create_triggers(stream);
 	insert_stream(stream, fields);
 	stream = stream_load_by_id(stream->id, false);

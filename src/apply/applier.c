@@ -103,6 +103,7 @@ load(Applier *applier)
 	MemoryContextReset(applier->context);
 	if (!begin_batch_transaction(applier))
 		return false;
+	stream_check_objects(applier->stream);
 	if (applier->stream->server)
 		staging_table_ensure(applier->stream);
 	load_progress(applier);
@@ -131,17 +132,17 @@ applier_reload(Applier *applier)
 }
 
 /*
- * Forget everything that an aborted transaction may have left wrong.
+ * After an aborted round: what was read and not applied is read again.  Memory
+ * of progress and identities is as the last commit left it.
  */
 void
 applier_forget(Applier *applier)
 {
-	if (applier->is_loaded)
-	{
-		dedup_abort_batch(applier->dedup);
-		events_abort(applier->events);
-	}
-	applier->is_loaded = false;
+	if (!applier->is_loaded)
+		return;
+	dedup_abort_batch(applier->dedup);
+	events_abort(applier->events);
+	staged_reader_rewind(applier->reader);
 }
 
 /* ---------------------------------------------------------------------
@@ -295,14 +296,14 @@ apply_once(Applier *applier, bool from_sql, int *next_look_ms)
 	batch = read_batch(applier, from_sql);
 	if (batch == NULL)
 		return true;
-	if (batch->count == 0)
-		more = !advance_without_messages(applier, batch);
-	else
-		more = !apply_batch(applier, batch) || batch->is_cut;
-
-	/* rows that were read and not applied must be read again */
-	if (more && !batch->is_cut)
+	if (batch->count == 0 ? !advance_without_messages(applier, batch) :
+		!apply_batch(applier, batch))
+	{
+		/* rows that were read and not applied must be read again */
 		staged_reader_rewind(applier->reader);
+		return true;
+	}
+	more = batch->is_cut;
 	if (!more)
 		*next_look_ms = batch->has_locked_rows ? LOCKED_LOOK_MS : IDLE_LOOK_MS;
 	return more;

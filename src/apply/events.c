@@ -59,6 +59,18 @@ insert_text(const Stream *stream)
 					columns.data, columns.data, ACCEPTED_RELATION);
 }
 
+/* Reset callback: SPI keeps saved plans outside of our memory. */
+static void
+free_plans(void *arg)
+{
+	Events	   *events = arg;
+
+	if (events->query.plan)
+		SPI_freeplan(events->query.plan);
+	if (events->insert.plan)
+		SPI_freeplan(events->insert.plan);
+}
+
 /*
  * Prepare for batches of a stream; called in a transaction.  What is kept
  * lives in context.
@@ -68,12 +80,16 @@ events_create(const Stream *stream, MemoryContext context)
 {
 	MemoryContext old_context = MemoryContextSwitchTo(context);
 	Events	   *events = palloc0(sizeof(Events));
+	MemoryContextCallback *callback = palloc0(sizeof(MemoryContextCallback));
 
 	events->stream = stream;
 	events->context = context;
 	events->query_sql = query_text(stream);
 	events->insert_sql = insert_text(stream);
 	events->rollup_context = AllocSetContextCreate(context, "detect rollups", ALLOCSET_DEFAULT_SIZES);
+	callback->func = free_plans;
+	callback->arg = events;
+	MemoryContextRegisterResetCallback(context, callback);
 	MemoryContextSwitchTo(old_context);
 	events_reload(events);
 	return events;
