@@ -47,6 +47,9 @@ OBJS = \
 	src/ingest/json_time.o \
 	src/ingest/json_value.o \
 	src/ingest/kafka.o \
+	src/ingest/kafka_header.o \
+	src/ingest/kafka_poll.o \
+	src/ingest/kafka_request.o \
 	src/ingest/launch.o \
 	src/ingest/launcher.o \
 	src/ingest/probe.o \

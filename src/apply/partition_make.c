@@ -36,7 +36,8 @@
 
 #define PARTITIONS_PER_CALL 50
 #define LEAD_PARTITIONS 3		/* of now, and of two intervals to come */
-#define LEAD_RETRY_MS 30000
+#define LEAD_FIRST_RETRY_MS (30 * 1000)
+#define LEAD_LAST_RETRY_MS (10 * 60 * 1000)
 #define LEAD_LOCK_TIMEOUT_MS 200
 #define LOCK_TIMEOUT_MS 1000
 
@@ -177,7 +178,7 @@ make_partition_ahead(const PartitionMaker *maker, const PartitionRange *range)
 				(errcode(error->sqlerrcode),
 				 errmsg("could not make a partition of \"%s\" ahead: %s",
 						maker->table_name, error->message),
-				 errdetail("It will be tried again in %d s.", LEAD_RETRY_MS / 1000)));
+				 errdetail("It will be tried again.")));
 		FreeErrorData(error);
 		made = false;
 	}
@@ -264,6 +265,7 @@ static int
 make_lead(const PartitionMaker *maker, PartitionRanges *ranges)
 {
 	static TimestampTz retry_at = 0;	/* of this process, for its one stream */
+	static int	retry_ms = LEAD_FIRST_RETRY_MS;
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz time = now;
 	int			made = 0;
@@ -282,12 +284,14 @@ make_lead(const PartitionMaker *maker, PartitionRanges *ranges)
 			at = plan_partition(ranges, maker->interval, time);
 		if (at >= 0 && !make_partition_ahead(maker, &ranges->ranges[at]))
 		{
-			retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LEAD_RETRY_MS);
-			break;
+			retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), retry_ms);
+			retry_ms = Min(retry_ms * 2, LEAD_LAST_RETRY_MS);
+			return made;
 		}
 		made += at >= 0;
 		partition_interval_around(maker->interval, time, &from, &time);
 	}
+	retry_ms = LEAD_FIRST_RETRY_MS;
 	return made;
 }
 

@@ -22,6 +22,7 @@
 #include "utils/snapmgr.h"
 
 #define BROKER_TIMEOUT_MS 10000
+#define PUBLISH_INTERVAL_MS 5000
 
 /* Open the client with the options of server and user mapping. */
 static void
@@ -245,6 +246,43 @@ consumer_disconnect(Consumer *consumer)
 	consumer->nevents = 0;
 	if (client)
 		kafka_close(client);
+}
+
+/*
+ * Tell the consumer group now and then how far the stream is applied, so that
+ * outside monitors of lag see it.  Nothing is ever read from there.
+ */
+void
+consumer_publish_applied(Consumer *consumer)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	List	   *staged;
+	List	   *applied;
+	KafkaPosition *positions;
+	ListCell   *cell;
+	int			count = 0;
+
+	if (!consumer->has_unpublished || now < consumer->publish_due)
+		return;
+	consumer->publish_due = TimestampTzPlusMilliseconds(now, PUBLISH_INTERVAL_MS);
+	if (!read_progresses(consumer, &staged, &applied))
+		return;
+	positions = MemoryContextAlloc(consumer->round_context,
+								   Max(list_length(applied), 1) * sizeof(KafkaPosition));
+	consumer->has_unpublished = false;
+	foreach(cell, applied)
+	{
+		Progress   *progress = lfirst(cell);
+		Progress   *known = progress_find(consumer->progresses, progress->topic, progress->partition);
+
+		if (known == NULL)
+			continue;
+		consumer->has_unpublished |= known->next_offset != progress->next_offset;
+		positions[count].topic = known->topic;
+		positions[count].partition = known->partition;
+		positions[count++].next_offset = progress->next_offset;
+	}
+	kafka_commit(consumer->client, positions, count);
 }
 
 /*

@@ -463,6 +463,7 @@ consumer_run(Consumer *consumer)
 		return true;
 	if (GetCurrentTimestamp() < consumer->linger_until)
 		return false;
+	consumer_publish_applied(consumer);
 	if (consumer->nevents == 0)
 	{
 		if (must_wait_for_applier(consumer))
@@ -481,6 +482,7 @@ consumer_run(Consumer *consumer)
 		slot_set_state(my_slot, STREAM_RUNNING);
 	kafka_release_messages(consumer->client);
 	consumer->nevents = 0;
+	consumer->has_unpublished |= rows > 0;
 	if (rows < SMALL_ROUND_ROWS)
 		consumer->linger_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LINGER_MS);
 	return rows >= SMALL_ROUND_ROWS;

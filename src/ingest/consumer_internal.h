@@ -26,10 +26,13 @@ struct Consumer
 	int			nevents;
 	int			max_events;
 	TimestampTz linger_until;
+	bool		has_unpublished;	/* progress that the group was not told */
+	TimestampTz publish_due;
 };
 
 /* in ingest/connect.c */
 extern bool consumer_connect(Consumer *consumer);
 extern void consumer_disconnect(Consumer *consumer);
+extern void consumer_publish_applied(Consumer *consumer);
 
 #endif							/* DETECT_CONSUMER_INTERNAL_H */

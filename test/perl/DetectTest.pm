@@ -24,9 +24,11 @@ our @EXPORT = qw(
   create_camera
   install_detect
   ledger_is_exact
+  log_is_clean
   make_node
   seconds_of
   stream_is
+  strike
   wait_applied
   wait_for
   wait_for_exit
@@ -261,6 +263,36 @@ sub worker_pid
 	return $node->safe_psql($database, "SELECT pid $from");
 }
 
+# Does harm to a server, and waits until it serves again: kill -9 of a process
+# ("postmaster", or the pid of any other) or "immediate" for such a stop.
+sub strike
+{
+	my ($node, $victim) = @_;
+	my $log_end = -s $node->logfile;
+
+	if ($victim eq 'immediate')
+	{
+		$node->stop('immediate');
+		$node->start;
+	}
+	elsif ($victim eq 'postmaster')
+	{
+		my @children = split(/\n/,
+			$node->safe_psql('postgres', 'SELECT pid FROM pg_stat_activity'));
+
+		$node->kill9;
+		# the next postmaster needs their shared memory to be gone
+		wait_for_exit($_) for @children;
+		$node->start;
+	}
+	else
+	{
+		kill('KILL', $victim) or die "could not kill process $victim: $!";
+		$node->wait_for_log(qr/database system is ready to accept connections/, $log_end);
+	}
+	return;
+}
+
 # How long something takes.
 sub seconds_of
 {
@@ -269,6 +301,17 @@ sub seconds_of
 
 	$code->();
 	return Time::HiRes::time() - $begin;
+}
+
+# The server's log tells of no crash but those that the test made.
+sub log_is_clean
+{
+	my ($node, $what) = @_;
+	my @wrong = grep { /PANIC|TRAP|terminated by signal (?!9\b)|exited with exit code (?![01]\b)/ }
+	  split(/\n/, slurp_file($node->logfile));
+
+	return ok(!@wrong, $what // 'no process crashed by itself')
+	  || diag(join("\n", @wrong)) && 0;
 }
 
 # ---------------------------------------------------------------------

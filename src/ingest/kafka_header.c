@@ -1,0 +1,97 @@
+/*-------------------------------------------------------------------------
+ *
+ * kafka_header.c
+ *	  The headers of a message as JSON.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "ingest/kafka_internal.h"
+#include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
+#include "utils/builtins.h"
+#include "utils/json.h"
+
+/*
+ * Append bytes as a JSON string: as they are if they are text, else as
+ * hexadecimal digits after \x.  Text that begins with \x becomes hexadecimal
+ * too, so that a reader can tell.
+ */
+static void
+append_header_text(StringInfo json, const char *bytes, size_t nbytes)
+{
+	bool		is_text = memchr(bytes, '\0', nbytes) == NULL &&
+		!(nbytes >= 2 && bytes[0] == '\\' && bytes[1] == 'x');
+	char	   *text;
+
+	if (nbytes > MaxAllocSize / 2 - 3)
+		ereport(ERROR,
+				(errcode(ERRCODE_STRING_DATA_LENGTH_MISMATCH),
+				 errmsg("a header of a Kafka message is too long: %zu bytes",
+						nbytes)));
+
+	if (is_text && GetDatabaseEncoding() == PG_UTF8)
+		is_text = pg_verify_mbstr(PG_UTF8, bytes, (int) nbytes, true);
+	else if (is_text)
+	{
+		for (size_t i = 0; i < nbytes && is_text; i++)
+			is_text = !IS_HIGHBIT_SET(bytes[i]);
+	}
+
+	if (is_text)
+		text = pnstrdup(bytes, nbytes);
+	else
+	{
+		text = palloc(nbytes * 2 + 3);
+		strcpy(text, "\\x");
+		text[2 + hex_encode(bytes, nbytes, text + 2)] = '\0';
+	}
+	escape_json(json, text);
+	pfree(text);
+}
+
+/*
+ * The headers of a message as a JSON array of [name, value] pairs, in their
+ * order, repeated names included; a value can be null.  NULL if the message
+ * has none.
+ */
+char *
+kafka_message_headers(const KafkaEvent *event)
+{
+	rd_kafka_headers_t *headers;
+	rd_kafka_resp_err_t error;
+	StringInfoData json;
+	const char *name;
+	const void *value;
+	size_t		value_bytes;
+
+	error = rd_kafka_message_headers(event->handle, &headers);
+	if (error == RD_KAFKA_RESP_ERR__NOENT)
+		return NULL;
+	if (error != RD_KAFKA_RESP_ERR_NO_ERROR)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_BINARY_REPRESENTATION),
+				 errmsg("could not read the headers of a Kafka message"),
+				 errdetail_internal("%s", rd_kafka_err2str(error))));
+
+	initStringInfo(&json);
+	for (size_t i = 0;
+		 rd_kafka_header_get_all(headers, i, &name, &value,
+								 &value_bytes) == RD_KAFKA_RESP_ERR_NO_ERROR;
+		 i++)
+	{
+		appendStringInfoString(&json, i == 0 ? "[[" : ", [");
+		append_header_text(&json, name, strlen(name));
+		appendStringInfoString(&json, ", ");
+		if (value == NULL)
+			appendStringInfoString(&json, "null");
+		else
+			append_header_text(&json, value, value_bytes);
+		appendStringInfoChar(&json, ']');
+	}
+	if (json.len == 0)
+		return NULL;
+	appendStringInfoChar(&json, ']');
+	return json.data;
+}

@@ -1,0 +1,76 @@
+/*-------------------------------------------------------------------------
+ *
+ * kafka_internal.h
+ *	  Behind the door: the only file that includes librdkafka's header.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DETECT_KAFKA_INTERNAL_H
+#define DETECT_KAFKA_INTERNAL_H
+
+#include <librdkafka/rdkafka.h>
+
+#include "ingest/kafka.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#if RD_KAFKA_VERSION < 0x020000ff
+#error "detect needs librdkafka 2.0.0 or later"
+#endif
+
+/* Up to where a partition has been delivered. */
+typedef struct KafkaCursor
+{
+	const char *topic;
+	int32		partition;
+	int64		next_offset;	/* whatever lies below is not delivered again */
+} KafkaCursor;
+
+struct KafkaClient
+{
+	MemoryContext context;		/* holds this struct and all it points to */
+	MemoryContext text_context; /* error texts, until the next release */
+	MemoryContextCallback on_reset;
+	KafkaClient *next_open;		/* in open_clients */
+	pid_t		creator_pid;
+
+	rd_kafka_conf_t *conf;		/* until rd_kafka_new() takes it over */
+	rd_kafka_t *handle;
+	rd_kafka_queue_t *main_queue;
+	rd_kafka_queue_t *consumer_queue;
+	int			wake_read_fd;
+	int			wake_write_fd;
+
+	const char *brokers;		/* bootstrap.servers, for error messages */
+	const char *username;		/* "" where there is none */
+	const char *password;
+
+	rd_kafka_message_t **messages;	/* handed out and not released */
+	int			nmessages;
+	int			max_messages;
+
+	KafkaCursor *cursors;		/* the assignment, sorted */
+	int			ncursors;
+	KafkaCursor *last_cursor;	/* of the last message … */
+	rd_kafka_topic_t *last_topic;	/* … which was in this topic */
+
+	int			commits_under_way;
+	bool		was_flooded;	/* the last poll left elements behind */
+	TimestampTz last_nudge;
+	rd_kafka_resp_err_t trouble;	/* worst client error of this request */
+	char		trouble_text[512];	/* of the last one … */
+	TimestampTz trouble_time;	/* … and when that was */
+};
+
+/* in kafka.c */
+extern KafkaErrorKind kafka_error_kind(rd_kafka_resp_err_t error);
+extern char *kafka_copy_text(MemoryContext context, const char *text);
+
+/* in kafka_poll.c */
+extern bool kafka_take_from_main_queue(KafkaClient *client, KafkaEvent *event, bool *is_event);
+
+/* in kafka_request.c */
+extern rd_kafka_topic_partition_list_t *kafka_list_positions(const KafkaPosition *positions,
+															 int npositions);
+
+#endif							/* DETECT_KAFKA_INTERNAL_H */

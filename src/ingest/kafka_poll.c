@@ -1,0 +1,435 @@
+/*-------------------------------------------------------------------------
+ *
+ * kafka_poll.c
+ *	  What Kafka has to say: messages, ends of partitions, errors, log lines.
+ *
+ * Nothing here blocks.  A byte in the client's pipe is written only for a
+ * queue that was empty: whoever leaves elements behind must put a byte back,
+ * or the wake-up is lost.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include <errno.h>
+#include <unistd.h>
+
+#include "ingest/kafka_internal.h"
+#include "miscadmin.h"
+
+#define LOG_INTERVAL_MS			60000	/* at most one library log line in */
+#define FETCH_NUDGE_INTERVAL_MS 10	/* see nudge_fetchers */
+
+/* Of the process, not of a client: retries open one after the other. */
+static TimestampTz last_log_line = 0;
+static int	suppressed_log_lines = 0;
+
+/*
+ * Write a log line of the library, or count it: broken brokers produce a
+ * line every few seconds, and one a minute tells the story.
+ */
+static void
+report_log_line(int level, const char *text)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int			suppressed = suppressed_log_lines;
+	char	   *copy;
+
+	if (level < 7 && last_log_line != 0 &&
+		!TimestampDifferenceExceeds(last_log_line, now,
+									LOG_INTERVAL_MS))
+	{
+		suppressed_log_lines++;
+		return;
+	}
+
+	copy = kafka_copy_text(CurrentMemoryContext, text);
+	if (level >= 7)
+		ereport(DEBUG1, (errmsg_internal("Kafka client: %s", copy)));
+	else
+	{
+		last_log_line = now;
+		suppressed_log_lines = 0;
+		ereport(LOG,
+				(errmsg("Kafka client: %s", copy),
+				 suppressed == 0 ? 0 :
+				 errdetail_plural("%d earlier line was left out.",
+								  "%d earlier lines were left out.",
+								  suppressed, suppressed)));
+	}
+	pfree(copy);
+}
+
+/*
+ * Keep a client error, as the reason for the next request that fails.
+ */
+static void
+remember_trouble(KafkaClient *client, rd_kafka_resp_err_t error,
+				 const char *text)
+{
+	/* "3 of 3 brokers are down" says less than what was said before. */
+	if (error == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN ||
+		kafka_error_kind(client->trouble) == KAFKA_ERROR_CONFIGURATION)
+		return;
+	client->trouble = error;
+	client->trouble_time = GetCurrentTimestamp();
+	strlcpy(client->trouble_text, text, sizeof(client->trouble_text));
+}
+
+/*
+ * Take one element out of the main queue.  Returns false when it is empty.
+ * An error is remembered in client->trouble and, if event is not NULL,
+ * described there: *is_event tells.
+ */
+bool
+kafka_take_from_main_queue(KafkaClient *client, KafkaEvent *event, bool *is_event)
+{
+	rd_kafka_event_t *found = rd_kafka_queue_poll(client->main_queue, 0);
+	rd_kafka_resp_err_t error;
+	const char *facility;
+	const char *text;
+	int			level;
+
+	*is_event = false;
+	if (found == NULL)
+		return false;
+
+	switch (rd_kafka_event_type(found))
+	{
+		case RD_KAFKA_EVENT_LOG:
+			if (rd_kafka_event_log(found, &facility, &text, &level) == 0)
+				report_log_line(level, text);
+			break;
+
+		case RD_KAFKA_EVENT_OFFSET_COMMIT:
+			client->commits_under_way--;
+			error = rd_kafka_event_error(found);
+			if (error != RD_KAFKA_RESP_ERR_NO_ERROR)
+				ereport(DEBUG1,
+						(errmsg_internal("Kafka group commit failed: %s",
+										 rd_kafka_err2str(error))));
+			break;
+
+		case RD_KAFKA_EVENT_ERROR:
+			error = rd_kafka_event_error(found);
+			text = rd_kafka_event_error_string(found);
+			remember_trouble(client, error, text);
+			if (event == NULL)
+				break;
+			memset(event, 0, sizeof(KafkaEvent));
+			event->kind = KAFKA_CLIENT_ERROR;
+			event->error_kind = kafka_error_kind(error);
+			event->error = kafka_copy_text(client->text_context, text);
+			*is_event = true;
+			break;
+
+		default:
+			break;
+	}
+	rd_kafka_event_destroy(found);
+	return true;
+}
+
+/*
+ * Order of cursors: by partition, then by topic.
+ */
+static int
+compare_cursors(const void *a, const void *b)
+{
+	const KafkaCursor *left = a;
+	const KafkaCursor *right = b;
+
+	if (left->partition != right->partition)
+		return left->partition < right->partition ? -1 : 1;
+	return strcmp(left->topic, right->topic);
+}
+
+/*
+ * The cursor of a message's partition, NULL if that is not assigned.
+ * Messages of one partition come in runs, hence the memory of the last one.
+ */
+static KafkaCursor *
+find_cursor(KafkaClient *client, const rd_kafka_message_t *message)
+{
+	KafkaCursor wanted;
+
+	if (client->last_cursor != NULL && client->last_topic == message->rkt &&
+		client->last_cursor->partition == message->partition)
+		return client->last_cursor;
+
+	wanted.topic = rd_kafka_topic_name(message->rkt);
+	wanted.partition = message->partition;
+	client->last_topic = message->rkt;
+	client->last_cursor = client->ncursors == 0 ? NULL :
+		bsearch(&wanted, client->cursors, client->ncursors,
+				sizeof(KafkaCursor), compare_cursors);
+	return client->last_cursor;
+}
+
+/*
+ * Describe an error that came through the consumer queue.  Returns false if
+ * it concerns the group alone: we use that for commits, which may fail.
+ */
+static bool
+describe_error(const rd_kafka_message_t *message, KafkaEvent *event,
+			   MemoryContext text_context)
+{
+	const char *text = rd_kafka_message_errstr(message);
+
+	if (message->err == RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED)
+	{
+		ereport(DEBUG1,
+				(errmsg_internal("Kafka group is not accessible: %s",
+								 rd_kafka_err2str(message->err))));
+		return false;
+	}
+
+	event->kind = message->rkt ? KAFKA_PARTITION_ERROR : KAFKA_CLIENT_ERROR;
+	event->offset = message->offset;
+	event->error_kind = kafka_error_kind(message->err);
+	event->error = kafka_copy_text(text_context,
+									 text ? text : rd_kafka_err2str(message->err));
+	return true;
+}
+
+/*
+ * Describe what the consumer queue gave.  Returns false if it is nothing for
+ * the caller: delivered before, or of a partition that is not assigned.
+ */
+static bool
+describe_message(KafkaClient *client, rd_kafka_message_t *message,
+				 KafkaEvent *event)
+{
+	KafkaCursor *cursor = NULL;
+	rd_kafka_timestamp_type_t timestamp_type;
+
+	event->handle = message;
+	event->topic = NULL;
+	event->partition = message->partition;
+	event->payload = event->key = event->error = NULL;
+	event->payload_bytes = event->key_bytes = 0;
+	event->has_timestamp = false;
+
+	if (message->rkt != NULL)
+	{
+		cursor = find_cursor(client, message);
+		if (cursor == NULL)
+			return false;
+		event->topic = cursor->topic;
+	}
+	if (message->err != RD_KAFKA_RESP_ERR_NO_ERROR &&
+		message->err != RD_KAFKA_RESP_ERR__PARTITION_EOF)
+		return describe_error(message, event, client->text_context);
+
+	/* Known bugs of several versions deliver again: never twice from here. */
+	if (cursor == NULL || message->offset < cursor->next_offset)
+		return false;
+	event->offset = message->offset;
+	if (message->err == RD_KAFKA_RESP_ERR__PARTITION_EOF)
+	{
+		event->kind = KAFKA_END_OF_PARTITION;
+		cursor->next_offset = message->offset;
+		return true;
+	}
+
+	event->kind = KAFKA_MESSAGE;
+	cursor->next_offset = message->offset + 1;
+	event->payload = message->payload;
+	event->payload_bytes = message->len;
+	event->key = message->key;
+	event->key_bytes = message->key_len;
+	event->timestamp_ms = rd_kafka_message_timestamp(message, &timestamp_type);
+	event->has_timestamp =
+		(timestamp_type != RD_KAFKA_TIMESTAMP_NOT_AVAILABLE);
+	return true;
+}
+
+/*
+ * Take up to wanted messages out of the consumer queue, append them to those
+ * that are out, return how many came.
+ */
+static int
+take_from_consumer_queue(KafkaClient *client, int wanted)
+{
+	ssize_t		taken;
+	int			needed = client->nmessages + wanted;
+
+	if (needed > client->max_messages)
+	{
+		Size		bytes = mul_size(needed, sizeof(rd_kafka_message_t *));
+
+		client->messages = client->messages == NULL ?
+			MemoryContextAllocHuge(client->context, bytes) :
+			repalloc_huge(client->messages, bytes);
+		client->max_messages = needed;
+	}
+	taken = rd_kafka_consume_batch_queue(client->consumer_queue, 0,
+										 client->messages + client->nmessages,
+										 wanted);
+	if (taken < 0)
+		elog(ERROR, "could not take messages from the Kafka client: %s",
+			 rd_kafka_err2name(rd_kafka_last_error()));
+	client->nmessages += (int) taken;
+	return (int) taken;
+}
+
+/*
+ * Let broker threads look at the queue again.  Before 2.2, where
+ * fetch.queue.backoff.ms came, a broker thread that finds the queue full
+ * sleeps up to a second, however fast we empty it; it listens to a wake-up
+ * alone, and among the calls that send one (without a request to the broker)
+ * setting the credentials, to what they are, is the only harmless one.
+ */
+static void
+nudge_fetchers(KafkaClient *client, bool is_flooded)
+{
+	bool		was_flooded = client->was_flooded;
+	TimestampTz now;
+	rd_kafka_error_t *error;
+
+	client->was_flooded = is_flooded;
+	if (rd_kafka_version() >= 0x020200ff || !(is_flooded || was_flooded))
+		return;
+	now = GetCurrentTimestamp();
+	if (is_flooded && !TimestampDifferenceExceeds(client->last_nudge, now,
+												  FETCH_NUDGE_INTERVAL_MS))
+		return;
+
+	client->last_nudge = now;
+	error = rd_kafka_sasl_set_credentials(client->handle, client->username,
+										  client->password);
+	if (error != NULL)
+		rd_kafka_error_destroy(error);
+}
+
+/*
+ * Take what is there, without waiting: fill up to max_events of events and
+ * return how many.  What they point to lives until kafka_release_messages().
+ * Offsets of one partition only grow, from the one that was assigned.
+ */
+int
+kafka_poll(KafkaClient *client, KafkaEvent *events, int max_events)
+{
+	char		wake_bytes[16];
+	bool		is_event;
+	int			nevents = 0;
+
+	Assert(max_events > 0);
+
+	/* Before looking: a byte written from here on wakes the caller again. */
+	while (read(client->wake_read_fd, wake_bytes, sizeof(wake_bytes)) > 0)
+		;
+
+	while (nevents < max_events &&
+		   kafka_take_from_main_queue(client, &events[nevents], &is_event))
+	{
+		if (is_event)
+			nevents++;
+	}
+
+	while (nevents < max_events)
+	{
+		int			wanted = max_events - nevents;
+		int			first = client->nmessages;
+		int			taken = take_from_consumer_queue(client, wanted);
+
+		for (int i = first; i < first + taken; i++)
+		{
+			if (describe_message(client, client->messages[i], &events[nevents]))
+				nevents++;
+		}
+		if (taken < wanted)
+			break;
+	}
+
+	/* Failure means a full pipe, and then the caller wakes anyway. */
+	if (nevents == max_events &&
+		write(client->wake_write_fd, "p", 1) < 0 && errno != EAGAIN)
+		elog(ERROR, "could not write to the pipe of the Kafka client: %m");
+	nudge_fetchers(client, nevents == max_events);
+	return nevents;
+}
+
+/*
+ * Give back all messages that kafka_poll() has handed out.
+ */
+void
+kafka_release_messages(KafkaClient *client)
+{
+	for (int i = 0; i < client->nmessages; i++)
+		rd_kafka_message_destroy(client->messages[i]);
+	client->nmessages = 0;
+	client->last_cursor = NULL; /* its topic may be gone with the messages */
+	MemoryContextReset(client->text_context);
+}
+
+/*
+ * Copy positions into client->cursors, sorted.
+ */
+static void
+set_cursors(KafkaClient *client, const KafkaPosition *positions,
+			int npositions)
+{
+	KafkaCursor *cursors;
+
+	cursors = MemoryContextAllocZero(client->context,
+									 mul_size(Max(npositions, 1),
+											  sizeof(KafkaCursor)));
+	for (int i = 0; i < npositions; i++)
+	{
+		if (positions[i].next_offset < 0)
+			elog(ERROR, "offset to read from is not absolute: " INT64_FORMAT,
+				 positions[i].next_offset);
+		cursors[i].topic = MemoryContextStrdup(client->context,
+											   positions[i].topic);
+		cursors[i].partition = positions[i].partition;
+		cursors[i].next_offset = positions[i].next_offset;
+	}
+	qsort(cursors, npositions, sizeof(KafkaCursor), compare_cursors);
+
+	/* Former topic names stay: events that are out may point to them. */
+	if (client->cursors != NULL)
+		pfree(client->cursors);
+	client->cursors = cursors;
+	client->ncursors = npositions;
+	client->last_cursor = NULL;
+}
+
+/*
+ * Read these partitions from these offsets from now on, and no others.  What
+ * was fetched before and not yet handed out is discarded.
+ */
+void
+kafka_assign(KafkaClient *client, const KafkaPosition *positions,
+			 int npositions)
+{
+	rd_kafka_topic_partition_list_t *list;
+	rd_kafka_resp_err_t error;
+	int			kept = client->nmessages;
+
+	/*
+	 * Stop everything first and throw away what is queued: a message of the
+	 * former position that slipped through after a step back would let the
+	 * cursor jump over all that lies between.
+	 */
+	error = rd_kafka_assign(client->handle, NULL);
+	while (error == RD_KAFKA_RESP_ERR_NO_ERROR &&
+		   take_from_consumer_queue(client, 1000) > 0)
+	{
+		while (client->nmessages > kept)
+			rd_kafka_message_destroy(client->messages[--client->nmessages]);
+	}
+
+	set_cursors(client, positions, npositions);
+	if (error == RD_KAFKA_RESP_ERR_NO_ERROR && npositions > 0)
+	{
+		list = kafka_list_positions(positions, npositions);
+		error = rd_kafka_assign(client->handle, list);
+		rd_kafka_topic_partition_list_destroy(list);
+	}
+	if (error != RD_KAFKA_RESP_ERR_NO_ERROR)
+		ereport(ERROR,
+				(errcode(ERRCODE_CONNECTION_EXCEPTION),
+				 errmsg("could not assign partitions to the Kafka client"),
+				 errdetail_internal("%s", rd_kafka_err2str(error))));
+}

@@ -1,0 +1,76 @@
+-- One measurement: :run, :contestant, :kafka_pid, :rows (the finished rows).
+-- Times the contestant, then checks what it made, and only then keeps figures.
+
+SET jit = off;
+SET work_mem = '64MB';
+SET synchronous_commit = off;       -- as a stream's worker has it
+SELECT :'contestant' = 'copy' AS is_copy, :'contestant' = 'sql' AS is_sql,
+       :'contestant' = 'zones' AS zones, (:'contestant' = 'consumer')::int AS consumers \gset
+SELECT min(timestamp_detected) AS first, max(timestamp_detected) AS last FROM bench.expected \gset
+
+\if :is_copy
+    SELECT bench.make_table(:'first', :'last');
+\elif :is_sql
+    SELECT bench.make_table(:'first', :'last');
+    ALTER TABLE city.detection ADD UNIQUE (detection_oid, timestamp_detected);
+    TRUNCATE bench.items_per_minute, bench.town_per_minute;
+    SET plan_cache_mode = force_custom_plan;
+\else
+    SELECT bench.make_table(NULL, NULL);
+\endif
+CHECKPOINT;
+CREATE TEMP TABLE before AS SELECT * FROM bench.cpu_now(:kafka_pid);
+SELECT clock_timestamp() AS begin, pg_current_wal_insert_lsn() AS wal \gset
+
+\if :is_copy
+    COPY city.detection FROM :'rows';
+\elif :is_sql
+    CALL bench.apply_plain(100000);
+\else
+    SET ROLE city_ops;
+    SELECT bench.make_stream(:'zones', :consumers);
+    SELECT detect.wait_for('camera', '30 minutes');
+    RESET ROLE;
+\endif
+
+SELECT extract(epoch FROM clock_timestamp() - :'begin'::timestamptz) AS seconds,
+       pg_current_wal_insert_lsn() - :'wal'::pg_lsn AS wal_bytes \gset
+CREATE TEMP TABLE after AS SELECT * FROM bench.cpu_now(:kafka_pid);
+CREATE TEMP TABLE steps AS SELECT * FROM detect.stat_worker WHERE duty = 'apply';
+CREATE TEMP TABLE peak AS
+SELECT 'session' AS process, bench.memory_kb(pg_backend_pid(), 'VmHWM') AS kb WHERE :'is_copy' OR :'is_sql'
+UNION ALL
+SELECT duty || ' worker', bench.memory_kb(pid, 'VmHWM') FROM detect.stat_worker WHERE pid IS NOT NULL;
+
+SELECT bench.check_events(:'zones');
+\if :is_copy
+\elif :is_sql
+    CREATE TEMP VIEW items AS
+    SELECT minute, zone_id, item_name, detections, confidence_sum / detections AS confidence FROM bench.items_per_minute;
+    CREATE TEMP VIEW town AS
+    SELECT minute, item_name, detections, sure, confidence_sum / detections AS confidence, last_seen FROM bench.town_per_minute;
+    SELECT bench.check_rollups(:'zones', 'items', 'town');
+\else
+    SELECT bench.check_rollups(:'zones', 'city.items_per_minute', 'city.town_per_minute');
+    SELECT bench.check_outcomes();
+    SELECT detect.drop_rollup('items_per_minute'), detect.drop_rollup('town_per_minute'), detect.drop_stream('camera');
+\endif
+
+-- COPY reads finished rows, the others messages.
+SELECT CASE WHEN :'is_copy' THEN (SELECT count(*) FROM bench.expected)
+            ELSE (SELECT count(*) FROM bench.message) END AS events \gset
+INSERT INTO bench.figure
+SELECT :run, :'contestant', what, value
+FROM (VALUES ('elapsed', :seconds * 1e6 / :events), ('wal', :wal_bytes / :events::float8)) f (what, value)
+UNION ALL
+SELECT :run, :'contestant', 'step ' || step, us / :events::float8
+FROM steps, LATERAL (VALUES ('fetch', fetch_us), ('decode', decode_us), ('stage', stage_us), ('read', read_us),
+                            ('dedup', dedup_us), ('query', query_us), ('insert', insert_us), ('rollup', rollup_us),
+                            ('commit', commit_us)) s (step, us)
+UNION ALL
+SELECT :run, :'contestant', 'events a commit', elements / batches::float8 FROM steps WHERE batches > 0
+UNION ALL
+SELECT :run, :'contestant', 'cpu ' || process, seconds - coalesce(b.seconds, 0)
+FROM (SELECT process, seconds FROM after) a LEFT JOIN before b USING (process)
+UNION ALL
+SELECT :run, :'contestant', 'rss ' || process, kb / 1024 FROM peak;

@@ -1,0 +1,56 @@
+-- The figures of all runs: the median, and in brackets the least and the
+-- greatest of several.
+
+\pset footer off
+\pset null ''
+\a
+\t off
+
+-- A figure with as many digits as it is worth.
+CREATE FUNCTION pg_temp.digits(value float8) RETURNS text
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT round(value::numeric, CASE WHEN abs(value) >= 100 THEN 0 WHEN abs(value) >= 10 THEN 1 ELSE 2 END)::text
+$$;
+
+CREATE TEMP VIEW figure AS
+SELECT run, contestant, what, value FROM bench.figure
+UNION ALL
+SELECT f.run, f.contestant, 'x COPY', f.value / c.value
+FROM bench.figure f JOIN bench.figure c USING (run, what) WHERE c.contestant = 'copy' AND what = 'elapsed'
+UNION ALL
+SELECT run, contestant, 'steps', sum(value) FROM bench.figure WHERE what LIKE 'step %' GROUP BY run, contestant;
+
+CREATE TEMP VIEW summary AS
+SELECT contestant, what,
+       pg_temp.digits(percentile_cont(0.5) WITHIN GROUP (ORDER BY value)) ||
+       CASE WHEN count(*) > 1 THEN format(' (%s–%s)', pg_temp.digits(min(value)), pg_temp.digits(max(value))) ELSE '' END AS value
+FROM figure GROUP BY contestant, what;
+
+CREATE TEMP VIEW side_by_side AS
+SELECT what,
+       max(value) FILTER (WHERE contestant = 'stream') AS "stream",
+       max(value) FILTER (WHERE contestant = 'zones') AS "stream, zone join",
+       max(value) FILTER (WHERE contestant = 'consumer') AS "stream, 1 consumer",
+       max(value) FILTER (WHERE contestant = 'copy') AS "COPY",
+       max(value) FILTER (WHERE contestant = 'sql') AS "plain SQL"
+FROM summary GROUP BY what;
+
+\echo
+\echo 'µs an event, from the first call to the last commit; x COPY: in proportion to COPY in the same run'
+SELECT s.* FROM side_by_side s JOIN (VALUES (1, 'elapsed'), (2, 'x COPY')) o (place, what) USING (what) ORDER BY place;
+
+\echo 'µs an event by step of the budget, as the workers timed themselves'
+SELECT replace(what, 'step ', '') AS step, s."stream", s."stream, zone join", s."stream, 1 consumer"
+FROM side_by_side s
+JOIN (VALUES (1, 'step fetch'), (2, 'step decode'), (3, 'step stage'), (4, 'step read'), (5, 'step dedup'), (6, 'step query'),
+             (7, 'step insert'), (8, 'step rollup'), (9, 'step commit'), (10, 'steps'), (11, 'events a commit')) o (place, what)
+    USING (what) ORDER BY place;
+
+\echo 'seconds of CPU by process'
+SELECT replace(what, 'cpu ', '') AS process, s."stream", s."stream, zone join", s."stream, 1 consumer", s."COPY", s."plain SQL"
+FROM side_by_side s WHERE what LIKE 'cpu %' ORDER BY what;
+
+\echo 'WAL in bytes an event, and the greatest resident memory in MB, shared buffers included'
+SELECT replace(replace(what, 'rss ', 'MB of '), 'wal', 'WAL') AS " ",
+       s."stream", s."stream, zone join", s."stream, 1 consumer", s."COPY", s."plain SQL"
+FROM side_by_side s WHERE what = 'wal' OR what LIKE 'rss %' ORDER BY what LIKE 'rss %', what;

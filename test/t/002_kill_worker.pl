@@ -1,0 +1,93 @@
+# Processes die at random moments; each event is counted once nevertheless, and
+# one that was accepted before a crash is still a duplicate after it.
+#
+# Two streams at once: one worker that consumes and applies, and a consumer
+# beside its applier.  Whoever dies by SIGKILL takes the server's shared memory
+# along, so each round also empties all unlogged tables.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+
+use DetectTest;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use constant {
+	ROUNDS => 20,
+	CHUNK  => 1500,
+};
+
+my $broker = DetectTest::Broker->start();
+my $node   = make_node('main');
+my %lines;
+my @victims = ('apply', 'consume', 'maintain', 'launcher', 'client', 'checkpointer', 'postmaster', 'immediate');
+
+# Whom to kill: a process of this kind, of either stream, if there is one.
+sub find_victim
+{
+	my ($kind) = @_;
+	my $which = $kind eq 'client' ? "application_name = 'bystander'"
+	  : $kind eq 'checkpointer'   ? "backend_type = 'checkpointer'"
+	  :                             "backend_type = 'detect $kind'";
+
+	return $node->safe_psql('city',
+		"SELECT pid FROM pg_stat_activity WHERE $which ORDER BY random() LIMIT 1");
+}
+
+$node->start;
+install_detect($node, 'city');
+foreach my $stream ('camera', 'gate')
+{
+	$lines{$stream} =
+	  [ camera_lines(ROUNDS * CHUNK, seed => $DetectTest::seed + ($stream eq 'gate')) ];
+	$broker->create_topic($stream, 4);
+	create_camera(
+		$node, 'city', $broker,
+		name      => $stream,
+		table     => "${stream}_detection",
+		consumers => $stream eq 'gate' ? 1 : 0);
+}
+
+for my $round (1 .. ROUNDS)
+{
+	my $kind   = $victims[ rand @victims ];
+	my $stream = ('camera', 'gate')[ rand 2 ];
+	my $more   = int(rand(CHUNK));
+	my $client = $node->background_psql('city');
+
+	$client->query_safe("SET application_name = 'bystander'");
+	foreach my $each ('camera', 'gate')
+	{
+		$broker->produce($each, splice(@{ $lines{$each} }, 0, CHUNK));
+	}
+	wait_applied($node, 'city', $stream, ($round - 1) * CHUNK + $more, '');
+	$kind = 'client' unless $kind =~ /^(postmaster|immediate)$/ || find_victim($kind);
+	note("round $round: $kind after $more messages of $stream");
+	strike($node, $kind =~ /^(postmaster|immediate)$/ ? $kind : find_victim($kind));
+	eval { $client->quit };
+}
+
+foreach my $stream ('camera', 'gate')
+{
+	ledger_is_exact(
+		$node, 'city', $broker, "stream $stream is exact after all that",
+		name  => $stream,
+		table => "${stream}_detection");
+
+	# What was accepted before the crashes comes again.
+	my @again = ($broker->lines($stream))[ 0 .. 2 * CHUNK ];
+
+	$broker->produce($stream, @again);
+	ledger_is_exact(
+		$node, 'city', $broker, "events of stream $stream from before the crashes are duplicates",
+		name  => $stream,
+		table => "${stream}_detection");
+}
+
+log_is_clean($node);
+$node->stop;
+done_testing();

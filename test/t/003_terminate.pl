@@ -1,0 +1,165 @@
+# What disturbs a transaction of a worker costs a retry and nothing else: being
+# terminated or cancelled, a deadlock, a lock that is not to be had.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+
+use DetectTest;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use constant {
+	BLOWS => 50,
+	CHUNK => 400,
+};
+
+my $broker  = DetectTest::Broker->start();
+my $node    = make_node('main');
+my %lines;
+my %table   = (camera => 'detection', gate => 'gate_detection');
+my %applied = (camera => 0, gate => 0);
+
+# Produces a chunk, and returns when a random part of it is applied.
+sub produce_some
+{
+	my ($stream) = @_;
+	my $more = int(rand(CHUNK));
+
+	$broker->produce($stream, splice(@{ $lines{$stream} }, 0, CHUNK));
+	wait_applied($node, 'city', $stream, $applied{$stream} + $more, '');
+	$applied{$stream} += CHUNK;
+	return;
+}
+
+sub ledgers_are_exact
+{
+	my ($what) = @_;
+
+	ledger_is_exact($node, 'city', $broker, "$what, stream $_", name => $_, table => $table{$_})
+	  foreach sort keys %table;
+	return;
+}
+
+# Runs code while a session holds a lock, until the stream has failed for it.
+sub is_retried
+{
+	my ($lock, $sqlstate, $what) = @_;
+	my $blocker = $node->background_psql('city');
+
+	$blocker->query_safe("BEGIN; $lock");
+	$broker->produce('camera', splice(@{ $lines{camera} }, 0, CHUNK));
+	$applied{camera} += CHUNK;
+	ok( $node->poll_query_until(
+			'city', qq{
+			SELECT state = 'retrying' AND last_sqlstate = '$sqlstate'
+			FROM detect.stat_stream WHERE stream = 'camera'}),
+		"$what: the batch is tried again");
+	$blocker->query_safe('ROLLBACK');
+	$blocker->quit;
+	ledger_is_exact($node, 'city', $broker, "$what: nothing is lost and nothing dead-lettered");
+	return;
+}
+
+$node->append_conf('postgresql.conf', 'deadlock_timeout = 500ms');
+$node->start;
+install_detect($node, 'city');
+foreach my $stream ('camera', 'gate')
+{
+	$lines{$stream} = [
+		camera_lines(
+			(BLOWS + 6) * CHUNK,
+			seed   => $DetectTest::seed + ($stream eq 'gate'),
+			broken => 0)
+	];
+	$broker->create_topic($stream, 4);
+	create_camera(
+		$node, 'city', $broker,
+		name      => $stream,
+		table     => $table{$stream},
+		consumers => $stream eq 'gate' ? 1 : 0);
+}
+
+# ---------------------------------------------------------------------
+# Terminated and cancelled
+# ---------------------------------------------------------------------
+
+my $terminated = 0;
+my $started_at =
+  $node->safe_psql('city', 'SELECT pg_postmaster_start_time()');
+
+for my $blow (1 .. BLOWS)
+{
+	my $stream = ('camera', 'gate')[ rand 2 ];
+	my $duty   = ('apply', $stream eq 'gate' ? 'consume' : 'apply')[ rand 2 ];
+	my $verb   = rand() < 0.3 ? 'terminate' : 'cancel';
+
+	produce_some($stream);
+	$node->safe_psql('city', "SELECT pg_${verb}_backend(pid) FROM detect.stat_worker
+		WHERE stream = '$stream' AND duty = '$duty' AND pid IS NOT NULL");
+	$terminated++ if $verb eq 'terminate';
+
+	# Each end in a row doubles the wait for the next start; a pause ends the row.
+	$node->safe_psql('city', "SELECT detect.pause(s), detect.resume(s)
+		FROM unnest('{camera,gate}'::text[]) s")
+	  if $verb eq 'terminate' && $terminated % 3 == 0;
+}
+note("$terminated of " . BLOWS . " terminated");
+ledgers_are_exact('after workers were terminated and cancelled');
+is($node->safe_psql('city', 'SELECT pg_postmaster_start_time()'),
+	$started_at, 'the server did not restart');
+is($node->safe_psql('city', 'SELECT count(*) FROM detect.dead_letter'),
+	'0', 'no event was blamed');
+
+# The launcher comes back, adopts the workers, and starts those that end later.
+my $launcher = $node->safe_psql('city',
+	"SELECT pid FROM pg_stat_activity WHERE backend_type = 'detect launcher'");
+my $worker = worker_pid($node, 'city', 'camera');
+
+$node->safe_psql('city', "SELECT pg_terminate_backend($launcher)");
+wait_for_exit($launcher);
+produce_some('camera');
+ledgers_are_exact('while there is no launcher');
+ok( $node->poll_query_until(
+		'city', "SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'detect launcher'"),
+	'the launcher is started again');
+is(worker_pid($node, 'city', 'camera'), $worker, 'it leaves running workers alone');
+$node->safe_psql('city', "SELECT pg_terminate_backend($worker)");
+wait_for_exit($worker);
+produce_some('camera');
+ledgers_are_exact('after it has started another worker');
+
+# ---------------------------------------------------------------------
+# Locks
+# ---------------------------------------------------------------------
+
+is_retried('LOCK TABLE detection IN SHARE MODE', '55P03', 'events table locked');
+is_retried('LOCK TABLE detect_state.camera_per_minute IN SHARE MODE', '55P03', 'rollup locked');
+
+# A deadlock of which the applier is the victim: it reads location, then waits
+# for detection; the other session, more patient, does it the other way round.
+my $log_end = -s $node->logfile;
+my $rival   = $node->background_psql('city');
+
+$rival->query_safe("SET deadlock_timeout = '1min'; BEGIN; LOCK TABLE detection IN SHARE MODE");
+$broker->produce('camera', splice(@{ $lines{camera} }, 0, CHUNK));
+$rival->query_safe(q{
+	DO $$
+	BEGIN
+		LOOP
+			EXIT WHEN EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'detection'::regclass);
+		END LOOP;
+		LOCK TABLE location;
+	END
+	$$});
+ok($node->log_contains('deadlock detected', $log_end), 'the applier was the victim of a deadlock');
+$rival->query_safe('ROLLBACK');
+$rival->quit;
+ledgers_are_exact('after a deadlock');
+
+log_is_clean($node);
+$node->stop;
+done_testing();
