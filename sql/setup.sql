@@ -2,7 +2,7 @@
 -- setup: what the extension brings, explained and closed to strangers
 --
 -- Runs before all others, which use its database, its extension and the
--- function regress.outcome().
+-- functions in schema regress.
 --
 \set VERBOSITY terse
 CREATE EXTENSION detect;
@@ -24,6 +24,14 @@ BEGIN
 EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
     RETURN concat_ws(E'\n', SQLSTATE || ' ' || SQLERRM, '  ' || nullif(detail, ''), '  ' || nullif(hint, ''));
+END $$;
+
+-- The same, and undone if it succeeded.
+CREATE FUNCTION regress.attempt(statement text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION USING errcode = 'UNDO0', message = regress.outcome(statement);
+EXCEPTION WHEN SQLSTATE 'UNDO0' THEN
+    RETURN SQLERRM;
 END $$;
 
 -- A role in an ACL.

@@ -35,12 +35,21 @@ extern char *arg_text(FunctionCallInfo fcinfo, int arg);
 extern void stream_check_caller(void);
 extern Stream *stream_from_arguments(FunctionCallInfo fcinfo);
 
+/* The text of an argument, for parsed_text_error. */
+typedef struct ParsedText
+{
+	const char *what;			/* "columns", "query" */
+	const char *text;
+	int			offset;			/* of the text in what the parser sees */
+} ParsedText;
+
 /* in stream_columns.c */
 extern List *stream_columns_parse(const char *columns);
 extern List *stream_columns_default(Oid events_table);
 extern Oid	stream_columns_create_table(const char *name, List *column_defs, Oid owner);
 
 /* in stream_query.c */
+extern void parsed_text_error(void *arg);
 extern Query *stream_query_parse(const char *text, const char *stream_name,
 								 Oid staging_table, AttrNumber ordinal_attnum);
 extern char *stream_query_default(List *column_names);

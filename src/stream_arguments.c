@@ -117,10 +117,12 @@ check_events_table(Oid events_table)
 		refuse_events_table(name, "is not a table", "Name an ordinary or a partitioned table.");
 	if (rel->rd_rel->relispartition)
 		refuse_events_table(name, "is a partition", "Name the partitioned table.");
+	if (rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
+		refuse_events_table(name, "is temporary", "Name a table that other sessions see.");
 	if (rel->rd_rel->relpersistence != RELPERSISTENCE_PERMANENT)
 		refuse_events_table(name, "is not logged",
 							"ALTER TABLE … SET LOGGED: a crash would empty it while the progress in Kafka stays.");
-	if (rel->rd_rel->relhasrules)
+	if (rel->rd_rules != NULL)	/* relhasrules stays when the last one goes */
 		refuse_events_table(name, "has rules", "Use a trigger in place of the rule.");
 	if (check_enable_rls(events_table, GetUserId(), true) == RLS_ENABLED)
 		refuse_events_table(name, "has row security that applies to its owner",
@@ -292,6 +294,21 @@ find_event_time(FunctionCallInfo fcinfo, Oid events_table)
 	return name;
 }
 
+/* Partitions are made beside the events table, as the stream's owner. */
+static void
+check_makes_partitions(Oid events_table)
+{
+	Oid			schema = get_rel_namespace(events_table);
+
+	if (compat_namespace_aclcheck(schema, GetUserId(), ACL_CREATE) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for schema %s", get_namespace_name(schema)),
+				 errdetail("The stream makes partitions of table \"%s\" there.", get_rel_name(events_table)),
+				 errhint("GRANT CREATE ON SCHEMA %s TO %s.", quote_identifier(get_namespace_name(schema)),
+						 quote_identifier(GetUserNameFromId(GetUserId(), false)))));
+}
+
 static void
 check_intervals(FunctionCallInfo fcinfo, Stream *stream)
 {
@@ -300,10 +317,14 @@ check_intervals(FunctionCallInfo fcinfo, Stream *stream)
 	stream->partition_interval = PG_ARGISNULL(ARG_PARTITION_INTERVAL) ? NULL :
 		PG_GETARG_INTERVAL_P(ARG_PARTITION_INTERVAL);
 	stream->retention = PG_ARGISNULL(ARG_RETENTION) ? NULL : PG_GETARG_INTERVAL_P(ARG_RETENTION);
-	if (stream->partition_interval == NULL && partition_is_by_event_time(stream))
+	if (partition_is_by_event_time(stream))
 	{
-		stream->partition_interval = palloc0(sizeof(Interval));
-		stream->partition_interval->day = 1;
+		check_makes_partitions(stream->events_table);
+		if (stream->partition_interval == NULL)
+		{
+			stream->partition_interval = palloc0(sizeof(Interval));
+			stream->partition_interval->day = 1;
+		}
 	}
 	if (stream->retention && !stream->event_time)
 		ereport(ERROR,

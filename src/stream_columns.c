@@ -28,6 +28,9 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
+/* What makes a statement of the text. */
+#define COLUMNS_PREFIX "CREATE TABLE x ("
+
 static void
 refuse_columns(void)
 {
@@ -82,10 +85,16 @@ check_column(ColumnDef *column)
 List *
 stream_columns_parse(const char *columns)
 {
-	char	   *sql = psprintf("CREATE TABLE x (%s\n)", columns);
-	List	   *statements = raw_parser(sql, RAW_PARSE_DEFAULT);
+	char	   *sql = psprintf(COLUMNS_PREFIX "%s\n)", columns);
+	ParsedText	parsed = {.what = "columns", .text = columns, .offset = strlen(COLUMNS_PREFIX)};
+	ErrorContextCallback callback = {error_context_stack, parsed_text_error, &parsed};
+	List	   *statements;
 	CreateStmt *create;
 	ListCell   *cell;
+
+	error_context_stack = &callback;
+	statements = raw_parser(sql, RAW_PARSE_DEFAULT);
+	error_context_stack = callback.previous;
 
 	if (list_length(statements) != 1 ||
 		!IsA(linitial_node(RawStmt, statements)->stmt, CreateStmt))

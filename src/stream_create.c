@@ -71,8 +71,12 @@ check_fields(Jsonb *fields, Oid staging_table)
 		if (token != WJB_KEY)
 			continue;
 		name = pnstrdup(value.val.string.val, value.val.string.len);
-		if (get_attnum(staging_table, name) == InvalidAttrNumber ||
-			stream_column_source(name, &reserved_type) != COLUMN_FIELD)
+		if (stream_column_source(name, &reserved_type) != COLUMN_FIELD)
+			ereport(ERROR,
+					(errcode(ERRCODE_RESERVED_NAME),
+					 errmsg("fields names \"%s\", which is not filled from the payload", name),
+					 errhint("Leave it out of fields.")));
+		if (get_attnum(staging_table, name) == InvalidAttrNumber)
 		{
 			const char *closest = closest_attribute(staging_table, name);
 
@@ -116,6 +120,46 @@ check_not_null_columns(Oid events_table, List *events_columns)
 					 errhint("Add it to columns or to the query, or give it a default.")));
 	}
 	relation_close(rel, AccessShareLock);
+}
+
+/* What tells events apart, and when they happened, is known before the query
+ * runs: it must be in the stream and come through the query as it is. */
+static void
+check_handed_on(const Stream *stream)
+{
+	List	   *names = list_copy(stream->key);
+	ListCell   *cell;
+
+	if (stream->event_time)
+		names = lappend(names, stream->event_time);
+	foreach(cell, names)
+	{
+		const char *name = lfirst(cell);
+		AttrNumber	staged = get_attnum(stream->staging_table, name);
+		Oid			type = get_atttype(stream->events_table, get_attnum(stream->events_table, name));
+		bool		is_handed_on = false;
+		ListCell   *column;
+
+		if (staged == InvalidAttrNumber)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("stream \"%s\" has no column \"%s\" for the event time", stream->name, name),
+					 errhint("Add the column to columns: it is looked at before the query runs.")));
+		if (get_atttype(stream->staging_table, staged) != type)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("event time \"%s\" has type %s in stream \"%s\", but type %s in events table \"%s\"",
+							name, format_type_be(get_atttype(stream->staging_table, staged)), stream->name,
+							format_type_be(type), get_rel_name(stream->events_table)),
+					 errhint("Change the type in one of them.")));
+		foreach(column, stream->events_columns)
+			is_handed_on = is_handed_on || strcmp(lfirst(column), name) == 0;
+		if (!is_handed_on)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("the query of stream \"%s\" does not hand on column \"%s\"", stream->name, name),
+					 errhint("Let the query output the columns of key and event_time as they are.")));
+	}
 }
 
 /* Names of the stream's columns that the events table has too. */
@@ -276,6 +320,7 @@ detect_create_stream(PG_FUNCTION_ARGS)
 	insert_stream(stream, fields);
 	stream = stream_load_by_id(stream->id, false);
 	dedup_check_definition(stream);
+	check_handed_on(stream);
 	if (stream->server)
 		staging_table_ensure(stream);
 	stream_changed();

@@ -31,12 +31,14 @@
 #include "nodes/nodeFuncs.h"
 #include "parser/analyze.h"
 #include "parser/parse_coerce.h"
+#include "parser/parse_relation.h"
 #include "parser/parser.h"
 #include "parser/parsetree.h"
 #include "stream.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 #include "utils/varlena.h"
 
 #define REJECT_REASON "reject_reason"
@@ -155,6 +157,47 @@ check_query_shape(Query *query, int batch_rtindex)
 		refuse_query("system columns of batch", "Elements are no stored rows: use columns of the stream.");
 }
 
+static void
+refuse_statement(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_SYNTAX_ERROR),
+			 errmsg("the query of a stream must be one SELECT"),
+			 errhint("For example: SELECT b.*, l.name AS location_name FROM batch b LEFT JOIN location l USING (location_id)")));
+}
+
+/* A common table expression would take the name away. */
+static void
+refuse_with_batch(const WithClause *with)
+{
+	ListCell   *cell;
+
+	foreach(cell, with ? with->ctes : NIL)
+	{
+		if (strcmp(lfirst_node(CommonTableExpr, cell)->ctename, DETECT_BATCH) == 0)
+			refuse_query("a common table expression named \"batch\"", "Give it another name.");
+	}
+}
+
+/*
+ * Error context: point into the text of an argument, not into the caller's
+ * statement.  arg is a ParsedText.
+ */
+void
+parsed_text_error(void *arg)
+{
+	const ParsedText *parsed = arg;
+	int			position = geterrposition();
+
+	if (position > 0)
+	{
+		errposition(0);
+		internalerrposition(position - parsed->offset);
+		internalerrquery(parsed->text);
+	}
+	errcontext("%s of the stream", parsed->what);
+}
+
 /* Parse the text into one raw SELECT whose FROM names batch rightly. */
 static RawStmt *
 parse_raw_query(const char *text, BatchSearch *search)
@@ -166,14 +209,14 @@ parse_raw_query(const char *text, BatchSearch *search)
 
 	if (list_length(statements) != 1 ||
 		!IsA(linitial_node(RawStmt, statements)->stmt, SelectStmt))
-		ereport(ERROR,
-				(errcode(ERRCODE_SYNTAX_ERROR),
-				 errmsg("the query of a stream must be one SELECT"),
-				 errhint("For example: SELECT b.*, l.name AS location_name FROM batch b LEFT JOIN location l USING (location_id)")));
+		refuse_statement();
 	raw = linitial_node(RawStmt, statements);
 	select = (SelectStmt *) raw->stmt;
+	if (select->intoClause)
+		refuse_statement();
 	if (select->op != SETOP_NONE)
 		refuse_query("UNION, INTERSECT or EXCEPT", "Make one stream for each part.");
+	refuse_with_batch(select->withClause);
 
 	count_batch((Node *) select, search);
 	foreach(cell, select->fromClause)
@@ -226,10 +269,15 @@ stream_query_parse(const char *text, const char *stream_name,
 				   Oid staging_table, AttrNumber ordinal_attnum)
 {
 	BatchSearch search = {0};
-	RawStmt    *raw = parse_raw_query(text, &search);
+	ParsedText	parsed = {.what = "query", .text = text};
+	ErrorContextCallback callback = {error_context_stack, parsed_text_error, &parsed};
+	RawStmt    *raw;
 	Query	   *query;
 	int			rtindex = 0;
 	int			found = 0;
+
+	error_context_stack = &callback;
+	raw = parse_raw_query(text, &search);
 
 	search.top->schemaname = pstrdup(DETECT_STAGING_SCHEMA);
 	search.top->relname = pstrdup(stream_name);
@@ -237,6 +285,10 @@ stream_query_parse(const char *text, const char *stream_name,
 		search.top->alias = makeAlias(DETECT_BATCH, NIL);
 
 	query = parse_analyze_fixedparams(raw, text, NULL, 0, NULL);
+	error_context_stack = callback.previous;
+	if (isQueryUsingTempRelation(query))
+		refuse_query("temporary tables or views",
+					 "Other sessions, such as the worker of the stream, do not see them.");
 	for (int i = 1; i <= list_length(query->rtable); i++)
 	{
 		RangeTblEntry *rte = rt_fetch(i, query->rtable);
@@ -305,6 +357,19 @@ closest_attribute(Oid relid, const char *name)
 	return closest;
 }
 
+static bool
+is_always_identity(Oid relid, AttrNumber attnum)
+{
+	HeapTuple	tuple = SearchSysCache2(ATTNUM, ObjectIdGetDatum(relid), Int16GetDatum(attnum));
+	bool		result;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for attribute %d of relation %u", attnum, relid);
+	result = ((Form_pg_attribute) GETSTRUCT(tuple))->attidentity == ATTRIBUTE_IDENTITY_ALWAYS;
+	ReleaseSysCache(tuple);
+	return result;
+}
+
 /* Whether an output column can be written to the events table's column. */
 static void
 check_events_column(Oid events_table, AttrNumber attnum, const char *name, Oid given_type)
@@ -318,6 +383,11 @@ check_events_column(Oid events_table, AttrNumber attnum, const char *name, Oid g
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("column \"%s\" of table \"%s\" is generated", name, get_rel_name(events_table)),
 				 errhint("Leave it out of the query: the table computes it.")));
+	if (is_always_identity(events_table, attnum))
+		ereport(ERROR,
+				(errcode(ERRCODE_GENERATED_ALWAYS),
+				 errmsg("column \"%s\" of table \"%s\" is GENERATED ALWAYS AS IDENTITY", name, get_rel_name(events_table)),
+				 errhint("Leave it out of columns and query, or make it GENERATED BY DEFAULT.")));
 	get_atttypetypmodcoll(events_table, attnum, &type, &typmod, &collation);
 	if (!can_coerce_type(1, &given_type, &type, COERCION_ASSIGNMENT))
 		ereport(ERROR,
@@ -339,7 +409,19 @@ refuse_output_column(Oid events_table, const char *name)
 			 errmsg("the query gives a column \"%s\" that table \"%s\" does not have",
 					name, get_rel_name(events_table)),
 			 closest ? errhint("Perhaps you meant the column \"%s\".", closest) :
+			 strcmp(name, "?column?") == 0 ? errhint("Name it with AS.") :
 			 errhint("Add the column to the table, or leave it out of the query.")));
+}
+
+/* The worker reads the reason as text. */
+static void
+check_reject_reason(Oid type)
+{
+	if (!IsBinaryCoercible(type, TEXTOID))
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("\"" REJECT_REASON "\" must be of type text, not %s", format_type_be(type)),
+				 errhint("Give the reason, or NULL for an element that is none the worse: CASE WHEN … THEN 'why' END AS " REJECT_REASON)));
 }
 
 /*
@@ -358,9 +440,13 @@ stream_query_events_columns(Query *query, Oid events_table, Oid staging_table)
 		TargetEntry *entry = lfirst_node(TargetEntry, cell);
 		AttrNumber	attnum;
 
-		if (entry->resjunk || strcmp(entry->resname, DETECT_ORDINAL) == 0 ||
-			strcmp(entry->resname, REJECT_REASON) == 0)
+		if (entry->resjunk || strcmp(entry->resname, DETECT_ORDINAL) == 0)
 			continue;
+		if (strcmp(entry->resname, REJECT_REASON) == 0)
+		{
+			check_reject_reason(exprType((Node *) entry->expr));
+			continue;
+		}
 		attnum = get_attnum(events_table, entry->resname);
 		if (attnum == InvalidAttrNumber)
 		{

@@ -226,18 +226,16 @@ settle_dropped(Events *events, Element **candidates, int ncandidates)
 void
 events_apply(Events *events, Batch *batch, Element **candidates, int ncandidates, Dedup *dedup)
 {
-	instr_time	since;
-
 	events->apply_context = CurrentMemoryContext;
 	events->batch = batch;
 	events->dedup = dedup;
 	for (int i = 0; i < ncandidates; i++)
 		candidates[i]->has_row = candidates[i]->was_seen = false;
 
-	INSTR_TIME_SET_CURRENT(since);
+	INSTR_TIME_SET_CURRENT(events->step_began);
 	events_stage = "query";
 	query_run(events, candidates, ncandidates);
-	step_time(STEP_QUERY, &since);
+	step_time(STEP_QUERY, &events->step_began);
 	for (int i = 0; i < ncandidates; i++)
 		candidates[i]->outcome = candidates[i]->sqlstate ? OUTCOME_DEAD_LETTER :
 			candidates[i]->has_row ? OUTCOME_ACCEPTED : OUTCOME_FILTERED;
@@ -245,7 +243,7 @@ events_apply(Events *events, Batch *batch, Element **candidates, int ncandidates
 	{
 		events_stage = "insert";
 		run_insert(events);
-		step_time(STEP_INSERT, &since);
+		step_time(STEP_INSERT, &events->step_began);
 		if (events->naccepted != events->nrows)
 			settle_dropped(events, candidates, ncandidates);
 	}
@@ -340,7 +338,6 @@ Datum
 detect_accepted(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigdata = (TriggerData *) fcinfo->context;
-	instr_time	since;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_AFTER(trigdata->tg_event) ||
 		!TRIGGER_FIRED_FOR_STATEMENT(trigdata->tg_event) ||
@@ -360,10 +357,10 @@ detect_accepted(PG_FUNCTION_ARGS)
 		mark_seen(inserting, trigdata);
 	if (inserting->naccepted > 0)
 	{
-		INSTR_TIME_SET_CURRENT(since);
+		step_time(STEP_INSERT, &inserting->step_began);
 		events_stage = "rollup";
 		rollup_set_apply(inserting->rollups, trigdata);
-		step_time(STEP_ROLLUP, &since);
+		step_time(STEP_ROLLUP, &inserting->step_began);
 	}
 	return PointerGetDatum(NULL);
 }

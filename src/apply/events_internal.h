@@ -39,6 +39,7 @@ struct Events
 	TupleDesc	row_desc;
 	bool		was_handed_over;
 	int64		naccepted;
+	instr_time	step_began;		/* the step that is being timed */
 };
 
 /* in apply/events.c */

@@ -122,9 +122,9 @@ check_key(const Stream *stream, const List *names)
 
 /*
  * Finds the columns of a stream's identity: its key, and the event time where
- * the events table is partitioned by it; none at all if the key is empty.  Result is allocated in the current
- * context; raises an error if the columns don't fit.  The caller is in a
- * transaction.
+ * the events table is partitioned by it; none at all if the key is empty.
+ * Result is allocated in the current context; raises an error if the columns
+ * don't fit.  The caller is in a transaction.
  */
 IdentityColumns *
 identity_columns(const Stream *stream)

@@ -15,6 +15,7 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/nbtree.h"
+#include "access/relation.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/transam.h"
@@ -191,23 +192,29 @@ identity_index_is_ours(Relation table, Oid index_oid, const IdentityColumns *col
 /*
  * Opens an index found by identity_index_find for lookups.  Result lives in
  * the current context until index_probe_close, or until the current resource
- * owner is released with its transaction aborted.
+ * owner is released with its transaction aborted.  Since it was found without
+ * a lasting lock, it may be gone: then the batch is tried again.
  */
 IndexProbe *
 index_probe_open(Oid table, Oid index, const IdentityColumns *columns, Snapshot snapshot)
 {
 	IndexProbe *probe = palloc0_object(IndexProbe);
+	bool		soon;
 	int			i;
 
 	probe->context = CurrentMemoryContext;
-	probe->table = table_open(table, AccessShareLock);
-	probe->index = index_open(index, AccessShareLock);
+	probe->table = try_table_open(table, AccessShareLock);
+	probe->index = try_relation_open(index, AccessShareLock);
+	if (probe->table == NULL || probe->index == NULL || !index_is_usable(probe->index, &soon))
+		ereport(ERROR,
+				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+				 errmsg("the unique index of a partition was dropped while events were looked up in it")));
 	probe->nkeys = probe->index->rd_index->indnkeyatts;
 	for (i = 0; i < probe->nkeys; i++)
 	{
 		Oid			opcintype = probe->index->rd_opcintype[i];
-		Oid			equality = get_opfamily_member(probe->index->rd_opfamily[i], opcintype, opcintype,
-												   BTEqualStrategyNumber);
+		Oid			equality = get_opfamily_member(probe->index->rd_opfamily[i], opcintype,
+												   opcintype, BTEqualStrategyNumber);
 
 		probe->positions[i] = index_column_position(probe->index, probe->table, i, columns);
 		ScanKeyEntryInitialize(&probe->keys[i], 0, i + 1, BTEqualStrategyNumber, opcintype,

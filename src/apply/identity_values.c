@@ -60,9 +60,10 @@ identity_values_create(const IdentityColumns *columns, MemoryContext context)
 										ALLOCSET_DEFAULT_SIZES);
 	values_seen->scratch = AllocSetContextCreate(context, "detect identity", ALLOCSET_SMALL_SIZES);
 	values_seen->slot = MakeSingleTupleTableSlot(tupdesc, &TTSOpsVirtual);
-	values_seen->table = BuildTupleHashTableExt(NULL, tupdesc, columns->n, attnums, functions, hashes,
-										columns->collations, FIRST_CAPACITY, 0,
-										context, values_seen->tuples, values_seen->scratch, false);
+	values_seen->table = BuildTupleHashTableExt(NULL, tupdesc, columns->n, attnums, functions,
+												hashes, columns->collations, FIRST_CAPACITY, 0,
+												context, values_seen->tuples,
+												values_seen->scratch, false);
 	MemoryContextSwitchTo(old);
 	return values_seen;
 }

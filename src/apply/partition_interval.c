@@ -36,7 +36,8 @@ partition_interval_check(const Interval *interval, Oid event_time_type)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("partition_interval mixes months with days or hours"),
 				 errhint("Use whole months or years, or days, hours and minutes.")));
-	if (interval->month < 0 || (interval->month == 0 && partition_interval_us(interval) < USECS_PER_SEC))
+	if (interval->month < 0 ||
+		(interval->month == 0 && partition_interval_us(interval) < USECS_PER_SEC))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("partition_interval must be at least one second")));

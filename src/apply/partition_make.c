@@ -121,8 +121,8 @@ make_partition(const PartitionMaker *maker, const PartitionRange *range, int loc
 	char	   *table = quote_qualified_identifier(maker->schema_name, maker->table_name);
 	int			settings = NewGUCNestLevel();
 
-	(void) set_config_option("lock_timeout", psprintf("%d", lock_timeout_ms), PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+	(void) set_config_option("lock_timeout", psprintf("%d", lock_timeout_ms), PGC_USERSET,
+							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
 	if (SPI_connect() != SPI_OK_CONNECT)
@@ -306,7 +306,8 @@ partition_maker(const Stream *stream, Relation table)
 
 	initStringInfo(&options);
 	if (OidIsValid(table->rd_rel->relam))
-		appendStringInfo(&options, " USING %s", quote_identifier(get_am_name(table->rd_rel->relam)));
+		appendStringInfo(&options, " USING %s",
+						 quote_identifier(get_am_name(table->rd_rel->relam)));
 	if (OidIsValid(table->rd_rel->reltablespace))
 		appendStringInfo(&options, " TABLESPACE %s",
 						 quote_identifier(get_tablespace_name(table->rd_rel->reltablespace)));

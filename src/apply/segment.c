@@ -269,7 +269,8 @@ check_segment(const SegmentMap *map, Relation table, bool has_index)
 	if (table->rd_rel->relkind != RELKIND_RELATION)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("partition \"%s\" is not an ordinary table", RelationGetRelationName(table)),
+				 errmsg("partition \"%s\" is not an ordinary table",
+						RelationGetRelationName(table)),
 				 errhint("Detach it: partitions of an events table are ordinary tables.")));
 	if (map->hasher == NULL && !has_index)
 		ereport(ERROR,
@@ -367,7 +368,7 @@ report_detaching(Oid partition)
 	ereport(ERROR,
 			(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 			 errmsg("partition \"%s\" is being detached", get_rel_name(partition)),
-			 errhint("If nobody is detaching it any more, finish with ALTER TABLE … DETACH PARTITION … FINALIZE.")));
+			 errhint("If nobody is detaching it any more, finish with ALTER TABLE ... DETACH PARTITION ... FINALIZE.")));
 }
 
 /*

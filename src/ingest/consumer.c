@@ -150,12 +150,14 @@ static void
 stage_flush(StageWriter *writer)
 {
 	decoder_end_batch(writer->consumer->decoder);
+	step_time(STEP_DECODE, &writer->consumer->step_began);
 	if (writer->nrows > 0)
 		table_multi_insert(writer->rel, writer->slots, writer->nrows, writer->cid,
 						   TABLE_INSERT_SKIP_FSM, writer->bulk);
 	for (int i = 0; i < writer->nrows; i++)
 		ExecClearTuple(writer->slots[i]);
 	writer->nrows = 0;
+	step_time(STEP_STAGE, &writer->consumer->step_began);
 }
 
 static void
@@ -403,7 +405,6 @@ stage_round(Consumer *consumer)
 	StageWriter *writer = NULL;
 	List	   *progresses;
 	int			rows = 0;
-	instr_time	since;
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -416,17 +417,16 @@ stage_round(Consumer *consumer)
 	}
 	MemoryContextSwitchTo(consumer->round_context);
 	progresses = copy_progresses(consumer->progresses);
-	INSTR_TIME_SET_CURRENT(since);
+	INSTR_TIME_SET_CURRENT(consumer->step_began);
 	for (int i = 0; i < consumer->nevents; i++)
 		rows += take_event(&writer, consumer, &consumer->events[i], progresses);
-	step_time(STEP_DECODE, &since);
 	if (writer)
 		stage_end(writer);
 	write_progresses(consumer, progresses);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	slot_tell_staged(my_slot);
-	step_time(STEP_STAGE, &since);
+	step_time(STEP_STAGE, &consumer->step_began);
 	remember_progresses(consumer, progresses);
 	return rows;
 }

@@ -25,6 +25,7 @@ struct Consumer
 	KafkaEvent *events;			/* polled and not staged yet */
 	int			nevents;
 	int			max_events;
+	instr_time	step_began;		/* the step that is being timed */
 	TimestampTz linger_until;
 	bool		has_unpublished;	/* progress that the group was not told */
 	TimestampTz publish_due;

@@ -70,7 +70,7 @@ FROM steps, LATERAL (VALUES ('fetch', fetch_us), ('decode', decode_us), ('stage'
 UNION ALL
 SELECT :run, :'contestant', 'events a commit', elements / batches::float8 FROM steps WHERE batches > 0
 UNION ALL
-SELECT :run, :'contestant', 'cpu ' || process, seconds - coalesce(b.seconds, 0)
-FROM (SELECT process, seconds FROM after) a LEFT JOIN before b USING (process)
+SELECT :run, :'contestant', 'cpu ' || process, a.seconds - coalesce(b.seconds, 0)
+FROM after a LEFT JOIN before b USING (process)
 UNION ALL
 SELECT :run, :'contestant', 'rss ' || process, kb / 1024 FROM peak;

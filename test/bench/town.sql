@@ -124,11 +124,11 @@ $$;
 -- ---------------------------------------------------------------------
 
 -- Ends the script unless two figures are the same.
-CREATE FUNCTION bench.must_equal(what text, expected bigint, found bigint) RETURNS void
+CREATE FUNCTION bench.must_equal(what text, expected bigint, actual bigint) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
-    IF expected IS DISTINCT FROM found THEN
-        RAISE EXCEPTION 'not exact: % should be %, and is %', what, expected, found;
+    IF expected IS DISTINCT FROM actual THEN
+        RAISE EXCEPTION 'not exact: % should be %, and is %', what, expected, actual;
     END IF;
 END
 $$;
