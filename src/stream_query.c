@@ -421,7 +421,7 @@ check_reject_reason(Oid type)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg("\"" REJECT_REASON "\" must be of type text, not %s", format_type_be(type)),
-				 errhint("Give the reason, or NULL for an element that is none the worse: CASE WHEN … THEN 'why' END AS " REJECT_REASON)));
+				 errhint("Give the reason, and NULL where there is none: CASE WHEN … THEN 'why' END AS " REJECT_REASON ".")));
 }
 
 /*

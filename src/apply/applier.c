@@ -4,7 +4,7 @@
  *	  What is staged becomes events, rollups, dead letters and progress.
  *
  * A batch is read in one transaction, in which missing partitions are made
- * too, and applied in another: either everything that it causes and the
+ * too (many of them in further ones), and applied in another: either everything that it causes and the
  * progress past it commit, or nothing does.  See piece.c for what follows when
  * something fails.  Between batches the applier empties the staging table,
  * fills rollups and asks for the maintenance of partitions.
@@ -150,8 +150,9 @@ applier_forget(Applier *applier)
  * ---------------------------------------------------------------------
  */
 
-/* Make the partitions that the elements of a batch need. */
-static void
+/* Make partitions that the elements of a batch need, not too many at once; how
+ * many were made. */
+static int
 ensure_partitions(Applier *applier, Batch *batch)
 {
 	const Stream *stream = applier->stream;
@@ -160,14 +161,14 @@ ensure_partitions(Applier *applier, Batch *batch)
 	int			ntimes = 0;
 
 	if (!partition_is_by_event_time(stream))
-		return;
+		return 0;
 	times = palloc(Max(batch->count, 1) * sizeof(TimestampTz));
 	for (int i = 0; i < batch->count; i++)
 	{
 		if (!element_is_out_of_range(stream, &batch->elements[i], now))
 			times[ntimes++] = batch->elements[i].event_time;
 	}
-	partition_ensure(stream, times, ntimes);
+	return partition_ensure(stream, times, ntimes);
 }
 
 /* The consumer may have found partitions that the applier has not heard of. */
@@ -230,6 +231,7 @@ read_batch(Applier *applier, bool from_sql)
 	MemoryContext old_context;
 	Batch	   *batch;
 	instr_time	since;
+	int			made;
 
 	INSTR_TIME_SET_CURRENT(since);
 	if (!begin_batch_transaction(applier))
@@ -240,8 +242,18 @@ read_batch(Applier *applier, bool from_sql)
 	else
 		batch = read_staged(applier);
 	MemoryContextSwitchTo(old_context);
-	ensure_partitions(applier, batch);
+	made = ensure_partitions(applier, batch);
 	commit_batch_transaction();
+	while (made > 0)
+	{
+		if (!begin_batch_transaction(applier))
+		{
+			staged_reader_rewind(applier->reader);
+			return NULL;
+		}
+		made = ensure_partitions(applier, batch);
+		commit_batch_transaction();
+	}
 	step_time(STEP_READ, &since);
 	return batch;
 }
