@@ -32,6 +32,7 @@ OBJS = \
 	src/stream_columns.o \
 	src/stream_create.o \
 	src/stream_query.o \
+	src/stream_transaction.o \
 	src/verbs.o \
 	src/ingest/connect.o \
 	src/ingest/consumer.o \
@@ -79,6 +80,7 @@ OBJS = \
 	src/apply/partition_interval.o \
 	src/apply/partition_make.o \
 	src/apply/piece.o \
+	src/apply/plan.o \
 	src/apply/query.o \
 	src/apply/segment.o \
 	src/apply/staged_read.o \

@@ -284,6 +284,13 @@ extern void stream_set_paused(int32 stream_id, const char *reason, const char *r
 extern void stream_changed(void);
 
 /* ---------------------------------------------------------------------
+ * in stream_transaction.c: transactions of a stream's workers
+ * ---------------------------------------------------------------------
+ */
+extern bool stream_transaction_begin(const Stream *stream);
+extern void stream_transaction_commit(void);
+
+/* ---------------------------------------------------------------------
  * in ingest/launcher.c: the process that decides which workers run
  * ---------------------------------------------------------------------
  */

@@ -49,34 +49,6 @@ applier_create(const Stream *stream, MemoryContext context)
 	return applier;
 }
 
-/*
- * Begin a transaction under the stream's lock; false when the definition has
- * changed meanwhile, and then no transaction is open.
- */
-bool
-begin_batch_transaction(Applier *applier)
-{
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	stream_lock(applier->stream->id, AccessShareLock);
-	if (!watch_stale)
-		return true;
-	PopActiveSnapshot();
-	AbortCurrentTransaction();
-	return false;
-}
-
-/*
- * Commit what begin_batch_transaction() began.
- */
-void
-commit_batch_transaction(void)
-{
-	if (ActiveSnapshotSet())
-		PopActiveSnapshot();
-	CommitTransactionCommand();
-}
-
 /* Read applied progress into the applier's memory. */
 static void
 load_progress(Applier *applier)
@@ -101,7 +73,7 @@ static bool
 load(Applier *applier)
 {
 	MemoryContextReset(applier->context);
-	if (!begin_batch_transaction(applier))
+	if (!stream_transaction_begin(applier->stream))
 		return false;
 	stream_check_objects(applier->stream);
 	if (applier->stream->server)
@@ -111,7 +83,7 @@ load(Applier *applier)
 	applier->dedup = dedup_create(applier->stream, applier->context);
 	applier->events = events_create(applier->stream, applier->context);
 	dedup_begin_batch(applier->dedup);
-	commit_batch_transaction();
+	stream_transaction_commit();
 	dedup_commit_batch(applier->dedup);
 	applier->kafka.due = applier->sql.due = 0;
 	applier->is_loaded = true;
@@ -234,7 +206,7 @@ read_batch(Applier *applier, bool from_sql)
 	int			made;
 
 	INSTR_TIME_SET_CURRENT(since);
-	if (!begin_batch_transaction(applier))
+	if (!stream_transaction_begin(applier->stream))
 		return NULL;
 	old_context = MemoryContextSwitchTo(applier->batch_context);
 	if (from_sql)
@@ -243,16 +215,16 @@ read_batch(Applier *applier, bool from_sql)
 		batch = read_staged(applier);
 	MemoryContextSwitchTo(old_context);
 	made = ensure_partitions(applier, batch);
-	commit_batch_transaction();
+	stream_transaction_commit();
 	while (made > 0)
 	{
-		if (!begin_batch_transaction(applier))
+		if (!stream_transaction_begin(applier->stream))
 		{
 			staged_reader_rewind(applier->reader);
 			return NULL;
 		}
 		made = ensure_partitions(applier, batch);
-		commit_batch_transaction();
+		stream_transaction_commit();
 	}
 	step_time(STEP_READ, &since);
 	return batch;
@@ -276,7 +248,7 @@ advance_without_messages(Applier *applier, Batch *batch)
 	}
 	if (advanced == NIL)
 		return true;
-	if (!begin_batch_transaction(applier))
+	if (!stream_transaction_begin(applier->stream))
 		return false;
 	foreach(cell, advanced)
 	{
@@ -286,7 +258,7 @@ advance_without_messages(Applier *applier, Batch *batch)
 		progress.next_offset = staged->next_offset;
 		progress_write_applied(applier->stream, &progress);
 	}
-	commit_batch_transaction();
+	stream_transaction_commit();
 	foreach(cell, advanced)
 	{
 		Progress   *staged = lfirst(cell);
@@ -355,11 +327,11 @@ truncate_staging(Applier *applier)
 		now < applier->truncate_due)
 		return;
 	applier->truncate_due = TimestampTzPlusMilliseconds(now, IDLE_MS);
-	if (!begin_batch_transaction(applier))
+	if (!stream_transaction_begin(applier->stream))
 		return;
 	if (staging_truncate(applier->stream, is_idle ? 1 : TRUNCATE_BLOCKS))
 		staged_reader_rewind(applier->reader);
-	commit_batch_transaction();
+	stream_transaction_commit();
 	slot_wake(my_slot, DUTY_CONSUME);
 }
 
@@ -371,7 +343,7 @@ tend_rollups(Applier *applier)
 
 	if (!applier->must_reload && !applier->may_fill)
 		return false;
-	if (!begin_batch_transaction(applier))
+	if (!stream_transaction_begin(applier->stream))
 		return true;
 	if (applier->must_reload)
 	{
@@ -380,7 +352,7 @@ tend_rollups(Applier *applier)
 		applier->may_fill = true;
 	}
 	filled = events_fill_rollups(applier->events);
-	commit_batch_transaction();
+	stream_transaction_commit();
 	applier->may_fill = filled;
 	return filled;
 }
@@ -394,14 +366,14 @@ tend_partitions(Applier *applier)
 	if (now < applier->next_maintain_check)
 		return;
 	applier->next_maintain_check = TimestampTzPlusMilliseconds(now, MAINTAIN_CHECK_MS);
-	if (!begin_batch_transaction(applier))
+	if (!stream_transaction_begin(applier->stream))
 		return;
 	if (maintain_is_due(applier->stream))
 	{
 		slot_want_maintenance(my_slot);
 		launcher_wake();
 	}
-	commit_batch_transaction();
+	stream_transaction_commit();
 }
 
 /* The rate over the last second or so. */

@@ -41,10 +41,6 @@ struct Applier
 	int64		rate_elements;
 };
 
-/* in apply/applier.c */
-extern bool begin_batch_transaction(Applier *applier);
-extern void commit_batch_transaction(void);
-
 /* in apply/piece.c */
 extern bool apply_batch(Applier *applier, Batch *batch);
 

@@ -8,9 +8,6 @@
  * the events table's AFTER INSERT trigger then sees: only that is handed to the
  * rollups.
  *
- * The plans freeze the number of rows that they were made for, so they are
- * made anew when a batch is ten times larger or smaller.
- *
  *-------------------------------------------------------------------------
  */
 #include "detect.h"
@@ -116,47 +113,6 @@ events_fill_rollups(Events *events)
 	return rollup_set_fill(events->rollups);
 }
 
-/*
- * Make an ephemeral relation known to the SPI level that is open.
- */
-void
-events_register_relation(const char *name, Oid relid, TupleDesc desc, Tuplestorestate *rows, double nrows)
-{
-	EphemeralNamedRelation enr = palloc0(sizeof(EphemeralNamedRelationData));
-	int			result;
-
-	enr->md.name = pstrdup(name);
-	enr->md.reliddesc = relid;
-	enr->md.tupdesc = desc;
-	enr->md.enrtype = ENR_NAMED_TUPLESTORE;
-	enr->md.enrtuples = nrows;
-	enr->reldata = rows;
-	result = SPI_register_relation(enr);
-	if (result != SPI_OK_REL_REGISTER)
-		elog(ERROR, "could not register relation \"%s\": %s", name, SPI_result_code_string(result));
-}
-
-/*
- * A plan for so many rows: the kept one if it was made for about as many.
- */
-SPIPlanPtr
-events_plan_for(SizedPlan *sized, const char *sql, double nrows)
-{
-	SPIPlanPtr	plan;
-
-	if (sized->plan && nrows < sized->rows * 10 && nrows * 10 > sized->rows)
-		return sized->plan;
-	plan = SPI_prepare(sql, 0, NULL);
-	if (plan == NULL)
-		elog(ERROR, "could not prepare \"%s\": %s", sql, SPI_result_code_string(SPI_result));
-	if (sized->plan)
-		SPI_freeplan(sized->plan);
-	SPI_keepplan(plan);
-	sized->plan = plan;
-	sized->rows = nrows;
-	return plan;
-}
-
 /* Insert the rows that passed into the events table. */
 static void
 run_insert(Events *events)
@@ -168,8 +124,8 @@ run_insert(Events *events)
 	events->was_handed_over = false;
 	events->naccepted = 0;
 	SPI_connect();
-	events_register_relation(ACCEPTED_RELATION, InvalidOid, events->row_desc, events->rows, events->nrows);
-	plan = events_plan_for(&events->insert, events->insert_sql, events->nrows);
+	plan_register_relation(ACCEPTED_RELATION, InvalidOid, events->row_desc, events->rows, events->nrows);
+	plan = plan_for_rows(&events->insert, events->insert_sql, events->nrows);
 	inserting = events;
 	PG_TRY();
 	{

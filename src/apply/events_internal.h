@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * events_internal.h
- *	  What events.c and query.c share.
+ *	  What events.c, query.c and plan.c share.
  *
  *-------------------------------------------------------------------------
  */
@@ -42,10 +42,10 @@ struct Events
 	instr_time	step_began;		/* the step that is being timed */
 };
 
-/* in apply/events.c */
-extern void events_register_relation(const char *name, Oid relid, TupleDesc desc,
-									 Tuplestorestate *rows, double nrows);
-extern SPIPlanPtr events_plan_for(SizedPlan *sized, const char *sql, double nrows);
+/* in apply/plan.c */
+extern void plan_register_relation(const char *name, Oid relid, TupleDesc desc,
+								   Tuplestorestate *rows, double nrows);
+extern SPIPlanPtr plan_for_rows(SizedPlan *sized, const char *sql, double nrows);
 
 /* in apply/query.c */
 extern char *query_text(const Stream *stream);

@@ -145,7 +145,7 @@ apply_piece(Applier *applier, Batch *batch, int from, int to)
 	List	   *advanced;
 	instr_time	since;
 
-	if (!begin_batch_transaction(applier))
+	if (!stream_transaction_begin(applier->stream))
 		return false;
 	if (batch->from_sql)
 		take_sql_rows(applier, batch, from, to);
@@ -157,7 +157,7 @@ apply_piece(Applier *applier, Batch *batch, int from, int to)
 	old_context = MemoryContextSwitchTo(applier->batch_context);
 	advanced = advance_progress(applier, batch, from, to);
 	MemoryContextSwitchTo(old_context);
-	commit_batch_transaction();
+	stream_transaction_commit();
 	dedup_commit_batch(applier->dedup);
 	remember_commit(applier, batch, from, to, advanced);
 	step_time(STEP_COMMIT, &since);

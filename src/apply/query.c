@@ -230,8 +230,8 @@ query_run(Events *events, Element **candidates, int ncandidates)
 	events->nrows = 0;
 	events->rows = tuplestore_begin_heap(false, false, detect_max_batch_kilobytes * 4);
 	SPI_connect();
-	events_register_relation(stream->name, stream->staging_table, NULL, batch_rows, ncandidates);
-	plan = events_plan_for(&events->query, events->query_sql, ncandidates);
+	plan_register_relation(stream->name, stream->staging_table, NULL, batch_rows, ncandidates);
+	plan = plan_for_rows(&events->query, events->query_sql, ncandidates);
 	check_reads_batch(plan, stream);
 	if (SPI_execute_plan_extended(plan, &options) < 0)
 		elog(ERROR, "could not run the query of stream \"%s\"", stream->name);

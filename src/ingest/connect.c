@@ -70,41 +70,17 @@ resolve_start(Consumer *consumer, int32 partition, bool is_new_stream)
 	return position.next_offset;
 }
 
-/* Begin a transaction under the stream's lock; false when the definition has
- * changed. */
-static bool
-begin_transaction(Consumer *consumer)
-{
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	stream_lock(consumer->stream->id, AccessShareLock);
-	if (!watch_stale)
-	{
-		MemoryContextSwitchTo(consumer->round_context);
-		return true;
-	}
-	PopActiveSnapshot();
-	AbortCurrentTransaction();
-	return false;
-}
-
-static void
-commit_transaction(void)
-{
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-}
-
 /* Progress of all partitions from which this consumer may start. */
 static bool
 read_progresses(Consumer *consumer, List **staged, List **applied)
 {
-	if (!begin_transaction(consumer))
+	if (!stream_transaction_begin(consumer->stream))
 		return false;
+	MemoryContextSwitchTo(consumer->round_context);
 	staging_table_ensure(consumer->stream);
 	*staged = progress_read_staged(consumer->stream);
 	*applied = progress_read_applied(consumer->stream);
-	commit_transaction();
+	stream_transaction_commit();
 	return true;
 }
 
@@ -116,11 +92,12 @@ write_starts(Consumer *consumer, List *starts)
 
 	if (starts == NIL)
 		return true;
-	if (!begin_transaction(consumer))
+	if (!stream_transaction_begin(consumer->stream))
 		return false;
+	MemoryContextSwitchTo(consumer->round_context);
 	foreach(cell, starts)
 		progress_write_applied(consumer->stream, lfirst(cell));
-	commit_transaction();
+	stream_transaction_commit();
 	return true;
 }
 

@@ -406,15 +406,8 @@ stage_round(Consumer *consumer)
 	List	   *progresses;
 	int			rows = 0;
 
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	stream_lock(consumer->stream->id, AccessShareLock);
-	if (watch_stale)
-	{
-		PopActiveSnapshot();
-		AbortCurrentTransaction();
+	if (!stream_transaction_begin(consumer->stream))
 		return -1;
-	}
 	MemoryContextSwitchTo(consumer->round_context);
 	progresses = copy_progresses(consumer->progresses);
 	INSTR_TIME_SET_CURRENT(consumer->step_began);
@@ -423,8 +416,7 @@ stage_round(Consumer *consumer)
 	if (writer)
 		stage_end(writer);
 	write_progresses(consumer, progresses);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	stream_transaction_commit();
 	slot_tell_staged(my_slot);
 	step_time(STEP_STAGE, &consumer->step_began);
 	remember_progresses(consumer, progresses);

@@ -1,0 +1,44 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream_transaction.c
+ *	  Transactions of a stream's workers: each under the stream's lock.
+ *
+ * The lock is taken shared, so that whatever changes the stream, which takes
+ * it exclusively, waits for open batches and lets none begin.  Taking it
+ * absorbs invalidations: a worker that then finds watch_stale set must look at
+ * its definition before it does anything by it.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "detect.h"
+
+#include "access/xact.h"
+#include "utils/snapmgr.h"
+
+/*
+ * Begin a transaction with an active snapshot under the stream's lock.  False
+ * when the definition may have changed, and then no transaction is open.
+ */
+bool
+stream_transaction_begin(const Stream *stream)
+{
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	stream_lock(stream->id, AccessShareLock);
+	if (!watch_stale)
+		return true;
+	PopActiveSnapshot();
+	AbortCurrentTransaction();
+	return false;
+}
+
+/*
+ * Commit what stream_transaction_begin() began.
+ */
+void
+stream_transaction_commit(void)
+{
+	if (ActiveSnapshotSet())
+		PopActiveSnapshot();
+	CommitTransactionCommand();
+}
