@@ -34,6 +34,27 @@ EXCEPTION WHEN SQLSTATE 'UNDO0' THEN
     RETURN SQLERRM;
 END $$;
 
+-- Waits until a stream has paused itself; the result is why, and what to do.
+CREATE FUNCTION regress.wait_for_pause(stream_name text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    deadline timestamptz := clock_timestamp() + interval '1 minute';
+    said text;
+BEGIN
+    LOOP
+        SELECT concat_ws(E'\n', state, reason, remedy) INTO said FROM detect.stat_stream WHERE stream = stream_name AND state = 'paused';
+        IF FOUND THEN
+            RETURN said;
+        ELSIF clock_timestamp() > deadline THEN
+            RETURN 'not paused';
+        END IF;
+        BEGIN
+            PERFORM detect.wait_for(stream_name, '20 ms');
+        EXCEPTION WHEN object_not_in_prerequisite_state THEN
+            CONTINUE;
+        END;
+    END LOOP;
+END $$;
+
 -- A role in an ACL.
 CREATE FUNCTION regress.grantee(role oid) RETURNS text LANGUAGE sql STABLE
 RETURN CASE role WHEN 0 THEN 'PUBLIC' ELSE coalesce(pg_get_userbyid(role), 'nobody') END;

@@ -337,6 +337,7 @@ extern StreamSlot *slot_find(Oid database, int32 stream_id);
 extern StreamSlot *slot_claim(const WorkerOrder *order);
 extern void slot_set_state(StreamSlot *slot, StreamState state);
 extern void slot_set_reason(StreamSlot *slot, const char *reason);
+extern void slot_note_error(StreamSlot *slot, int sqlstate, const char *reason);
 extern void slot_record_error(StreamSlot *slot, int sqlstate, const char *reason);
 extern void slot_wake(StreamSlot *slot, WorkerDuty duty);
 extern void slot_wake_at_commit(int32 stream_id);

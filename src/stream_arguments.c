@@ -214,14 +214,23 @@ find_server(FunctionCallInfo fcinfo)
 	return name;
 }
 
-static void
-check_start(const char *start)
+/* Where to begin; a time with its zone, since workers have one of their own. */
+static char *
+find_start(char *start)
 {
+	TimestampTz time;
+
 	if (strcmp(start, "earliest") == 0 || strcmp(start, "latest") == 0)
-		return;
+		return start;
 	/* raises the error of timestamptz itself, which quotes the input */
-	(void) DirectFunctionCall3(timestamptz_in, CStringGetDatum(start),
-							   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
+	time = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(start),
+												   ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	if (TIMESTAMP_NOT_FINITE(time))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("start can't be infinite"),
+				 errhint("Give \"earliest\", \"latest\" or a time.")));
+	return pstrdup(timestamptz_to_str(time));
 }
 
 /* The columns of the events table's primary key; an error when it has none. */
@@ -365,8 +374,7 @@ stream_from_arguments(FunctionCallInfo fcinfo)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("topic \"%s\" needs a server", stream->topic),
 				 errhint("CREATE SERVER … FOREIGN DATA WRAPPER detect_kafka, and name it in server.")));
-	stream->start = PG_ARGISNULL(ARG_START) ? "earliest" : arg_text(fcinfo, ARG_START);
-	check_start(stream->start);
+	stream->start = PG_ARGISNULL(ARG_START) ? "earliest" : find_start(arg_text(fcinfo, ARG_START));
 	stream->consumers = PG_ARGISNULL(ARG_CONSUMERS) ? 0 : PG_GETARG_INT32(ARG_CONSUMERS);
 	if (stream->consumers < 0 || stream->consumers > 1)
 		ereport(ERROR,

@@ -197,6 +197,28 @@ rows_missing(const WaitTarget *target)
 	return missing;
 }
 
+/* A paused stream applies nothing: waiting for it would be in vain. */
+static void
+check_not_paused(const WaitTarget *target)
+{
+	Oid			types[1] = {INT4OID};
+	Datum		values[1] = {Int32GetDatum(target->stream->id)};
+
+	SPI_connect();
+	if (catalog_execute("SELECT paused_reason, paused_remedy FROM detect._stream "
+						"WHERE stream_id = $1 AND paused", 1, types, values, NULL) > 0)
+	{
+		char	   *reason = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+		char	   *remedy = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2);
+
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("stream \"%s\" is paused: %s", target->stream->name, reason),
+				 remedy ? errhint("%s", remedy) : 0));
+	}
+	SPI_finish();
+}
+
 /* Look once, with a fresh snapshot; the text of what is missing, NULL if all
  * is applied. */
 static char *
@@ -208,6 +230,8 @@ look(const WaitTarget *target)
 	PushActiveSnapshot(GetLatestSnapshot());
 	messages = messages_missing(target);
 	rows = rows_missing(target);
+	if (messages != 0 || rows != 0)
+		check_not_paused(target);
 	PopActiveSnapshot();
 	if (messages == 0 && rows == 0)
 		return NULL;

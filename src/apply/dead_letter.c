@@ -38,14 +38,20 @@ enum
 	LETTER_COLUMNS
 };
 
-/* A row that SQL staged has no payload: its columns as JSON stand for it. */
+/* A row that SQL staged has no payload: its columns as JSON stand for it, but
+ * for the ordinal, which is ours. */
 static Datum
 sql_row_payload(const Stream *stream, const Element *element)
 {
 	Relation	rel = table_open(stream->staging_table, AccessShareLock);
-	Datum		row = heap_copy_tuple_as_datum(element->staged, RelationGetDescr(rel));
-	Datum		json = DirectFunctionCall1(row_to_json, row);
+	TupleDesc	desc = CreateTupleDescCopy(RelationGetDescr(rel));
+	Datum		row;
+	Datum		json;
 
+	desc->tdtypeid = RECORDOID;
+	TupleDescAttr(desc, stream->ordinal_attnum - 1)->attisdropped = true;
+	row = heap_copy_tuple_as_datum(element->staged, BlessTupleDesc(desc));
+	json = DirectFunctionCall1(row_to_json, row);
 	table_close(rel, AccessShareLock);
 	return json;				/* text and bytea have the same form */
 }

@@ -13,7 +13,9 @@
  */
 #include "detect.h"
 
+#include "access/table.h"
 #include "apply/batch.h"
+#include "apply/partition.h"
 #include "utils/datetime.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -30,6 +32,8 @@ typedef struct Piece
 	Dedup	   *dedup;
 	TimestampTz oldest;			/* DT_NOBEGIN without retention */
 	TimestampTz newest;
+	AttrNumber	time_attnum;	/* of the event time in the staging table, or 0 */
+	PartitionRanges *ranges;	/* looked up when they are asked for */
 	Element   **candidates;
 	int			ncandidates;
 	Element   **duplicates;
@@ -129,6 +133,30 @@ release_identity(Dedup *dedup, Element *element)
 	dedup_forget(dedup, &element->identity, values);
 }
 
+static bool
+has_event_time(const Piece *piece, const Element *element)
+{
+	return piece->time_attnum != 0 && !element->nulls[piece->time_attnum - 1];
+}
+
+/* Whether some partition takes an element whose event time is null or
+ * -infinity: none is ever made for it. */
+static bool
+has_partition(Piece *piece, const Element *element)
+{
+	if (element->event_time != DT_NOBEGIN || !partition_is_by_event_time(piece->stream))
+		return true;
+	if (piece->ranges == NULL)
+	{
+		Relation	table = table_open(piece->stream->events_table, AccessShareLock);
+
+		piece->ranges = partition_ranges(table);
+		table_close(table, NoLock);
+	}
+	return OidIsValid(piece->ranges->default_partition) ||
+		(has_event_time(piece, element) && partition_range_of(piece->ranges, DT_NOBEGIN) >= 0);
+}
+
 /* Decide what can be decided without the query, and sort the rest. */
 static void
 sort_element(Piece *piece, Batch *batch, Element *element)
@@ -139,11 +167,14 @@ sort_element(Piece *piece, Batch *batch, Element *element)
 		element->outcome = OUTCOME_DEAD_LETTER;
 	else if (!take_identity(piece, batch, element))
 		 /* rejected */ ;
-	else if (element->event_time != DT_NOBEGIN && element->event_time > piece->newest)
+	else if (!has_partition(piece, element))
+		reject(batch, element, ERRCODE_DATETIME_FIELD_OVERFLOW,
+			   "event time is null or -infinity, and no partition takes it");
+	else if (has_event_time(piece, element) && element->event_time > piece->newest)
 		reject(batch, element, ERRCODE_DATETIME_FIELD_OVERFLOW,
 			   psprintf("event time %s is more than %d hours in the future",
 						timestamptz_to_str(element->event_time), FUTURE_LIMIT_HOURS));
-	else if (element->event_time != DT_NOBEGIN && element->event_time < piece->oldest)
+	else if (has_event_time(piece, element) && element->event_time < piece->oldest)
 		element->outcome = OUTCOME_EXPIRED;
 	else if (element->is_known || !claim_identity(piece->dedup, element))
 	{
@@ -203,6 +234,7 @@ decide_piece(const Stream *stream, StagedReader *reader, Dedup *dedup, Events *e
 		.dedup = dedup,
 		.oldest = oldest_time(stream, now),
 		.newest = now + FUTURE_LIMIT_HOURS * USECS_PER_HOUR,
+		.time_attnum = stream->event_time ? get_attnum(stream->staging_table, stream->event_time) : 0,
 		.candidates = palloc(Max(to - from, 1) * sizeof(Element *)),
 		.duplicates = palloc(Max(to - from, 1) * sizeof(Element *))
 	};

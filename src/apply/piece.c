@@ -145,6 +145,7 @@ apply_piece(Applier *applier, Batch *batch, int from, int to)
 	List	   *advanced;
 	instr_time	since;
 
+	events_stage = "apply";
 	if (!stream_transaction_begin(applier->stream))
 		return false;
 	if (batch->from_sql)
@@ -189,13 +190,28 @@ try_piece(Applier *applier, Batch *batch, int from, int to, bool *changed)
 	return error;
 }
 
+/* Whether an error says that the event is there already.  The failed
+ * transaction is over, and looking at an index needs one. */
+static bool
+is_duplicate_after_all(Applier *applier, const ErrorData *error)
+{
+	bool		result;
+
+	if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION || error->constraint_name == NULL)
+		return false;
+	StartTransactionCommand();
+	result = dedup_owns_constraint(applier->dedup, error->schema_name, error->table_name,
+								   error->constraint_name);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(applier->batch_context);
+	return result;
+}
+
 /* An element that failed alone: a duplicate after all, or a dead letter. */
 static void
 blame_element(Applier *applier, Element *element, const ErrorData *error)
 {
-	if (error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION && error->constraint_name &&
-		dedup_owns_constraint(applier->dedup, error->schema_name, error->table_name,
-							  error->constraint_name))
+	if (is_duplicate_after_all(applier, error))
 	{
 		element->is_known = true;
 		return;

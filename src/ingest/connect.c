@@ -15,13 +15,17 @@
 
 #include "access/xact.h"
 #include "foreign/foreign.h"
+#include "apply/applier.h"
 #include "ingest/consumer_internal.h"
+#include "ingest/worker.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
-#define BROKER_TIMEOUT_MS 10000
+/* The applier may be waiting. */
+#define BROKER_TIMEOUT_MS 3000
+#define CONNECT_RETRY_MAX_MS 5000
 #define PUBLISH_INTERVAL_MS 5000
 
 /* Open the client with the options of server and user mapping. */
@@ -48,6 +52,17 @@ open_client(Consumer *consumer)
 	consumer->client = kafka_open(array, count, consumer->stream->name, consumer->context);
 }
 
+/* The first millisecond, as Kafka counts, that is not before a time. */
+static int64
+kafka_milliseconds(const char *time)
+{
+	TimestampTz start = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(time),
+																ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	int64		epoch_us = (int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
+
+	return (Max(start, -epoch_us) + epoch_us + 999) / 1000;
+}
+
 /* The first offset of a partition that nobody has read yet. */
 static int64
 resolve_start(Consumer *consumer, int32 partition, bool is_new_stream)
@@ -63,10 +78,7 @@ resolve_start(Consumer *consumer, int32 partition, bool is_new_stream)
 		return low;
 	if (strcmp(start, "latest") == 0)
 		return high;
-	kafka_offsets_for_time(consumer->client, &position, 1,
-						   timestamptz_to_time_t(DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(start),
-																						  ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)))) * INT64CONST(1000),
-						   BROKER_TIMEOUT_MS);
+	kafka_offsets_for_time(consumer->client, &position, 1, kafka_milliseconds(start), BROKER_TIMEOUT_MS);
 	return position.next_offset;
 }
 
@@ -97,6 +109,8 @@ write_starts(Consumer *consumer, List *starts)
 	MemoryContextSwitchTo(consumer->round_context);
 	foreach(cell, starts)
 		progress_write_applied(consumer->stream, lfirst(cell));
+	/* "latest" means another offset later: this must not be lost in a crash */
+	ForceSyncCommit();
 	stream_transaction_commit();
 	return true;
 }
@@ -174,39 +188,75 @@ assign_partitions(Consumer *consumer, List *progresses)
 	kafka_assign(consumer->client, positions, count);
 }
 
+/* A broker that is away is no error of the round: what is staged is applied
+ * meanwhile.  The client stays open, and goes on connecting by itself. */
+static void
+note_broker_away(Consumer *consumer, const ErrorData *error)
+{
+	int			delay_ms = launcher_retry_delay_ms(consumer->connect_failures++);
+
+	slot_note_error(my_slot, error->sqlerrcode, error->message);
+	round_log_failure(error);
+	consumer->connect_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+														Min(delay_ms, CONNECT_RETRY_MAX_MS));
+}
+
+/* Ask the broker for the progress of each partition; false when it does not
+ * answer. */
+static bool
+find_progresses(Consumer *consumer, List *staged, List *applied, List **progresses, List **starts)
+{
+	volatile bool found = false;
+
+	PG_TRY();
+	{
+		*progresses = choose_progresses(consumer, staged, applied, starts);
+		found = true;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(consumer->round_context);
+		error = CopyErrorData();
+		if (failure_kind(error) != FAILURE_ENVIRONMENT)
+		{
+			consumer_disconnect(consumer);
+			PG_RE_THROW();
+		}
+		FlushErrorState();
+		note_broker_away(consumer, error);
+	}
+	PG_END_TRY();
+	return found;
+}
+
 /*
  * Connect, find the partitions, and take up reading where it stopped.  False
- * when the definition has changed meanwhile; errors leave the consumer
- * unconnected.
+ * when there is no broker, when it is too early to look again, or when the
+ * definition has changed meanwhile.
  */
 bool
 consumer_connect(Consumer *consumer)
 {
 	List	   *staged;
 	List	   *applied;
-	List	   *volatile progresses = NIL;
-	List	   *volatile starts = NIL;
+	List	   *progresses = NIL;
+	List	   *starts = NIL;
 
+	if (GetCurrentTimestamp() < consumer->connect_due)
+		return false;
 	slot_set_state(my_slot, STREAM_CONNECTING);
 	if (!read_progresses(consumer, &staged, &applied))
 		return false;
-	open_client(consumer);
-	PG_TRY();
-	{
-		progresses = choose_progresses(consumer, staged, applied, (List **) &starts);
-	}
-	PG_CATCH();
-	{
-		consumer_disconnect(consumer);
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-	if (!write_starts(consumer, starts))
-	{
-		consumer_disconnect(consumer);
+	if (consumer->client == NULL)
+		open_client(consumer);
+	if (!find_progresses(consumer, staged, applied, &progresses, &starts) ||
+		!write_starts(consumer, starts))
 		return false;
-	}
 	assign_partitions(consumer, progresses);
+	consumer->is_connected = true;
+	consumer->connect_failures = 0;
 	slot_set_state(my_slot, STREAM_RUNNING);
 	return true;
 }
@@ -220,6 +270,7 @@ consumer_disconnect(Consumer *consumer)
 	KafkaClient *client = consumer->client;
 
 	consumer->client = NULL;
+	consumer->is_connected = false;
 	consumer->nevents = 0;
 	if (client)
 		kafka_close(client);
@@ -273,7 +324,7 @@ consumer_reload(Consumer *consumer)
 	List	   *applied;
 	ListCell   *cell;
 
-	if (consumer->client == NULL || !read_progresses(consumer, &staged, &applied))
+	if (!consumer->is_connected || !read_progresses(consumer, &staged, &applied))
 		return;
 	foreach(cell, consumer->progresses)
 	{

@@ -90,13 +90,22 @@ consumer_create(const Stream *stream, MemoryContext context)
 }
 
 /*
+ * Whether it knows where to read.  Looking for a broker takes seconds.
+ */
+bool
+consumer_is_connected(const Consumer *consumer)
+{
+	return consumer->is_connected;
+}
+
+/*
  * What the worker waits on beside its latch; -1 when nothing is to be waited
  * for, or when it pays to let more messages arrive.
  */
 int
 consumer_event_fd(const Consumer *consumer)
 {
-	if (consumer->client == NULL || GetCurrentTimestamp() < consumer->linger_until)
+	if (!consumer->is_connected || GetCurrentTimestamp() < consumer->linger_until)
 		return -1;
 	return kafka_event_fd(consumer->client);
 }
@@ -451,8 +460,8 @@ consumer_run(Consumer *consumer)
 	int			rows;
 
 	MemoryContextReset(consumer->round_context);
-	if (consumer->client == NULL && !consumer_connect(consumer))
-		return true;
+	if (!consumer->is_connected && !consumer_connect(consumer))
+		return false;
 	if (GetCurrentTimestamp() < consumer->linger_until)
 		return false;
 	consumer_publish_applied(consumer);

@@ -14,6 +14,7 @@ typedef struct Consumer Consumer;
 
 /* in ingest/consumer.c */
 extern Consumer *consumer_create(const Stream *stream, MemoryContext context);
+extern bool consumer_is_connected(const Consumer *consumer);
 extern int	consumer_event_fd(const Consumer *consumer);
 extern bool consumer_run(Consumer *consumer);
 extern void consumer_forget(Consumer *consumer);

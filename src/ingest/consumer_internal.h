@@ -18,7 +18,10 @@ struct Consumer
 	const Stream *stream;
 	MemoryContext context;		/* the worker's */
 	MemoryContext round_context;
-	KafkaClient *client;		/* NULL until connected */
+	KafkaClient *client;		/* NULL until it first looks for a broker */
+	bool		is_connected;	/* partitions are found and assigned */
+	int			connect_failures;	/* in a row */
+	TimestampTz connect_due;	/* not to be tried before */
 	Decoder    *decoder;
 	int			nfields;		/* columns that the decoder fills */
 	List	   *progresses;		/* of Progress: staged, as committed */

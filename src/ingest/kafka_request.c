@@ -89,10 +89,8 @@ raise_request_error(KafkaClient *client, const char *topic,
 
 	ereport(ERROR,
 			(errcode(sqlstate),
-			 errmsg("could not query topic \"%s\" at Kafka brokers \"%s\"",
-					topic, client->brokers),
-			 errdetail_internal("%s", kafka_copy_text(CurrentMemoryContext,
-														reason)),
+			 errmsg("could not query topic \"%s\" at Kafka brokers \"%s\": %s",
+					topic, client->brokers, kafka_copy_text(CurrentMemoryContext, reason)),
 			 errhint("%s", hint)));
 }
 

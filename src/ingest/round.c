@@ -183,9 +183,11 @@ round_pause(const ErrorData *error)
 	proc_exit(0);
 }
 
-/* Log an error that is tried again: the first, and then a summary at times.
- * Its detail may show a row, which belongs into no log. */
-static void
+/*
+ * Log an error that is tried again: the first, and then a summary at times.
+ * Its detail may show a row, which belongs into no log.
+ */
+void
 round_log_failure(const ErrorData *error)
 {
 	TimestampTz now = GetCurrentTimestamp();
@@ -294,6 +296,9 @@ round_work(void)
 		applier_reload(applier);
 
 	MemoryContextSwitchTo(round_context);
+	/* looking for a broker takes seconds: what needs none comes first */
+	if (applier && consumer && !consumer_is_connected(consumer))
+		more |= applier_run(applier);
 	if (consumer)
 		more |= consumer_run(consumer);
 	if (applier)

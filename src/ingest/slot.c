@@ -176,25 +176,29 @@ slot_set_reason(StreamSlot *slot, const char *reason)
 }
 
 /*
+ * Record an error that leaves the stream in the state it is in.
+ */
+void
+slot_note_error(StreamSlot *slot, int sqlstate, const char *reason)
+{
+	slot_set_reason(slot, reason);
+	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
+	slot->last_sqlstate = sqlstate;
+	slot->last_error_at = GetCurrentTimestamp();
+	slot->retries++;
+	LWLockRelease(detect_shared->lock);
+}
+
+/*
  * Record an error after which the worker tries again.  Maintenance that fails
  * does not hold the stream up.
  */
 void
 slot_record_error(StreamSlot *slot, int sqlstate, const char *reason)
 {
-	TimestampTz now = GetCurrentTimestamp();
-
-	slot_set_reason(slot, reason);
-	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
-	if (slot->state != STREAM_RETRYING && slot->pids[DUTY_MAINTAIN] != MyProcPid)
-	{
-		slot->state = STREAM_RETRYING;
-		slot->state_since = now;
-	}
-	slot->last_sqlstate = sqlstate;
-	slot->last_error_at = now;
-	slot->retries++;
-	LWLockRelease(detect_shared->lock);
+	slot_note_error(slot, sqlstate, reason);
+	if (slot->pids[DUTY_MAINTAIN] != MyProcPid)
+		slot_set_state(slot, STREAM_RETRYING);
 }
 
 /*

@@ -25,6 +25,7 @@ extern Worker me;
 extern void worker_follow_definition(void);
 
 /* in ingest/round.c */
+extern void round_log_failure(const ErrorData *error);
 extern void round_loop(void) pg_attribute_noreturn();
 
 #endif							/* DETECT_WORKER_H */

@@ -134,6 +134,7 @@ sub create_camera
 	my $owner  = delete $options{owner} // 'ops';
 	my $schema = delete $options{schema} // 'city';
 	my $topic  = delete $options{topic} // $name;
+	my $server = delete $options{server} // 'city';
 	my $bootstrap =
 	  ref($broker) ? $broker->bootstrap : ($broker // '127.0.0.1:1');
 
@@ -168,7 +169,7 @@ sub create_camera
 			timestamp_detected timestamptz NOT NULL, location_name text
 		) PARTITION BY RANGE (timestamp_detected);
 		BEGIN;
-		SELECT detect.create_stream('$name', server => 'city', topic => '$topic',
+		SELECT detect.create_stream('$name', server => '$server', topic => '$topic',
 			events_table => '$table', $arguments);
 		SELECT detect.create_rollup('${name}_per_minute', \$\$
 			SELECT date_bin('1 minute', timestamp_detected, 'epoch') AS minute, item_name,

@@ -8,7 +8,6 @@ use FindBin;
 use lib "$FindBin::RealBin/../perl";
 
 use DetectTest;
-use IO::Socket::INET;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -102,35 +101,173 @@ my ($rc, $stdout, $stderr) = $node->psql('city', "SELECT detect.wait_for('camera
 isnt($rc, 0, 'wait_for does not wait for ever');
 like($stderr, qr/could not query topic "camera" at Kafka brokers/, 'and says why');
 
-# What SQL staged needs no broker.
-$node->safe_psql('city', q{
-	INSERT INTO detect_staging.camera (detection_oid, video_camera_oid, geographical_location_oid,
-		item_name, confidence, timestamp_detected)
-	VALUES (-1, 1, 1, 'by hand', 0.5, now())});
-ok($node->poll_query_until('city', 'SELECT count(*) = 1 FROM detection WHERE detection_oid = -1'),
-	'what SQL staged is applied while brokers are down');
+# What SQL staged needs no broker: here an event that is there already.
+my $duplicates = 0;
 
-# Neither does it when the stream starts without a broker.
+sub sql_is_applied
+{
+	my ($what) = @_;
+
+	$node->safe_psql('city', q{
+		INSERT INTO detect_staging.camera (detection_oid, video_camera_oid, geographical_location_oid,
+			item_name, confidence, timestamp_detected)
+		SELECT detection_oid, video_camera_oid, geographical_location_oid, item_name, confidence, timestamp_detected
+		FROM detection LIMIT 1});
+	$duplicates++;
+	ok( $node->poll_query_until(
+			'city', qq{
+			SELECT duplicates = $duplicates FROM detect.stat_partition
+			WHERE stream = 'camera' AND kafka_partition = -1}),
+		$what);
+	return;
+}
+
+sql_is_applied('what SQL staged is applied while brokers are down');
 $node->restart;
-stream_is($node, 'city', 'camera', 'connecting|retrying', 'could not query topic .*refused',
+stream_is($node, 'city', 'camera', 'connecting', 'could not query topic .*refused',
 	'a stream that starts says that its brokers are down');
-$node->safe_psql('city', q{
-	INSERT INTO detect_staging.camera (detection_oid, video_camera_oid, geographical_location_oid,
-		item_name, confidence, timestamp_detected)
-	VALUES (-2, 1, 1, 'by hand', 0.5, now())});
-ok($node->poll_query_until('city', 'SELECT count(*) = 1 FROM detection WHERE detection_oid = -2'),
-	'what SQL staged is applied by a stream that has not found its brokers yet');
-$node->safe_psql('city', "SELECT detect.create_rollup('by_item', 'SELECT item_name, count(*) FROM detection GROUP BY 1');
-	SET ROLE ops;") if 0;
+sql_is_applied('what SQL staged is applied by a stream that has not found its brokers yet');
 
 $broker->command('up', 0);
 produce(1000);
-$node->poll_query_until('city', 'SELECT count(*) = 2 FROM detection WHERE detection_oid < 0');
-$node->safe_psql('city', "SELECT detect.wait_for('camera', '20s')");
-$node->safe_psql('city', 'DELETE FROM detection WHERE detection_oid < 0');
-stream_is($node, 'city', 'camera', 'running', '^$', 'brokers are back');
+ledger_is_exact($node, 'city', $broker, 'brokers are back');
+stream_is($node, 'city', 'camera', 'running', '^$', 'and the stream says so');
 cmp_ok(scalar(() = slurp_file($node->logfile, $log_end) =~ /detect apply (LOG|WARNING):/g),
 	'<', 30, 'the log is not flooded');
 
+# A topic that the user may not read: known at once when the stream starts …
+$broker->command('topic_error', 'camera', TOPIC_AUTHORIZATION_FAILED);
+$node->restart;
+stream_is($node, 'city', 'camera', 'paused', 'authorization failed',
+	'a stream that may not read its topic is paused');
+like(
+	$node->safe_psql('city', "SELECT remedy FROM detect.stat_stream WHERE stream = 'camera'"),
+	qr/Allow the Kafka user to read .* detect\.resume\('camera'\)/,
+	'and says what to do');
+$broker->command('topic_error', 'camera', 0);
+$node->safe_psql('city', "SELECT detect.resume('camera')");
+produce(500);
+ledger_is_exact($node, 'city', $broker, 'after the topic was opened');
+
+# … or while it runs: others may be read, and it may be over soon.
+$broker->command('error', FETCH, 1000, TOPIC_AUTHORIZATION_FAILED);
+produce(500);
+ok( $node->poll_query_until(
+		'city', "SELECT reason ~ 'authorization failed' FROM detect.stat_stream WHERE stream = 'camera'"),
+	'a running stream that may not read any more says so');
+$broker->command('clear_errors', FETCH);
+ledger_is_exact($node, 'city', $broker, 'after it was opened again');
+stream_is($node, 'city', 'camera', 'running', '^$', 'which ends the reason');
+
+# ---------------------------------------------------------------------
+# What is not there
+# ---------------------------------------------------------------------
+
+# Nobody listens at the address; then the address is corrected.
+$node->safe_psql('city',
+	"CREATE SERVER nowhere FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstrap_servers '127.0.0.1:1');
+	GRANT USAGE ON FOREIGN SERVER nowhere TO ops");
+$broker->create_topic('nowhere', 2);
+create_camera(
+	$node, 'city', $broker,
+	name   => 'nowhere',
+	table  => 'nowhere_detection',
+	server => 'nowhere');
+stream_is($node, 'city', 'nowhere', 'connecting', '"127.0.0.1:1".*refused',
+	'a wrong address shows with its reason');
+$broker->produce('nowhere', camera_lines(500));
+$node->safe_psql('city',
+	"ALTER SERVER nowhere OPTIONS (SET bootstrap_servers '" . $broker->bootstrap . "')");
+ledger_is_exact(
+	$node, 'city', $broker, 'a corrected address needs no restart',
+	name  => 'nowhere',
+	table => 'nowhere_detection');
+
+# No such topic, which is then created.
+$broker->create_topic('later', 2);
+$broker->command('topic_error', 'later', UNKNOWN_TOPIC);
+create_camera(
+	$node, 'city', $broker,
+	name  => 'later',
+	table => 'later_detection');
+stream_is($node, 'city', 'later', 'connecting', 'topic "later" does not exist',
+	'a missing topic shows with its name');
+$broker->command('topic_error', 'later', 0);
+$broker->produce('later', camera_lines(500));
+ok($node->poll_query_until('city', 'SELECT count(*) > 0 FROM later_detection'),
+	'the stream begins by itself when the topic is created');
+ledger_is_exact(
+	$node, 'city', $broker, 'and is exact',
+	name  => 'later',
+	table => 'later_detection');
+produce(500);
+ledger_is_exact($node, 'city', $broker, 'the other stream never minded');
+
+# ---------------------------------------------------------------------
+# Retention overtakes a stream: the mock broker keeps 5 MB a partition
+# ---------------------------------------------------------------------
+
+$broker->create_topic('slow', 3);
+$broker->produce('slow', my @slow_lines = camera_lines(600));
+create_camera(
+	$node, 'city', $broker,
+	name  => 'slow',
+	table => 'slow_detection');
+ledger_is_exact(
+	$node, 'city', $broker, 'before retention overtakes',
+	name  => 'slow',
+	table => 'slow_detection');
+$node->safe_psql('city', "SELECT detect.pause('slow')");
+$broker->command('produce', 'slow', 1, '-', '{"padding": "' . 'x' x 900_000 . '"}') for 1 .. 12;
+my ($later) = camera_lines(1, 'first-oid' => 1_000_000, broken => 0);
+$broker->command('produce', 'slow', $_, '-', $later =~ s/1000000/100000$_/r) for (0, 2);
+$node->safe_psql('city', "SELECT detect.resume('slow')");
+ok( $node->poll_query_until(
+		'city', q{
+		SELECT count(*) = 1 FROM detect.stat_partition
+		WHERE stream = 'slow' AND kafka_partition = 1 AND paused_reason ~ 'offset 200 is not in the topic any more'}),
+	'a partition whose messages are gone is paused and says so');
+ok( $node->poll_query_until('city',
+		'SELECT count(*) = 2 FROM slow_detection WHERE detection_oid >= 1000000'),
+	'its other partitions go on');
+is( $node->safe_psql('city', q{
+		SELECT string_agg(applied_offset || ' ' || (paused_reason IS NOT NULL), ', ' ORDER BY kafka_partition)
+		FROM detect.stat_partition WHERE stream = 'slow' AND kafka_partition >= 0}),
+	'201 false, 200 true, 201 false', 'nothing is skipped');
+$node->restart;
+ok( $node->poll_query_until(
+		'city', q{
+		SELECT count(*) = 1 FROM detect.stat_partition
+		WHERE stream = 'slow' AND kafka_partition = 1 AND paused_reason ~ 'offset 200 is not in the topic any more'
+		AND applied_offset = 200}),
+	'also after a restart');
+$node->safe_psql('city', "SELECT detect.resume('slow')");
+ok( $node->poll_query_until(
+		'city', q{
+		SELECT count(*) = 1 FROM detect.stat_partition
+		WHERE stream = 'slow' AND kafka_partition = 1 AND paused_reason ~ 'offset 200 is not in the topic any more'
+		AND applied_offset = 200}),
+	'and after a resume that mends nothing');
+produce(500);
+ledger_is_exact($node, 'city', $broker, 'other streams go on');
+
+# ---------------------------------------------------------------------
+# A broker that accepts and never answers
+# ---------------------------------------------------------------------
+
+kill('STOP', $broker->pid);
+cmp_ok(seconds_of(sub { $node->stop('fast') }), '<', 5, 'a running stream stops though its broker is silent');
+$node->start;
+stream_is($node, 'city', 'camera', 'connecting', 'could not query topic', 'a silent broker shows');
+cmp_ok(seconds_of(sub { $node->safe_psql('city', "SELECT detect.pause('camera')") }),
+	'<', 5, 'a stream that looks for a silent broker can be paused');
+cmp_ok(seconds_of(sub { $node->stop('fast') }), '<', 5, 'and stopped');
+kill('CONT', $broker->pid);
+$node->start;
+$node->safe_psql('city', "SELECT detect.resume('camera')");
+produce(500);
+ledger_is_exact($node, 'city', $broker, 'a broker that answers again');
+
+log_is_clean($node);
 $node->stop;
 done_testing();

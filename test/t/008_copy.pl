@@ -1,0 +1,163 @@
+# A copy of a database consumes nothing until somebody resumes its streams, and
+# is exact from there on: copied by CREATE DATABASE … TEMPLATE, dumped and
+# restored, and a standby that takes over, which is no copy.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+
+use DetectTest;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $broker = DetectTest::Broker->start();
+my $node   = make_node('main', allows_streaming => 1);
+my @lines  = camera_lines(30_000);
+my $copied = qr/^this is a copy of another database$/;
+
+sub produce
+{
+	my ($count) = @_;
+
+	$broker->produce('camera', splice(@lines, 0, $count));
+	return;
+}
+
+# The stream of a copy shows why it does not run, and has consumed nothing.
+sub is_paused_copy
+{
+	my ($database, $applied, $what) = @_;
+
+	stream_is($node, $database, 'camera', 'paused', 'this is a copy of another database',
+		"$what: it is paused as a copy");
+	like(
+		$node->safe_psql($database, "SELECT remedy FROM detect.stat_stream WHERE stream = 'camera'"),
+		qr/detect\.resume\('camera'\)/, "$what: and says what to do");
+	is( $node->safe_psql($database, 'SELECT sum(applied_offset) FROM detect.stat_partition'),
+		$applied, "$what: it has consumed nothing");
+	is($node->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE datname = '$database'"),
+		'0', "$what: nobody works in it");
+	return;
+}
+
+$node->start;
+install_detect($node, 'city');
+$broker->create_topic('camera', 4);
+create_camera($node, 'city', $broker);
+produce(3000);
+ledger_is_exact($node, 'city', $broker, 'the original');
+
+# ---------------------------------------------------------------------
+# CREATE DATABASE … TEMPLATE
+# ---------------------------------------------------------------------
+
+# The copy carries staged rows along: the applier is held up, the consumer not.
+my $blocker = $node->background_psql('city');
+
+$blocker->query_safe('BEGIN; LOCK TABLE location');
+produce(2000);
+$node->poll_query_until('city', 'SELECT sum(next_offset) > 3000 FROM detect._staged_progress')
+  or die 'nothing was staged';
+$node->stop;
+eval { $blocker->quit };
+
+# A database that is in use cannot be copied: copy while no worker runs.
+$node->append_conf('postgresql.conf', "shared_preload_libraries = ''");
+$node->start;
+cmp_ok($node->safe_psql('city', 'SELECT sum(next_offset) FROM detect._staged_progress'),
+	'>', 3000, 'events are in staging while the copy is made');
+$node->safe_psql('postgres', 'CREATE DATABASE template_copy TEMPLATE city');
+$node->safe_psql('postgres', 'ALTER DATABASE template_copy SET search_path = city, public');
+$node->append_conf('postgresql.conf', "shared_preload_libraries = 'detect'");
+$node->restart;
+
+is_paused_copy('template_copy', 3000, 'copy by template');
+ledger_is_exact($node, 'city', $broker, 'the original goes on');
+produce(1000);
+ledger_is_exact($node, 'city', $broker, 'and on');
+is_paused_copy('template_copy', 3000, 'copy by template, while the original runs');
+$node->restart;
+is_paused_copy('template_copy', 3000, 'copy by template, after a restart');
+$node->safe_psql('template_copy', "SELECT detect.resume('camera')");
+ledger_is_exact($node, 'template_copy', $broker, 'the copy by template, once it is resumed');
+
+# Made while the server runs, from a stream that was paused for it.
+$node->safe_psql('city', "SELECT detect.pause('camera')");
+$node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE datname = 'city'");
+$node->safe_psql('postgres', 'CREATE DATABASE paused_copy TEMPLATE city');
+$node->safe_psql('postgres', 'ALTER DATABASE paused_copy SET search_path = city, public');
+$node->safe_psql('city', "SELECT detect.resume('camera')");
+produce(1000);
+ledger_is_exact($node, 'city', $broker, 'the original after its pause');
+is($node->safe_psql('paused_copy', "SELECT state FROM detect.stat_stream WHERE stream = 'camera'"),
+	'paused', 'a copy of a paused stream is paused');
+$node->safe_psql('paused_copy', "SELECT detect.resume('camera')");
+ledger_is_exact($node, 'paused_copy', $broker, 'a copy of a paused stream, once it is resumed');
+
+# ---------------------------------------------------------------------
+# pg_dump | psql
+# ---------------------------------------------------------------------
+
+my $dump    = "$PostgreSQL::Test::Utils::tmp_check/city.sql";
+my $applied = $node->safe_psql('city', 'SELECT sum(applied_offset) FROM detect.stat_partition');
+
+$node->command_ok([ 'pg_dump', '-d', $node->connstr('city'), '-f', $dump ], 'pg_dump');
+$node->safe_psql('postgres', 'CREATE DATABASE restored');
+$node->safe_psql('postgres', 'ALTER DATABASE restored SET search_path = city, public');
+$node->command_ok(
+	[ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('restored'), '-f', $dump ],
+	'the dump is restored without an error');
+produce(1000);
+is_paused_copy('restored', $applied, 'restored');
+is( $node->safe_psql('restored', q{
+		SELECT s.stream, s.owner, s.server, s.topic, s.events_table, s.key, s.event_time, r.rollup, r.view, t.state
+		FROM detect.stream s JOIN detect.rollup r USING (stream) JOIN detect.stat_rollup t USING (rollup)}),
+	'camera|ops|city|camera|detection|{detection_oid}|timestamp_detected|camera_per_minute|camera_per_minute|active',
+	'stream and rollup are as they were');
+is( $node->safe_psql('restored', 'SELECT count(*) FROM detect.dead_letter'),
+	$node->safe_psql('city', 'SELECT count(*) FROM detect.dead_letter'),
+	'dead letters are there too');
+$node->safe_psql('restored', "SELECT detect.resume('camera')");
+ledger_is_exact($node, 'restored', $broker, 'what was restored, once it is resumed');
+create_camera($node, 'restored', $broker, name => 'gate', table => 'gate_detection', topic => 'camera');
+ledger_is_exact(
+	$node, 'restored', $broker, 'a new stream beside what was restored',
+	name  => 'gate',
+	table => 'gate_detection',
+	topic => 'camera');
+my ($rc, $stdout, $stderr) = $node->psql('restored', 'DROP TABLE detection');
+like($stderr, qr/other objects depend on it/, 'an events table that was restored is guarded as before');
+
+# ---------------------------------------------------------------------
+# A standby takes over
+# ---------------------------------------------------------------------
+
+$node->safe_psql('postgres', "DROP DATABASE $_ WITH (FORCE)") foreach ('template_copy', 'paused_copy', 'restored');
+$node->backup('base');
+my $standby = PostgreSQL::Test::Cluster->new('standby');
+$standby->init_from_backup($node, 'base', has_streaming => 1);
+$standby->start;
+produce(2000);
+ledger_is_exact($node, 'city', $broker, 'the primary');
+$node->wait_for_catchup($standby);
+is($standby->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE backend_type ~ '^detect'"),
+	'0', 'no worker of ours runs on a standby');
+is( $standby->safe_psql('city', 'SELECT sum(detections) = (SELECT count(*) FROM detection) FROM camera_per_minute'),
+	't', 'rollups can be read there');
+$standby->safe_psql('city', 'TABLE detect.stream');
+
+produce(3000);
+wait_applied($node, 'city', 'camera', $applied + 3000 + int(rand(3000)), '');
+$node->stop('immediate');
+$standby->promote;
+ledger_is_exact($standby, 'city', $broker, 'the standby that was promoted goes on exactly');
+produce(1000);
+ledger_is_exact($standby, 'city', $broker, 'and on');
+
+log_is_clean($node);
+log_is_clean($standby);
+$standby->stop;
+done_testing();
