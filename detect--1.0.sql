@@ -248,6 +248,14 @@ CREATE FUNCTION detect._dropped() RETURNS event_trigger
 	AS 'MODULE_PATHNAME', 'detect_dropped' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION detect._dropped() IS 'clears the definitions of streams and rollups whose objects were dropped';
 
+CREATE FUNCTION detect._dropping() RETURNS event_trigger
+	AS 'MODULE_PATHNAME', 'detect_dropping' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect._dropping() IS 'lets workers finish their batches before the extension is dropped';
+
+CREATE EVENT TRIGGER detect_dropping ON ddl_command_start WHEN TAG IN ('DROP EXTENSION')
+	EXECUTE FUNCTION detect._dropping();
+COMMENT ON EVENT TRIGGER detect_dropping IS 'lets workers finish their batches before the extension is dropped';
+
 CREATE EVENT TRIGGER detect_dropped ON sql_drop EXECUTE FUNCTION detect._dropped();
 COMMENT ON EVENT TRIGGER detect_dropped IS 'clears the definitions of streams and rollups whose objects were dropped';
 
@@ -268,6 +276,12 @@ CREATE FUNCTION detect._may_see(owner oid) RETURNS boolean
 	RETURN COALESCE(pg_has_role(owner, 'MEMBER'), false)
 		OR pg_has_role('pg_read_all_stats', 'MEMBER');
 COMMENT ON FUNCTION detect._may_see(oid) IS 'whether the caller may see what belongs to this owner';
+
+CREATE FUNCTION detect._is_copy(home_system bigint, home_database bigint) RETURNS boolean
+	LANGUAGE sql STABLE PARALLEL SAFE
+	RETURN home_system <> (SELECT system_identifier FROM pg_control_system())
+		OR home_database <> (SELECT oid::bigint FROM pg_database WHERE datname = current_database());
+COMMENT ON FUNCTION detect._is_copy(bigint, bigint) IS 'whether what was made there has been copied to here';
 
 CREATE FUNCTION detect._slots(
 	OUT stream_id int, OUT state text, OUT state_since timestamptz, OUT reason text,
@@ -323,11 +337,17 @@ COMMENT ON VIEW detect.stat_partition IS
 
 CREATE VIEW detect.stat_stream AS
 	SELECT s.name AS stream,
-		   CASE WHEN s.paused THEN 'paused'
+		   -- a copy that was just made is not paused yet, and does not run either
+		   CASE WHEN s.paused OR detect._is_copy(s.home_system, s.home_database) THEN 'paused'
 				WHEN w.stream_id IS NULL THEN 'stopped'
 				ELSE w.state END AS state,
-		   CASE WHEN s.paused THEN s.paused_reason ELSE NULLIF(w.reason, '') END AS reason,
+		   CASE WHEN s.paused THEN s.paused_reason
+				WHEN detect._is_copy(s.home_system, s.home_database)
+				THEN 'this is a copy of another database'
+				ELSE NULLIF(w.reason, '') END AS reason,
 		   CASE WHEN s.paused THEN s.paused_remedy
+				WHEN detect._is_copy(s.home_system, s.home_database)
+				THEN format('call detect.resume(%L) if this database is to take over', s.name)
 				WHEN w.stream_id IS NULL AND current_setting('detect.max_streams', true) IS NULL
 				THEN 'add detect to shared_preload_libraries and restart the server' END AS remedy,
 		   w.apply_pid AS pid, w.state_since,
@@ -405,7 +425,7 @@ GRANT EXECUTE ON FUNCTION
 -- Views call these as their reader; _slots tells nothing that a reader of
 -- pg_stat_activity does not see, and the views filter it by owner.
 GRANT EXECUTE ON FUNCTION
-	detect._stream_owner(text), detect._may_see(oid), detect._slots(),
+	detect._stream_owner(text), detect._may_see(oid), detect._is_copy(bigint, bigint), detect._slots(),
 	detect._combine(regprocedure, anyelement, anyelement),
 	detect._finalize(anyelement, regprocedure, "any"),
 	detect._staged(), detect._accepted()

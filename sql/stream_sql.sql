@@ -295,7 +295,7 @@ INSERT INTO with_default VALUES (1, '2024-03-01 12:00');
 SELECT detect.create_stream('with_default', key => '{id}');
 INSERT INTO detect_staging.with_default VALUES (1, '2024-03-01 12:00'), (2, '2024-03-01 13:00'), (3, '2024-03-02'), (4, '-infinity');
 SELECT detect.wait_for('with_default');
-SELECT id, seen_at FROM with_default ORDER BY id;
+SELECT tableoid::regclass, * FROM with_default ORDER BY id;
 SELECT stage, sqlstate, reason FROM letters WHERE stream = 'with_default';
 SELECT * FROM outcomes;
 SELECT detect.drop_stream('with_default');

@@ -21,12 +21,15 @@
 #include "commands/event_trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "stream.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
 PG_FUNCTION_INFO_V1(detect_dropped);
+PG_FUNCTION_INFO_V1(detect_dropping);
 
 /* Names of views in detect_query that this command has dropped. */
 static List *
@@ -86,6 +89,58 @@ forget_rollup(const char *name)
 	SPI_connect();
 	catalog_execute("DELETE FROM detect._rollup WHERE name = $1", 1, types, values, NULL);
 	SPI_finish();
+}
+
+/* Whether this DROP EXTENSION may take ours along, and may do so. */
+static bool
+drops_extension(const DropStmt *drop)
+{
+	ListCell   *cell;
+
+	if (!catalog_installed() || !has_privs_of_role(GetUserId(), catalog_owner()))
+		return false;
+	if (drop->behavior == DROP_CASCADE)
+		return true;
+	foreach(cell, drop->objects)
+	{
+		if (strcmp(strVal(lfirst(cell)), "detect") == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Let no batch be open, and none begin. */
+static void
+lock_all_streams(void)
+{
+	SPI_connect();
+	catalog_execute("SELECT stream_id FROM detect._stream ORDER BY stream_id", 0, NULL, NULL, NULL);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+
+		stream_lock(DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull)),
+					AccessExclusiveLock);
+	}
+	SPI_finish();
+}
+
+/*
+ * Event trigger on ddl_command_start of DROP EXTENSION.  That locks one object
+ * after another, in an order of its own, and would deadlock with a batch.
+ */
+Datum
+detect_dropping(PG_FUNCTION_ARGS)
+{
+	EventTriggerData *trigdata = (EventTriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("detect._dropping() must be called as an event trigger")));
+	if (IsA(trigdata->parsetree, DropStmt) && drops_extension((DropStmt *) trigdata->parsetree))
+		lock_all_streams();
+	PG_RETURN_NULL();
 }
 
 /*

@@ -13,7 +13,10 @@
  */
 #include "detect.h"
 
+#include "storage/proc.h"
 #include "utils/guc.h"
+
+#define LOCK_TIMEOUT_MS 500
 
 typedef struct PinnedSetting
 {
@@ -62,9 +65,13 @@ session_pin_settings(WorkerDuty duty)
 						PGC_SUSET, PGC_S_OVERRIDE);
 
 	/*
-	 * Who waits for a lock makes others wait behind him.  Building an index
-	 * concurrently waits for old transactions by design, and blocks nobody.
+	 * Who waits for a lock makes others wait behind him; and of a deadlock the
+	 * worker shall be the one that gives up, before anybody's command fails.
+	 * Building an index concurrently waits for old transactions by design, and
+	 * blocks nobody.
 	 */
-	SetConfigOption("lock_timeout", duty == DUTY_MAINTAIN ? "0" : "1s",
+	SetConfigOption("lock_timeout",
+					duty == DUTY_MAINTAIN ? "0" :
+					psprintf("%d", Max(Min(LOCK_TIMEOUT_MS, DeadlockTimeout / 2), 1)),
 					PGC_SUSET, PGC_S_OVERRIDE);
 }
