@@ -273,8 +273,8 @@ COMMENT ON FUNCTION detect._stream_owner(text) IS 'the owner of a stream or roll
 
 CREATE FUNCTION detect._may_see(owner oid) RETURNS boolean
 	LANGUAGE sql STABLE PARALLEL SAFE
-	RETURN COALESCE(pg_has_role(owner, 'MEMBER'), false)
-		OR pg_has_role('pg_read_all_stats', 'MEMBER');
+	RETURN COALESCE(pg_has_role(owner, 'USAGE'), false)
+		OR pg_has_role('pg_read_all_stats', 'USAGE');
 COMMENT ON FUNCTION detect._may_see(oid) IS 'whether the caller may see what belongs to this owner';
 
 CREATE FUNCTION detect._is_copy(home_system bigint, home_database bigint) RETURNS boolean
@@ -294,7 +294,7 @@ CREATE FUNCTION detect._slots(
 	AS 'MODULE_PATHNAME', 'detect_slots' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
 COMMENT ON FUNCTION detect._slots() IS 'what the workers of this database''s streams say in shared memory';
 
-CREATE VIEW detect.stream AS
+CREATE VIEW detect.stream WITH (security_barrier) AS
 	SELECT s.name AS stream, pg_get_userbyid(detect._stream_owner(s.name)) AS owner,
 		   s.server, s.topic, s.events_table, s.fields, s.key, s.event_time, s.start,
 		   s.partition_interval, s.retention, s.consumers, s.paused,
@@ -305,7 +305,7 @@ CREATE VIEW detect.stream AS
 	WHERE detect._may_see(detect._stream_owner(s.name));
 COMMENT ON VIEW detect.stream IS 'definitions of streams';
 
-CREATE VIEW detect.rollup AS
+CREATE VIEW detect.rollup WITH (security_barrier) AS
 	SELECT r.name AS rollup, s.name AS stream,
 		   pg_get_userbyid(detect._stream_owner(r.name)) AS owner,
 		   r.view, r.time_zone, r.retention,
@@ -317,7 +317,7 @@ CREATE VIEW detect.rollup AS
 	WHERE detect._may_see(detect._stream_owner(r.name));
 COMMENT ON VIEW detect.rollup IS 'definitions of rollups';
 
-CREATE VIEW detect.stat_partition AS
+CREATE VIEW detect.stat_partition WITH (security_barrier) AS
 	SELECT s.name AS stream, a.kafka_topic, a.kafka_partition,
 		   a.next_offset AS applied_offset, p.next_offset AS staged_offset,
 		   p.end_offset,
@@ -335,7 +335,7 @@ CREATE VIEW detect.stat_partition AS
 COMMENT ON VIEW detect.stat_partition IS
 	'progress, lag and outcomes of each partition; what SQL staged is under partition -1';
 
-CREATE VIEW detect.stat_stream AS
+CREATE VIEW detect.stat_stream WITH (security_barrier) AS
 	SELECT s.name AS stream,
 		   -- a copy that was just made is not paused yet, and does not run either
 		   CASE WHEN s.paused OR detect._is_copy(s.home_system, s.home_database) THEN 'paused'
@@ -370,7 +370,7 @@ CREATE VIEW detect.stat_stream AS
 COMMENT ON VIEW detect.stat_stream IS
 	'how each stream does: state and reason, outcomes, lag, speed and freshness; a stream that should run and does not is a row too';
 
-CREATE VIEW detect.stat_rollup AS
+CREATE VIEW detect.stat_rollup WITH (security_barrier) AS
 	SELECT r.name AS rollup, s.name AS stream, r.state, r.filled_from, r.rows_filled,
 		   r.applied_until, r.error
 	FROM detect._rollup r
@@ -378,7 +378,7 @@ CREATE VIEW detect.stat_rollup AS
 	WHERE detect._may_see(detect._stream_owner(r.name));
 COMMENT ON VIEW detect.stat_rollup IS 'how each rollup does';
 
-CREATE VIEW detect.stat_worker AS
+CREATE VIEW detect.stat_worker WITH (security_barrier) AS
 	SELECT s.name AS stream, d.duty, d.pid, w.batches, w.elements,
 		   (w.step_us)[1] AS fetch_us, (w.step_us)[2] AS decode_us, (w.step_us)[3] AS stage_us,
 		   (w.step_us)[4] AS read_us, (w.step_us)[5] AS dedup_us, (w.step_us)[6] AS query_us,
@@ -393,13 +393,13 @@ CREATE VIEW detect.stat_worker AS
 COMMENT ON VIEW detect.stat_worker IS
 	'workers of each stream, and where their time goes; a worker that should run and does not has no pid';
 
-CREATE VIEW detect.dead_letter AS
+CREATE VIEW detect.dead_letter WITH (security_barrier) AS
 	SELECT d.dead_letter_id, s.name AS stream, d.kafka_topic, d.kafka_partition, d.kafka_offset,
 		   d.element, d.kafka_timestamp, d.kafka_key, d.kafka_headers, d.payload,
 		   d.stage, d.sqlstate, d.reason, d.attempts, d.recorded_at
 	FROM detect._dead_letter d
 	JOIN detect._stream s USING (stream_id)
-	WHERE pg_has_role(detect._stream_owner(s.name), 'MEMBER');
+	WHERE pg_has_role(detect._stream_owner(s.name), 'USAGE');
 COMMENT ON VIEW detect.dead_letter IS
 	'elements that could not become events, with their bytes and the reason; seen by the stream''s owner alone';
 
@@ -422,8 +422,7 @@ GRANT EXECUTE ON FUNCTION
 	detect.wait_for(text, interval), detect.drop_rollup(text, boolean),
 	detect.wait_for_rollup(text, interval), detect.decode(bytea, text, jsonb)
 	TO PUBLIC;
--- Views call these as their reader; _slots tells nothing that a reader of
--- pg_stat_activity does not see, and the views filter it by owner.
+-- Views call these as their reader; _slots leaves out what belongs to others.
 GRANT EXECUTE ON FUNCTION
 	detect._stream_owner(text), detect._may_see(oid), detect._is_copy(bigint, bigint), detect._slots(),
 	detect._combine(regprocedure, anyelement, anyelement),

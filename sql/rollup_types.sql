@@ -41,8 +41,8 @@ INSERT INTO kept VALUES
                        FROM event GROUP BY d $$),
 ('others',          $$ SELECT max(tags) AS tags, min(address) AS address, max(letters) AS letters, min(number) AS number, bit_xor(small) AS bits FROM event $$),
 ('not_numbers',     $$ SELECT colour, sum(f) AS f, min(f) AS f1, max(f) AS f2, avg(r) AS r, sum(n) AS n, max(n) AS n2, avg(n) AS n3 FROM event GROUP BY colour $$),
-('two_arguments',   $$ SELECT regr_count(small, id) AS c, regr_sxx(small, id) AS sxx, covar_pop(small, id) AS cov, corr(small, id) AS corr
-                       FROM event $$),
+('two_arguments',   $$ SELECT regr_count(small, id) AS c, round(regr_sxx(small, id)::numeric, 4) AS sxx,
+                              round(covar_pop(small, id)::numeric, 4) AS cov, round(corr(small, id)::numeric, 8) AS corr FROM event $$),
 ('spread',          $$ SELECT colour, stddev_samp(n) AS sn, var_pop(n) AS vn, stddev_pop(small) AS ss, variance(id) AS vi FROM event GROUP BY colour $$),
 ('same_twice',      $$ SELECT colour, count(*) AS n, count(*) AS again, count(*) + 1 AS more, sum(id) / count(*) AS mean FROM event GROUP BY colour $$),
 ('nested',          $$ SELECT CASE WHEN count(*) > 2 THEN 'many' WHEN bool_or(flag) THEN 'flagged' ELSE 'few' END AS how, colour,
@@ -79,7 +79,7 @@ CREATE FUNCTION stage(first int, last int) RETURNS void LANGUAGE sql AS $$
     FROM generate_series(first, last) i
 $$;
 
-SELECT detect.create_rollup(name, query) FROM kept ORDER BY name COLLATE "C";
+SELECT count(*) FROM (SELECT detect.create_rollup(name, query) FROM kept ORDER BY name COLLATE "C") c;
 SELECT count(*) FROM (SELECT detect.wait_for_rollup(name) FROM kept) w;
 
 -- there is no event yet: one row where the query has one
@@ -96,14 +96,14 @@ SELECT detect.wait_for('event');
 SELECT name, differences(name, query) FROM kept ORDER BY name COLLATE "C";
 
 -- one row at a time
-SELECT stage(1000 + i, 1000 + i) FROM generate_series(1, 20) i;
+SELECT count(*) FROM (SELECT stage(1000 + i, 1000 + i) FROM generate_series(1, 20) i) s;
 SELECT detect.wait_for('event');
 SELECT name, differences(name, query) FROM kept WHERE differences(name, query) !~ ' 0 differ';
 
 -- filled in one step from all of them, the result is the same
-SELECT detect.drop_rollup(name) FROM kept WHERE name IN ('times', 'not_numbers', 'spread', 'nested');
-SELECT detect.create_rollup(name, query) FROM kept WHERE name IN ('times', 'not_numbers', 'spread', 'nested');
-SELECT detect.wait_for_rollup(name) FROM kept WHERE name IN ('times', 'not_numbers', 'spread', 'nested');
+SELECT count(*) FROM (SELECT detect.drop_rollup(name) FROM kept WHERE name IN ('times', 'not_numbers', 'spread', 'nested')) r;
+SELECT count(*) FROM (SELECT detect.create_rollup(name, query) FROM kept WHERE name IN ('times', 'not_numbers', 'spread', 'nested')) r;
+SELECT count(*) FROM (SELECT detect.wait_for_rollup(name) FROM kept WHERE name IN ('times', 'not_numbers', 'spread', 'nested')) r;
 SELECT name, differences(name, query) FROM kept WHERE name IN ('times', 'not_numbers', 'spread', 'nested') ORDER BY name COLLATE "C";
 SELECT rollup, state, rows_filled FROM detect.stat_rollup WHERE rows_filled > 0 ORDER BY rollup COLLATE "C";
 

@@ -166,6 +166,7 @@ detect_dropped(PG_FUNCTION_ARGS)
 
 		if (stream_id != 0)
 		{
+			stream_lock(stream_id, AccessExclusiveLock);
 			stream_forget(stream_id);
 			drop_left_behind(DETECT_STAGING_SCHEMA, name);
 		}

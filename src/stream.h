@@ -59,6 +59,7 @@ extern const char *closest_attribute(Oid relid, const char *name);
 
 /* in stream_create.c */
 extern void stream_forget(int32 stream_id);
+extern void stream_record_dependencies(const Stream *stream);
 
 /* in name.c */
 extern void definition_check_name(const char *kind, const char *name);

@@ -17,6 +17,7 @@
 #include "access/relation.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "apply/batch.h"
 #include "apply/dedup.h"
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
@@ -266,21 +267,31 @@ create_triggers(const Stream *stream)
 	SPI_finish();
 }
 
-/* Dropping the events table or the server must not leave the stream behind
- * unnoticed. */
+/* Make a stream's view depend on what its query may not name. */
 static void
-record_dependencies(const Stream *stream)
+record_dependency(const Stream *stream, Oid classid, Oid objectid)
 {
 	ObjectAddress view;
 	ObjectAddress object;
 
 	ObjectAddressSet(view, RelationRelationId, stream->query_view);
-	ObjectAddressSet(object, RelationRelationId, stream->events_table);
+	ObjectAddressSet(object, classid, objectid);
+	(void) deleteDependencyRecordsForSpecific(view.classId, view.objectId, DEPENDENCY_NORMAL,
+											  classid, objectid);
 	recordDependencyOn(&view, &object, DEPENDENCY_NORMAL);
-	if (stream->server == NULL)
-		return;
-	ObjectAddressSet(object, ForeignServerRelationId, get_foreign_server_oid(stream->server, false));
-	recordDependencyOn(&view, &object, DEPENDENCY_NORMAL);
+}
+
+/*
+ * Dropping the events table or the server must not leave the stream behind
+ * unnoticed.  A dump does not carry this: what is restored records it again.
+ */
+void
+stream_record_dependencies(const Stream *stream)
+{
+	record_dependency(stream, RelationRelationId, stream->events_table);
+	if (stream->server)
+		record_dependency(stream, ForeignServerRelationId,
+						  get_foreign_server_oid(stream->server, false));
 }
 
 /*
@@ -315,11 +326,12 @@ detect_create_stream(PG_FUNCTION_ARGS)
 	check_not_null_columns(stream->events_table, stream->events_columns);
 
 	stream->id = (int32) catalog_next_id("_id");
-	record_dependencies(stream);
+	stream_record_dependencies(stream);
 	create_triggers(stream);
 	insert_stream(stream, fields);
 	stream = stream_load_by_id(stream->id, false);
 	dedup_check_definition(stream);
+	query_check_text(stream);
 	check_handed_on(stream);
 	if (stream->server)
 		staging_table_ensure(stream);

@@ -13,6 +13,7 @@
 #include "detect.h"
 
 #include "access/xact.h"
+#include "storage/lmgr.h"
 #include "utils/snapmgr.h"
 
 /*
@@ -25,6 +26,8 @@ stream_transaction_begin(const Stream *stream)
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	stream_lock(stream->id, AccessShareLock);
+	/* ALTER TABLE of the staging table takes no stream's lock */
+	LockRelationOid(stream->staging_table, AccessShareLock);
 	if (!watch_stale)
 		return true;
 	PopActiveSnapshot();

@@ -24,6 +24,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/latch.h"
+#include "stream.h"
 #include "utils/builtins.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -82,6 +83,7 @@ adopt_copy(const Stream *stream)
 	SPI_finish();
 	progress_forget_staged(stream);
 	staging_table_drop(stream->id);
+	stream_record_dependencies(stream);
 }
 
 /*
@@ -281,6 +283,11 @@ detect_wait_for(PG_FUNCTION_ARGS)
 
 	launcher_require();
 	stream_check_owner(stream);
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+				 errmsg("detect.wait_for cannot see progress in a transaction that keeps its snapshot"),
+				 errhint("Call it in a READ COMMITTED transaction.")));
 	check_is_committed(stream);
 	target.deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
 															  TimestampTzGetDatum(GetCurrentTimestamp()),

@@ -128,7 +128,6 @@ static int
 ensure_partitions(Applier *applier, Batch *batch)
 {
 	const Stream *stream = applier->stream;
-	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz *times;
 	int			ntimes = 0;
 
@@ -137,7 +136,7 @@ ensure_partitions(Applier *applier, Batch *batch)
 	times = palloc(Max(batch->count, 1) * sizeof(TimestampTz));
 	for (int i = 0; i < batch->count; i++)
 	{
-		if (!element_is_out_of_range(stream, &batch->elements[i], now))
+		if (!element_is_out_of_range(stream, &batch->elements[i], batch->now))
 			times[ntimes++] = batch->elements[i].event_time;
 	}
 	return partition_ensure(stream, times, ntimes);
@@ -182,12 +181,17 @@ stage_again(Applier *applier)
 static Batch *
 read_staged(Applier *applier)
 {
-	List	   *staged_progress = read_staged_progress(applier);
-	Batch	   *batch;
+	Batch	   *batch = NULL;
 
-	PushActiveSnapshot(GetTransactionSnapshot());
-	batch = staged_read(applier->reader, applier->applied, staged_progress);
-	PopActiveSnapshot();
+	/* a consumer may commit its first rows of a partition between the two */
+	for (int attempt = 0; attempt < 2 && batch == NULL; attempt++)
+	{
+		List	   *staged_progress = read_staged_progress(applier);
+
+		PushActiveSnapshot(GetTransactionSnapshot());
+		batch = staged_read(applier->reader, applier->applied, staged_progress);
+		PopActiveSnapshot();
+	}
 	if (batch == NULL)
 	{
 		stage_again(applier);
@@ -213,6 +217,7 @@ read_batch(Applier *applier, bool from_sql)
 		batch = staged_read_sql(applier->reader, progress_find(applier->applied, SQL_TOPIC, SQL_PARTITION));
 	else
 		batch = read_staged(applier);
+	batch->now = GetCurrentTimestamp();
 	MemoryContextSwitchTo(old_context);
 	made = ensure_partitions(applier, batch);
 	stream_transaction_commit();
@@ -237,6 +242,7 @@ advance_without_messages(Applier *applier, Batch *batch)
 	List	   *advanced = NIL;
 	ListCell   *cell;
 
+	MemoryContextSwitchTo(applier->batch_context);
 	foreach(cell, batch->staged_progress)
 	{
 		Progress   *staged = lfirst(cell);
@@ -287,7 +293,8 @@ apply_once(Applier *applier, bool from_sql, int *next_look_ms)
 		staged_reader_rewind(applier->reader);
 		return true;
 	}
-	more = batch->is_cut;
+	/* a batch that others hold row by row is no reason to hurry */
+	more = batch->is_cut && !(batch->from_sql && batch->taken == 0);
 	if (!more)
 		*next_look_ms = batch->has_locked_rows ? LOCKED_LOOK_MS : IDLE_LOOK_MS;
 	return more;

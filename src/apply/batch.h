@@ -53,6 +53,8 @@ typedef struct Batch
 	bool		is_cut;			/* more is staged than fits */
 	bool		from_sql;
 	bool		has_locked_rows;	/* that somebody else holds for now */
+	int			taken;			/* rows of SQL that were not held by others */
+	TimestampTz now;			/* when it was read: what is late, what is ahead */
 	List	   *staged_progress;	/* of the same look, NIL for SQL */
 } Batch;
 
@@ -80,6 +82,9 @@ extern void events_abort(Events *events);
 extern void decide_piece(const Stream *stream, StagedReader *reader, Dedup *dedup, Events *events,
 						 Batch *batch, int from, int to);
 extern bool element_is_out_of_range(const Stream *stream, const Element *element, TimestampTz now);
+
+/* in apply/query.c */
+extern void query_check_text(const Stream *stream);
 
 /* in apply/dead_letter.c */
 extern void dead_letter_write(const Stream *stream, const Element *element);

@@ -228,7 +228,7 @@ void
 decide_piece(const Stream *stream, StagedReader *reader, Dedup *dedup, Events *events,
 			 Batch *batch, int from, int to)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz now = batch->now;
 	Piece		piece = {
 		.stream = stream,
 		.dedup = dedup,

@@ -83,7 +83,6 @@ events_create(const Stream *stream, MemoryContext context)
 	events->context = context;
 	events->query_sql = query_text(stream);
 	events->insert_sql = insert_text(stream);
-	events->rollup_context = AllocSetContextCreate(context, "detect rollups", ALLOCSET_DEFAULT_SIZES);
 	callback->func = free_plans;
 	callback->arg = events;
 	MemoryContextRegisterResetCallback(context, callback);
@@ -98,8 +97,15 @@ events_create(const Stream *stream, MemoryContext context)
 void
 events_reload(Events *events)
 {
-	MemoryContextReset(events->rollup_context);
-	events->rollups = rollup_set_load(events->stream, events->rollup_context);
+	MemoryContext context = AllocSetContextCreate(events->context, "detect rollups",
+												  ALLOCSET_DEFAULT_SIZES);
+	RollupSet  *rollups = rollup_set_load(events->stream, context);
+
+	/* an error above leaves the old ones in place */
+	if (events->rollup_context)
+		MemoryContextDelete(events->rollup_context);
+	events->rollup_context = context;
+	events->rollups = rollups;
 }
 
 /*
@@ -184,6 +190,8 @@ events_apply(Events *events, Batch *batch, Element **candidates, int ncandidates
 {
 	events->apply_context = CurrentMemoryContext;
 	events->batch = batch;
+	events->candidates = candidates;
+	events->ncandidates = ncandidates;
 	events->dedup = dedup;
 	for (int i = 0; i < ncandidates; i++)
 		candidates[i]->has_row = candidates[i]->was_seen = false;
@@ -230,9 +238,9 @@ index_by_identity(Events *events)
 	HTAB	   *index = hash_create("detect elements by identity", events->nrows, &control,
 									HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 
-	for (int i = 0; i < events->batch->count; i++)
+	for (int i = 0; i < events->ncandidates; i++)
 	{
-		Element    *element = &events->batch->elements[i];
+		Element    *element = events->candidates[i];
 		IdentityEntry *entry;
 
 		if (!element->has_row || element->sqlstate != 0)
@@ -263,16 +271,21 @@ mark_seen(Events *events, TriggerData *trigdata)
 	{
 		Datum		values[INDEX_MAX_KEYS];
 		Identity	identity;
-		IdentityEntry *entry;
+		IdentityEntry *entry = NULL;
+		bool		has_identity = true;
 
 		for (int i = 0; i < nidentity; i++)
 		{
 			bool		isnull;
 
 			values[i] = slot_getattr(slot, attnums[i], &isnull);
+			has_identity &= !isnull;
 		}
-		identity = dedup_identity(events->dedup, values);
-		entry = hash_search(index, &identity, HASH_FIND, NULL);
+		if (has_identity)
+		{
+			identity = dedup_identity(events->dedup, values);
+			entry = hash_search(index, &identity, HASH_FIND, NULL);
+		}
 		if (entry == NULL)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_TABLE_DEFINITION),

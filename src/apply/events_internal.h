@@ -33,6 +33,8 @@ struct Events
 	/* Of one call of events_apply(). */
 	MemoryContext apply_context;
 	Batch	   *batch;
+	Element   **candidates;
+	int			ncandidates;
 	Dedup	   *dedup;
 	Tuplestorestate *rows;		/* that passed the query */
 	int64		nrows;

@@ -87,10 +87,9 @@ partition_time(Oid type, Datum value)
 		return DT_NOBEGIN;
 	if (DATE_IS_NOEND(date))
 		return DT_NOEND;
-	if (pg_mul_s64_overflow(date, USECS_PER_DAY, &result))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
-				 errmsg("date out of range for an event time")));
+	/* a date that no timestamp can tell is beyond all others */
+	if (pg_mul_s64_overflow(date, USECS_PER_DAY, &result) || !IS_VALID_TIMESTAMP(result))
+		return date < 0 ? DT_NOBEGIN : DT_NOEND;
 	return result;
 }
 

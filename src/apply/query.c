@@ -16,6 +16,7 @@
 #include "apply/events_internal.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "tcop/dest.h"
 #include "utils/builtins.h"
@@ -24,6 +25,7 @@
 #include "utils/memutils.h"
 #include "utils/plancache.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 
 #define REJECT_REASON "reject_reason"
 
@@ -207,6 +209,30 @@ candidates_to_rows(Events *events, Element **candidates, int ncandidates, TupleD
 		tuplestore_putvalues(rows, desc, element->values, element->nulls);
 	}
 	return rows;
+}
+
+/*
+ * Raise an error unless the query of a new stream can be run.
+ */
+void
+query_check_text(const Stream *stream)
+{
+	Tuplestorestate *rows = tuplestore_begin_heap(false, false, work_mem);
+	SPIPlanPtr	plan;
+	char	   *sql;
+
+	/* the view is as new as the stream */
+	PushActiveSnapshot(GetLatestSnapshot());
+	sql = query_text(stream);
+	PopActiveSnapshot();
+	SPI_connect();
+	plan_register_relation(stream->name, stream->staging_table, NULL, rows, 1);
+	plan = SPI_prepare(sql, 0, NULL);
+	if (plan == NULL)
+		elog(ERROR, "could not prepare \"%s\": %s", sql, SPI_result_code_string(SPI_result));
+	check_reads_batch(plan, stream);
+	SPI_finish();
+	tuplestore_end(rows);
 }
 
 /*

@@ -162,13 +162,11 @@ element_set_values(const Stream *stream, Element *element, Datum *staged, bool *
 			*value = staged[source];
 			*isnull = staged_nulls[source];
 		}
-		if (column->source == COLUMN_KAFKA_HEADERS && !*isnull)
-			*value = DirectFunctionCall1(jsonb_in, CStringGetDatum(TextDatumGetCString(*value)));
 	}
 }
 
 /*
- * Convert the columns that are staged as text.  Called in the transaction that
+ * Convert the columns that are staged as text, headers too.  Called in the transaction that
  * applies the element, with the batch's memory current, so that a value that
  * its type refuses costs one element.
  */
@@ -180,7 +178,11 @@ element_convert(StagedReader *reader, Element *element)
 		const StreamColumn *column = &reader->stream->columns[i];
 		int			at = column->attnum - 1;
 
-		if (column->staged_as_text && !element->nulls[at])
+		if (element->nulls[at])
+			continue;
+		if (column->source == COLUMN_KAFKA_HEADERS)
+			element->values[at] = DirectFunctionCall1(jsonb_in, CStringGetDatum(TextDatumGetCString(element->values[at])));
+		else if (column->staged_as_text)
 			element->values[at] = InputFunctionCall(&reader->input[i],
 													TextDatumGetCString(element->values[at]),
 													reader->typioparam[i], column->typmod);
@@ -230,10 +232,12 @@ append_staged_row(StagedReader *reader, Batch *batch, List *applied, HeapTuple t
 		return false;
 	if (offset <= progress->last_offset)
 		return true;			/* applied before a restart */
-	if (offset != progress->read_offset &&
+	if (offset == progress->read_offset ?
+		DatumGetInt32(staged[STAGED_ELEMENT - 1]) <= progress->read_element :
 		DatumGetInt64(staged[STAGED_PREVIOUS_OFFSET - 1]) != progress->read_offset)
 		return false;
 	progress->read_offset = offset;
+	progress->read_element = DatumGetInt32(staged[STAGED_ELEMENT - 1]);
 
 	element = batch_append(batch);
 	element->progress = progress;
@@ -329,8 +333,20 @@ compare_staged_rows(const ListCell *a, const ListCell *b)
 	return compare_staged(a, b, sorting_tupdesc);
 }
 
+/* Whether a staged row has been applied already. */
+static bool
+is_applied(const StagedReader *reader, List *applied, TupleTableSlot *slot)
+{
+	bool		isnull;
+	int32		partition = DatumGetInt32(slot_getattr(slot, STAGED_PARTITION, &isnull));
+	Progress   *progress = progress_find(applied, reader->stream->topic, partition);
+
+	return progress && DatumGetInt64(slot_getattr(slot, STAGED_OFFSET, &isnull)) <= progress->last_offset;
+}
+
 /*
- * Read the whole table and bring its rows in order.  False when rows are
+ * Read the whole table and bring its rows in order; what is more than a batch
+ * is left for the next look, which will come here again.  False when rows are
  * missing even so.
  */
 static bool
@@ -340,11 +356,13 @@ read_sorted(StagedReader *reader, Relation rel, Batch *batch, List *applied)
 	TableScanDesc scan = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
 	List	   *tuples = NIL;
 	ListCell   *cell;
+	Size		bytes = 0;
 
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
 	{
 		CHECK_FOR_INTERRUPTS();
-		tuples = lappend(tuples, ExecCopySlotHeapTuple(slot));
+		if (!is_applied(reader, applied, slot))
+			tuples = lappend(tuples, ExecCopySlotHeapTuple(slot));
 	}
 	table_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
@@ -353,8 +371,12 @@ read_sorted(StagedReader *reader, Relation rel, Batch *batch, List *applied)
 	list_sort(tuples, compare_staged_rows);
 	foreach(cell, tuples)
 	{
+		batch->is_cut = batch_is_full(batch, bytes);
+		if (batch->is_cut)
+			break;
 		if (!append_staged_row(reader, batch, applied, lfirst(cell), RelationGetDescr(rel)))
 			return false;
+		bytes += ((HeapTuple) lfirst(cell))->t_len;
 	}
 	return true;
 }
@@ -391,6 +413,7 @@ batch_begin(List *applied, List *staged_progress)
 		Progress   *progress = lfirst(cell);
 
 		progress->read_offset = progress->last_offset;
+		progress->read_element = PG_INT32_MAX;
 	}
 	return batch;
 }

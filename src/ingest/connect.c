@@ -27,6 +27,7 @@
 #define BROKER_TIMEOUT_MS 3000
 #define CONNECT_RETRY_MAX_MS 5000
 #define PUBLISH_INTERVAL_MS 5000
+#define PARTITIONS_INTERVAL_MS 30000
 
 /* Open the client with the options of server and user mapping. */
 static void
@@ -256,6 +257,7 @@ consumer_connect(Consumer *consumer)
 		return false;
 	assign_partitions(consumer, progresses);
 	consumer->is_connected = true;
+	consumer->partitions_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), PARTITIONS_INTERVAL_MS);
 	consumer->connect_failures = 0;
 	slot_set_state(my_slot, STREAM_RUNNING);
 	return true;
@@ -274,6 +276,26 @@ consumer_disconnect(Consumer *consumer)
 	consumer->nevents = 0;
 	if (client)
 		kafka_close(client);
+}
+
+/*
+ * Look now and then whether the topic has got more partitions.  If so, the
+ * client is closed, and the next run reads those too.
+ */
+bool
+consumer_finds_new_partitions(Consumer *consumer)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (now < consumer->partitions_due || consumer->nevents > 0 ||
+		my_slot->state == STREAM_CONNECTING)
+		return false;
+	consumer->partitions_due = TimestampTzPlusMilliseconds(now, PARTITIONS_INTERVAL_MS);
+	if (kafka_partition_count(consumer->client, consumer->stream->topic, BROKER_TIMEOUT_MS) <=
+		list_length(consumer->progresses))
+		return false;
+	consumer_disconnect(consumer);
+	return true;
 }
 
 /*
@@ -333,7 +355,8 @@ consumer_reload(Consumer *consumer)
 
 		if (progress == NULL)
 			progress = progress_find(applied, known->topic, known->partition);
-		if (progress == NULL || progress->last_offset != known->last_offset)
+		if (progress == NULL || progress->last_offset != known->last_offset ||
+			(known->paused_reason && progress->paused_reason == NULL))
 		{
 			consumer_disconnect(consumer);
 			return;

@@ -34,6 +34,7 @@
 /* After a round this small it pays to let more arrive. */
 #define SMALL_ROUND_ROWS 500
 #define LINGER_MS 5
+#define APPLIER_WAIT_MS 50
 
 /* A consumer beside the applier stops here until the table is emptied. */
 #define STAGED_BLOCKS_LIMIT 8192
@@ -144,6 +145,12 @@ stage_begin(Consumer *consumer)
 
 	writer->consumer = consumer;
 	writer->rel = table_open(staging_table_ensure(consumer->stream), RowExclusiveLock);
+	/* the applier may have thrown away what was staged while we waited */
+	if (watch_stale)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not stage messages of stream \"%s\" because its definition is changing",
+						consumer->stream->name)));
 	writer->bulk = GetBulkInsertState();
 	writer->cid = GetCurrentCommandId(true);
 	writer->slots = palloc0(STAGE_ROWS * sizeof(TupleTableSlot *));
@@ -322,6 +329,8 @@ take_event(StageWriter **writer, Consumer *consumer, const KafkaEvent *event, Li
 			}
 			return false;
 		case KAFKA_PARTITION_ERROR:
+			if (progress && progress->paused_reason)
+				return false;	/* said already */
 			if (progress && event->error_kind == KAFKA_ERROR_OFFSET)
 				progress->paused_reason = psprintf("offset %lld is not in the topic any more: %s",
 												   (long long) progress->next_offset, event->error);
@@ -353,7 +362,7 @@ write_progresses(Consumer *consumer, List *progresses)
 		progress->end_offset = Max(progress->end_offset, progress->next_offset);
 		if (progress->next_offset != known->next_offset ||
 			progress->end_offset != known->end_offset ||
-			progress->paused_reason != known->paused_reason)
+			(progress->paused_reason && known->paused_reason == NULL))
 			progress_write_staged(consumer->stream, progress);
 	}
 }
@@ -441,11 +450,12 @@ must_wait_for_applier(Consumer *consumer)
 
 	if (consumer->stream->consumers == 0)
 		return false;
-	StartTransactionCommand();
+	if (!stream_transaction_begin(consumer->stream))
+		return true;
 	rel = table_open(staging_table_ensure(consumer->stream), AccessShareLock);
-	blocks = RelationGetNumberOfBlocks(rel);
+	blocks = staging_blocks(rel);
 	table_close(rel, AccessShareLock);
-	CommitTransactionCommand();
+	stream_transaction_commit();
 	return blocks >= STAGED_BLOCKS_LIMIT;
 }
 
@@ -465,10 +475,15 @@ consumer_run(Consumer *consumer)
 	if (GetCurrentTimestamp() < consumer->linger_until)
 		return false;
 	consumer_publish_applied(consumer);
+	if (consumer_finds_new_partitions(consumer))
+		return true;
 	if (consumer->nevents == 0)
 	{
 		if (must_wait_for_applier(consumer))
+		{
+			consumer->linger_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), APPLIER_WAIT_MS);
 			return false;
+		}
 		INSTR_TIME_SET_CURRENT(since);
 		consumer->nevents = kafka_poll(consumer->client, consumer->events, consumer->max_events);
 		step_time(STEP_FETCH, &since);

@@ -32,11 +32,13 @@ struct Consumer
 	TimestampTz linger_until;
 	bool		has_unpublished;	/* progress that the group was not told */
 	TimestampTz publish_due;
+	TimestampTz partitions_due;	/* when to look for new partitions */
 };
 
 /* in ingest/connect.c */
 extern bool consumer_connect(Consumer *consumer);
 extern void consumer_disconnect(Consumer *consumer);
 extern void consumer_publish_applied(Consumer *consumer);
+extern bool consumer_finds_new_partitions(Consumer *consumer);
 
 #endif							/* DETECT_CONSUMER_INTERNAL_H */

@@ -215,10 +215,14 @@ round_log_failure(const ErrorData *error)
 static void
 round_back_off(void)
 {
-	TimestampTz until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-													launcher_retry_delay_ms(failures));
+	int			delay_ms = launcher_retry_delay_ms(failures);
+	TimestampTz until;
 	long		wait_ms;
 
+	/* perhaps it has changed already; perhaps only by what was rolled back */
+	if (watch_stale)
+		delay_ms = Min(delay_ms, detect_retry_interval_ms);
+	until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay_ms);
 	watch_stale = false;
 	while (!watch_stale &&
 		   (wait_ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until)) > 0)
@@ -228,6 +232,7 @@ round_back_off(void)
 		AcceptInvalidationMessages();
 	}
 	watch_stale = true;	/* look at it before trying again */
+	worker_definition_changed = true;
 }
 
 /* Decide what follows from the error that ended a round. */

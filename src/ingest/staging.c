@@ -79,9 +79,39 @@ staging_table_sql(const Stream *stream)
 	return sql.data;
 }
 
+/* Whether the staging table has the columns that the stream has now. */
+static bool
+staging_table_fits(const Stream *stream, Oid relid)
+{
+	Relation	rel = table_open(relid, AccessShareLock);
+	TupleDesc	desc = RelationGetDescr(rel);
+	int			at = STAGED_FIXED_COLUMNS;
+	bool		fits = true;
+
+	for (int i = 0; i < stream->ncolumns && fits; i++)
+	{
+		const StreamColumn *column = &stream->columns[i];
+		Form_pg_attribute attribute;
+
+		if (column->source != COLUMN_FIELD)
+			continue;
+		fits = at < desc->natts;
+		if (!fits)
+			break;
+		attribute = TupleDescAttr(desc, at++);
+		fits = strcmp(NameStr(attribute->attname), psprintf("column_%d", column->attnum)) == 0 &&
+			attribute->atttypid == (column->staged_as_text ? TEXTOID : column->type) &&
+			(column->staged_as_text || attribute->atttypmod == column->typmod);
+	}
+	fits = fits && at == desc->natts;
+	table_close(rel, NoLock);
+	return fits;
+}
+
 /*
- * The OID of the stream's staging table, which is made if it is missing: a
- * dump does not carry it.
+ * The OID of the stream's staging table.  It is made if it is missing, for a
+ * dump does not carry it, and made anew, without what was staged, if the
+ * stream's columns have changed.
  */
 Oid
 staging_table_ensure(const Stream *stream)
@@ -90,8 +120,13 @@ staging_table_ensure(const Stream *stream)
 	ObjectAddress table;
 	ObjectAddress extension;
 
-	if (OidIsValid(relid))
+	if (OidIsValid(relid) && staging_table_fits(stream, relid))
 		return relid;
+	if (OidIsValid(relid))
+	{
+		progress_forget_staged(stream);
+		staging_table_drop(stream->id);
+	}
 
 	SPI_connect();
 	catalog_execute(staging_table_sql(stream), 0, NULL, NULL, NULL);
@@ -124,10 +159,27 @@ staging_table_drop(int32 stream_id)
 }
 
 /*
+ * Blocks of a staging table, with those that its large payloads take.
+ */
+BlockNumber
+staging_blocks(Relation rel)
+{
+	BlockNumber blocks = RelationGetNumberOfBlocks(rel);
+
+	if (OidIsValid(rel->rd_rel->reltoastrelid))
+	{
+		Relation	toast = table_open(rel->rd_rel->reltoastrelid, AccessShareLock);
+
+		blocks += RelationGetNumberOfBlocks(toast);
+		table_close(toast, AccessShareLock);
+	}
+	return blocks;
+}
+
+/*
  * Empty the staging table if it has at least so many blocks and nobody is
- * using it.  The caller has seen that every row in it is applied; under the
- * lock that is checked again, through the progress that was committed with
- * the rows.  True if the table is empty now.
+ * using it.  That every row in it is applied is checked under the lock, by the
+ * progress that was committed with the rows.  True if the table is empty now.
  */
 bool
 staging_truncate(const Stream *stream, BlockNumber at_least)
@@ -152,7 +204,7 @@ staging_truncate(const Stream *stream, BlockNumber at_least)
 		if (effect == NULL || effect->last_offset < progress->last_offset)
 			drained = false;
 	}
-	drained = drained && RelationGetNumberOfBlocks(rel) >= at_least;
+	drained = drained && staging_blocks(rel) >= at_least;
 	if (drained)
 		heap_truncate_one_rel(rel);
 	table_close(rel, NoLock);

@@ -39,12 +39,14 @@ typedef struct Progress
 	int64		outcomes[OUTCOMES]; /* applied progress alone */
 	char	   *paused_reason;	/* staged progress alone */
 	int64		read_offset;	/* the applier's look: last message read */
+	int32		read_element;	/* and the element of it */
 } Progress;
 
 /* in ingest/staging.c */
 extern Oid	staging_table_oid(int32 stream_id);
 extern Oid	staging_table_ensure(const Stream *stream);
 extern void staging_table_drop(int32 stream_id);
+extern BlockNumber staging_blocks(Relation rel);
 extern void staging_discard(const Stream *stream);
 extern bool staging_truncate(const Stream *stream, BlockNumber at_least);
 

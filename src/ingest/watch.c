@@ -22,6 +22,7 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
+#include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
 bool		watch_stale = true;
@@ -31,6 +32,7 @@ static Oid	stream_catalog;
 static Oid	rollup_catalog;
 static Oid	query_view;
 static Oid	staging_table;
+static Oid	events_table;
 
 static void
 watch_mark_stale(void)
@@ -45,7 +47,7 @@ watch_relation(Datum arg, Oid relid)
 {
 	if (!OidIsValid(relid) || !OidIsValid(query_view) ||
 		relid == stream_catalog || relid == rollup_catalog ||
-		relid == query_view || relid == staging_table)
+		relid == query_view || relid == staging_table || relid == events_table)
 		watch_mark_stale();
 }
 
@@ -70,12 +72,14 @@ watch_begin(const Stream *stream)
 		CacheRegisterSyscacheCallback(FOREIGNSERVEROID, watch_cache, (Datum) 0);
 		CacheRegisterSyscacheCallback(USERMAPPINGOID, watch_cache, (Datum) 0);
 		CacheRegisterSyscacheCallback(AUTHOID, watch_cache, (Datum) 0);
+		CacheRegisterSyscacheCallback(NAMESPACEOID, watch_cache, (Datum) 0);
 		return;
 	}
 	stream_catalog = catalog_relation("_stream", false);
 	rollup_catalog = catalog_relation("_rollup", false);
 	query_view = stream->query_view;
 	staging_table = stream->staging_table;
+	events_table = stream->events_table;
 }
 
 /* Append a string so that no two lists of strings give the same text. */
@@ -138,6 +142,8 @@ watch_fingerprint(const Stream *stream)
 					 stream->staging_table, stream->query_view, stream->consumers,
 					 stream->ordinal_attnum);
 	append_item(&out, stream->name);
+	append_item(&out, get_rel_name(stream->events_table));
+	append_item(&out, get_namespace_name(get_rel_namespace(stream->events_table)));
 	append_item(&out, stream->server);
 	append_item(&out, stream->topic);
 	append_item(&out, stream->start);

@@ -10,10 +10,12 @@
  */
 #include "detect.h"
 
+#include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 
@@ -54,6 +56,14 @@ step_array(const StreamSlot *slot)
 		elements[step] = Int64GetDatum(slot->step_us[step]);
 	return PointerGetDatum(construct_array(elements, STEPS, INT8OID, sizeof(int64),
 										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
+/* Whether the caller may see it: reasons quote names and values. */
+static bool
+may_see(const StreamSlot *slot)
+{
+	return has_privs_of_role(GetUserId(), slot->owner) ||
+		has_privs_of_role(GetUserId(), ROLE_PG_READ_ALL_STATS);
 }
 
 /* Append a row for a slot that was copied under the lock. */
@@ -123,7 +133,7 @@ detect_slots(PG_FUNCTION_ARGS)
 		LWLockAcquire(detect_shared->lock, LW_SHARED);
 		slot = detect_shared->slots[i];
 		LWLockRelease(detect_shared->lock);
-		if (slot.in_use && !slot.dropped && slot.database == MyDatabaseId)
+		if (slot.in_use && !slot.dropped && slot.database == MyDatabaseId && may_see(&slot))
 			emit_slot(result, &slot, now);
 	}
 	return (Datum) 0;

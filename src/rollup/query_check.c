@@ -158,6 +158,8 @@ check_aggregate_splits(const Aggref *aggref)
 		missing = "serialization function";
 	else if (aggregate->aggtranstype == INTERNALOID && !OidIsValid(aggregate->aggdeserialfn))
 		missing = "deserialization function";
+	else if (aggregate->aggtranstype == INTERNALOID && !state_is_safe(aggregate->aggdeserialfn))
+		missing = "deserialization function that can be trusted with any bytes";
 	ReleaseSysCache(tuple);
 
 	if (missing != NULL)
@@ -165,7 +167,7 @@ check_aggregate_splits(const Aggref *aggref)
 			ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 			 errmsg("aggregate %s cannot be kept in a rollup", format_procedure(aggref->aggfnoid)),
-			 errdetail("It has no %s, so that its partial states cannot be merged.", missing),
+			 errdetail("It has no %s, so that its partial states cannot be kept and merged.", missing),
 			 errhint("Use another aggregate, or compute it from the events when reading.")));
 }
 

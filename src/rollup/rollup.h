@@ -150,4 +150,7 @@ extern Oid rollup_query_view(const char *name);
 extern Oid rollup_state_table(const char *name);
 extern Oid rollup_owner(const char *name);
 
+/* in rollup/state.c */
+extern bool state_is_safe(Oid deserial_function);
+
 #endif /* DETECT_ROLLUP_H */

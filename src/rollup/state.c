@@ -35,6 +35,7 @@
 #include "parser/parse_coerce.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/regproc.h"
@@ -73,7 +74,8 @@ PG_FUNCTION_INFO_V1(detect_finalize);
 static void
 check_type(Oid aggregate, const char *what, Oid expected, Oid given)
 {
-	if (expected == given || IsPolymorphicType(expected))
+	if (expected == given ||
+		(IsPolymorphicType(expected) && check_generic_type_consistency(&given, &expected, 1)))
 		return;
 	ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH),
 					errmsg("%s of aggregate %s is %s, not %s", what, format_procedure(aggregate),
@@ -130,6 +132,47 @@ guess_argument_types(const Form_pg_proc proc, Oid result_type, Oid *types)
 	}
 }
 
+/*
+ * Whether stored bytes may be handed to a deserial function.  Anybody can call
+ * _combine and _finalize with bytes of his own making, because views call
+ * functions as their reader; so only functions that check every length are
+ * trusted with them.
+ */
+bool
+state_is_safe(Oid deserial_function)
+{
+	switch (deserial_function)
+	{
+		case F_INT8_AVG_DESERIALIZE:
+		case F_NUMERIC_AVG_DESERIALIZE:
+		case F_NUMERIC_DESERIALIZE:
+		case F_NUMERIC_POLY_DESERIALIZE:
+#ifdef F_INTERVAL_AVG_DESERIALIZE
+		case F_INTERVAL_AVG_DESERIALIZE:
+#endif
+			return true;
+		default:
+			return false;
+	}
+}
+
+/* Raise an error unless a function takes these types and gives that one, with
+ * what is polymorphic resolved. */
+static void
+check_resolved_types(Oid aggregate, Oid function, const Oid *types, int ntypes, Oid result_type)
+{
+	HeapTuple tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	Form_pg_proc proc;
+	Oid declared[FUNC_MAX_ARGS];
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", function);
+	proc = (Form_pg_proc) GETSTRUCT(tuple);
+	memcpy(declared, proc->proargtypes.values, ntypes * sizeof(Oid));
+	check_type(aggregate, "result", enforce_generic_type_consistency(types, declared, ntypes, proc->prorettype, false), result_type);
+	ReleaseSysCache(tuple);
+}
+
 /* Prepare combine, serial and deserial functions. */
 static void
 prepare_combine(AggregateCall *call, Form_pg_aggregate form, Oid owner, Oid collation,
@@ -143,7 +186,12 @@ prepare_combine(AggregateCall *call, Form_pg_aggregate form, Oid owner, Oid coll
 								 InvalidOid, &expr, NULL);
 	prepare_function(&call->combine, form->aggcombinefn, owner, expr, context);
 	if (!call->serialized)
+	{
+		Oid states[2] = {call->state_type, call->state_type};
+
+		check_resolved_types(call->aggregate, form->aggcombinefn, states, 2, call->state_type);
 		return;
+	}
 	build_aggregate_serialfn_expr(form->aggserialfn, &expr);
 	prepare_function(&call->serial, form->aggserialfn, owner, expr, context);
 	build_aggregate_deserialfn_expr(form->aggdeserialfn, &expr);
@@ -155,7 +203,7 @@ static void
 prepare_final(AggregateCall *call, Form_pg_aggregate form, const Form_pg_proc proc, Oid result_type,
 			  Oid collation, MemoryContext context)
 {
-	Oid types[FUNC_MAX_ARGS];
+	Oid types[FUNC_MAX_ARGS + 1];
 	Oid state_type = call->serialized ? INTERNALOID : call->state_type;
 	Expr *expr;
 
@@ -164,7 +212,10 @@ prepare_final(AggregateCall *call, Form_pg_aggregate form, const Form_pg_proc pr
 		return;
 	call->nfinal_args = 1 + (form->aggfinalextra ? proc->pronargs : 0);
 	call->final_writes = form->aggfinalmodify != AGGMODIFY_READ_ONLY;
-	guess_argument_types(proc, result_type, types);
+	guess_argument_types(proc, result_type, types + 1);
+	types[0] = state_type;
+	check_resolved_types(call->aggregate, form->aggfinalfn, types, call->nfinal_args, result_type);
+	memmove(types, types + 1, (FUNC_MAX_ARGS - 1) * sizeof(Oid));
 	build_aggregate_finalfn_expr(types, call->nfinal_args, state_type, result_type, collation,
 								 form->aggfinalfn, &expr);
 	prepare_function(&call->final, form->aggfinalfn, proc->proowner, expr, context);
@@ -180,6 +231,10 @@ check_aggregate(Oid aggregate, const Form_pg_aggregate form)
 		(internal && !(OidIsValid(form->aggserialfn) && OidIsValid(form->aggdeserialfn))))
 		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
 						errmsg("aggregate %s has no partial states that can be merged",
+							   format_procedure(aggregate))));
+	if (internal && !state_is_safe(form->aggdeserialfn))
+		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						errmsg("states of aggregate %s cannot be kept",
 							   format_procedure(aggregate))));
 }
 

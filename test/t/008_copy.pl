@@ -128,8 +128,13 @@ ledger_is_exact(
 	name  => 'gate',
 	table => 'gate_detection',
 	topic => 'camera');
-my ($rc, $stdout, $stderr) = $node->psql('restored', 'DROP TABLE detection');
-like($stderr, qr/other objects depend on it/, 'an events table that was restored is guarded as before');
+$node->safe_psql('restored', "SELECT detect.drop_rollup('camera_per_minute')");
+foreach my $drop ('TABLE detection', 'SERVER city')
+{
+	my ($rc, $stdout, $stderr) = $node->psql('restored', "DROP $drop");
+
+	like($stderr, qr/view detect_query\.camera depends on/, "what was restored is guarded: DROP $drop");
+}
 
 # ---------------------------------------------------------------------
 # A standby takes over
