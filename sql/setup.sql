@@ -55,6 +55,20 @@ BEGIN
     END LOOP;
 END $$;
 
+-- Waits until a query gives so many rows; what it gives then.
+CREATE FUNCTION regress.wait_for_rows(query text, expected bigint) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    deadline timestamptz := clock_timestamp() + interval '1 minute';
+    found_rows bigint;
+BEGIN
+    LOOP
+        EXECUTE 'SELECT count(*) FROM (' || query || ') q' INTO found_rows;
+        IF found_rows = expected OR clock_timestamp() > deadline THEN
+            RETURN found_rows;
+        END IF;
+    END LOOP;
+END $$;
+
 -- A role in an ACL.
 CREATE FUNCTION regress.grantee(role oid) RETURNS text LANGUAGE sql STABLE
 RETURN CASE role WHEN 0 THEN 'PUBLIC' ELSE coalesce(pg_get_userbyid(role), 'nobody') END;

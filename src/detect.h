@@ -276,6 +276,7 @@ extern int64 catalog_next_id(const char *sequence);
 extern Stream *stream_load(const char *name, bool missing_ok);
 extern Stream *stream_load_by_id(int32 stream_id, bool missing_ok);
 extern Stream *stream_load_by_events_table(Oid events_table);
+extern int32 stream_number(const char *name, Oid *events_table);
 extern ColumnSource stream_column_source(const char *name, Oid *reserved_type);
 extern void stream_check_objects(const Stream *stream);
 extern void stream_lock(int32 stream_id, LOCKMODE mode);

@@ -31,7 +31,8 @@
 PG_FUNCTION_INFO_V1(detect_dropped);
 PG_FUNCTION_INFO_V1(detect_dropping);
 
-/* Names of views in detect_query that this command has dropped. */
+/* Names of the views in detect_query, and of the states of rollups, that this
+ * command has dropped. */
 static List *
 dropped_definitions(void)
 {
@@ -41,7 +42,9 @@ dropped_definitions(void)
 	SPI_connect();
 	if (SPI_execute("SELECT object_name FROM pg_catalog.pg_event_trigger_dropped_objects() "
 					"WHERE object_type OPERATOR(pg_catalog.=) 'view' "
-					"AND schema_name OPERATOR(pg_catalog.=) 'detect_query'", true, 0) != SPI_OK_SELECT)
+					"AND schema_name OPERATOR(pg_catalog.=) 'detect_query' "
+					"OR object_type OPERATOR(pg_catalog.=) 'table' "
+					"AND schema_name OPERATOR(pg_catalog.=) 'detect_state'", true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read what was dropped");
 	MemoryContextSwitchTo(caller_context);
 	for (uint64 i = 0; i < SPI_processed; i++)
@@ -62,22 +65,6 @@ drop_left_behind(const char *schema, const char *name)
 	ObjectAddressSet(object, RelationRelationId, relid);
 	performDeletion(&object, DROP_CASCADE, PERFORM_DELETION_INTERNAL);
 	CommandCounterIncrement();
-}
-
-/* The number of the stream with this name, or 0. */
-static int32
-stream_number(const char *name)
-{
-	Oid			types[1] = {TEXTOID};
-	Datum		values[1] = {CStringGetTextDatum(name)};
-	int32		stream_id = 0;
-	bool		isnull;
-
-	SPI_connect();
-	if (catalog_execute("SELECT stream_id FROM detect._stream WHERE name = $1", 1, types, values, NULL) > 0)
-		stream_id = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-	SPI_finish();
-	return stream_id;
 }
 
 static void
@@ -162,11 +149,13 @@ detect_dropped(PG_FUNCTION_ARGS)
 	foreach(cell, dropped_definitions())
 	{
 		const char *name = lfirst(cell);
-		int32		stream_id = stream_number(name);
+		Oid			events_table;
+		int32		stream_id = stream_number(name, &events_table);
 
 		if (stream_id != 0)
 		{
 			stream_lock(stream_id, AccessExclusiveLock);
+			stream_drop_trigger(events_table);
 			stream_forget(stream_id);
 			drop_left_behind(DETECT_STAGING_SCHEMA, name);
 		}
@@ -174,6 +163,7 @@ detect_dropped(PG_FUNCTION_ARGS)
 		{
 			forget_rollup(name);
 			drop_left_behind(DETECT_STATE_SCHEMA, name);
+			drop_left_behind(DETECT_QUERY_SCHEMA, name);
 			stream_changed();
 		}
 	}

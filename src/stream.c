@@ -345,6 +345,29 @@ stream_check_objects(const Stream *stream)
 }
 
 /*
+ * The number of the stream with this name, 0 if there is none, and its events
+ * table: what is known of a stream even when its objects were taken away.
+ */
+int32
+stream_number(const char *name, Oid *events_table)
+{
+	Oid			types[1] = {TEXTOID};
+	Datum		values[1] = {CStringGetTextDatum(name)};
+	int32		stream_id = 0;
+	bool		isnull;
+
+	SPI_connect();
+	if (catalog_execute("SELECT stream_id, events_table::oid FROM detect._stream WHERE name = $1",
+						1, types, values, NULL) > 0)
+	{
+		stream_id = DatumGetInt32(row_datum(1, &isnull));
+		*events_table = DatumGetObjectId(row_datum(2, &isnull));
+	}
+	SPI_finish();
+	return stream_id;
+}
+
+/*
  * Take the stream's lock until the end of the transaction.
  */
 void

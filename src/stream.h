@@ -58,6 +58,7 @@ extern Oid	query_view_create(const char *name, Query *query, Oid owner);
 extern const char *closest_attribute(Oid relid, const char *name);
 
 /* in stream_create.c */
+extern void stream_drop_trigger(Oid events_table);
 extern void stream_forget(int32 stream_id);
 extern void stream_record_dependencies(const Stream *stream);
 

@@ -353,6 +353,16 @@ drop_object(Oid classid, Oid objectid)
 }
 
 /*
+ * Drop the trigger that create_stream has made on an events table, if both are
+ * still there.
+ */
+void
+stream_drop_trigger(Oid events_table)
+{
+	drop_object(TriggerRelationId, get_trigger_oid(events_table, "_detect_accepted", true));
+}
+
+/*
  * Delete what detect's own tables know of a stream.
  */
 void
@@ -371,6 +381,22 @@ stream_forget(int32 stream_id)
 	stream_changed();
 }
 
+/* Raise an error unless the caller may drop a stream.  Its owner is that of
+ * its query; without one, that of the events table. */
+static void
+check_may_drop(const char *name, Oid events_table)
+{
+	Oid			owned = get_relname_relid(name, get_namespace_oid(DETECT_QUERY_SCHEMA, false));
+
+	if (!OidIsValid(owned))
+		owned = events_table;
+	if (!superuser() &&
+		(get_rel_name(owned) == NULL || !compat_owns_relation(owned, GetUserId())))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of stream \"%s\"", name)));
+}
+
 /*
  * detect.drop_stream(stream, if_exists): the definition goes, the events table
  * with its rows and the rollups over it stay.
@@ -380,21 +406,22 @@ detect_drop_stream(PG_FUNCTION_ARGS)
 {
 	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	bool		if_exists = PG_GETARG_BOOL(1);
-	Stream	   *stream = stream_load(name, if_exists);
+	Oid			events_table;
+	int32		stream_id = stream_number(name, &events_table);
 
-	if (stream == NULL)
+	if (stream_id == 0)
 	{
+		(void) stream_load(name, if_exists);	/* raises the error */
 		ereport(NOTICE,
 				(errmsg("stream \"%s\" does not exist, skipping", name)));
 		PG_RETURN_VOID();
 	}
-	stream_check_owner(stream);
-	stream_lock(stream->id, AccessExclusiveLock);
+	check_may_drop(name, events_table);
+	stream_lock(stream_id, AccessExclusiveLock);
 
-	drop_object(TriggerRelationId,
-				get_trigger_oid(stream->events_table, "_detect_accepted", true));
-	stream_forget(stream->id);
-	drop_object(RelationRelationId, stream->query_view);
-	drop_object(RelationRelationId, stream->staging_table);
+	stream_drop_trigger(events_table);
+	stream_forget(stream_id);
+	drop_object(RelationRelationId, get_relname_relid(name, get_namespace_oid(DETECT_QUERY_SCHEMA, false)));
+	drop_object(RelationRelationId, get_relname_relid(name, get_namespace_oid(DETECT_STAGING_SCHEMA, false)));
 	PG_RETURN_VOID();
 }

@@ -179,23 +179,47 @@ messages_missing(const WaitTarget *target)
 	return missing;
 }
 
-/* How many rows that SQL had staged at the call are still there. */
+/* What this transaction has staged is not there for the applier yet. */
+static void
+check_is_not_ours(const WaitTarget *target, TupleTableSlot *slot)
+{
+	bool		isnull;
+	Datum		xmin = slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isnull);
+
+	if (TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin)))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("this transaction has staged rows of stream \"%s\", which are applied when it commits",
+						target->stream->name),
+				 errhint("Commit first, then call detect.wait_for.")));
+}
+
+/* How many rows that SQL had staged at the call are still there.  The lock is
+ * not kept: whoever drops the stream would wait for us, and the applier for
+ * him. */
 static int64
 rows_missing(const WaitTarget *target)
 {
-	Relation	rel = table_open(target->stream->staging_table, AccessShareLock);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	TableScanDesc scan = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
+	Relation	rel = try_table_open(target->stream->staging_table, AccessShareLock);
+	TupleTableSlot *slot;
+	TableScanDesc scan;
 	int64		missing = 0;
 
+	if (rel == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("stream \"%s\" was dropped", target->stream->name)));
+	slot = table_slot_create(rel, NULL);
+	scan = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
 	{
 		CHECK_FOR_INTERRUPTS();
+		check_is_not_ours(target, slot);
 		missing += table_tuple_satisfies_snapshot(rel, slot, target->at_call);
 	}
 	table_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
-	table_close(rel, NoLock);
+	table_close(rel, AccessShareLock);
 	return missing;
 }
 
@@ -246,13 +270,17 @@ check_is_committed(const Stream *stream)
 {
 	Oid			types[1] = {INT4OID};
 	Datum		values[1] = {Int32GetDatum(stream->id)};
-	bool		is_ours;
+	bool		is_ours = false;
 
 	SPI_connect();
-	is_ours = catalog_execute("SELECT FROM detect._stream WHERE stream_id = $1 "
-							  "AND pg_xact_status(xmin::text::xid8) = 'in progress' "
-							  "AND xmin = pg_current_xact_id_if_assigned()::xid",
-							  1, types, values, NULL) > 0;
+	if (catalog_execute("SELECT xmin FROM detect._stream WHERE stream_id = $1",
+						1, types, values, NULL) > 0)
+	{
+		bool		isnull;
+		Datum		xmin = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+
+		is_ours = TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin));
+	}
 	SPI_finish();
 	if (is_ours)
 		ereport(ERROR,

@@ -330,8 +330,9 @@ my $expected_sql = q{
 		   (j->>'geographical_location_oid')::int AS geographical_location_oid,
 		   j->>'item_name' AS item_name, (j->>'confidence')::real AS confidence,
 		   (j->>'timestamp_detected')::timestamptz AS timestamp_detected
-	FROM (SELECT CASE WHEN line ~ '^\{"detection_oid": \d+, "video_camera_oid": \d+, .*\}$'
-				 THEN line::jsonb END AS j FROM produced) p
+	FROM (SELECT line::jsonb AS j FROM produced
+		  WHERE CASE WHEN line ~ '^\{"detection_oid": \d+, "video_camera_oid": \d+, ' THEN line LIKE '%}' END
+		  OFFSET 0) p			-- parsed once
 	WHERE (j->>'confidence')::real <= 1 AND (j->>'timestamp_detected')::timestamptz < now() + interval '1 day';
 	CREATE TEMP TABLE expected AS
 	SELECT DISTINCT v.*, l.location_name

@@ -82,10 +82,10 @@ produce(1000);
 ledger_is_exact($node, 'city', $broker, 'connecting through errors');
 
 # Far away.
-$broker->command('rtt', 0, 300);
+$broker->command('rtt', 0, 150);
 $node->restart;
 produce(500);
-ledger_is_exact($node, 'city', $broker, 'a broker 300 ms away');
+ledger_is_exact($node, 'city', $broker, 'a broker 150 ms away');
 $broker->command('rtt', 0, 0);
 
 # ---------------------------------------------------------------------
