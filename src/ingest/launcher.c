@@ -30,6 +30,7 @@
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 
 #define LAUNCHER_RESTART_S 5
 #define RETRY_DELAY_MAX_MS 60000
@@ -102,17 +103,23 @@ launcher_send_probe_request(void)
 	launcher_wake();
 }
 
-/* What was changed is visible to others by the time of XACT_EVENT_COMMIT.  A
- * prepared transaction is found later: by the probe after any worker's end. */
+/* A prepared transaction is found later: by the probe after any worker's end. */
 static void
 launcher_at_transaction_end(XactEvent event, void *arg)
 {
-	if (!probe_wanted_at_commit)
-		return;
-	if (event == XACT_EVENT_COMMIT)
-		launcher_send_probe_request();
-	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+	if (event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
 		probe_wanted_at_commit = false;
+}
+
+/* When a commit is visible to others and its invalidations are sent. */
+static void
+launcher_at_release(ResourceReleasePhase phase, bool is_commit, bool is_top_level, void *arg)
+{
+	if (!probe_wanted_at_commit || phase != RESOURCE_RELEASE_AFTER_LOCKS || !is_top_level)
+		return;
+	if (is_commit)
+		launcher_send_probe_request();
+	probe_wanted_at_commit = false;
 }
 
 /*
@@ -129,6 +136,7 @@ launcher_probe_at_commit(void)
 	if (!registered)
 	{
 		RegisterXactCallback(launcher_at_transaction_end, NULL);
+		RegisterResourceReleaseCallback(launcher_at_release, NULL);
 		registered = true;
 	}
 	probe_wanted_at_commit = true;

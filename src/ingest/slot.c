@@ -23,6 +23,7 @@
 #include "storage/latch.h"
 #include "storage/shmem.h"
 #include "utils/memutils.h"
+#include "utils/resowner.h"
 
 /* Streams whose appliers are to be woken when this transaction commits; the
  * list lives in TopTransactionContext. */
@@ -246,26 +247,25 @@ slot_wake_appliers(void)
 	LWLockRelease(detect_shared->lock);
 }
 
-/* The list dies with its transaction; a commit is already visible to others
- * when this is called. */
+/* The list dies with its transaction. */
 static void
 slot_at_transaction_end(XactEvent event, void *arg)
 {
-	if (streams_to_wake == NIL)
+	if (event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
+		streams_to_wake = NIL;
+}
+
+/* Called when a commit is visible to others and its invalidations are sent,
+ * which is after XACT_EVENT_COMMIT: an applier that is woken earlier may find
+ * nothing changed and sleep again. */
+static void
+slot_at_release(ResourceReleasePhase phase, bool is_commit, bool is_top_level, void *arg)
+{
+	if (streams_to_wake == NIL || phase != RESOURCE_RELEASE_AFTER_LOCKS || !is_top_level)
 		return;
-	switch (event)
-	{
-		case XACT_EVENT_COMMIT:
-			slot_wake_appliers();
-			streams_to_wake = NIL;
-			break;
-		case XACT_EVENT_ABORT:
-		case XACT_EVENT_PREPARE:
-			streams_to_wake = NIL;
-			break;
-		default:
-			break;
-	}
+	if (is_commit)
+		slot_wake_appliers();
+	streams_to_wake = NIL;
 }
 
 /*
@@ -283,6 +283,7 @@ slot_wake_at_commit(int32 stream_id)
 	if (!registered)
 	{
 		RegisterXactCallback(slot_at_transaction_end, NULL);
+		RegisterResourceReleaseCallback(slot_at_release, NULL);
 		registered = true;
 	}
 	old_context = MemoryContextSwitchTo(TopTransactionContext);

@@ -321,7 +321,7 @@ sub log_is_clean
 
 # Lines that a test knows to be events, as a table; what is not of this form,
 # or has a value that the table refuses, is broken.
-my $expected_sql = q{
+my $expected_sql = <<'SQL';
 	CREATE TEMP TABLE produced (line text);
 	COPY_LINES
 	CREATE TEMP TABLE valid AS
@@ -343,7 +343,7 @@ my $expected_sql = q{
 		   avg(geographical_location_oid) AS place,
 		   min(timestamp_detected) AS first_seen, max(confidence) AS surest
 	FROM EVENTS GROUP BY 1, 2;
-};
+SQL
 
 # What the database must be able to say, as name => SQL => value.
 sub ledger_questions
