@@ -309,6 +309,7 @@ extern PGDLLEXPORT void detect_launcher_main(Datum arg);
  * ---------------------------------------------------------------------
  */
 extern TimestampTz launch_tend_slots(void);
+extern void launch_forgive(Oid database);
 
 /* ---------------------------------------------------------------------
  * in ingest/probe.c: which databases are asked for their streams

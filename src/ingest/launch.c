@@ -251,6 +251,25 @@ launch_free_slot(int slot_index)
 }
 
 /*
+ * Definitions of a database have changed.  That may be the remedy: what failed
+ * there may start at once.
+ */
+void
+launch_forgive(Oid database)
+{
+	for (int i = 0; launches != NULL && i < detect_shared->nslots; i++)
+	{
+		if (detect_shared->slots[i].database != database)
+			continue;
+		for (int duty = DUTY_APPLY; duty < DUTIES; duty++)
+		{
+			launches[i][duty].failures = 0;
+			launches[i][duty].due = 0;
+		}
+	}
+}
+
+/*
  * One turn over all slots, in the launcher.  Returns when there must be
  * another one, unless the latch is set before.
  */

@@ -183,7 +183,10 @@ probe_take_requests(void)
 	LWLockRelease(detect_shared->lock);
 
 	for (int i = 0; i < nrequests; i++)
+	{
 		probe_request(requests[i], GetCurrentTimestamp());
+		launch_forgive(requests[i]);
+	}
 	if (all)
 		probe_request_all();
 }

@@ -101,9 +101,9 @@ for my $blow (1 .. BLOWS)
 		WHERE stream = '$stream' AND duty = '$duty' AND pid IS NOT NULL");
 	$terminated++ if $verb eq 'terminate';
 
-	# Each end in a row doubles the wait for the next start; a pause ends the row.
-	$node->safe_psql('city', "SELECT detect.pause(s), detect.resume(s)
-		FROM unnest('{camera,gate}'::text[]) s")
+	# Each end in a row doubles the wait for the next start; who resumes a
+	# stream wants to see it start.
+	$node->safe_psql('city', "SELECT detect.resume('$stream')")
 	  if $verb eq 'terminate' && $terminated % 3 == 0;
 }
 note("$terminated of " . BLOWS . " terminated");
@@ -130,6 +130,17 @@ $node->safe_psql('city', "SELECT pg_terminate_backend($worker)");
 wait_for_exit($worker);
 produce_some('camera');
 ledgers_are_exact('after it has started another worker');
+
+# Who resumes a stream does not wait for the next try.
+$node->append_conf('postgresql.conf', 'detect.retry_interval = 1min');
+$node->reload;
+$worker = worker_pid($node, 'city', 'camera');
+$node->safe_psql('city', "SELECT pg_terminate_backend($worker)");
+wait_for_exit($worker);
+$node->safe_psql('city', "SELECT detect.resume('camera')");
+cmp_ok(seconds_of(sub { worker_pid($node, 'city', 'camera') }), '<', 20, 'a worker that is waited for starts at once');
+$node->append_conf('postgresql.conf', 'detect.retry_interval = 100ms');
+$node->reload;
 
 # ---------------------------------------------------------------------
 # Locks
