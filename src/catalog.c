@@ -33,8 +33,8 @@
 /* A table of ours, open for simple inserts and updates. */
 typedef struct CatalogWriter
 {
-	Relation	rel;
-	EState	   *estate;
+	Relation rel;
+	EState *estate;
 	ResultRelInfo *result;
 	TupleTableSlot *slot;
 } CatalogWriter;
@@ -46,16 +46,18 @@ typedef struct CatalogWriter
 Oid
 catalog_relation(const char *name, bool missing_ok)
 {
-	Oid			schema = get_namespace_oid(DETECT_SCHEMA, true);
-	Oid			relid = InvalidOid;
+	Oid schema = get_namespace_oid(DETECT_SCHEMA, true);
+	Oid relid = InvalidOid;
 
 	if (OidIsValid(schema))
 		relid = get_relname_relid(name, schema);
 	if (!OidIsValid(relid) && !missing_ok)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("table \"%s.%s\" does not exist", DETECT_SCHEMA, name),
-				 errhint("Create the extension again: DROP EXTENSION detect CASCADE; CREATE EXTENSION detect.")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_UNDEFINED_TABLE),
+			 errmsg("table \"%s.%s\" does not exist", DETECT_SCHEMA, name),
+			 errhint(
+				 "Create the extension again: DROP EXTENSION detect CASCADE; CREATE EXTENSION detect.")));
 	return relid;
 }
 
@@ -66,7 +68,7 @@ bool
 catalog_installed(void)
 {
 	return OidIsValid(get_extension_oid("detect", true)) &&
-		OidIsValid(catalog_relation("_stream", true));
+		   OidIsValid(catalog_relation("_stream", true));
 }
 
 /*
@@ -75,9 +77,9 @@ catalog_installed(void)
 Oid
 catalog_owner(void)
 {
-	HeapTuple	tuple;
-	Oid			owner;
-	Oid			relid = catalog_relation("_stream", false);
+	HeapTuple tuple;
+	Oid owner;
+	Oid relid = catalog_relation("_stream", false);
 
 	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
 	if (!HeapTupleIsValid(tuple))
@@ -95,10 +97,10 @@ catalog_owner(void)
 int
 catalog_execute(const char *sql, int nargs, Oid *argtypes, Datum *values, const char *nulls)
 {
-	Oid			saved_user;
-	int			saved_context;
-	int			nest_level = NewGUCNestLevel();
-	int			result;
+	Oid saved_user;
+	int saved_context;
+	int nest_level = NewGUCNestLevel();
+	int result;
 
 	GetUserIdAndSecContext(&saved_user, &saved_context);
 	SetUserIdAndSecContext(catalog_owner(), saved_context | SECURITY_LOCAL_USERID_CHANGE);
@@ -154,7 +156,7 @@ catalog_close(CatalogWriter *writer)
 static void
 catalog_fill_slot(TupleTableSlot *slot, const Datum *values, const bool *nulls)
 {
-	int			natts = slot->tts_tupleDescriptor->natts;
+	int natts = slot->tts_tupleDescriptor->natts;
 
 	ExecClearTuple(slot);
 	memcpy(slot->tts_values, values, natts * sizeof(Datum));
@@ -184,13 +186,13 @@ catalog_upsert(const char *table, int nkeys, Datum *values, const bool *nulls)
 {
 	CatalogWriter writer = catalog_open(table);
 	TupleTableSlot *found = table_slot_create(writer.rel, &writer.estate->es_tupleTable);
-	Oid			primary_key = RelationGetPrimaryKeyIndex(writer.rel);
-	EPQState	epq;
+	Oid primary_key = RelationGetPrimaryKeyIndex(writer.rel);
+	EPQState epq;
 
 	Assert(nkeys > 0);
 	catalog_fill_slot(writer.slot, values, nulls);
-	if (RelationFindReplTupleByIndex(writer.rel, primary_key, LockTupleExclusive,
-									 writer.slot, found))
+	if (RelationFindReplTupleByIndex(writer.rel, primary_key, LockTupleExclusive, writer.slot,
+									 found))
 	{
 		EvalPlanQualInit(&epq, writer.estate, NULL, NIL, -1);
 		ExecSimpleRelationUpdate(writer.result, writer.estate, &epq, found, writer.slot);

@@ -25,16 +25,17 @@
 #include "nodes/parsenodes.h"
 #if PG_VERSION_NUM >= 160000
 #include "parser/parse_relation.h"
-#define compat_select_column(query, rte, attnum) \
-	do { \
-		RTEPermissionInfo *perminfo_ = getRTEPermissionInfo((query)->rteperminfos, (rte)); \
-		perminfo_->selectedCols = bms_add_member(perminfo_->selectedCols, \
-			(attnum) - FirstLowInvalidHeapAttributeNumber); \
+#define compat_select_column(query, rte, attnum)                                                   \
+	do                                                                                             \
+	{                                                                                              \
+		RTEPermissionInfo *perminfo_ = getRTEPermissionInfo((query)->rteperminfos, (rte));         \
+		perminfo_->selectedCols =                                                                  \
+			bms_add_member(perminfo_->selectedCols, (attnum) -FirstLowInvalidHeapAttributeNumber); \
 	} while (0)
 #else
 #define compat_select_column(query, rte, attnum) \
-	((rte)->selectedCols = bms_add_member((rte)->selectedCols, \
-		(attnum) - FirstLowInvalidHeapAttributeNumber))
+	((rte)->selectedCols =                       \
+		 bms_add_member((rte)->selectedCols, (attnum) -FirstLowInvalidHeapAttributeNumber))
 #endif
 
 /* ---- Access control checks: one object_… function since 16 ---- */
@@ -42,10 +43,10 @@
 #include "utils/acl.h"
 #if PG_VERSION_NUM < 160000
 #include "catalog/pg_class.h"
-#define compat_owns_relation(relid, role) pg_class_ownercheck((relid), (role))
-#define compat_server_aclcheck(oid, role) pg_foreign_server_aclcheck((oid), (role), ACL_USAGE)
+#define compat_owns_relation(relid, role)		   pg_class_ownercheck((relid), (role))
+#define compat_server_aclcheck(oid, role)		   pg_foreign_server_aclcheck((oid), (role), ACL_USAGE)
 #define compat_namespace_aclcheck(oid, role, mode) pg_namespace_aclcheck((oid), (role), (mode))
-#define compat_database_aclcheck(oid, role, mode) pg_database_aclcheck((oid), (role), (mode))
+#define compat_database_aclcheck(oid, role, mode)  pg_database_aclcheck((oid), (role), (mode))
 #else
 #include "catalog/pg_class.h"
 #include "catalog/pg_database.h"
@@ -75,10 +76,10 @@
 #include "postmaster/bgworker.h"
 #if PG_VERSION_NUM >= 170000
 #define COMPAT_WORKER_CONNECT_FLAGS BGWORKER_BYPASS_ROLELOGINCHECK
-#define COMPAT_WORKER_NEEDS_LOGIN false
+#define COMPAT_WORKER_NEEDS_LOGIN	false
 #else
 #define COMPAT_WORKER_CONNECT_FLAGS 0
-#define COMPAT_WORKER_NEEDS_LOGIN true
+#define COMPAT_WORKER_NEEDS_LOGIN	true
 #endif
 
 /* ---- Rollups: variables of joins and groups, permissions, the executor ---- */
@@ -90,23 +91,23 @@
 #define compat_proc_aclcheck(oid, role, mode) \
 	object_aclcheck(ProcedureRelationId, (oid), (role), (mode))
 #define compat_flatten_join_vars(query, node) flatten_join_alias_vars(NULL, (query), (node))
-#define compat_set_perminfos(query, pstate) ((query)->rteperminfos = (pstate)->p_rteperminfos)
-#define compat_clear_permissions(rte) ((rte)->perminfoindex = 0)
+#define compat_set_perminfos(query, pstate)	  ((query)->rteperminfos = (pstate)->p_rteperminfos)
+#define compat_clear_permissions(rte)		  ((rte)->perminfoindex = 0)
 #else
 #define compat_proc_aclcheck(oid, role, mode) pg_proc_aclcheck((oid), (role), (mode))
 #define compat_flatten_join_vars(query, node) flatten_join_alias_vars((query), (node))
-#define compat_set_perminfos(query, pstate) ((void) (query), (void) (pstate))
+#define compat_set_perminfos(query, pstate)	  ((void) (query), (void) (pstate))
 #define compat_clear_permissions(rte) \
 	((rte)->requiredPerms = 0, (rte)->checkAsUser = InvalidOid, (rte)->selectedCols = NULL)
 #endif
 #if PG_VERSION_NUM >= 180000
 #define compat_flatten_vars(query, node) \
-	compat_flatten_join_vars((query), (query)->hasGroupRTE ? \
-							 flatten_group_exprs(NULL, (query), (node)) : (node))
+	compat_flatten_join_vars(            \
+		(query), (query)->hasGroupRTE ? flatten_group_exprs(NULL, (query), (node)) : (node))
 #define compat_executor_run(query_desc) ExecutorRun((query_desc), ForwardScanDirection, 0)
 #else
 #define compat_flatten_vars(query, node) compat_flatten_join_vars((query), (node))
-#define compat_executor_run(query_desc) ExecutorRun((query_desc), ForwardScanDirection, 0, true)
+#define compat_executor_run(query_desc)	 ExecutorRun((query_desc), ForwardScanDirection, 0, true)
 #endif
 
-#endif							/* DETECT_COMPAT_H */
+#endif /* DETECT_COMPAT_H */

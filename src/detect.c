@@ -46,7 +46,7 @@ detect_shmem_request(void)
 static void
 detect_shmem_startup(void)
 {
-	bool		found;
+	bool found;
 
 	if (prev_shmem_startup_hook)
 		prev_shmem_startup_hook();

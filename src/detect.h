@@ -35,10 +35,10 @@
 #define DETECT_VERSION "1.0"
 
 /* Schemas that the extension owns. */
-#define DETECT_SCHEMA "detect"
-#define DETECT_STAGING_SCHEMA "detect_staging"	/* <stream>: fed by SQL */
-#define DETECT_QUERY_SCHEMA "detect_query"	/* <stream>, <rollup>: views */
-#define DETECT_STATE_SCHEMA "detect_state"	/* <rollup>: partial states */
+#define DETECT_SCHEMA		  "detect"
+#define DETECT_STAGING_SCHEMA "detect_staging" /* <stream>: fed by SQL */
+#define DETECT_QUERY_SCHEMA	  "detect_query"   /* <stream>, <rollup>: views */
+#define DETECT_STATE_SCHEMA	  "detect_state"   /* <rollup>: partial states */
 
 /* The column of a staging table that leads a row back to its element. */
 #define DETECT_ORDINAL "_ordinal"
@@ -47,7 +47,7 @@
 #define DETECT_BATCH "batch"
 
 /* Progress of the elements that SQL staged is kept under this partition. */
-#define SQL_TOPIC ""
+#define SQL_TOPIC	  ""
 #define SQL_PARTITION (-1)
 
 #define REASON_BYTES 512
@@ -60,7 +60,7 @@
 /* Where the value of a stream's column comes from. */
 typedef enum ColumnSource
 {
-	COLUMN_FIELD,				/* a path in the payload */
+	COLUMN_FIELD, /* a path in the payload */
 	COLUMN_KAFKA_TOPIC,
 	COLUMN_KAFKA_PARTITION,
 	COLUMN_KAFKA_OFFSET,
@@ -74,41 +74,41 @@ typedef enum ColumnSource
 /* One column of detect_staging.<stream>. */
 typedef struct StreamColumn
 {
-	AttrNumber	attnum;			/* in detect_staging.<stream> */
-	char	   *name;
-	Oid			type;
-	int32		typmod;
-	Oid			collation;
+	AttrNumber attnum; /* in detect_staging.<stream> */
+	char *name;
+	Oid type;
+	int32 typmod;
+	Oid collation;
 	ColumnSource source;
-	char	   *path;			/* of COLUMN_FIELD */
-	bool		staged_as_text; /* type that a consumer's table can't name */
+	char *path;			 /* of COLUMN_FIELD */
+	bool staged_as_text; /* type that a consumer's table can't name */
 } StreamColumn;
 
 /* A stream's definition; lives in the context it was loaded in. */
 typedef struct Stream
 {
-	int32		id;
-	char	   *name;
-	Oid			owner;			/* of the query view */
-	char	   *server;			/* NULL: fed by SQL alone */
-	char	   *topic;
-	Oid			events_table;
-	Oid			staging_table;	/* detect_staging.<name> */
-	Oid			query_view;		/* detect_query.<name> */
-	char	   *start;			/* earliest, latest or a timestamp */
-	int			consumers;		/* 0: one worker consumes and applies */
-	List	   *key;			/* of char *: columns of the identity */
-	char	   *event_time;		/* NULL: events have no time */
-	List	   *events_columns; /* of char *: what the query's rows fill */
-	Interval   *partition_interval;
-	Interval   *retention;		/* NULL: for ever */
-	int			ncolumns;
-	StreamColumn *columns;		/* without the ordinal, in table order */
-	AttrNumber	ordinal_attnum;
-	int			natts;			/* of detect_staging.<name>, dropped ones too */
-	bool		paused;
-	char	   *paused_reason;
-	bool		is_copy;		/* made in another database than this one */
+	int32 id;
+	char *name;
+	Oid owner;	  /* of the query view */
+	char *server; /* NULL: fed by SQL alone */
+	char *topic;
+	Oid events_table;
+	Oid staging_table;	  /* detect_staging.<name> */
+	Oid query_view;		  /* detect_query.<name> */
+	char *start;		  /* earliest, latest or a timestamp */
+	int consumers;		  /* 0: one worker consumes and applies */
+	List *key;			  /* of char *: columns of the identity */
+	char *event_time;	  /* NULL: events have no time */
+	List *events_columns; /* of char *: what the query's rows fill */
+	Interval *partition_interval;
+	Interval *retention; /* NULL: for ever */
+	int ncolumns;
+	StreamColumn *columns; /* without the ordinal, in table order */
+	AttrNumber ordinal_attnum;
+	int natts; /* of detect_staging.<name>, dropped ones too */
+	bool paused;
+	char *paused_reason;
+	bool is_copy; /* made in another database than this one */
 } Stream;
 
 /* What became of an element; the order is that of the counters. */
@@ -144,20 +144,20 @@ typedef enum Step
 
 typedef enum WorkerDuty
 {
-	DUTY_PROBE,					/* tells the launcher a database's streams */
-	DUTY_APPLY,					/* the applier; consumes too if alone */
-	DUTY_CONSUME,				/* a consumer beside the applier */
-	DUTY_MAINTAIN,				/* indexes of closed partitions, retention */
+	DUTY_PROBE,	   /* tells the launcher a database's streams */
+	DUTY_APPLY,	   /* the applier; consumes too if alone */
+	DUTY_CONSUME,  /* a consumer beside the applier */
+	DUTY_MAINTAIN, /* indexes of closed partitions, retention */
 	DUTIES
 } WorkerDuty;
 
 typedef enum StreamState
 {
-	STREAM_STOPPED,				/* no worker yet, or none any more */
-	STREAM_STARTING,			/* loading definitions and identities */
-	STREAM_CONNECTING,			/* waiting for the broker */
+	STREAM_STOPPED,	   /* no worker yet, or none any more */
+	STREAM_STARTING,   /* loading definitions and identities */
+	STREAM_CONNECTING, /* waiting for the broker */
 	STREAM_RUNNING,
-	STREAM_RETRYING				/* environment error, same batch again */
+	STREAM_RETRYING /* environment error, same batch again */
 } StreamState;
 
 #define FRESHNESS_BUCKETS 128
@@ -168,66 +168,66 @@ typedef enum StreamState
 typedef struct Freshness
 {
 	TimestampTz since;
-	uint32		current[FRESHNESS_BUCKETS];
-	uint32		previous[FRESHNESS_BUCKETS];
+	uint32 current[FRESHNESS_BUCKETS];
+	uint32 previous[FRESHNESS_BUCKETS];
 } Freshness;
 
 /* One stream that should run, or runs.  Written under detect_shared->lock,
  * but for the counters, which only the stream's applier writes. */
 typedef struct StreamSlot
 {
-	bool		in_use;
-	uint32		generation;		/* grows when the slot changes hands */
-	Oid			database;
-	int32		stream_id;
-	Oid			owner;
-	bool		wanted;			/* neither paused nor dropped */
-	bool		dropped;		/* to be freed once no worker of it runs */
-	int			consumers;
-	bool		maintain_wanted;	/* the applier asks for DUTY_MAINTAIN */
-	char		name[NAMEDATALEN];
+	bool in_use;
+	uint32 generation; /* grows when the slot changes hands */
+	Oid database;
+	int32 stream_id;
+	Oid owner;
+	bool wanted;  /* neither paused nor dropped */
+	bool dropped; /* to be freed once no worker of it runs */
+	int consumers;
+	bool maintain_wanted; /* the applier asks for DUTY_MAINTAIN */
+	char name[NAMEDATALEN];
 
 	/* Workers, by duty: consumers beside the applier share one entry. */
-	int			pids[DUTIES];
-	PGPROC	   *procs[DUTIES];
-	bool		exited_cleanly[DUTIES]; /* the last worker, with code 0 */
+	int pids[DUTIES];
+	PGPROC *procs[DUTIES];
+	bool exited_cleanly[DUTIES]; /* the last worker, with code 0 */
 
 	/* How often something was staged: the applier looks when they change. */
-	uint32		staged_commits; /* by a consumer */
-	uint32		sql_commits;	/* by SQL */
+	uint32 staged_commits; /* by a consumer */
+	uint32 sql_commits;	   /* by SQL */
 
 	/* Stats. */
 	StreamState state;
 	TimestampTz state_since;
-	char		reason[REASON_BYTES];	/* why it retries or stopped */
-	int			last_sqlstate;
+	char reason[REASON_BYTES]; /* why it retries or stopped */
+	int last_sqlstate;
 	TimestampTz last_error_at;
-	int64		retries;
-	int64		batches;
-	int64		elements;
-	int64		identities;		/* held in memory */
-	int64		identity_bytes;
-	int64		outcomes[OUTCOMES]; /* since the worker started */
-	int64		step_us[STEPS];
+	int64 retries;
+	int64 batches;
+	int64 elements;
+	int64 identities; /* held in memory */
+	int64 identity_bytes;
+	int64 outcomes[OUTCOMES]; /* since the worker started */
+	int64 step_us[STEPS];
 	TimestampTz last_batch_at;
-	double		events_per_second;
-	Freshness	freshness;
+	double events_per_second;
+	Freshness freshness;
 } StreamSlot;
 
 #define PROBE_REQUESTS 64
 
 typedef struct DetectShared
 {
-	LWLock	   *lock;
-	PGPROC	   *launcher;		/* NULL while it is not running */
-	int			launcher_pid;
-	bool		probe_succeeded;	/* the probe that ran last */
-	bool		slots_exhausted;	/* a stream wanted one and got none */
-	bool		probe_all;		/* look at every connectable database */
-	int			nprobe_requests;
-	Oid			probe_requests[PROBE_REQUESTS];
-	int			nslots;
-	StreamSlot	slots[FLEXIBLE_ARRAY_MEMBER];
+	LWLock *lock;
+	PGPROC *launcher; /* NULL while it is not running */
+	int launcher_pid;
+	bool probe_succeeded; /* the probe that ran last */
+	bool slots_exhausted; /* a stream wanted one and got none */
+	bool probe_all;		  /* look at every connectable database */
+	int nprobe_requests;
+	Oid probe_requests[PROBE_REQUESTS];
+	int nslots;
+	StreamSlot slots[FLEXIBLE_ARRAY_MEMBER];
 } DetectShared;
 
 /* NULL unless the library is in shared_preload_libraries. */
@@ -236,22 +236,22 @@ extern DetectShared *detect_shared;
 /* What a dynamic worker is told in bgw_extra. */
 typedef struct WorkerOrder
 {
-	WorkerDuty	duty;
-	int			slot;
-	uint32		generation;
-	Oid			database;
-	Oid			owner;
-	int32		stream_id;
+	WorkerDuty duty;
+	int slot;
+	uint32 generation;
+	Oid database;
+	Oid owner;
+	int32 stream_id;
 } WorkerOrder;
 
 /* ---------------------------------------------------------------------
  * in settings.c
  * ---------------------------------------------------------------------
  */
-extern int	detect_max_streams;
-extern int	detect_max_batch_rows;
-extern int	detect_max_batch_kilobytes;
-extern int	detect_retry_interval_ms;
+extern int detect_max_streams;
+extern int detect_max_batch_rows;
+extern int detect_max_batch_kilobytes;
+extern int detect_retry_interval_ms;
 extern bool detect_superuser_streams;
 extern void settings_define(void);
 
@@ -259,14 +259,13 @@ extern void settings_define(void);
  * in catalog.c: our own tables, read and written by C
  * ---------------------------------------------------------------------
  */
-extern Oid	catalog_relation(const char *name, bool missing_ok);
-extern Oid	catalog_owner(void);
+extern Oid catalog_relation(const char *name, bool missing_ok);
+extern Oid catalog_owner(void);
 extern bool catalog_installed(void);
 extern void catalog_insert(const char *table, Datum *values, const bool *nulls);
-extern void catalog_upsert(const char *table, int nkeys,
-						   Datum *values, const bool *nulls);
-extern int	catalog_execute(const char *sql, int nargs, Oid *argtypes,
-							Datum *values, const char *nulls);
+extern void catalog_upsert(const char *table, int nkeys, Datum *values, const bool *nulls);
+extern int
+catalog_execute(const char *sql, int nargs, Oid *argtypes, Datum *values, const char *nulls);
 extern int64 catalog_next_id(const char *sequence);
 
 /* ---------------------------------------------------------------------
@@ -299,9 +298,9 @@ extern void launcher_register(void);
 extern void launcher_require(void);
 extern void launcher_probe_at_commit(void);
 extern void launcher_wake(void);
-extern bool launcher_start(const WorkerOrder *order, const char *object,
-						   BackgroundWorkerHandle **handle);
-extern int	launcher_retry_delay_ms(int failures);
+extern bool
+launcher_start(const WorkerOrder *order, const char *object, BackgroundWorkerHandle **handle);
+extern int launcher_retry_delay_ms(int failures);
 extern PGDLLEXPORT void detect_launcher_main(Datum arg);
 
 /* ---------------------------------------------------------------------
@@ -351,8 +350,8 @@ extern void slot_want_maintenance(StreamSlot *slot);
  * ---------------------------------------------------------------------
  */
 extern void slot_record_freshness(StreamSlot *slot, int64 age_us, uint32 events);
-extern bool freshness_percentile(const Freshness *freshness, double fraction,
-								 TimestampTz now, double *age_ms);
+extern bool
+freshness_percentile(const Freshness *freshness, double fraction, TimestampTz now, double *age_ms);
 
 /* ---------------------------------------------------------------------
  * in ingest/worker.c
@@ -362,7 +361,7 @@ extern bool freshness_percentile(const Freshness *freshness, double fraction,
  * consumer_reload() and applier_reload().
  * ---------------------------------------------------------------------
  */
-extern StreamSlot *my_slot;		/* of the worker's stream, else NULL */
+extern StreamSlot *my_slot; /* of the worker's stream, else NULL */
 extern bool worker_definition_changed;
 extern const char *const worker_duty_names[DUTIES];
 extern PGDLLEXPORT void detect_worker_main(Datum arg);
@@ -379,7 +378,7 @@ extern void session_pin_settings(WorkerDuty duty);
  * in ingest/watch.c: has the worker's stream changed?
  * ---------------------------------------------------------------------
  */
-extern bool watch_stale;		/* look again: whoever finds it set after taking
+extern bool watch_stale; /* look again: whoever finds it set after taking
 								 * the stream's lock does nothing */
 extern void watch_begin(const Stream *stream);
 extern char *watch_fingerprint(const Stream *stream);
@@ -389,4 +388,4 @@ extern char *watch_fingerprint(const Stream *stream);
  * ---------------------------------------------------------------------
  */
 
-#endif							/* DETECT_H */
+#endif /* DETECT_H */

@@ -37,14 +37,15 @@ static List *
 dropped_definitions(void)
 {
 	MemoryContext caller_context = CurrentMemoryContext;
-	List	   *names = NIL;
+	List *names = NIL;
 
 	SPI_connect();
 	if (SPI_execute("SELECT object_name FROM pg_catalog.pg_event_trigger_dropped_objects() "
 					"WHERE object_type OPERATOR(pg_catalog.=) 'view' "
 					"AND schema_name OPERATOR(pg_catalog.=) 'detect_query' "
 					"OR object_type OPERATOR(pg_catalog.=) 'table' "
-					"AND schema_name OPERATOR(pg_catalog.=) 'detect_state'", true, 0) != SPI_OK_SELECT)
+					"AND schema_name OPERATOR(pg_catalog.=) 'detect_state'",
+					true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read what was dropped");
 	MemoryContextSwitchTo(caller_context);
 	for (uint64 i = 0; i < SPI_processed; i++)
@@ -57,7 +58,7 @@ dropped_definitions(void)
 static void
 drop_left_behind(const char *schema, const char *name)
 {
-	Oid			relid = get_relname_relid(name, get_namespace_oid(schema, true));
+	Oid relid = get_relname_relid(name, get_namespace_oid(schema, true));
 	ObjectAddress object;
 
 	if (!OidIsValid(relid))
@@ -70,8 +71,8 @@ drop_left_behind(const char *schema, const char *name)
 static void
 forget_rollup(const char *name)
 {
-	Oid			types[1] = {TEXTOID};
-	Datum		values[1] = {CStringGetTextDatum(name)};
+	Oid types[1] = {TEXTOID};
+	Datum values[1] = {CStringGetTextDatum(name)};
 
 	SPI_connect();
 	catalog_execute("DELETE FROM detect._rollup WHERE name = $1", 1, types, values, NULL);
@@ -82,7 +83,7 @@ forget_rollup(const char *name)
 static bool
 drops_extension(const DropStmt *drop)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
 	if (!catalog_installed() || !has_privs_of_role(GetUserId(), catalog_owner()))
 		return false;
@@ -104,10 +105,11 @@ lock_all_streams(void)
 	catalog_execute("SELECT stream_id FROM detect._stream ORDER BY stream_id", 0, NULL, NULL, NULL);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
-		bool		isnull;
+		bool isnull;
 
-		stream_lock(DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull)),
-					AccessExclusiveLock);
+		stream_lock(
+			DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull)),
+			AccessExclusiveLock);
 	}
 	SPI_finish();
 }
@@ -122,9 +124,8 @@ detect_dropping(PG_FUNCTION_ARGS)
 	EventTriggerData *trigdata = (EventTriggerData *) fcinfo->context;
 
 	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("detect._dropping() must be called as an event trigger")));
+		ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+						errmsg("detect._dropping() must be called as an event trigger")));
 	if (IsA(trigdata->parsetree, DropStmt) && drops_extension((DropStmt *) trigdata->parsetree))
 		lock_all_streams();
 	PG_RETURN_NULL();
@@ -136,12 +137,11 @@ detect_dropping(PG_FUNCTION_ARGS)
 Datum
 detect_dropped(PG_FUNCTION_ARGS)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
 	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("detect._dropped() must be called as an event trigger")));
+		ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+						errmsg("detect._dropped() must be called as an event trigger")));
 	/* DROP EXTENSION takes everything */
 	if (!catalog_installed())
 		PG_RETURN_NULL();
@@ -149,8 +149,8 @@ detect_dropped(PG_FUNCTION_ARGS)
 	foreach(cell, dropped_definitions())
 	{
 		const char *name = lfirst(cell);
-		Oid			events_table;
-		int32		stream_id = stream_number(name, &events_table);
+		Oid events_table;
+		int32 stream_id = stream_number(name, &events_table);
 
 		if (stream_id != 0)
 		{

@@ -20,23 +20,21 @@
 void
 definition_check_name(const char *kind, const char *name)
 {
-	Oid			types[1] = {TEXTOID};
-	Datum		values[1] = {CStringGetTextDatum(name)};
-	bool		taken;
+	Oid types[1] = {TEXTOID};
+	Datum values[1] = {CStringGetTextDatum(name)};
+	bool taken;
 
 	if (name[0] == '\0' || name[0] == '_' || strncmp(name, "pg_", 3) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_NAME),
-				 errmsg("\"%s\" cannot be the name of a %s", name, kind),
-				 errhint("Names must not be empty nor begin with \"_\" or \"pg_\".")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_NAME),
+						errmsg("\"%s\" cannot be the name of a %s", name, kind),
+						errhint("Names must not be empty nor begin with \"_\" or \"pg_\".")));
 	if (strlen(name) >= NAMEDATALEN)
 		ereport(ERROR,
 				(errcode(ERRCODE_NAME_TOO_LONG),
 				 errmsg("the name of a %s can have at most %d bytes", kind, NAMEDATALEN - 1)));
 	if (strcmp(name, DETECT_BATCH) == 0)
 		ereport(ERROR,
-				(errcode(ERRCODE_RESERVED_NAME),
-				 errmsg("the name \"%s\" is reserved", name)));
+				(errcode(ERRCODE_RESERVED_NAME), errmsg("the name \"%s\" is reserved", name)));
 
 	SPI_connect();
 	taken = catalog_execute("SELECT FROM detect._stream WHERE name = $1 "
@@ -44,8 +42,7 @@ definition_check_name(const char *kind, const char *name)
 							1, types, values, NULL) > 0;
 	SPI_finish();
 	if (taken)
-		ereport(ERROR,
-				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("a stream or rollup named \"%s\" already exists", name),
-				 errhint("Names of streams and rollups are unique in the database.")));
+		ereport(ERROR, (errcode(ERRCODE_DUPLICATE_OBJECT),
+						errmsg("a stream or rollup named \"%s\" already exists", name),
+						errhint("Names of streams and rollups are unique in the database.")));
 }

@@ -15,11 +15,11 @@
 #include "miscadmin.h"
 #include "utils/guc.h"
 
-int			detect_max_batch_rows = 50000;	/* elements in one commit */
-int			detect_max_batch_kilobytes = 16384; /* payload in one commit */
-int			detect_max_streams = 64;	/* slots in shared memory */
-int			detect_retry_interval_ms = 1000;	/* first back-off */
-bool		detect_superuser_streams = false;	/* may a superuser own one? */
+int detect_max_batch_rows = 50000;		/* elements in one commit */
+int detect_max_batch_kilobytes = 16384; /* payload in one commit */
+int detect_max_streams = 64;			/* slots in shared memory */
+int detect_retry_interval_ms = 1000;	/* first back-off */
+bool detect_superuser_streams = false;	/* may a superuser own one? */
 
 /*
  * Define the settings.  The caller is _PG_init.
@@ -27,46 +27,30 @@ bool		detect_superuser_streams = false;	/* may a superuser own one? */
 void
 settings_define(void)
 {
-	DefineCustomIntVariable("detect.max_batch_rows",
-							"Sets the greatest number of elements that one commit applies.",
-							NULL,
-							&detect_max_batch_rows,
-							50000, 1, 10000000,
-							PGC_SIGHUP, 0,
-							NULL, NULL, NULL);
+	DefineCustomIntVariable(
+		"detect.max_batch_rows", "Sets the greatest number of elements that one commit applies.",
+		NULL, &detect_max_batch_rows, 50000, 1, 10000000, PGC_SIGHUP, 0, NULL, NULL, NULL);
 
 	DefineCustomIntVariable("detect.max_batch_size",
-							"Sets the greatest amount of payload that one commit stages.",
-							NULL,
-							&detect_max_batch_kilobytes,
-							16384, 64, 1024 * 1024,
-							PGC_SIGHUP, GUC_UNIT_KB,
-							NULL, NULL, NULL);
+							"Sets the greatest amount of payload that one commit stages.", NULL,
+							&detect_max_batch_kilobytes, 16384, 64, 1024 * 1024, PGC_SIGHUP,
+							GUC_UNIT_KB, NULL, NULL, NULL);
 
 	if (process_shared_preload_libraries_in_progress)
-		DefineCustomIntVariable("detect.max_streams",
-								"Sets the number of streams that can run in all databases together.",
-								NULL,
-								&detect_max_streams,
-								64, 1, 10000,
-								PGC_POSTMASTER, 0,
-								NULL, NULL, NULL);
+		DefineCustomIntVariable(
+			"detect.max_streams",
+			"Sets the number of streams that can run in all databases together.", NULL,
+			&detect_max_streams, 64, 1, 10000, PGC_POSTMASTER, 0, NULL, NULL, NULL);
 
-	DefineCustomIntVariable("detect.retry_interval",
-							"Sets the time before a failed worker or batch is tried again.",
-							"It doubles with each failure in a row, up to one minute.",
-							&detect_retry_interval_ms,
-							1000, 10, 60000,
-							PGC_SIGHUP, GUC_UNIT_MS,
-							NULL, NULL, NULL);
+	DefineCustomIntVariable(
+		"detect.retry_interval", "Sets the time before a failed worker or batch is tried again.",
+		"It doubles with each failure in a row, up to one minute.", &detect_retry_interval_ms, 1000,
+		10, 60000, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 
-	DefineCustomBoolVariable("detect.superuser_streams",
-							 "Allows superusers to own streams.",
-							 "A worker runs other people's triggers and functions as the owner of its stream.",
-							 &detect_superuser_streams,
-							 false,
-							 PGC_SUSET, 0,
-							 NULL, NULL, NULL);
+	DefineCustomBoolVariable(
+		"detect.superuser_streams", "Allows superusers to own streams.",
+		"A worker runs other people's triggers and functions as the owner of its stream.",
+		&detect_superuser_streams, false, PGC_SUSET, 0, NULL, NULL, NULL);
 
 	MarkGUCPrefixReserved("detect");
 }

@@ -41,9 +41,8 @@ static const struct
 {
 	const char *name;
 	ColumnSource source;
-	Oid			type;
-}			reserved_columns[] =
-{
+	Oid type;
+} reserved_columns[] = {
 	{"kafka_topic", COLUMN_KAFKA_TOPIC, TEXTOID},
 	{"kafka_partition", COLUMN_KAFKA_PARTITION, INT4OID},
 	{"kafka_offset", COLUMN_KAFKA_OFFSET, INT8OID},
@@ -78,13 +77,13 @@ stream_column_source(const char *name, Oid *reserved_type)
 static List *
 text_array_to_list(Datum array)
 {
-	Datum	   *elements;
-	bool	   *nulls;
-	int			count;
-	List	   *result = NIL;
+	Datum *elements;
+	bool *nulls;
+	int count;
+	List *result = NIL;
 
-	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT,
-					  &elements, &nulls, &count);
+	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT, &elements,
+					  &nulls, &count);
 	for (int i = 0; i < count; i++)
 		result = lappend(result, TextDatumGetCString(elements[i]));
 	return result;
@@ -95,8 +94,8 @@ static char *
 column_path(const char *name, List *field_columns, List *field_paths)
 {
 	StringInfoData path;
-	ListCell   *column;
-	ListCell   *value;
+	ListCell *column;
+	ListCell *value;
 
 	forboth(column, field_columns, value, field_paths)
 	{
@@ -124,8 +123,8 @@ column_path(const char *name, List *field_columns, List *field_paths)
 static void
 stream_load_columns(Stream *stream, List *field_columns, List *field_paths)
 {
-	Relation	rel = table_open(stream->staging_table, AccessShareLock);
-	TupleDesc	tupdesc = RelationGetDescr(rel);
+	Relation rel = table_open(stream->staging_table, AccessShareLock);
+	TupleDesc tupdesc = RelationGetDescr(rel);
 
 	stream->natts = tupdesc->natts;
 	stream->columns = palloc0(tupdesc->natts * sizeof(StreamColumn));
@@ -133,7 +132,7 @@ stream_load_columns(Stream *stream, List *field_columns, List *field_paths)
 	{
 		Form_pg_attribute attribute = TupleDescAttr(tupdesc, i);
 		StreamColumn *column = &stream->columns[stream->ncolumns];
-		Oid			reserved_type;
+		Oid reserved_type;
 
 		if (attribute->attisdropped)
 			continue;
@@ -158,13 +157,15 @@ stream_load_columns(Stream *stream, List *field_columns, List *field_paths)
 static Oid
 stream_object(const char *schema, const char *name)
 {
-	Oid			relid = get_relname_relid(name, get_namespace_oid(schema, false));
+	Oid relid = get_relname_relid(name, get_namespace_oid(schema, false));
 
 	if (!OidIsValid(relid))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation \"%s.%s\" of stream \"%s\" does not exist", schema, name, name),
-				 errhint("Drop the stream with detect.drop_stream and create it again; its events stay.")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_UNDEFINED_TABLE),
+			 errmsg("relation \"%s.%s\" of stream \"%s\" does not exist", schema, name, name),
+			 errhint(
+				 "Drop the stream with detect.drop_stream and create it again; its events stay.")));
 	return relid;
 }
 
@@ -172,8 +173,8 @@ stream_object(const char *schema, const char *name)
 static Oid
 relation_owner(Oid relid)
 {
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	Oid			owner;
+	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid owner;
 
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "cache lookup failed for relation %u", relid);
@@ -204,9 +205,9 @@ copy_string(const char *string)
 static Interval *
 row_interval(int column)
 {
-	bool		isnull;
-	Datum		datum = row_datum(column, &isnull);
-	Interval   *copy;
+	bool isnull;
+	Datum datum = row_datum(column, &isnull);
+	Interval *copy;
 
 	if (isnull)
 		return NULL;
@@ -219,10 +220,10 @@ row_interval(int column)
 static Stream *
 stream_from_row(void)
 {
-	Stream	   *stream = palloc0(sizeof(Stream));
-	List	   *field_columns;
-	List	   *field_paths;
-	bool		isnull;
+	Stream *stream = palloc0(sizeof(Stream));
+	List *field_columns;
+	List *field_paths;
+	bool isnull;
 
 	stream->id = DatumGetInt32(row_datum(1, &isnull));
 	stream->name = copy_string(row_text(2));
@@ -253,10 +254,10 @@ static Stream *
 stream_find(const char *condition, Oid type, Datum value)
 {
 	MemoryContext caller_context = CurrentMemoryContext;
-	Stream	   *stream = NULL;
-	Oid			types[3] = {type, INT8OID, INT8OID};
-	Datum		values[3];
-	char	   *sql;
+	Stream *stream = NULL;
+	Oid types[3] = {type, INT8OID, INT8OID};
+	Datum values[3];
+	char *sql;
 
 	values[0] = value;
 	values[1] = Int64GetDatum((int64) GetSystemIdentifier());
@@ -269,7 +270,8 @@ stream_find(const char *condition, Oid type, Datum value)
 				   "key, event_time, events_columns, start, consumers, "
 				   "partition_interval, retention, paused, paused_reason, "
 				   "home_system = $2 AND home_database = $3 "
-				   "FROM detect._stream WHERE %s", condition);
+				   "FROM detect._stream WHERE %s",
+				   condition);
 	if (catalog_execute(sql, 3, types, values, NULL) > 0)
 	{
 		MemoryContext spi_context = MemoryContextSwitchTo(caller_context);
@@ -288,12 +290,11 @@ stream_find(const char *condition, Oid type, Datum value)
 Stream *
 stream_load(const char *name, bool missing_ok)
 {
-	Stream	   *stream = stream_find("name = $1", TEXTOID, CStringGetTextDatum(name));
+	Stream *stream = stream_find("name = $1", TEXTOID, CStringGetTextDatum(name));
 
 	if (stream == NULL && !missing_ok)
 		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("stream \"%s\" does not exist", name),
+				(errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("stream \"%s\" does not exist", name),
 				 errhint("See the view detect.stream.")));
 	return stream;
 }
@@ -304,7 +305,7 @@ stream_load(const char *name, bool missing_ok)
 Stream *
 stream_load_by_id(int32 stream_id, bool missing_ok)
 {
-	Stream	   *stream = stream_find("stream_id = $1", INT4OID, Int32GetDatum(stream_id));
+	Stream *stream = stream_find("stream_id = $1", INT4OID, Int32GetDatum(stream_id));
 
 	if (stream == NULL && !missing_ok)
 		elog(ERROR, "stream %d does not exist", stream_id);
@@ -326,7 +327,7 @@ stream_load_by_events_table(Oid events_table)
 void
 stream_check_objects(const Stream *stream)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
 	if (get_rel_name(stream->events_table) == NULL)
 		ereport(ERROR,
@@ -336,11 +337,14 @@ stream_check_objects(const Stream *stream)
 	foreach(cell, stream->events_columns)
 	{
 		if (get_attnum(stream->events_table, lfirst(cell)) == InvalidAttrNumber)
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_COLUMN),
-					 errmsg("column \"%s\" of table \"%s\", which stream \"%s\" fills, does not exist any more",
-							(char *) lfirst(cell), get_rel_name(stream->events_table), stream->name),
-					 errhint("Add or rename the column, or drop the stream and create it again; its events stay.")));
+			ereport(
+				ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg(
+					 "column \"%s\" of table \"%s\", which stream \"%s\" fills, does not exist any more",
+					 (char *) lfirst(cell), get_rel_name(stream->events_table), stream->name),
+				 errhint(
+					 "Add or rename the column, or drop the stream and create it again; its events stay.")));
 	}
 }
 
@@ -351,10 +355,10 @@ stream_check_objects(const Stream *stream)
 int32
 stream_number(const char *name, Oid *events_table)
 {
-	Oid			types[1] = {TEXTOID};
-	Datum		values[1] = {CStringGetTextDatum(name)};
-	int32		stream_id = 0;
-	bool		isnull;
+	Oid types[1] = {TEXTOID};
+	Datum values[1] = {CStringGetTextDatum(name)};
+	int32 stream_id = 0;
+	bool isnull;
 
 	SPI_connect();
 	if (catalog_execute("SELECT stream_id, events_table::oid FROM detect._stream WHERE name = $1",
@@ -383,9 +387,8 @@ void
 stream_check_owner(const Stream *stream)
 {
 	if (!has_privs_of_role(GetUserId(), stream->owner))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("must be owner of stream \"%s\"", stream->name)));
+		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+						errmsg("must be owner of stream \"%s\"", stream->name)));
 }
 
 /*
@@ -395,9 +398,9 @@ stream_check_owner(const Stream *stream)
 void
 stream_set_paused(int32 stream_id, const char *reason, const char *remedy)
 {
-	Oid			types[4] = {INT4OID, TEXTOID, TEXTOID, TEXTOID};
-	Datum		values[4];
-	char		nulls[4] = {' ', ' ', ' ', ' '};
+	Oid types[4] = {INT4OID, TEXTOID, TEXTOID, TEXTOID};
+	Datum values[4];
+	char nulls[4] = {' ', ' ', ' ', ' '};
 
 	values[0] = Int32GetDatum(stream_id);
 	values[1] = reason ? CStringGetTextDatum(reason) : (Datum) 0;

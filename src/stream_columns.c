@@ -44,12 +44,11 @@ refuse_columns(void)
 static void
 check_reserved_type(const char *name, Oid type)
 {
-	Oid			reserved_type;
+	Oid reserved_type;
 
 	if (stream_column_source(name, &reserved_type) == COLUMN_ORDINAL)
 		ereport(ERROR,
-				(errcode(ERRCODE_RESERVED_NAME),
-				 errmsg("column name \"%s\" is reserved", name),
+				(errcode(ERRCODE_RESERVED_NAME), errmsg("column name \"%s\" is reserved", name),
 				 errhint("Choose another name.")));
 	if (OidIsValid(reserved_type) && reserved_type != type)
 		ereport(ERROR,
@@ -63,17 +62,17 @@ check_reserved_type(const char *name, Oid type)
 static void
 check_column(ColumnDef *column)
 {
-	Oid			type;
-	int32		typmod;
+	Oid type;
+	int32 typmod;
 
-	if (column->constraints || column->collClause || column->fdwoptions ||
-		column->compression || column->typeName->setof)
+	if (column->constraints || column->collClause || column->fdwoptions || column->compression ||
+		column->typeName->setof)
 		refuse_columns();
 	typenameTypeIdAndMod(NULL, column->typeName, &type, &typmod);
 	if (get_typtype(type) == TYPTYPE_PSEUDO)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
-				 errmsg("column \"%s\" cannot be of type %s", column->colname, format_type_be(type))));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+						errmsg("column \"%s\" cannot be of type %s", column->colname,
+							   format_type_be(type))));
 	check_reserved_type(column->colname, type);
 	column->typeName = makeTypeNameFromOid(type, typmod);
 }
@@ -85,24 +84,22 @@ check_column(ColumnDef *column)
 List *
 stream_columns_parse(const char *columns)
 {
-	char	   *sql = psprintf(COLUMNS_PREFIX "%s\n)", columns);
-	ParsedText	parsed = {.what = "columns", .text = columns, .offset = strlen(COLUMNS_PREFIX)};
+	char *sql = psprintf(COLUMNS_PREFIX "%s\n)", columns);
+	ParsedText parsed = {.what = "columns", .text = columns, .offset = strlen(COLUMNS_PREFIX)};
 	ErrorContextCallback callback = {error_context_stack, parsed_text_error, &parsed};
-	List	   *statements;
+	List *statements;
 	CreateStmt *create;
-	ListCell   *cell;
+	ListCell *cell;
 
 	error_context_stack = &callback;
 	statements = raw_parser(sql, RAW_PARSE_DEFAULT);
 	error_context_stack = callback.previous;
 
-	if (list_length(statements) != 1 ||
-		!IsA(linitial_node(RawStmt, statements)->stmt, CreateStmt))
+	if (list_length(statements) != 1 || !IsA(linitial_node(RawStmt, statements)->stmt, CreateStmt))
 		refuse_columns();
 	create = (CreateStmt *) linitial_node(RawStmt, statements)->stmt;
-	if (create->tableElts == NIL || create->inhRelations || create->partspec ||
-		create->options || create->constraints || create->ofTypename ||
-		create->accessMethod || create->tablespacename)
+	if (create->tableElts == NIL || create->inhRelations || create->partspec || create->options ||
+		create->constraints || create->ofTypename || create->accessMethod || create->tablespacename)
 		refuse_columns();
 	foreach(cell, create->tableElts)
 	{
@@ -120,9 +117,9 @@ stream_columns_parse(const char *columns)
 List *
 stream_columns_default(Oid events_table)
 {
-	Relation	rel = table_open(events_table, AccessShareLock);
-	TupleDesc	tupdesc = RelationGetDescr(rel);
-	List	   *result = NIL;
+	Relation rel = table_open(events_table, AccessShareLock);
+	TupleDesc tupdesc = RelationGetDescr(rel);
+	List *result = NIL;
 
 	for (int i = 0; i < tupdesc->natts; i++)
 	{
@@ -147,13 +144,13 @@ stream_columns_create_table(const char *name, List *column_defs, Oid owner)
 {
 	CreateStmt *create = makeNode(CreateStmt);
 	ObjectAddress table;
-	Oid			saved_user;
-	int			saved_context;
+	Oid saved_user;
+	int saved_context;
 
 	create->relation = makeRangeVar(pstrdup(DETECT_STAGING_SCHEMA), pstrdup(name), -1);
 	create->oncommit = ONCOMMIT_NOOP;
-	create->tableElts = lappend(list_copy(column_defs),
-								makeColumnDef(DETECT_ORDINAL, INT8OID, -1, InvalidOid));
+	create->tableElts =
+		lappend(list_copy(column_defs), makeColumnDef(DETECT_ORDINAL, INT8OID, -1, InvalidOid));
 
 	GetUserIdAndSecContext(&saved_user, &saved_context);
 	SetUserIdAndSecContext(catalog_owner(), saved_context | SECURITY_LOCAL_USERID_CHANGE);

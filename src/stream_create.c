@@ -56,18 +56,17 @@ check_fields(Jsonb *fields, Oid staging_table)
 {
 	JsonbIterator *it;
 	JsonbIteratorToken token;
-	JsonbValue	value;
+	JsonbValue value;
 
 	if (!JB_ROOT_IS_OBJECT(fields))
 		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("fields must be a JSON object"),
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("fields must be a JSON object"),
 				 errhint("For example: fields => '{\"lon\": \"$.pos.lon\"}'")));
 	it = JsonbIteratorInit(&fields->root);
 	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
 	{
-		char	   *name;
-		Oid			reserved_type;
+		char *name;
+		Oid reserved_type;
 
 		if (token != WJB_KEY)
 			continue;
@@ -88,9 +87,8 @@ check_fields(Jsonb *fields, Oid staging_table)
 		}
 		(void) JsonbIteratorNext(&it, &value, true);
 		if (value.type != jbvString)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("the path of column \"%s\" in fields is not a string", name)));
+			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+							errmsg("the path of column \"%s\" in fields is not a string", name)));
 		decode_check_path(pnstrdup(value.val.string.val, value.val.string.len));
 	}
 }
@@ -99,14 +97,14 @@ check_fields(Jsonb *fields, Oid staging_table)
 static void
 check_not_null_columns(Oid events_table, List *events_columns)
 {
-	Relation	rel = relation_open(events_table, AccessShareLock);
-	TupleDesc	tupdesc = RelationGetDescr(rel);
+	Relation rel = relation_open(events_table, AccessShareLock);
+	TupleDesc tupdesc = RelationGetDescr(rel);
 
 	for (int i = 0; i < tupdesc->natts; i++)
 	{
 		Form_pg_attribute attribute = TupleDescAttr(tupdesc, i);
-		bool		filled = false;
-		ListCell   *cell;
+		bool filled = false;
+		ListCell *cell;
 
 		if (attribute->attisdropped || !attribute->attnotnull || attribute->atthasdef ||
 			attribute->attidentity || attribute->attgenerated)
@@ -114,11 +112,10 @@ check_not_null_columns(Oid events_table, List *events_columns)
 		foreach(cell, events_columns)
 			filled = filled || strcmp(lfirst(cell), NameStr(attribute->attname)) == 0;
 		if (!filled)
-			ereport(ERROR,
-					(errcode(ERRCODE_NOT_NULL_VIOLATION),
-					 errmsg("nothing fills column \"%s\" of table \"%s\", which is NOT NULL",
-							NameStr(attribute->attname), RelationGetRelationName(rel)),
-					 errhint("Add it to columns or to the query, or give it a default.")));
+			ereport(ERROR, (errcode(ERRCODE_NOT_NULL_VIOLATION),
+							errmsg("nothing fills column \"%s\" of table \"%s\", which is NOT NULL",
+								   NameStr(attribute->attname), RelationGetRelationName(rel)),
+							errhint("Add it to columns or to the query, or give it a default.")));
 	}
 	relation_close(rel, AccessShareLock);
 }
@@ -128,38 +125,43 @@ check_not_null_columns(Oid events_table, List *events_columns)
 static void
 check_handed_on(const Stream *stream)
 {
-	List	   *names = list_copy(stream->key);
-	ListCell   *cell;
+	List *names = list_copy(stream->key);
+	ListCell *cell;
 
 	if (stream->event_time)
 		names = lappend(names, stream->event_time);
 	foreach(cell, names)
 	{
 		const char *name = lfirst(cell);
-		AttrNumber	staged = get_attnum(stream->staging_table, name);
-		Oid			type = get_atttype(stream->events_table, get_attnum(stream->events_table, name));
-		bool		is_handed_on = false;
-		ListCell   *column;
+		AttrNumber staged = get_attnum(stream->staging_table, name);
+		Oid type = get_atttype(stream->events_table, get_attnum(stream->events_table, name));
+		bool is_handed_on = false;
+		ListCell *column;
 
 		if (staged == InvalidAttrNumber)
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_COLUMN),
-					 errmsg("stream \"%s\" has no column \"%s\" for the event time", stream->name, name),
+					 errmsg("stream \"%s\" has no column \"%s\" for the event time", stream->name,
+							name),
 					 errhint("Add the column to columns: it is looked at before the query runs.")));
 		if (get_atttype(stream->staging_table, staged) != type)
-			ereport(ERROR,
-					(errcode(ERRCODE_DATATYPE_MISMATCH),
-					 errmsg("event time \"%s\" has type %s in stream \"%s\", but type %s in events table \"%s\"",
-							name, format_type_be(get_atttype(stream->staging_table, staged)), stream->name,
-							format_type_be(type), get_rel_name(stream->events_table)),
-					 errhint("Change the type in one of them.")));
+			ereport(
+				ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg(
+					 "event time \"%s\" has type %s in stream \"%s\", but type %s in events table \"%s\"",
+					 name, format_type_be(get_atttype(stream->staging_table, staged)), stream->name,
+					 format_type_be(type), get_rel_name(stream->events_table)),
+				 errhint("Change the type in one of them.")));
 		foreach(column, stream->events_columns)
 			is_handed_on = is_handed_on || strcmp(lfirst(column), name) == 0;
 		if (!is_handed_on)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("the query of stream \"%s\" does not hand on column \"%s\"", stream->name, name),
-					 errhint("Let the query output the columns of key and event_time as they are.")));
+			ereport(
+				ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the query of stream \"%s\" does not hand on column \"%s\"", stream->name,
+						name),
+				 errhint("Let the query output the columns of key and event_time as they are.")));
 	}
 }
 
@@ -167,13 +169,13 @@ check_handed_on(const Stream *stream)
 static List *
 same_named_columns(List *column_defs, Oid events_table)
 {
-	List	   *names = NIL;
-	ListCell   *cell;
+	List *names = NIL;
+	ListCell *cell;
 
 	foreach(cell, column_defs)
 	{
-		char	   *name = lfirst_node(ColumnDef, cell)->colname;
-		AttrNumber	attnum = get_attnum(events_table, name);
+		char *name = lfirst_node(ColumnDef, cell)->colname;
+		AttrNumber attnum = get_attnum(events_table, name);
 
 		if (attnum != InvalidAttrNumber && !get_attgenerated(events_table, attnum))
 			names = lappend(names, name);
@@ -184,9 +186,9 @@ same_named_columns(List *column_defs, Oid events_table)
 static Datum
 list_to_text_array(List *names)
 {
-	Datum	   *elements = palloc(Max(list_length(names), 1) * sizeof(Datum));
-	ListCell   *cell;
-	int			count = 0;
+	Datum *elements = palloc(Max(list_length(names), 1) * sizeof(Datum));
+	ListCell *cell;
+	int count = 0;
 
 	foreach(cell, names)
 		elements[count++] = CStringGetTextDatum(lfirst(cell));
@@ -197,11 +199,11 @@ list_to_text_array(List *names)
 static void
 insert_stream(const Stream *stream, Jsonb *fields)
 {
-	Oid			types[17] = {INT4OID, TEXTOID, TEXTOID, TEXTOID, REGCLASSOID, JSONBOID, TEXTARRAYOID,
-		TEXTOID, TEXTARRAYOID, TEXTOID, INT4OID, INTERVALOID, INTERVALOID, TEXTOID, INT8OID, INT8OID,
-		BOOLOID};
-	Datum		values[17] = {0};
-	char		nulls[17];
+	Oid types[17] = {INT4OID,	   TEXTOID, TEXTOID,	  TEXTOID, REGCLASSOID, JSONBOID,
+					 TEXTARRAYOID, TEXTOID, TEXTARRAYOID, TEXTOID, INT4OID,		INTERVALOID,
+					 INTERVALOID,  TEXTOID, INT8OID,	  INT8OID, BOOLOID};
+	Datum values[17] = {0};
+	char nulls[17];
 
 	memset(nulls, ' ', sizeof(nulls));
 	values[0] = Int32GetDatum(stream->id);
@@ -237,9 +239,10 @@ insert_stream(const Stream *stream, Jsonb *fields)
 	values[16] = BoolGetDatum(false);
 
 	SPI_connect();
-	catalog_execute("INSERT INTO detect._stream VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, "
-					"$12, $13, $17, NULL, NULL, $14, now(), $15, $16)",
-					17, types, values, nulls);
+	catalog_execute(
+		"INSERT INTO detect._stream VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, "
+		"$12, $13, $17, NULL, NULL, $14, now(), $15, $16)",
+		17, types, values, nulls);
 	SPI_finish();
 }
 
@@ -247,14 +250,18 @@ insert_stream(const Stream *stream, Jsonb *fields)
 static void
 create_triggers(const Stream *stream)
 {
-	char	   *staging = quote_qualified_identifier(DETECT_STAGING_SCHEMA, stream->name);
-	char	   *events = quote_qualified_identifier(get_namespace_name(get_rel_namespace(stream->events_table)),
-												   get_rel_name(stream->events_table));
+	char *staging = quote_qualified_identifier(DETECT_STAGING_SCHEMA, stream->name);
+	char *events =
+		quote_qualified_identifier(get_namespace_name(get_rel_namespace(stream->events_table)),
+								   get_rel_name(stream->events_table));
 	const char *commands[] = {
 		psprintf("CREATE TRIGGER _detect_staged AFTER INSERT ON %s "
-				 "FOR EACH STATEMENT EXECUTE FUNCTION detect._staged()", staging),
-		psprintf("CREATE TRIGGER _detect_accepted AFTER INSERT ON %s REFERENCING NEW TABLE AS _detect_new "
-				 "FOR EACH STATEMENT EXECUTE FUNCTION detect._accepted()", events),
+				 "FOR EACH STATEMENT EXECUTE FUNCTION detect._staged()",
+				 staging),
+		psprintf(
+			"CREATE TRIGGER _detect_accepted AFTER INSERT ON %s REFERENCING NEW TABLE AS _detect_new "
+			"FOR EACH STATEMENT EXECUTE FUNCTION detect._accepted()",
+			events),
 		psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER _detect_accepted", events),
 	};
 
@@ -300,19 +307,20 @@ stream_record_dependencies(const Stream *stream)
 Datum
 detect_create_stream(PG_FUNCTION_ARGS)
 {
-	Stream	   *stream;
-	List	   *columns;
-	Jsonb	   *fields;
-	Query	   *query;
-	char	   *query_text = arg_text(fcinfo, ARG_QUERY);
+	Stream *stream;
+	List *columns;
+	Jsonb *fields;
+	Query *query;
+	char *query_text = arg_text(fcinfo, ARG_QUERY);
 
 	launcher_require();
 	stream_check_caller();
 	stream = stream_from_arguments(fcinfo);
-	columns = PG_ARGISNULL(ARG_COLUMNS) ? stream_columns_default(stream->events_table) :
-		stream_columns_parse(arg_text(fcinfo, ARG_COLUMNS));
-	fields = PG_ARGISNULL(ARG_FIELDS) ?
-		DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("{}"))) : PG_GETARG_JSONB_P(ARG_FIELDS);
+	columns = PG_ARGISNULL(ARG_COLUMNS) ? stream_columns_default(stream->events_table)
+										: stream_columns_parse(arg_text(fcinfo, ARG_COLUMNS));
+	fields = PG_ARGISNULL(ARG_FIELDS)
+				 ? DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")))
+				 : PG_GETARG_JSONB_P(ARG_FIELDS);
 
 	stream->staging_table = stream_columns_create_table(stream->name, columns, stream->owner);
 	check_fields(fields, stream->staging_table);
@@ -320,8 +328,8 @@ detect_create_stream(PG_FUNCTION_ARGS)
 		query_text = stream_query_default(same_named_columns(columns, stream->events_table));
 	query = stream_query_parse(query_text, stream->name, stream->staging_table,
 							   get_attnum(stream->staging_table, DETECT_ORDINAL));
-	stream->events_columns = stream_query_events_columns(query, stream->events_table,
-														 stream->staging_table);
+	stream->events_columns =
+		stream_query_events_columns(query, stream->events_table, stream->staging_table);
 	stream->query_view = query_view_create(stream->name, query, stream->owner);
 	check_not_null_columns(stream->events_table, stream->events_columns);
 
@@ -348,7 +356,8 @@ drop_object(Oid classid, Oid objectid)
 	if (!OidIsValid(objectid))
 		return;
 	ObjectAddressSet(object, classid, objectid);
-	performDeletion(&object, DROP_RESTRICT, PERFORM_DELETION_SKIP_EXTENSIONS | PERFORM_DELETION_INTERNAL);
+	performDeletion(&object, DROP_RESTRICT,
+					PERFORM_DELETION_SKIP_EXTENSIONS | PERFORM_DELETION_INTERNAL);
 	CommandCounterIncrement();
 }
 
@@ -368,14 +377,14 @@ stream_drop_trigger(Oid events_table)
 void
 stream_forget(int32 stream_id)
 {
-	Oid			types[1] = {INT4OID};
-	Datum		values[1] = {Int32GetDatum(stream_id)};
+	Oid types[1] = {INT4OID};
+	Datum values[1] = {Int32GetDatum(stream_id)};
 	const char *tables[] = {"_stream", "_applied_progress", "_staged_progress", "_dead_letter"};
 
 	SPI_connect();
 	for (int i = 0; i < lengthof(tables); i++)
-		catalog_execute(psprintf("DELETE FROM detect.%s WHERE stream_id = $1", tables[i]),
-						1, types, values, NULL);
+		catalog_execute(psprintf("DELETE FROM detect.%s WHERE stream_id = $1", tables[i]), 1, types,
+						values, NULL);
 	SPI_finish();
 	staging_table_drop(stream_id);
 	stream_changed();
@@ -386,15 +395,13 @@ stream_forget(int32 stream_id)
 static void
 check_may_drop(const char *name, Oid events_table)
 {
-	Oid			owned = get_relname_relid(name, get_namespace_oid(DETECT_QUERY_SCHEMA, false));
+	Oid owned = get_relname_relid(name, get_namespace_oid(DETECT_QUERY_SCHEMA, false));
 
 	if (!OidIsValid(owned))
 		owned = events_table;
-	if (!superuser() &&
-		(get_rel_name(owned) == NULL || !compat_owns_relation(owned, GetUserId())))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("must be owner of stream \"%s\"", name)));
+	if (!superuser() && (get_rel_name(owned) == NULL || !compat_owns_relation(owned, GetUserId())))
+		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+						errmsg("must be owner of stream \"%s\"", name)));
 }
 
 /*
@@ -404,16 +411,15 @@ check_may_drop(const char *name, Oid events_table)
 Datum
 detect_drop_stream(PG_FUNCTION_ARGS)
 {
-	char	   *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	bool		if_exists = PG_GETARG_BOOL(1);
-	Oid			events_table;
-	int32		stream_id = stream_number(name, &events_table);
+	char *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	bool if_exists = PG_GETARG_BOOL(1);
+	Oid events_table;
+	int32 stream_id = stream_number(name, &events_table);
 
 	if (stream_id == 0)
 	{
-		(void) stream_load(name, if_exists);	/* raises the error */
-		ereport(NOTICE,
-				(errmsg("stream \"%s\" does not exist, skipping", name)));
+		(void) stream_load(name, if_exists); /* raises the error */
+		ereport(NOTICE, (errmsg("stream \"%s\" does not exist, skipping", name)));
 		PG_RETURN_VOID();
 	}
 	check_may_drop(name, events_table);
@@ -421,7 +427,9 @@ detect_drop_stream(PG_FUNCTION_ARGS)
 
 	stream_drop_trigger(events_table);
 	stream_forget(stream_id);
-	drop_object(RelationRelationId, get_relname_relid(name, get_namespace_oid(DETECT_QUERY_SCHEMA, false)));
-	drop_object(RelationRelationId, get_relname_relid(name, get_namespace_oid(DETECT_STAGING_SCHEMA, false)));
+	drop_object(RelationRelationId,
+				get_relname_relid(name, get_namespace_oid(DETECT_QUERY_SCHEMA, false)));
+	drop_object(RelationRelationId,
+				get_relname_relid(name, get_namespace_oid(DETECT_STAGING_SCHEMA, false)));
 	PG_RETURN_VOID();
 }

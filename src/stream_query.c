@@ -46,23 +46,23 @@
 /* How "batch" was found in the raw query. */
 typedef struct BatchSearch
 {
-	RangeVar   *top;			/* in the top FROM */
-	bool		top_is_nullable;
-	int			mentions;		/* anywhere */
+	RangeVar *top; /* in the top FROM */
+	bool top_is_nullable;
+	int mentions; /* anywhere */
 } BatchSearch;
 
 /* A search for system columns of the batch. */
 typedef struct SystemColumnSearch
 {
-	int			varno;
-	int			levels_up;
+	int varno;
+	int levels_up;
 } SystemColumnSearch;
 
 static bool
 is_batch(const Node *node)
 {
 	return IsA(node, RangeVar) && ((const RangeVar *) node)->schemaname == NULL &&
-		strcmp(((const RangeVar *) node)->relname, DETECT_BATCH) == 0;
+		   strcmp(((const RangeVar *) node)->relname, DETECT_BATCH) == 0;
 }
 
 /* Walker: count each mention of batch. */
@@ -80,7 +80,7 @@ count_batch(Node *node, void *context)
 static void
 find_batch(Node *item, bool nullable, BatchSearch *search)
 {
-	JoinExpr   *join;
+	JoinExpr *join;
 
 	if (is_batch(item))
 	{
@@ -90,10 +90,10 @@ find_batch(Node *item, bool nullable, BatchSearch *search)
 	if (!IsA(item, JoinExpr))
 		return;
 	join = (JoinExpr *) item;
-	find_batch(join->larg, nullable || join->jointype == JOIN_RIGHT ||
-			   join->jointype == JOIN_FULL, search);
-	find_batch(join->rarg, nullable || join->jointype == JOIN_LEFT ||
-			   join->jointype == JOIN_FULL, search);
+	find_batch(join->larg, nullable || join->jointype == JOIN_RIGHT || join->jointype == JOIN_FULL,
+			   search);
+	find_batch(join->rarg, nullable || join->jointype == JOIN_LEFT || join->jointype == JOIN_FULL,
+			   search);
 }
 
 /* Walker: does an expression use a system column of the batch? */
@@ -104,14 +104,14 @@ uses_system_column(Node *node, SystemColumnSearch *search)
 		return false;
 	if (IsA(node, Var))
 	{
-		Var		   *var = (Var *) node;
+		Var *var = (Var *) node;
 
 		return var->varno == search->varno && var->varattno < 0 &&
-			var->varlevelsup == search->levels_up;
+			   var->varlevelsup == search->levels_up;
 	}
 	if (IsA(node, Query))
 	{
-		bool		found;
+		bool found;
 
 		search->levels_up++;
 		found = query_tree_walker((Query *) node, uses_system_column, search, 0);
@@ -124,17 +124,16 @@ uses_system_column(Node *node, SystemColumnSearch *search)
 static void
 refuse_query(const char *what, const char *hint)
 {
-	ereport(ERROR,
-			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			 errmsg("the query of a stream cannot contain %s", what),
-			 errhint("%s", hint)));
+	ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					errmsg("the query of a stream cannot contain %s", what), errhint("%s", hint)));
 }
 
 /* Refuse whatever would break the row-by-row reading of the batch. */
 static void
 check_query_shape(Query *query, int batch_rtindex)
 {
-	const char *row_by_row = "Each element must become one row or none; aggregate in a rollup instead.";
+	const char *row_by_row =
+		"Each element must become one row or none; aggregate in a rollup instead.";
 	SystemColumnSearch search = {batch_rtindex, 0};
 
 	if (query->hasAggs || query->groupClause || query->groupingSets || query->havingQual)
@@ -154,23 +153,25 @@ check_query_shape(Query *query, int batch_rtindex)
 	if (query->hasModifyingCTE)
 		refuse_query("INSERT, UPDATE or DELETE", "Use a trigger on the events table.");
 	if (query_tree_walker(query, uses_system_column, &search, 0))
-		refuse_query("system columns of batch", "Elements are no stored rows: use columns of the stream.");
+		refuse_query("system columns of batch",
+					 "Elements are no stored rows: use columns of the stream.");
 }
 
 static void
 refuse_statement(void)
 {
-	ereport(ERROR,
-			(errcode(ERRCODE_SYNTAX_ERROR),
-			 errmsg("the query of a stream must be one SELECT"),
-			 errhint("For example: SELECT b.*, l.name AS location_name FROM batch b LEFT JOIN location l USING (location_id)")));
+	ereport(
+		ERROR,
+		(errcode(ERRCODE_SYNTAX_ERROR), errmsg("the query of a stream must be one SELECT"),
+		 errhint(
+			 "For example: SELECT b.*, l.name AS location_name FROM batch b LEFT JOIN location l USING (location_id)")));
 }
 
 /* A common table expression would take the name away. */
 static void
 refuse_with_batch(const WithClause *with)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
 	foreach(cell, with ? with->ctes : NIL)
 	{
@@ -187,7 +188,7 @@ void
 parsed_text_error(void *arg)
 {
 	const ParsedText *parsed = arg;
-	int			position = geterrposition();
+	int position = geterrposition();
 
 	if (position > 0)
 	{
@@ -202,13 +203,12 @@ parsed_text_error(void *arg)
 static RawStmt *
 parse_raw_query(const char *text, BatchSearch *search)
 {
-	List	   *statements = raw_parser(text, RAW_PARSE_DEFAULT);
-	RawStmt    *raw;
+	List *statements = raw_parser(text, RAW_PARSE_DEFAULT);
+	RawStmt *raw;
 	SelectStmt *select;
-	ListCell   *cell;
+	ListCell *cell;
 
-	if (list_length(statements) != 1 ||
-		!IsA(linitial_node(RawStmt, statements)->stmt, SelectStmt))
+	if (list_length(statements) != 1 || !IsA(linitial_node(RawStmt, statements)->stmt, SelectStmt))
 		refuse_statement();
 	raw = linitial_node(RawStmt, statements);
 	select = (SelectStmt *) raw->stmt;
@@ -222,16 +222,17 @@ parse_raw_query(const char *text, BatchSearch *search)
 	foreach(cell, select->fromClause)
 		find_batch(lfirst(cell), false, search);
 	if (search->top == NULL || search->mentions != 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("the query of a stream must name \"batch\" exactly once, in its own FROM clause"),
-				 errdetail("It is named %d times, %s in that place.", search->mentions,
-						   search->top ? "once" : "never")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg(
+				 "the query of a stream must name \"batch\" exactly once, in its own FROM clause"),
+			 errdetail("It is named %d times, %s in that place.", search->mentions,
+					   search->top ? "once" : "never")));
 	if (search->top_is_nullable)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("\"batch\" is on the nullable side of an outer join"),
-				 errhint("Write FROM batch b LEFT JOIN … instead.")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("\"batch\" is on the nullable side of an outer join"),
+						errhint("Write FROM batch b LEFT JOIN … instead.")));
 	return raw;
 }
 
@@ -239,9 +240,9 @@ parse_raw_query(const char *text, BatchSearch *search)
 static void
 add_ordinal(Query *query, int batch_rtindex, AttrNumber ordinal_attnum)
 {
-	Var		   *ordinal = makeVar(batch_rtindex, ordinal_attnum, INT8OID, -1, InvalidOid, 0);
+	Var *ordinal = makeVar(batch_rtindex, ordinal_attnum, INT8OID, -1, InvalidOid, 0);
 	RangeTblEntry *batch = rt_fetch(batch_rtindex, query->rtable);
-	ListCell   *cell;
+	ListCell *cell;
 
 	foreach(cell, query->targetList)
 	{
@@ -253,9 +254,9 @@ add_ordinal(Query *query, int batch_rtindex, AttrNumber ordinal_attnum)
 			return;
 		}
 	}
-	query->targetList = lappend(query->targetList,
-								makeTargetEntry((Expr *) ordinal, list_length(query->targetList) + 1,
-												pstrdup(DETECT_ORDINAL), false));
+	query->targetList = lappend(
+		query->targetList, makeTargetEntry((Expr *) ordinal, list_length(query->targetList) + 1,
+										   pstrdup(DETECT_ORDINAL), false));
 	compat_select_column(query, batch, ordinal_attnum);
 }
 
@@ -265,16 +266,16 @@ add_ordinal(Query *query, int batch_rtindex, AttrNumber ordinal_attnum)
  * that says what to change when the query can't be one of a stream.
  */
 Query *
-stream_query_parse(const char *text, const char *stream_name,
-				   Oid staging_table, AttrNumber ordinal_attnum)
+stream_query_parse(const char *text, const char *stream_name, Oid staging_table,
+				   AttrNumber ordinal_attnum)
 {
 	BatchSearch search = {0};
-	ParsedText	parsed = {.what = "query", .text = text};
+	ParsedText parsed = {.what = "query", .text = text};
 	ErrorContextCallback callback = {error_context_stack, parsed_text_error, &parsed};
-	RawStmt    *raw;
-	Query	   *query;
-	int			rtindex = 0;
-	int			found = 0;
+	RawStmt *raw;
+	Query *query;
+	int rtindex = 0;
+	int found = 0;
 
 	error_context_stack = &callback;
 	raw = parse_raw_query(text, &search);
@@ -314,7 +315,7 @@ char *
 stream_query_default(List *column_names)
 {
 	StringInfoData sql;
-	ListCell   *cell;
+	ListCell *cell;
 
 	initStringInfo(&sql);
 	appendStringInfoString(&sql, "SELECT ");
@@ -332,21 +333,21 @@ stream_query_default(List *column_names)
 const char *
 closest_attribute(Oid relid, const char *name)
 {
-	Relation	rel = relation_open(relid, AccessShareLock);
-	TupleDesc	tupdesc = RelationGetDescr(rel);
+	Relation rel = relation_open(relid, AccessShareLock);
+	TupleDesc tupdesc = RelationGetDescr(rel);
 	const char *closest = NULL;
-	int			distance = 4;
+	int distance = 4;
 
 	for (int i = 0; i < tupdesc->natts; i++)
 	{
 		Form_pg_attribute attribute = TupleDescAttr(tupdesc, i);
-		int			d;
+		int d;
 
 		if (attribute->attisdropped)
 			continue;
 		d = varstr_levenshtein_less_equal(NameStr(attribute->attname),
-										  strlen(NameStr(attribute->attname)),
-										  name, strlen(name), 1, 1, 1, distance, true);
+										  strlen(NameStr(attribute->attname)), name, strlen(name),
+										  1, 1, 1, distance, true);
 		if (d < distance)
 		{
 			distance = d;
@@ -360,8 +361,8 @@ closest_attribute(Oid relid, const char *name)
 static bool
 is_always_identity(Oid relid, AttrNumber attnum)
 {
-	HeapTuple	tuple = SearchSysCache2(ATTNUM, ObjectIdGetDatum(relid), Int16GetDatum(attnum));
-	bool		result;
+	HeapTuple tuple = SearchSysCache2(ATTNUM, ObjectIdGetDatum(relid), Int16GetDatum(attnum));
+	bool result;
 
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "cache lookup failed for attribute %d of relation %u", attnum, relid);
@@ -374,28 +375,29 @@ is_always_identity(Oid relid, AttrNumber attnum)
 static void
 check_events_column(Oid events_table, AttrNumber attnum, const char *name, Oid given_type)
 {
-	Oid			type;
-	int32		typmod;
-	Oid			collation;
+	Oid type;
+	int32 typmod;
+	Oid collation;
 
 	if (get_attgenerated(events_table, attnum))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("column \"%s\" of table \"%s\" is generated", name, get_rel_name(events_table)),
-				 errhint("Leave it out of the query: the table computes it.")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("column \"%s\" of table \"%s\" is generated", name,
+							   get_rel_name(events_table)),
+						errhint("Leave it out of the query: the table computes it.")));
 	if (is_always_identity(events_table, attnum))
 		ereport(ERROR,
 				(errcode(ERRCODE_GENERATED_ALWAYS),
-				 errmsg("column \"%s\" of table \"%s\" is GENERATED ALWAYS AS IDENTITY", name, get_rel_name(events_table)),
+				 errmsg("column \"%s\" of table \"%s\" is GENERATED ALWAYS AS IDENTITY", name,
+						get_rel_name(events_table)),
 				 errhint("Leave it out of columns and query, or make it GENERATED BY DEFAULT.")));
 	get_atttypetypmodcoll(events_table, attnum, &type, &typmod, &collation);
 	if (!can_coerce_type(1, &given_type, &type, COERCION_ASSIGNMENT))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("column \"%s\" of table \"%s\" is of type %s, but the query gives %s",
-						name, get_rel_name(events_table),
-						format_type_be(type), format_type_be(given_type)),
-				 errhint("Cast it in the query.")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_DATATYPE_MISMATCH),
+			 errmsg("column \"%s\" of table \"%s\" is of type %s, but the query gives %s", name,
+					get_rel_name(events_table), format_type_be(type), format_type_be(given_type)),
+			 errhint("Cast it in the query.")));
 }
 
 /* A name in the output that the events table lacks. */
@@ -404,13 +406,13 @@ refuse_output_column(Oid events_table, const char *name)
 {
 	const char *closest = closest_attribute(events_table, name);
 
-	ereport(ERROR,
-			(errcode(ERRCODE_UNDEFINED_COLUMN),
-			 errmsg("the query gives a column \"%s\" that table \"%s\" does not have",
-					name, get_rel_name(events_table)),
-			 closest ? errhint("Perhaps you meant the column \"%s\".", closest) :
-			 strcmp(name, "?column?") == 0 ? errhint("Name it with AS.") :
-			 errhint("Add the column to the table, or leave it out of the query.")));
+	ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN),
+					errmsg("the query gives a column \"%s\" that table \"%s\" does not have", name,
+						   get_rel_name(events_table)),
+					closest ? errhint("Perhaps you meant the column \"%s\".", closest)
+					: strcmp(name, "?column?") == 0
+						? errhint("Name it with AS.")
+						: errhint("Add the column to the table, or leave it out of the query.")));
 }
 
 /* The worker reads the reason as text. */
@@ -418,10 +420,13 @@ static void
 check_reject_reason(Oid type)
 {
 	if (!IsBinaryCoercible(type, TEXTOID))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("\"" REJECT_REASON "\" must be of type text, not %s", format_type_be(type)),
-				 errhint("Give the reason, and NULL where there is none: CASE WHEN … THEN 'why' END AS " REJECT_REASON ".")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_DATATYPE_MISMATCH),
+			 errmsg("\"" REJECT_REASON "\" must be of type text, not %s", format_type_be(type)),
+			 errhint(
+				 "Give the reason, and NULL where there is none: CASE WHEN … THEN 'why' END AS " REJECT_REASON
+				 ".")));
 }
 
 /*
@@ -432,13 +437,13 @@ check_reject_reason(Oid type)
 List *
 stream_query_events_columns(Query *query, Oid events_table, Oid staging_table)
 {
-	List	   *columns = NIL;
-	ListCell   *cell;
+	List *columns = NIL;
+	ListCell *cell;
 
 	foreach(cell, query->targetList)
 	{
 		TargetEntry *entry = lfirst_node(TargetEntry, cell);
-		AttrNumber	attnum;
+		AttrNumber attnum;
 
 		if (entry->resjunk || strcmp(entry->resname, DETECT_ORDINAL) == 0)
 			continue;
@@ -475,20 +480,19 @@ query_view_create(const char *name, Query *query, Oid owner)
 {
 	CreateStmt *create = makeNode(CreateStmt);
 	ObjectAddress view;
-	Oid			saved_user;
-	int			saved_context;
-	ListCell   *cell;
+	Oid saved_user;
+	int saved_context;
+	ListCell *cell;
 
 	foreach(cell, query->targetList)
 	{
 		TargetEntry *entry = lfirst_node(TargetEntry, cell);
 
 		if (!entry->resjunk)
-			create->tableElts = lappend(create->tableElts,
-										makeColumnDef(entry->resname,
-													  exprType((Node *) entry->expr),
-													  exprTypmod((Node *) entry->expr),
-													  exprCollation((Node *) entry->expr)));
+			create->tableElts = lappend(
+				create->tableElts, makeColumnDef(entry->resname, exprType((Node *) entry->expr),
+												 exprTypmod((Node *) entry->expr),
+												 exprCollation((Node *) entry->expr)));
 	}
 	create->relation = makeRangeVar(pstrdup(DETECT_QUERY_SCHEMA), pstrdup(name), -1);
 	create->oncommit = ONCOMMIT_NOOP;

@@ -30,7 +30,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#define LOOK_AGAIN_MS 20
+#define LOOK_AGAIN_MS	  20
 #define BROKER_TIMEOUT_MS 10000
 
 PG_FUNCTION_INFO_V1(detect_pause);
@@ -41,7 +41,7 @@ PG_FUNCTION_INFO_V1(detect_wait_for);
 static Stream *
 lock_stream(FunctionCallInfo fcinfo)
 {
-	Stream	   *stream = stream_load(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+	Stream *stream = stream_load(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
 
 	stream_check_owner(stream);
 	stream_lock(stream->id, AccessExclusiveLock);
@@ -54,11 +54,10 @@ lock_stream(FunctionCallInfo fcinfo)
 Datum
 detect_pause(PG_FUNCTION_ARGS)
 {
-	Stream	   *stream = lock_stream(fcinfo);
+	Stream *stream = lock_stream(fcinfo);
 
 	if (stream->paused)
-		ereport(NOTICE,
-				(errmsg("stream \"%s\" is already paused", stream->name)));
+		ereport(NOTICE, (errmsg("stream \"%s\" is already paused", stream->name)));
 	else
 		stream_set_paused(stream->id,
 						  psprintf("paused by %s", GetUserNameFromId(GetUserId(), false)),
@@ -71,15 +70,16 @@ detect_pause(PG_FUNCTION_ARGS)
 static void
 adopt_copy(const Stream *stream)
 {
-	Oid			types[3] = {INT4OID, INT8OID, INT8OID};
-	Datum		values[3];
+	Oid types[3] = {INT4OID, INT8OID, INT8OID};
+	Datum values[3];
 
 	values[0] = Int32GetDatum(stream->id);
 	values[1] = Int64GetDatum((int64) GetSystemIdentifier());
 	values[2] = Int64GetDatum((int64) MyDatabaseId);
 	SPI_connect();
-	catalog_execute("UPDATE detect._stream SET home_system = $2, home_database = $3 WHERE stream_id = $1",
-					3, types, values, NULL);
+	catalog_execute(
+		"UPDATE detect._stream SET home_system = $2, home_database = $3 WHERE stream_id = $1", 3,
+		types, values, NULL);
 	SPI_finish();
 	progress_forget_staged(stream);
 	staging_table_drop(stream->id);
@@ -92,7 +92,7 @@ adopt_copy(const Stream *stream)
 Datum
 detect_resume(PG_FUNCTION_ARGS)
 {
-	Stream	   *stream;
+	Stream *stream;
 
 	launcher_require();
 	stream = lock_stream(fcinfo);
@@ -112,8 +112,8 @@ detect_resume(PG_FUNCTION_ARGS)
 typedef struct WaitTarget
 {
 	const Stream *stream;
-	List	   *ends;			/* of KafkaPosition *: to be reached */
-	Snapshot	at_call;		/* rows that SQL had staged */
+	List *ends;		  /* of KafkaPosition *: to be reached */
+	Snapshot at_call; /* rows that SQL had staged */
 	TimestampTz deadline;
 } WaitTarget;
 
@@ -129,28 +129,29 @@ static void
 find_ends(WaitTarget *target)
 {
 	const Stream *stream = target->stream;
-	Oid			server = GetForeignServerByName(stream->server, false)->serverid;
-	List	   *properties = kafka_connection_properties(server, stream->owner);
+	Oid server = GetForeignServerByName(stream->server, false)->serverid;
+	List *properties = kafka_connection_properties(server, stream->owner);
 	KafkaProperty *array = palloc(Max(list_length(properties), 1) * sizeof(KafkaProperty));
 	KafkaClient *client;
-	ListCell   *cell;
-	int			count = 0;
+	ListCell *cell;
+	int count = 0;
 
 	foreach(cell, properties)
 		array[count++] = *(KafkaProperty *) lfirst(cell);
 	client = kafka_open(array, count, stream->name, CurrentMemoryContext);
 	PG_TRY();
 	{
-		int			partitions = kafka_partition_count(client, stream->topic, remaining_ms(target));
+		int partitions = kafka_partition_count(client, stream->topic, remaining_ms(target));
 
 		for (int i = 0; i < partitions; i++)
 		{
 			KafkaPosition *end = palloc(sizeof(KafkaPosition));
-			int64		low;
+			int64 low;
 
 			end->topic = stream->topic;
 			end->partition = i;
-			kafka_query_watermarks(client, stream->topic, i, &low, &end->next_offset, remaining_ms(target));
+			kafka_query_watermarks(client, stream->topic, i, &low, &end->next_offset,
+								   remaining_ms(target));
 			target->ends = lappend(target->ends, end);
 		}
 	}
@@ -165,14 +166,14 @@ find_ends(WaitTarget *target)
 static int64
 messages_missing(const WaitTarget *target)
 {
-	List	   *applied = progress_read_applied(target->stream);
-	ListCell   *cell;
-	int64		missing = 0;
+	List *applied = progress_read_applied(target->stream);
+	ListCell *cell;
+	int64 missing = 0;
 
 	foreach(cell, target->ends)
 	{
 		KafkaPosition *end = lfirst(cell);
-		Progress   *progress = progress_find(applied, end->topic, end->partition);
+		Progress *progress = progress_find(applied, end->topic, end->partition);
 
 		missing += Max(end->next_offset - (progress ? progress->next_offset : 0), 0);
 	}
@@ -183,15 +184,17 @@ messages_missing(const WaitTarget *target)
 static void
 check_is_not_ours(const WaitTarget *target, TupleTableSlot *slot)
 {
-	bool		isnull;
-	Datum		xmin = slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isnull);
+	bool isnull;
+	Datum xmin = slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isnull);
 
 	if (TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin)))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("this transaction has staged rows of stream \"%s\", which are applied when it commits",
-						target->stream->name),
-				 errhint("Commit first, then call detect.wait_for.")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg(
+				 "this transaction has staged rows of stream \"%s\", which are applied when it commits",
+				 target->stream->name),
+			 errhint("Commit first, then call detect.wait_for.")));
 }
 
 /* How many rows that SQL had staged at the call are still there.  The lock is
@@ -200,15 +203,14 @@ check_is_not_ours(const WaitTarget *target, TupleTableSlot *slot)
 static int64
 rows_missing(const WaitTarget *target)
 {
-	Relation	rel = try_table_open(target->stream->staging_table, AccessShareLock);
+	Relation rel = try_table_open(target->stream->staging_table, AccessShareLock);
 	TupleTableSlot *slot;
 	TableScanDesc scan;
-	int64		missing = 0;
+	int64 missing = 0;
 
 	if (rel == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT),
-				 errmsg("stream \"%s\" was dropped", target->stream->name)));
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+						errmsg("stream \"%s\" was dropped", target->stream->name)));
 	slot = table_slot_create(rel, NULL);
 	scan = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
@@ -227,20 +229,20 @@ rows_missing(const WaitTarget *target)
 static void
 check_not_paused(const WaitTarget *target)
 {
-	Oid			types[1] = {INT4OID};
-	Datum		values[1] = {Int32GetDatum(target->stream->id)};
+	Oid types[1] = {INT4OID};
+	Datum values[1] = {Int32GetDatum(target->stream->id)};
 
 	SPI_connect();
 	if (catalog_execute("SELECT paused_reason, paused_remedy FROM detect._stream "
-						"WHERE stream_id = $1 AND paused", 1, types, values, NULL) > 0)
+						"WHERE stream_id = $1 AND paused",
+						1, types, values, NULL) > 0)
 	{
-		char	   *reason = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
-		char	   *remedy = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2);
+		char *reason = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+		char *remedy = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2);
 
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("stream \"%s\" is paused: %s", target->stream->name, reason),
-				 remedy ? errhint("%s", remedy) : 0));
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("stream \"%s\" is paused: %s", target->stream->name, reason),
+						remedy ? errhint("%s", remedy) : 0));
 	}
 	SPI_finish();
 }
@@ -250,8 +252,8 @@ check_not_paused(const WaitTarget *target)
 static char *
 look(const WaitTarget *target)
 {
-	int64		messages;
-	int64		rows;
+	int64 messages;
+	int64 rows;
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	messages = messages_missing(target);
@@ -261,32 +263,32 @@ look(const WaitTarget *target)
 	PopActiveSnapshot();
 	if (messages == 0 && rows == 0)
 		return NULL;
-	return psprintf("%lld messages and %lld rows staged by SQL", (long long) messages, (long long) rows);
+	return psprintf("%lld messages and %lld rows staged by SQL", (long long) messages,
+					(long long) rows);
 }
 
 /* A stream that its own transaction has made can't run before that commits. */
 static void
 check_is_committed(const Stream *stream)
 {
-	Oid			types[1] = {INT4OID};
-	Datum		values[1] = {Int32GetDatum(stream->id)};
-	bool		is_ours = false;
+	Oid types[1] = {INT4OID};
+	Datum values[1] = {Int32GetDatum(stream->id)};
+	bool is_ours = false;
 
 	SPI_connect();
-	if (catalog_execute("SELECT xmin FROM detect._stream WHERE stream_id = $1",
-						1, types, values, NULL) > 0)
+	if (catalog_execute("SELECT xmin FROM detect._stream WHERE stream_id = $1", 1, types, values,
+						NULL) > 0)
 	{
-		bool		isnull;
-		Datum		xmin = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+		bool isnull;
+		Datum xmin = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
 
 		is_ours = TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin));
 	}
 	SPI_finish();
 	if (is_ours)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("stream \"%s\" starts when this transaction commits", stream->name),
-				 errhint("Commit first, then call detect.wait_for.")));
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("stream \"%s\" starts when this transaction commits", stream->name),
+						errhint("Commit first, then call detect.wait_for.")));
 }
 
 static void
@@ -305,21 +307,21 @@ wait_a_little(void)
 Datum
 detect_wait_for(PG_FUNCTION_ARGS)
 {
-	Stream	   *stream = stream_load(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
-	WaitTarget	target = {.stream = stream};
-	char	   *missing;
+	Stream *stream = stream_load(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+	WaitTarget target = {.stream = stream};
+	char *missing;
 
 	launcher_require();
 	stream_check_owner(stream);
 	if (IsolationUsesXactSnapshot())
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
-				 errmsg("detect.wait_for cannot see progress in a transaction that keeps its snapshot"),
-				 errhint("Call it in a READ COMMITTED transaction.")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+			 errmsg("detect.wait_for cannot see progress in a transaction that keeps its snapshot"),
+			 errhint("Call it in a READ COMMITTED transaction.")));
 	check_is_committed(stream);
-	target.deadline = DatumGetTimestampTz(DirectFunctionCall2(timestamptz_pl_interval,
-															  TimestampTzGetDatum(GetCurrentTimestamp()),
-															  PG_GETARG_DATUM(1)));
+	target.deadline = DatumGetTimestampTz(DirectFunctionCall2(
+		timestamptz_pl_interval, TimestampTzGetDatum(GetCurrentTimestamp()), PG_GETARG_DATUM(1)));
 	target.at_call = RegisterSnapshot(GetLatestSnapshot());
 	if (stream->server)
 		find_ends(&target);

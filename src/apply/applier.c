@@ -24,12 +24,12 @@
 
 /* A staging table this large is emptied as soon as it is drained. */
 #define TRUNCATE_BLOCKS 2048
-#define IDLE_MS 1000
+#define IDLE_MS			1000
 
 /* Looks that nobody asked for: at rows that were locked, at rows whose trigger
  * did not fire. */
-#define LOCKED_LOOK_MS 100
-#define IDLE_LOOK_MS 10000
+#define LOCKED_LOOK_MS	  100
+#define IDLE_LOOK_MS	  10000
 #define MAINTAIN_CHECK_MS 60000
 
 /*
@@ -38,7 +38,7 @@
 Applier *
 applier_create(const Stream *stream, MemoryContext context)
 {
-	Applier    *applier = MemoryContextAllocZero(context, sizeof(Applier));
+	Applier *applier = MemoryContextAllocZero(context, sizeof(Applier));
 
 	applier->stream = stream;
 	applier->context = AllocSetContextCreate(context, "detect applier", ALLOCSET_DEFAULT_SIZES);
@@ -58,7 +58,7 @@ load_progress(Applier *applier)
 	applier->applied = progress_read_applied(applier->stream);
 	if (progress_find(applier->applied, SQL_TOPIC, SQL_PARTITION) == NULL)
 	{
-		Progress   *sql = palloc0(sizeof(Progress));
+		Progress *sql = palloc0(sizeof(Progress));
 
 		sql->topic = pstrdup(SQL_TOPIC);
 		sql->partition = SQL_PARTITION;
@@ -129,7 +129,7 @@ ensure_partitions(Applier *applier, Batch *batch)
 {
 	const Stream *stream = applier->stream;
 	TimestampTz *times;
-	int			ntimes = 0;
+	int ntimes = 0;
 
 	if (!partition_is_by_event_time(stream))
 		return 0;
@@ -146,12 +146,12 @@ ensure_partitions(Applier *applier, Batch *batch)
 static List *
 read_staged_progress(Applier *applier)
 {
-	List	   *staged = progress_read_staged(applier->stream);
-	ListCell   *cell;
+	List *staged = progress_read_staged(applier->stream);
+	ListCell *cell;
 
 	foreach(cell, staged)
 	{
-		Progress   *progress = lfirst(cell);
+		Progress *progress = lfirst(cell);
 
 		if (progress_find(applier->applied, progress->topic, progress->partition) == NULL)
 		{
@@ -169,9 +169,8 @@ read_staged_progress(Applier *applier)
 static void
 stage_again(Applier *applier)
 {
-	ereport(LOG,
-			(errmsg("staged rows of stream \"%s\" are missing; reading them from Kafka again",
-					applier->stream->name)));
+	ereport(LOG, (errmsg("staged rows of stream \"%s\" are missing; reading them from Kafka again",
+						 applier->stream->name)));
 	staging_discard(applier->stream);
 	staged_reader_rewind(applier->reader);
 }
@@ -181,12 +180,12 @@ stage_again(Applier *applier)
 static Batch *
 read_staged(Applier *applier)
 {
-	Batch	   *batch = NULL;
+	Batch *batch = NULL;
 
 	/* a consumer may commit its first rows of a partition between the two */
 	for (int attempt = 0; attempt < 2 && batch == NULL; attempt++)
 	{
-		List	   *staged_progress = read_staged_progress(applier);
+		List *staged_progress = read_staged_progress(applier);
 
 		PushActiveSnapshot(GetTransactionSnapshot());
 		batch = staged_read(applier->reader, applier->applied, staged_progress);
@@ -205,16 +204,17 @@ static Batch *
 read_batch(Applier *applier, bool from_sql)
 {
 	MemoryContext old_context;
-	Batch	   *batch;
-	instr_time	since;
-	int			made;
+	Batch *batch;
+	instr_time since;
+	int made;
 
 	INSTR_TIME_SET_CURRENT(since);
 	if (!stream_transaction_begin(applier->stream))
 		return NULL;
 	old_context = MemoryContextSwitchTo(applier->batch_context);
 	if (from_sql)
-		batch = staged_read_sql(applier->reader, progress_find(applier->applied, SQL_TOPIC, SQL_PARTITION));
+		batch = staged_read_sql(applier->reader,
+								progress_find(applier->applied, SQL_TOPIC, SQL_PARTITION));
 	else
 		batch = read_staged(applier);
 	batch->now = GetCurrentTimestamp();
@@ -239,14 +239,14 @@ read_batch(Applier *applier, bool from_sql)
 static bool
 advance_without_messages(Applier *applier, Batch *batch)
 {
-	List	   *advanced = NIL;
-	ListCell   *cell;
+	List *advanced = NIL;
+	ListCell *cell;
 
 	MemoryContextSwitchTo(applier->batch_context);
 	foreach(cell, batch->staged_progress)
 	{
-		Progress   *staged = lfirst(cell);
-		Progress   *applied = progress_find(applier->applied, staged->topic, staged->partition);
+		Progress *staged = lfirst(cell);
+		Progress *applied = progress_find(applier->applied, staged->topic, staged->partition);
 
 		if (applied && staged->last_offset <= applied->last_offset &&
 			staged->next_offset > applied->next_offset)
@@ -258,8 +258,8 @@ advance_without_messages(Applier *applier, Batch *batch)
 		return false;
 	foreach(cell, advanced)
 	{
-		Progress   *staged = lfirst(cell);
-		Progress	progress = *progress_find(applier->applied, staged->topic, staged->partition);
+		Progress *staged = lfirst(cell);
+		Progress progress = *progress_find(applier->applied, staged->topic, staged->partition);
 
 		progress.next_offset = staged->next_offset;
 		progress_write_applied(applier->stream, &progress);
@@ -267,9 +267,10 @@ advance_without_messages(Applier *applier, Batch *batch)
 	stream_transaction_commit();
 	foreach(cell, advanced)
 	{
-		Progress   *staged = lfirst(cell);
+		Progress *staged = lfirst(cell);
 
-		progress_find(applier->applied, staged->topic, staged->partition)->next_offset = staged->next_offset;
+		progress_find(applier->applied, staged->topic, staged->partition)->next_offset =
+			staged->next_offset;
 	}
 	return true;
 }
@@ -278,16 +279,16 @@ advance_without_messages(Applier *applier, Batch *batch)
 static bool
 apply_once(Applier *applier, bool from_sql, int *next_look_ms)
 {
-	Batch	   *batch;
-	bool		more;
+	Batch *batch;
+	bool more;
 
 	*next_look_ms = 0;
 	MemoryContextReset(applier->batch_context);
 	batch = read_batch(applier, from_sql);
 	if (batch == NULL)
 		return true;
-	if (batch->count == 0 ? !advance_without_messages(applier, batch) :
-		!apply_batch(applier, batch))
+	if (batch->count == 0 ? !advance_without_messages(applier, batch)
+						  : !apply_batch(applier, batch))
 	{
 		/* rows that were read and not applied must be read again */
 		staged_reader_rewind(applier->reader);
@@ -305,12 +306,12 @@ static bool
 look_at(Applier *applier, Lookout *lookout, uint32 commits, bool from_sql)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	int			next_look_ms;
-	bool		more;
+	int next_look_ms;
+	bool more;
 
 	if (lookout->seen_commits == commits && now < lookout->due)
 		return false;
-	lookout->due = now;			/* in case of an error */
+	lookout->due = now; /* in case of an error */
 	more = apply_once(applier, from_sql, &next_look_ms);
 	lookout->seen_commits = commits;
 	lookout->due = TimestampTzPlusMilliseconds(now, next_look_ms);
@@ -327,7 +328,7 @@ static void
 truncate_staging(Applier *applier)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	bool		is_idle = TimestampDifferenceExceeds(applier->last_batch_at, now, IDLE_MS);
+	bool is_idle = TimestampDifferenceExceeds(applier->last_batch_at, now, IDLE_MS);
 	BlockNumber blocks = staged_reader_blocks(applier->reader);
 
 	if (applier->stream->server == NULL || blocks == 0 || (!is_idle && blocks < TRUNCATE_BLOCKS) ||
@@ -346,7 +347,7 @@ truncate_staging(Applier *applier)
 static bool
 tend_rollups(Applier *applier)
 {
-	bool		filled;
+	bool filled;
 
 	if (!applier->must_reload && !applier->may_fill)
 		return false;
@@ -403,7 +404,7 @@ measure_rate(Applier *applier)
 bool
 applier_run(Applier *applier)
 {
-	bool		more = false;
+	bool more = false;
 
 	if (!applier->is_loaded && !load(applier))
 		return true;

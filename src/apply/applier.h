@@ -16,10 +16,10 @@ typedef struct Applier Applier;
 /* What an error asks for: see the table of errors in README.md. */
 typedef enum FailureKind
 {
-	FAILURE_DATA,				/* one element becomes a dead letter */
-	FAILURE_ENVIRONMENT,		/* the same batch again, later */
-	FAILURE_CONFIGURATION,		/* the stream pauses and says why */
-	FAILURE_UNKNOWN				/* data if it fails for one element alone */
+	FAILURE_DATA,		   /* one element becomes a dead letter */
+	FAILURE_ENVIRONMENT,   /* the same batch again, later */
+	FAILURE_CONFIGURATION, /* the stream pauses and says why */
+	FAILURE_UNKNOWN		   /* data if it fails for one element alone */
 } FailureKind;
 
 /* in apply/applier.c */
@@ -27,9 +27,9 @@ extern Applier *applier_create(const Stream *stream, MemoryContext context);
 extern bool applier_run(Applier *applier);
 extern void applier_reload(Applier *applier);
 extern void applier_forget(Applier *applier);
-extern int	applier_wait_ms(const Applier *applier);
+extern int applier_wait_ms(const Applier *applier);
 
 /* in apply/failure.c */
 extern FailureKind failure_kind(const ErrorData *error);
 
-#endif							/* DETECT_APPLIER_H */
+#endif /* DETECT_APPLIER_H */

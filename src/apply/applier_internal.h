@@ -14,8 +14,8 @@
 /* When a source of staged rows must be looked at again. */
 typedef struct Lookout
 {
-	uint32		seen_commits;	/* of the slot's counter */
-	TimestampTz due;			/* even if that has not changed */
+	uint32 seen_commits; /* of the slot's counter */
+	TimestampTz due;	 /* even if that has not changed */
 } Lookout;
 
 struct Applier
@@ -24,24 +24,24 @@ struct Applier
 	MemoryContext context;
 	MemoryContext batch_context;
 	StagedReader *reader;
-	Dedup	   *dedup;
-	Events	   *events;
-	List	   *applied;		/* of Progress: as committed */
-	bool		is_loaded;
-	bool		may_fill;		/* a rollup may want filling */
-	bool		must_reload;	/* rollups have changed */
-	int			piece_size;		/* elements that one transaction tries */
-	int			unknown_failures;
-	Lookout		kafka;
-	Lookout		sql;
+	Dedup *dedup;
+	Events *events;
+	List *applied; /* of Progress: as committed */
+	bool is_loaded;
+	bool may_fill;	  /* a rollup may want filling */
+	bool must_reload; /* rollups have changed */
+	int piece_size;	  /* elements that one transaction tries */
+	int unknown_failures;
+	Lookout kafka;
+	Lookout sql;
 	TimestampTz next_maintain_check;
 	TimestampTz last_batch_at;
-	TimestampTz truncate_due;	/* the next try, after one that failed */
+	TimestampTz truncate_due; /* the next try, after one that failed */
 	TimestampTz rate_since;
-	int64		rate_elements;
+	int64 rate_elements;
 };
 
 /* in apply/piece.c */
 extern bool apply_batch(Applier *applier, Batch *batch);
 
-#endif							/* DETECT_APPLIER_INTERNAL_H */
+#endif /* DETECT_APPLIER_INTERNAL_H */

@@ -16,46 +16,46 @@
 /* One element; its ordinal is its index in the batch. */
 typedef struct Element
 {
-	Progress   *progress;		/* of its partition, in the applier's list */
-	int64		offset;
-	int32		element;
-	TimestampTz kafka_timestamp;	/* DT_NOBEGIN: none */
-	bool		is_converted;	/* element_convert() has been here */
-	bool		has_identity;	/* undecodable elements have none */
-	Identity	identity;
-	TimestampTz event_time;		/* DT_NOBEGIN: none */
+	Progress *progress; /* of its partition, in the applier's list */
+	int64 offset;
+	int32 element;
+	TimestampTz kafka_timestamp; /* DT_NOBEGIN: none */
+	bool is_converted;			 /* element_convert() has been here */
+	bool has_identity;			 /* undecodable elements have none */
+	Identity identity;
+	TimestampTz event_time; /* DT_NOBEGIN: none */
 
 	/* Decided anew whenever the element is tried. */
-	bool		is_gone;		/* a row staged by SQL that somebody else took */
-	bool		has_row;		/* the query gave a row for it */
-	bool		was_seen;		/* in the events table, by a trigger that looked */
-	Outcome		outcome;
+	bool is_gone;  /* a row staged by SQL that somebody else took */
+	bool has_row;  /* the query gave a row for it */
+	bool was_seen; /* in the events table, by a trigger that looked */
+	Outcome outcome;
 
-	bool		is_known;		/* our unique index has refused it */
+	bool is_known; /* our unique index has refused it */
 
 	/* Known to fail: why.  sqlstate is 0 while nothing speaks against it. */
-	int			sqlstate;
-	const char *stage;			/* decode, check, query or apply */
+	int sqlstate;
+	const char *stage; /* decode, check, query or apply */
 	const char *reason;
 
-	ItemPointerData sql_tid;	/* of the row that SQL staged, else invalid */
-	HeapTuple	staged;			/* the whole staged row, in the batch's context */
-	Datum	   *values;			/* of the staging table's columns, by attnum - 1 */
-	bool	   *nulls;
+	ItemPointerData sql_tid; /* of the row that SQL staged, else invalid */
+	HeapTuple staged;		 /* the whole staged row, in the batch's context */
+	Datum *values;			 /* of the staging table's columns, by attnum - 1 */
+	bool *nulls;
 } Element;
 
 /* A batch lives in the applier's batch context. */
 typedef struct Batch
 {
-	int			count;
-	int			allocated;
-	Element    *elements;
-	bool		is_cut;			/* more is staged than fits */
-	bool		from_sql;
-	bool		has_locked_rows;	/* that somebody else holds for now */
-	int			taken;			/* rows of SQL that were not held by others */
-	TimestampTz now;			/* when it was read: what is late, what is ahead */
-	List	   *staged_progress;	/* of the same look, NIL for SQL */
+	int count;
+	int allocated;
+	Element *elements;
+	bool is_cut; /* more is staged than fits */
+	bool from_sql;
+	bool has_locked_rows;  /* that somebody else holds for now */
+	int taken;			   /* rows of SQL that were not held by others */
+	TimestampTz now;	   /* when it was read: what is late, what is ahead */
+	List *staged_progress; /* of the same look, NIL for SQL */
 } Batch;
 
 typedef struct Events Events;
@@ -70,10 +70,10 @@ extern BlockNumber staged_reader_blocks(const StagedReader *reader);
 extern void element_convert(StagedReader *reader, Element *element);
 
 /* in apply/events.c */
-extern const char *events_stage;	/* where an element is, for its dead letter */
+extern const char *events_stage; /* where an element is, for its dead letter */
 extern Events *events_create(const Stream *stream, MemoryContext context);
-extern void events_apply(Events *events, Batch *batch, Element **candidates, int ncandidates,
-						 Dedup *dedup);
+extern void
+events_apply(Events *events, Batch *batch, Element **candidates, int ncandidates, Dedup *dedup);
 extern void events_reload(Events *events);
 extern bool events_fill_rollups(Events *events);
 extern void events_abort(Events *events);
@@ -89,4 +89,4 @@ extern void query_check_text(const Stream *stream);
 /* in apply/dead_letter.c */
 extern void dead_letter_write(const Stream *stream, const Element *element);
 
-#endif							/* DETECT_BATCH_H */
+#endif /* DETECT_BATCH_H */

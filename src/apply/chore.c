@@ -35,22 +35,22 @@
 #define GRACE_US USECS_PER_HOUR
 
 #define FIRST_RETRY_MS (60 * 1000)
-#define LAST_RETRY_MS (60 * 60 * 1000)
+#define LAST_RETRY_MS  (60 * 60 * 1000)
 
 /* When the applier asks for a partition's chore again. */
 typedef struct Retry
 {
-	Oid			partition;		/* hash key */
-	bool		seen;			/* is still a chore */
+	Oid partition; /* hash key */
+	bool seen;	   /* is still a chore */
 	TimestampTz due_at;
-	int			delay_ms;
+	int delay_ms;
 } Retry;
 
 /* Tells whether a relation carries the comment of retired partitions. */
 static bool
 is_retired(Oid relation)
 {
-	char	   *comment = GetComment(relation, RelationRelationId, 0);
+	char *comment = GetComment(relation, RelationRelationId, 0);
 
 	return comment != NULL && strcmp(comment, PARTITION_RETIRED_COMMENT) == 0;
 }
@@ -59,7 +59,7 @@ is_retired(Oid relation)
 static bool
 is_past(const PartitionRange *range, TimestampTz now)
 {
-	int64		grace = GRACE_US;
+	int64 grace = GRACE_US;
 
 	if (range->to == DT_NOEND)
 		return false;
@@ -75,9 +75,9 @@ is_past(const PartitionRange *range, TimestampTz now)
 bool
 chore_lacks_index(Oid partition, const IdentityColumns *columns)
 {
-	Relation	table;
-	bool		lacks = false;
-	bool		soon;
+	Relation table;
+	bool lacks = false;
+	bool soon;
 
 	if (columns->n == 0 || !ConditionalLockRelationOid(partition, AccessShareLock))
 		return false;
@@ -105,7 +105,7 @@ retention_limit(const Stream *stream, TimestampTz now)
 static List *
 add_chore(List *chores, ChoreKind kind, Oid partition)
 {
-	Chore	   *chore = palloc_object(Chore);
+	Chore *chore = palloc_object(Chore);
 
 	chore->kind = kind;
 	chore->partition = partition;
@@ -116,7 +116,7 @@ add_chore(List *chores, ChoreKind kind, Oid partition)
 static bool
 any_detaching(const PartitionRanges *ranges)
 {
-	int			i;
+	int i;
 
 	for (i = 0; i < ranges->n; i++)
 	{
@@ -130,13 +130,13 @@ any_detaching(const PartitionRanges *ranges)
 static List *
 partition_chores(const Stream *stream)
 {
-	List	   *chores = NIL;
+	List *chores = NIL;
 	IdentityColumns *columns = identity_columns(stream);
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz limit = retention_limit(stream, now);
-	Relation	table = table_open(stream->events_table, AccessShareLock);
+	Relation table = table_open(stream->events_table, AccessShareLock);
 	PartitionRanges *ranges = partition_ranges(table);
-	int			i;
+	int i;
 
 	table_close(table, AccessShareLock);
 	for (i = 0; i < ranges->n; i++)
@@ -162,16 +162,16 @@ partition_chores(const Stream *stream)
 static bool
 is_left_behind(const Stream *stream, Oid relation)
 {
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
-	bool		result;
+	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
+	bool result;
 	Form_pg_class form;
 
 	if (!HeapTupleIsValid(tuple))
 		return false;
 	form = (Form_pg_class) GETSTRUCT(tuple);
 	result = form->relkind == RELKIND_RELATION && !form->relispartition &&
-		form->relnamespace == get_rel_namespace(stream->events_table) &&
-		form->relowner == stream->owner;
+			 form->relnamespace == get_rel_namespace(stream->events_table) &&
+			 form->relowner == stream->owner;
 	ReleaseSysCache(tuple);
 	return result;
 }
@@ -180,10 +180,10 @@ is_left_behind(const Stream *stream, Oid relation)
 static List *
 add_left_behind(List *chores, const Stream *stream)
 {
-	Relation	descriptions = table_open(DescriptionRelationId, AccessShareLock);
+	Relation descriptions = table_open(DescriptionRelationId, AccessShareLock);
 	ScanKeyData key;
 	SysScanDesc scan;
-	HeapTuple	tuple;
+	HeapTuple tuple;
 
 	ScanKeyInit(&key, Anum_pg_description_classoid, BTEqualStrategyNumber, F_OIDEQ,
 				ObjectIdGetDatum(RelationRelationId));
@@ -191,9 +191,9 @@ add_left_behind(List *chores, const Stream *stream)
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		Form_pg_description form = (Form_pg_description) GETSTRUCT(tuple);
-		bool		isnull;
-		Datum		description = heap_getattr(tuple, Anum_pg_description_description,
-											   RelationGetDescr(descriptions), &isnull);
+		bool isnull;
+		Datum description = heap_getattr(tuple, Anum_pg_description_description,
+										 RelationGetDescr(descriptions), &isnull);
 
 		if (form->objsubid == 0 && !isnull &&
 			strcmp(TextDatumGetCString(description), PARTITION_RETIRED_COMMENT) == 0 &&
@@ -225,10 +225,7 @@ retry_table(void)
 
 	if (retries == NULL)
 	{
-		HASHCTL		control = {
-			.keysize = sizeof(Oid),
-			.entrysize = sizeof(Retry)
-		};
+		HASHCTL control = {.keysize = sizeof(Oid), .entrysize = sizeof(Retry)};
 
 		retries = hash_create("detect chores", 64, &control, HASH_ELEM | HASH_BLOBS);
 	}
@@ -240,7 +237,7 @@ static void
 forget_done_retries(HTAB *retries)
 {
 	HASH_SEQ_STATUS scan;
-	Retry	   *retry;
+	Retry *retry;
 
 	hash_seq_init(&scan, retries);
 	while ((retry = hash_seq_search(&scan)) != NULL)
@@ -260,11 +257,11 @@ forget_done_retries(HTAB *retries)
 bool
 maintain_is_due(const Stream *stream)
 {
-	HTAB	   *retries = retry_table();
+	HTAB *retries = retry_table();
 	TimestampTz now = GetCurrentTimestamp();
-	bool		due = false;
-	List	   *chores;
-	ListCell   *cell;
+	bool due = false;
+	List *chores;
+	ListCell *cell;
 
 	if (!partition_is_by_event_time(stream))
 		return false;
@@ -273,8 +270,8 @@ maintain_is_due(const Stream *stream)
 	foreach(cell, chores)
 	{
 		const Chore *chore = lfirst(cell);
-		bool		found;
-		Retry	   *retry = hash_search(retries, &chore->partition, HASH_ENTER, &found);
+		bool found;
+		Retry *retry = hash_search(retries, &chore->partition, HASH_ENTER, &found);
 
 		retry->seen = true;
 		if (found && now < retry->due_at)

@@ -12,20 +12,20 @@
 
 typedef enum ChoreKind
 {
-	CHORE_RETIRE,				/* detach and drop */
-	CHORE_FINISH_DETACH,		/* the same, interrupted */
-	CHORE_DROP,					/* the same, interrupted later */
+	CHORE_RETIRE,		 /* detach and drop */
+	CHORE_FINISH_DETACH, /* the same, interrupted */
+	CHORE_DROP,			 /* the same, interrupted later */
 	CHORE_INDEX
 } ChoreKind;
 
 typedef struct Chore
 {
-	ChoreKind	kind;
-	Oid			partition;
+	ChoreKind kind;
+	Oid partition;
 } Chore;
 
 /* in apply/chore.c */
 extern List *chore_list(const Stream *stream);
 extern bool chore_lacks_index(Oid partition, const IdentityColumns *columns);
 
-#endif							/* DETECT_CHORE_H */
+#endif /* DETECT_CHORE_H */

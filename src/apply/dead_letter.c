@@ -44,39 +44,40 @@ enum
 static Datum
 sql_row_payload(const Stream *stream, const Element *element)
 {
-	Relation	rel = table_open(stream->staging_table, AccessShareLock);
-	TupleDesc	desc = CreateTupleDescCopy(RelationGetDescr(rel));
-	Datum		row;
-	Datum		json;
+	Relation rel = table_open(stream->staging_table, AccessShareLock);
+	TupleDesc desc = CreateTupleDescCopy(RelationGetDescr(rel));
+	Datum row;
+	Datum json;
 
 	desc->tdtypeid = RECORDOID;
 	TupleDescAttr(desc, stream->ordinal_attnum - 1)->attisdropped = true;
 	row = heap_copy_tuple_as_datum(element->staged, BlessTupleDesc(desc));
 	json = DirectFunctionCall1(row_to_json, row);
 	table_close(rel, AccessShareLock);
-	return json;				/* text and bytea have the same form */
+	return json; /* text and bytea have the same form */
 }
 
 /* What Kafka said of the element's message. */
 static void
 fill_message(const Stream *stream, const Element *element, Datum *values, bool *nulls)
 {
-	Relation	rel = table_open(staging_table_oid(stream->id), AccessShareLock);
-	TupleDesc	desc = RelationGetDescr(rel);
-	HeapTuple	tuple = element->staged;
-	bool		isnull;
+	Relation rel = table_open(staging_table_oid(stream->id), AccessShareLock);
+	TupleDesc desc = RelationGetDescr(rel);
+	HeapTuple tuple = element->staged;
+	bool isnull;
 
 	values[LETTER_TOPIC] = CStringGetTextDatum(element->progress->topic);
 	values[LETTER_PARTITION] = Int32GetDatum(element->progress->partition);
 	values[LETTER_OFFSET] = Int64GetDatum(element->offset);
-	values[LETTER_TIMESTAMP] = heap_getattr(tuple, STAGED_TIMESTAMP, desc, &nulls[LETTER_TIMESTAMP]);
+	values[LETTER_TIMESTAMP] =
+		heap_getattr(tuple, STAGED_TIMESTAMP, desc, &nulls[LETTER_TIMESTAMP]);
 	values[LETTER_KEY] = heap_getattr(tuple, STAGED_KEY, desc, &nulls[LETTER_KEY]);
 	values[LETTER_PAYLOAD] = heap_getattr(tuple, STAGED_PAYLOAD, desc, &nulls[LETTER_PAYLOAD]);
 	values[LETTER_HEADERS] = heap_getattr(tuple, STAGED_HEADERS, desc, &isnull);
 	nulls[LETTER_HEADERS] = isnull;
 	if (!isnull)
-		values[LETTER_HEADERS] = DirectFunctionCall1(jsonb_in,
-													 CStringGetDatum(TextDatumGetCString(values[LETTER_HEADERS])));
+		values[LETTER_HEADERS] = DirectFunctionCall1(
+			jsonb_in, CStringGetDatum(TextDatumGetCString(values[LETTER_HEADERS])));
 	table_close(rel, AccessShareLock);
 }
 
@@ -86,8 +87,8 @@ fill_message(const Stream *stream, const Element *element, Datum *values, bool *
 void
 dead_letter_write(const Stream *stream, const Element *element)
 {
-	Datum		values[LETTER_COLUMNS] = {0};
-	bool		nulls[LETTER_COLUMNS] = {0};
+	Datum values[LETTER_COLUMNS] = {0};
+	bool nulls[LETTER_COLUMNS] = {0};
 
 	Assert(element->sqlstate != 0);
 	if (element->progress->partition == SQL_PARTITION)

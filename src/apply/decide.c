@@ -29,15 +29,15 @@
 typedef struct Piece
 {
 	const Stream *stream;
-	Dedup	   *dedup;
-	TimestampTz oldest;			/* DT_NOBEGIN without retention */
+	Dedup *dedup;
+	TimestampTz oldest; /* DT_NOBEGIN without retention */
 	TimestampTz newest;
-	AttrNumber	time_attnum;	/* of the event time in the staging table, or 0 */
-	PartitionRanges *ranges;	/* looked up when they are asked for */
-	Element   **candidates;
-	int			ncandidates;
-	Element   **duplicates;
-	int			nduplicates;
+	AttrNumber time_attnum;	 /* of the event time in the staging table, or 0 */
+	PartitionRanges *ranges; /* looked up when they are asked for */
+	Element **candidates;
+	int ncandidates;
+	Element **duplicates;
+	int nduplicates;
 } Piece;
 
 /* What is known against an element, kept as long as the batch. */
@@ -55,8 +55,8 @@ oldest_time(const Stream *stream, TimestampTz now)
 {
 	if (stream->retention == NULL)
 		return DT_NOBEGIN;
-	return DatumGetTimestampTz(DirectFunctionCall2(timestamptz_mi_interval, TimestampTzGetDatum(now),
-												   IntervalPGetDatum(stream->retention)));
+	return DatumGetTimestampTz(DirectFunctionCall2(
+		timestamptz_mi_interval, TimestampTzGetDatum(now), IntervalPGetDatum(stream->retention)));
 }
 
 /*
@@ -67,8 +67,8 @@ bool
 element_is_out_of_range(const Stream *stream, const Element *element, TimestampTz now)
 {
 	return element->sqlstate != 0 || TIMESTAMP_NOT_FINITE(element->event_time) ||
-		element->event_time < oldest_time(stream, now) ||
-		element->event_time > now + FUTURE_LIMIT_HOURS * USECS_PER_HOUR;
+		   element->event_time < oldest_time(stream, now) ||
+		   element->event_time > now + FUTURE_LIMIT_HOURS * USECS_PER_HOUR;
 }
 
 /* The identity of an element; false when a column of it is NULL. */
@@ -76,8 +76,8 @@ static bool
 take_identity(Piece *piece, Batch *batch, Element *element)
 {
 	const AttrNumber *attnums;
-	int			count = dedup_columns(piece->dedup, &attnums);
-	Datum		values[INDEX_MAX_KEYS];
+	int count = dedup_columns(piece->dedup, &attnums);
+	Datum values[INDEX_MAX_KEYS];
 
 	for (int i = 0; i < count; i++)
 	{
@@ -101,7 +101,7 @@ static void
 identity_values(Dedup *dedup, const Element *element, Datum *values)
 {
 	const AttrNumber *attnums;
-	int			count = dedup_columns(dedup, &attnums);
+	int count = dedup_columns(dedup, &attnums);
 
 	for (int i = 0; i < count; i++)
 		values[i] = element->values[attnums[i] - 1];
@@ -111,7 +111,7 @@ identity_values(Dedup *dedup, const Element *element, Datum *values)
 static bool
 claim_identity(Dedup *dedup, Element *element)
 {
-	Datum		values[INDEX_MAX_KEYS];
+	Datum values[INDEX_MAX_KEYS];
 
 	if (!element->has_identity)
 		return true;
@@ -125,7 +125,7 @@ claim_identity(Dedup *dedup, Element *element)
 static void
 release_identity(Dedup *dedup, Element *element)
 {
-	Datum		values[INDEX_MAX_KEYS];
+	Datum values[INDEX_MAX_KEYS];
 
 	if (!element->has_identity)
 		return;
@@ -148,13 +148,13 @@ has_partition(Piece *piece, const Element *element)
 		return true;
 	if (piece->ranges == NULL)
 	{
-		Relation	table = table_open(piece->stream->events_table, AccessShareLock);
+		Relation table = table_open(piece->stream->events_table, AccessShareLock);
 
 		piece->ranges = partition_ranges(table);
 		table_close(table, NoLock);
 	}
 	return OidIsValid(piece->ranges->default_partition) ||
-		(has_event_time(piece, element) && partition_range_of(piece->ranges, DT_NOBEGIN) >= 0);
+		   (has_event_time(piece, element) && partition_range_of(piece->ranges, DT_NOBEGIN) >= 0);
 }
 
 /* Decide what can be decided without the query, and sort the rest. */
@@ -166,7 +166,7 @@ sort_element(Piece *piece, Batch *batch, Element *element)
 	if (element->sqlstate != 0)
 		element->outcome = OUTCOME_DEAD_LETTER;
 	else if (!take_identity(piece, batch, element))
-		 /* rejected */ ;
+		/* rejected */;
 	else if (!has_partition(piece, element))
 		reject(batch, element, ERRCODE_DATETIME_FIELD_OVERFLOW,
 			   "event time is null or -infinity, and no partition takes it");
@@ -189,7 +189,7 @@ sort_element(Piece *piece, Batch *batch, Element *element)
 static int
 release_unaccepted(Piece *piece)
 {
-	int			released = 0;
+	int released = 0;
 
 	for (int i = 0; i < piece->ncandidates; i++)
 	{
@@ -205,12 +205,12 @@ release_unaccepted(Piece *piece)
 static void
 reconsider_duplicates(Piece *piece)
 {
-	int			kept = 0;
+	int kept = 0;
 
 	piece->ncandidates = 0;
 	for (int i = 0; i < piece->nduplicates; i++)
 	{
-		Element    *element = piece->duplicates[i];
+		Element *element = piece->duplicates[i];
 
 		if (!element->is_known && claim_identity(piece->dedup, element))
 			piece->candidates[piece->ncandidates++] = element;
@@ -225,25 +225,25 @@ reconsider_duplicates(Piece *piece)
  * accepted ones are in the events table and in the rollups afterwards.
  */
 void
-decide_piece(const Stream *stream, StagedReader *reader, Dedup *dedup, Events *events,
-			 Batch *batch, int from, int to)
+decide_piece(const Stream *stream, StagedReader *reader, Dedup *dedup, Events *events, Batch *batch,
+			 int from, int to)
 {
 	TimestampTz now = batch->now;
-	Piece		piece = {
-		.stream = stream,
-		.dedup = dedup,
-		.oldest = oldest_time(stream, now),
-		.newest = now + FUTURE_LIMIT_HOURS * USECS_PER_HOUR,
-		.time_attnum = stream->event_time ? get_attnum(stream->staging_table, stream->event_time) : 0,
-		.candidates = palloc(Max(to - from, 1) * sizeof(Element *)),
-		.duplicates = palloc(Max(to - from, 1) * sizeof(Element *))
-	};
-	instr_time	since;
+	Piece piece = {.stream = stream,
+				   .dedup = dedup,
+				   .oldest = oldest_time(stream, now),
+				   .newest = now + FUTURE_LIMIT_HOURS * USECS_PER_HOUR,
+				   .time_attnum = stream->event_time
+									  ? get_attnum(stream->staging_table, stream->event_time)
+									  : 0,
+				   .candidates = palloc(Max(to - from, 1) * sizeof(Element *)),
+				   .duplicates = palloc(Max(to - from, 1) * sizeof(Element *))};
+	instr_time since;
 
 	INSTR_TIME_SET_CURRENT(since);
 	for (int i = from; i < to; i++)
 	{
-		Element    *element = &batch->elements[i];
+		Element *element = &batch->elements[i];
 
 		if (element->sqlstate == 0 && !element->is_converted)
 		{

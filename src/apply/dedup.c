@@ -32,25 +32,25 @@
 /* What the open batch added to the memory of a segment. */
 typedef struct BatchEntry
 {
-	Segment    *segment;
-	Identity	identity;
+	Segment *segment;
+	Identity identity;
 } BatchEntry;
 
 struct Dedup
 {
-	Dedup	   *next;			/* in all_dedups */
+	Dedup *next; /* in all_dedups */
 	IdentityColumns *columns;
-	IdentityHasher *hasher;		/* NULL: types without canonical bytes */
-	IdentityValues *values_seen;	/* by the open batch; NULL if hashed */
+	IdentityHasher *hasher;		 /* NULL: types without canonical bytes */
+	IdentityValues *values_seen; /* by the open batch; NULL if hashed */
 	SegmentMap *map;
 
 	/* Of the open batch. */
-	BatchEntry *entries;		/* in segments in memory */
-	int64		nentries;
-	int64		max_entries;
-	IdentitySet *batch;			/* in segments behind an index */
-	Snapshot	snapshot;		/* of the open probes, else NULL */
-	List	   *probed;			/* segments with open probes */
+	BatchEntry *entries; /* in segments in memory */
+	int64 nentries;
+	int64 max_entries;
+	IdentitySet *batch; /* in segments behind an index */
+	Snapshot snapshot;	/* of the open probes, else NULL */
+	List *probed;		/* segments with open probes */
 };
 
 #define FIRST_ENTRIES 1024
@@ -63,7 +63,7 @@ static bool callbacks_registered = false;
 static void
 relation_changed(Datum arg, Oid relation)
 {
-	Dedup	   *dedup;
+	Dedup *dedup;
 
 	for (dedup = all_dedups; dedup != NULL; dedup = dedup->next)
 		segment_map_invalidate(dedup->map, relation);
@@ -74,12 +74,12 @@ static void
 close_probes(Dedup *dedup)
 {
 	ResourceOwner owner = CurrentResourceOwner;
-	ListCell   *cell;
+	ListCell *cell;
 
 	CurrentResourceOwner = TopTransactionResourceOwner;
 	foreach(cell, dedup->probed)
 	{
-		Segment    *segment = lfirst(cell);
+		Segment *segment = lfirst(cell);
 
 		index_probe_close(segment->probe);
 		segment->probe = NULL;
@@ -95,7 +95,7 @@ close_probes(Dedup *dedup)
 static void
 abandon_probes(Dedup *dedup)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
 	foreach(cell, dedup->probed)
 		((Segment *) lfirst(cell))->probe = NULL;
@@ -107,7 +107,7 @@ abandon_probes(Dedup *dedup)
 static void
 transaction_ended(XactEvent event, void *arg)
 {
-	Dedup	   *dedup;
+	Dedup *dedup;
 
 	for (dedup = all_dedups; dedup != NULL; dedup = dedup->next)
 	{
@@ -134,7 +134,7 @@ transaction_ended(XactEvent event, void *arg)
 static void
 dedup_deleted(void *arg)
 {
-	Dedup	  **link;
+	Dedup **link;
 
 	for (link = &all_dedups; *link != NULL; link = &(*link)->next)
 	{
@@ -175,7 +175,7 @@ dedup_create(const Stream *stream, MemoryContext context)
 {
 	MemoryContext own = AllocSetContextCreate(context, "detect dedup", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(own);
-	Dedup	   *dedup = palloc0_object(Dedup);
+	Dedup *dedup = palloc0_object(Dedup);
 
 	dedup->columns = identity_columns(stream);
 	if (dedup->columns->canonical)
@@ -225,7 +225,7 @@ dedup_begin_batch(Dedup *dedup)
 Identity
 dedup_identity(const Dedup *dedup, const Datum *values)
 {
-	Identity	number = {0, 0};
+	Identity number = {0, 0};
 
 	if (dedup->hasher != NULL)
 		return identity_hash(dedup->hasher, values);
@@ -240,10 +240,9 @@ open_probe(Dedup *dedup, Segment *segment)
 	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
 
 	if (dedup->snapshot == NULL)
-		dedup->snapshot = RegisterSnapshotOnOwner(GetLatestSnapshot(),
-												  TopTransactionResourceOwner);
-	segment->probe = index_probe_open(segment->relation, segment->index,
-									  dedup->columns, dedup->snapshot);
+		dedup->snapshot = RegisterSnapshotOnOwner(GetLatestSnapshot(), TopTransactionResourceOwner);
+	segment->probe =
+		index_probe_open(segment->relation, segment->index, dedup->columns, dedup->snapshot);
 	dedup->probed = lappend(dedup->probed, segment);
 	MemoryContextSwitchTo(old);
 }
@@ -253,7 +252,7 @@ static bool
 is_in_index(Dedup *dedup, Segment *segment, const Datum *values)
 {
 	ResourceOwner owner = CurrentResourceOwner;
-	bool		found;
+	bool found;
 
 	/* Scans stay open, whatever subtransaction the caller is in. */
 	CurrentResourceOwner = TopTransactionResourceOwner;
@@ -271,7 +270,7 @@ is_in_index(Dedup *dedup, Segment *segment, const Datum *values)
 bool
 dedup_is_known(Dedup *dedup, const Identity *identity, const Datum *values)
 {
-	Segment    *segment = segment_of(dedup->map, values);
+	Segment *segment = segment_of(dedup->map, values);
 
 	if (segment->identities != NULL)
 		return identity_set_has(segment->identities, identity);
@@ -284,8 +283,7 @@ note_entry(Dedup *dedup, Segment *segment, const Identity *identity)
 {
 	if (dedup->nentries == dedup->max_entries)
 	{
-		dedup->entries = repalloc_huge(dedup->entries,
-									   2 * dedup->max_entries * sizeof(BatchEntry));
+		dedup->entries = repalloc_huge(dedup->entries, 2 * dedup->max_entries * sizeof(BatchEntry));
 		dedup->max_entries *= 2;
 	}
 	dedup->entries[dedup->nentries].segment = segment;
@@ -300,7 +298,7 @@ note_entry(Dedup *dedup, Segment *segment, const Identity *identity)
 void
 dedup_remember(Dedup *dedup, const Identity *identity, const Datum *values)
 {
-	Segment    *segment = segment_of(dedup->map, values);
+	Segment *segment = segment_of(dedup->map, values);
 
 	if (segment->identities == NULL)
 	{
@@ -318,10 +316,9 @@ dedup_remember(Dedup *dedup, const Identity *identity, const Datum *values)
 void
 dedup_forget(Dedup *dedup, const Identity *identity, const Datum *values)
 {
-	Segment    *segment = segment_of(dedup->map, values);
+	Segment *segment = segment_of(dedup->map, values);
 
-	identity_set_remove(segment->identities != NULL ? segment->identities : dedup->batch,
-						identity);
+	identity_set_remove(segment->identities != NULL ? segment->identities : dedup->batch, identity);
 }
 
 /*
@@ -342,7 +339,7 @@ dedup_commit_batch(Dedup *dedup)
 void
 dedup_abort_batch(Dedup *dedup)
 {
-	int64		i;
+	int64 i;
 
 	for (i = 0; i < dedup->nentries; i++)
 		identity_set_remove(dedup->entries[i].segment->identities, &dedup->entries[i].identity);
@@ -355,15 +352,15 @@ dedup_abort_batch(Dedup *dedup)
  * means that the identity is there already.  The caller is in a transaction.
  */
 bool
-dedup_owns_constraint(const Dedup *dedup, const char *schema,
-					  const char *table, const char *constraint)
+dedup_owns_constraint(const Dedup *dedup, const char *schema, const char *table,
+					  const char *constraint)
 {
-	Oid			namespace;
-	Oid			relation;
-	Oid			index;
-	bool		is_segment = false;
-	bool		owns = false;
-	int			i;
+	Oid namespace;
+	Oid relation;
+	Oid index;
+	bool is_segment = false;
+	bool owns = false;
+	int i;
 
 	if (schema == NULL || table == NULL || constraint == NULL)
 		return false;
@@ -375,7 +372,7 @@ dedup_owns_constraint(const Dedup *dedup, const char *schema,
 
 	if (is_segment && OidIsValid(relation) && OidIsValid(index))
 	{
-		Relation	segment = table_open(relation, AccessShareLock);
+		Relation segment = table_open(relation, AccessShareLock);
 
 		owns = identity_index_is_ours(segment, index, dedup->columns);
 		table_close(segment, AccessShareLock);
@@ -387,8 +384,8 @@ dedup_owns_constraint(const Dedup *dedup, const char *schema,
 int64
 dedup_identities(const Dedup *dedup)
 {
-	int64		identities = 0;
-	int			i;
+	int64 identities = 0;
+	int i;
 
 	for (i = 0; i < dedup->map->n; i++)
 	{
@@ -402,8 +399,8 @@ dedup_identities(const Dedup *dedup)
 int64
 dedup_bytes(const Dedup *dedup)
 {
-	int64		bytes = dedup->max_entries * sizeof(BatchEntry);
-	int			i;
+	int64 bytes = dedup->max_entries * sizeof(BatchEntry);
+	int i;
 
 	if (dedup->batch != NULL)
 		bytes += identity_set_bytes(dedup->batch);

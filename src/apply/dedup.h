@@ -16,15 +16,15 @@
  * so always hand the values along. */
 typedef struct Identity
 {
-	uint64		low;
-	uint64		high;
+	uint64 low;
+	uint64 high;
 } Identity;
 
 typedef struct Dedup Dedup;
 
 /* in apply/dedup.c */
 extern Dedup *dedup_create(const Stream *stream, MemoryContext context);
-extern int	dedup_columns(const Dedup *dedup, const AttrNumber **staging_attnums);
+extern int dedup_columns(const Dedup *dedup, const AttrNumber **staging_attnums);
 extern void dedup_begin_batch(Dedup *dedup);
 extern Identity dedup_identity(const Dedup *dedup, const Datum *values);
 extern bool dedup_is_known(Dedup *dedup, const Identity *identity, const Datum *values);
@@ -32,8 +32,8 @@ extern void dedup_remember(Dedup *dedup, const Identity *identity, const Datum *
 extern void dedup_forget(Dedup *dedup, const Identity *identity, const Datum *values);
 extern void dedup_commit_batch(Dedup *dedup);
 extern void dedup_abort_batch(Dedup *dedup);
-extern bool dedup_owns_constraint(const Dedup *dedup, const char *schema,
-								  const char *table, const char *constraint);
+extern bool dedup_owns_constraint(const Dedup *dedup, const char *schema, const char *table,
+								  const char *constraint);
 extern int64 dedup_identities(const Dedup *dedup);
 extern int64 dedup_bytes(const Dedup *dedup);
 
@@ -46,7 +46,7 @@ extern bool partition_bounds(Oid partition, TimestampTz *from, TimestampTz *to);
 extern TimestampTz partition_time(Oid type, Datum value);
 
 /* in apply/partition_make.c */
-extern int	partition_ensure(const Stream *stream, const TimestampTz *times, int ntimes);
+extern int partition_ensure(const Stream *stream, const TimestampTz *times, int ntimes);
 
 /* in apply/chore.c */
 extern bool maintain_is_due(const Stream *stream);
@@ -54,4 +54,4 @@ extern bool maintain_is_due(const Stream *stream);
 /* in apply/maintain.c: duty of a short-lived worker */
 extern void maintain_run(const Stream *stream);
 
-#endif							/* DETECT_DEDUP_H */
+#endif /* DETECT_DEDUP_H */

@@ -31,8 +31,8 @@ PG_FUNCTION_INFO_V1(detect_accepted);
 /* Leads an accepted row back to its element. */
 typedef struct IdentityEntry
 {
-	Identity	identity;
-	Element    *element;
+	Identity identity;
+	Element *element;
 } IdentityEntry;
 
 const char *events_stage = "apply";
@@ -44,23 +44,24 @@ static char *
 insert_text(const Stream *stream)
 {
 	StringInfoData columns;
-	ListCell   *cell;
+	ListCell *cell;
 
 	initStringInfo(&columns);
 	foreach(cell, stream->events_columns)
 		appendStringInfo(&columns, "%s%s", cell == list_head(stream->events_columns) ? "" : ", ",
 						 quote_identifier(lfirst(cell)));
-	return psprintf("INSERT INTO %s (%s) SELECT %s FROM %s",
-					quote_qualified_identifier(get_namespace_name(get_rel_namespace(stream->events_table)),
-											   get_rel_name(stream->events_table)),
-					columns.data, columns.data, ACCEPTED_RELATION);
+	return psprintf(
+		"INSERT INTO %s (%s) SELECT %s FROM %s",
+		quote_qualified_identifier(get_namespace_name(get_rel_namespace(stream->events_table)),
+								   get_rel_name(stream->events_table)),
+		columns.data, columns.data, ACCEPTED_RELATION);
 }
 
 /* Reset callback: SPI keeps saved plans outside of our memory. */
 static void
 free_plans(void *arg)
 {
-	Events	   *events = arg;
+	Events *events = arg;
 
 	if (events->query.plan)
 		SPI_freeplan(events->query.plan);
@@ -76,7 +77,7 @@ Events *
 events_create(const Stream *stream, MemoryContext context)
 {
 	MemoryContext old_context = MemoryContextSwitchTo(context);
-	Events	   *events = palloc0(sizeof(Events));
+	Events *events = palloc0(sizeof(Events));
 	MemoryContextCallback *callback = palloc0(sizeof(MemoryContextCallback));
 
 	events->stream = stream;
@@ -97,9 +98,9 @@ events_create(const Stream *stream, MemoryContext context)
 void
 events_reload(Events *events)
 {
-	MemoryContext context = AllocSetContextCreate(events->context, "detect rollups",
-												  ALLOCSET_DEFAULT_SIZES);
-	RollupSet  *rollups = rollup_set_load(events->stream, context);
+	MemoryContext context =
+		AllocSetContextCreate(events->context, "detect rollups", ALLOCSET_DEFAULT_SIZES);
+	RollupSet *rollups = rollup_set_load(events->stream, context);
 
 	/* an error above leaves the old ones in place */
 	if (events->rollup_context)
@@ -125,12 +126,13 @@ run_insert(Events *events)
 {
 	const Stream *stream = events->stream;
 	SPIExecuteOptions options = {0};
-	SPIPlanPtr	plan;
+	SPIPlanPtr plan;
 
 	events->was_handed_over = false;
 	events->naccepted = 0;
 	SPI_connect();
-	plan_register_relation(ACCEPTED_RELATION, InvalidOid, events->row_desc, events->rows, events->nrows);
+	plan_register_relation(ACCEPTED_RELATION, InvalidOid, events->row_desc, events->rows,
+						   events->nrows);
 	plan = plan_for_rows(&events->insert, events->insert_sql, events->nrows);
 	inserting = events;
 	PG_TRY();
@@ -145,11 +147,13 @@ run_insert(Events *events)
 	PG_END_TRY();
 	SPI_finish();
 	if (!events->was_handed_over)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
-				 errmsg("trigger \"_detect_accepted\" of table \"%s\" did not fire",
-						get_rel_name(stream->events_table)),
-				 errhint("ALTER TABLE … ENABLE ALWAYS TRIGGER _detect_accepted, or drop the stream and create it again; its events stay.")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+			 errmsg("trigger \"_detect_accepted\" of table \"%s\" did not fire",
+					get_rel_name(stream->events_table)),
+			 errhint(
+				 "ALTER TABLE … ENABLE ALWAYS TRIGGER _detect_accepted, or drop the stream and create it again; its events stay.")));
 }
 
 /* Let go of what one call of events_apply() used. */
@@ -167,11 +171,11 @@ events_end(Events *events)
 static void
 settle_dropped(Events *events, Element **candidates, int ncandidates)
 {
-	int64		dropped = events->nrows - events->naccepted;
+	int64 dropped = events->nrows - events->naccepted;
 
 	for (int i = ncandidates - 1; i >= 0 && dropped > 0; i--)
 	{
-		Element    *element = candidates[i];
+		Element *element = candidates[i];
 
 		if (element->outcome != OUTCOME_ACCEPTED || element->was_seen)
 			continue;
@@ -201,8 +205,9 @@ events_apply(Events *events, Batch *batch, Element **candidates, int ncandidates
 	query_run(events, candidates, ncandidates);
 	step_time(STEP_QUERY, &events->step_began);
 	for (int i = 0; i < ncandidates; i++)
-		candidates[i]->outcome = candidates[i]->sqlstate ? OUTCOME_DEAD_LETTER :
-			candidates[i]->has_row ? OUTCOME_ACCEPTED : OUTCOME_FILTERED;
+		candidates[i]->outcome = candidates[i]->sqlstate  ? OUTCOME_DEAD_LETTER
+								 : candidates[i]->has_row ? OUTCOME_ACCEPTED
+														  : OUTCOME_FILTERED;
 	if (events->nrows > 0)
 	{
 		events_stage = "insert";
@@ -230,17 +235,15 @@ events_abort(Events *events)
 static HTAB *
 index_by_identity(Events *events)
 {
-	HASHCTL		control = {
-		.keysize = sizeof(Identity),
-		.entrysize = sizeof(IdentityEntry),
-		.hcxt = CurrentMemoryContext
-	};
-	HTAB	   *index = hash_create("detect elements by identity", events->nrows, &control,
-									HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	HASHCTL control = {.keysize = sizeof(Identity),
+					   .entrysize = sizeof(IdentityEntry),
+					   .hcxt = CurrentMemoryContext};
+	HTAB *index = hash_create("detect elements by identity", events->nrows, &control,
+							  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 
 	for (int i = 0; i < events->ncandidates; i++)
 	{
-		Element    *element = events->candidates[i];
+		Element *element = events->candidates[i];
 		IdentityEntry *entry;
 
 		if (!element->has_row || element->sqlstate != 0)
@@ -256,27 +259,27 @@ index_by_identity(Events *events)
 static void
 mark_seen(Events *events, TriggerData *trigdata)
 {
-	Relation	rel = trigdata->tg_relation;
+	Relation rel = trigdata->tg_relation;
 	TupleTableSlot *slot = MakeSingleTupleTableSlot(RelationGetDescr(rel), &TTSOpsMinimalTuple);
-	HTAB	   *index = index_by_identity(events);
+	HTAB *index = index_by_identity(events);
 	const AttrNumber *staging_attnums;
-	int			nidentity = dedup_columns(events->dedup, &staging_attnums);
-	AttrNumber	attnums[INDEX_MAX_KEYS];
+	int nidentity = dedup_columns(events->dedup, &staging_attnums);
+	AttrNumber attnums[INDEX_MAX_KEYS];
 
 	for (int i = 0; i < nidentity; i++)
-		attnums[i] = get_attnum(RelationGetRelid(rel),
-								get_attname(events->stream->staging_table, staging_attnums[i], false));
+		attnums[i] = get_attnum(RelationGetRelid(rel), get_attname(events->stream->staging_table,
+																   staging_attnums[i], false));
 	tuplestore_rescan(trigdata->tg_newtable);
 	while (nidentity > 0 && tuplestore_gettupleslot(trigdata->tg_newtable, true, false, slot))
 	{
-		Datum		values[INDEX_MAX_KEYS];
-		Identity	identity;
+		Datum values[INDEX_MAX_KEYS];
+		Identity identity;
 		IdentityEntry *entry = NULL;
-		bool		has_identity = true;
+		bool has_identity = true;
 
 		for (int i = 0; i < nidentity; i++)
 		{
-			bool		isnull;
+			bool isnull;
 
 			values[i] = slot_getattr(slot, attnums[i], &isnull);
 			has_identity &= !isnull;
@@ -311,10 +314,12 @@ detect_accepted(PG_FUNCTION_ARGS)
 	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_AFTER(trigdata->tg_event) ||
 		!TRIGGER_FIRED_FOR_STATEMENT(trigdata->tg_event) ||
 		!TRIGGER_FIRED_BY_INSERT(trigdata->tg_event) || trigdata->tg_newtable == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("detect._accepted() must be an AFTER INSERT statement trigger with a new table"),
-				 errhint("detect.create_stream makes it.")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+			 errmsg(
+				 "detect._accepted() must be an AFTER INSERT statement trigger with a new table"),
+			 errhint("detect.create_stream makes it.")));
 	if (inserting == NULL ||
 		inserting->stream->events_table != RelationGetRelid(trigdata->tg_relation))
 		return PointerGetDatum(NULL);
@@ -322,7 +327,8 @@ detect_accepted(PG_FUNCTION_ARGS)
 	inserting->was_handed_over = true;
 	inserting->naccepted = tuplestore_tuple_count(trigdata->tg_newtable);
 	if (inserting->naccepted != inserting->nrows ||
-		(trigdata->tg_relation->trigdesc && trigdata->tg_relation->trigdesc->trig_insert_before_row))
+		(trigdata->tg_relation->trigdesc &&
+		 trigdata->tg_relation->trigdesc->trig_insert_before_row))
 		mark_seen(inserting, trigdata);
 	if (inserting->naccepted > 0)
 	{

@@ -15,33 +15,33 @@
 /* A plan and the number of rows that it was made for. */
 typedef struct SizedPlan
 {
-	SPIPlanPtr	plan;
-	double		rows;
+	SPIPlanPtr plan;
+	double rows;
 } SizedPlan;
 
 struct Events
 {
 	const Stream *stream;
 	MemoryContext context;
-	char	   *query_sql;
-	char	   *insert_sql;
-	SizedPlan	query;
-	SizedPlan	insert;
-	RollupSet  *rollups;
+	char *query_sql;
+	char *insert_sql;
+	SizedPlan query;
+	SizedPlan insert;
+	RollupSet *rollups;
 	MemoryContext rollup_context;
 
 	/* Of one call of events_apply(). */
 	MemoryContext apply_context;
-	Batch	   *batch;
-	Element   **candidates;
-	int			ncandidates;
-	Dedup	   *dedup;
-	Tuplestorestate *rows;		/* that passed the query */
-	int64		nrows;
-	TupleDesc	row_desc;
-	bool		was_handed_over;
-	int64		naccepted;
-	instr_time	step_began;		/* the step that is being timed */
+	Batch *batch;
+	Element **candidates;
+	int ncandidates;
+	Dedup *dedup;
+	Tuplestorestate *rows; /* that passed the query */
+	int64 nrows;
+	TupleDesc row_desc;
+	bool was_handed_over;
+	int64 naccepted;
+	instr_time step_began; /* the step that is being timed */
 };
 
 /* in apply/plan.c */
@@ -53,4 +53,4 @@ extern SPIPlanPtr plan_for_rows(SizedPlan *sized, const char *sql, double nrows)
 extern char *query_text(const Stream *stream);
 extern void query_run(Events *events, Element **candidates, int ncandidates);
 
-#endif							/* DETECT_EVENTS_INTERNAL_H */
+#endif /* DETECT_EVENTS_INTERNAL_H */

@@ -18,7 +18,7 @@
 FailureKind
 failure_kind(const ErrorData *error)
 {
-	int			sqlstate = error->sqlerrcode;
+	int sqlstate = error->sqlerrcode;
 
 	switch (sqlstate)
 	{

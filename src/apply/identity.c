@@ -33,13 +33,13 @@
 /* How the canonical bytes of a type are had from its values. */
 typedef enum CanonicalForm
 {
-	FORM_WORD_1,				/* the value itself, of so many bytes */
+	FORM_WORD_1, /* the value itself, of so many bytes */
 	FORM_WORD_2,
 	FORM_WORD_4,
 	FORM_WORD_8,
 	FORM_FLOAT_4,
 	FORM_FLOAT_8,
-	FORM_FIXED,					/* by reference, of a fixed length */
+	FORM_FIXED, /* by reference, of a fixed length */
 	FORM_NAME,
 	FORM_VARLENA,
 	FORM_BPCHAR
@@ -48,23 +48,23 @@ typedef enum CanonicalForm
 typedef struct HashedColumn
 {
 	CanonicalForm form;
-	int			bytes;			/* of FORM_FIXED */
+	int bytes; /* of FORM_FIXED */
 } HashedColumn;
 
 struct IdentityHasher
 {
-	int			ncolumns;
+	int ncolumns;
 	HashedColumn columns[FLEXIBLE_ARRAY_MEMBER];
 };
 
 /* State of one hash: the four words of SipHash, and the length so far. */
 typedef struct Sip
 {
-	uint64		v0;
-	uint64		v1;
-	uint64		v2;
-	uint64		v3;
-	uint64		bytes;
+	uint64 v0;
+	uint64 v1;
+	uint64 v2;
+	uint64 v3;
+	uint64 bytes;
 } Sip;
 
 /* The random key of this process, made by the first hasher. */
@@ -112,7 +112,7 @@ sip_word(Sip *sip, uint64 word)
 static inline void
 sip_bytes(Sip *sip, const char *bytes, Size nbytes)
 {
-	uint64		word;
+	uint64 word;
 
 	for (; nbytes >= sizeof(word); bytes += sizeof(word), nbytes -= sizeof(word))
 	{
@@ -130,7 +130,7 @@ sip_bytes(Sip *sip, const char *bytes, Size nbytes)
 static inline Sip
 sip_begin(void)
 {
-	Sip			sip;
+	Sip sip;
 
 	sip.v0 = sip_key[0] ^ UINT64CONST(0x736f6d6570736575);
 	sip.v1 = sip_key[1] ^ UINT64CONST(0x646f72616e646f6d) ^ 0xee;
@@ -143,8 +143,8 @@ sip_begin(void)
 static inline Identity
 sip_end(Sip *sip)
 {
-	Identity	identity;
-	int			i;
+	Identity identity;
+	int i;
 
 	sip_mix(sip, sip->bytes << 56);
 	sip->v2 ^= 0xee;
@@ -163,7 +163,7 @@ sip_end(Sip *sip)
 static bool
 canonical_form(Oid type, Oid collation, HashedColumn *column)
 {
-	Oid			base = getBaseType(type);
+	Oid base = getBaseType(type);
 
 	column->bytes = 0;
 	switch (base)
@@ -236,23 +236,21 @@ identity_type_is_canonical(Oid type, Oid collation)
  * is allocated in the context.
  */
 IdentityHasher *
-identity_hasher_create(int ncolumns, const Oid *types, const Oid *collations,
-					   MemoryContext context)
+identity_hasher_create(int ncolumns, const Oid *types, const Oid *collations, MemoryContext context)
 {
 	IdentityHasher *hasher;
-	int			i;
+	int i;
 
 	if (!sip_key_made)
 	{
 		if (!pg_strong_random(sip_key, sizeof(sip_key)))
-			ereport(ERROR,
-					(errcode(ERRCODE_INTERNAL_ERROR),
-					 errmsg("could not generate a random key for identities")));
+			ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR),
+							errmsg("could not generate a random key for identities")));
 		sip_key_made = true;
 	}
 
 	hasher = MemoryContextAlloc(context, offsetof(IdentityHasher, columns) +
-								ncolumns * sizeof(HashedColumn));
+											 ncolumns * sizeof(HashedColumn));
 	hasher->ncolumns = ncolumns;
 	for (i = 0; i < ncolumns; i++)
 	{
@@ -266,7 +264,7 @@ identity_hasher_create(int ncolumns, const Oid *types, const Oid *collations,
 static inline uint64
 float_word(float8 value)
 {
-	uint64		word;
+	uint64 word;
 
 	if (isnan(value))
 		return UINT64CONST(0x7ff8000000000000);
@@ -281,8 +279,8 @@ static void
 hash_varlena(Sip *sip, Datum value, bool strip_spaces)
 {
 	struct varlena *packed = PG_DETOAST_DATUM_PACKED(value);
-	char	   *bytes = VARDATA_ANY(packed);
-	int			nbytes = VARSIZE_ANY_EXHDR(packed);
+	char *bytes = VARDATA_ANY(packed);
+	int nbytes = VARSIZE_ANY_EXHDR(packed);
 
 	if (strip_spaces)
 		nbytes = bpchartruelen(bytes, nbytes);
@@ -339,9 +337,9 @@ hash_value(Sip *sip, const HashedColumn *column, Datum value)
 Identity
 identity_hash(const IdentityHasher *hasher, const Datum *values)
 {
-	Sip			sip = sip_begin();
-	Identity	identity;
-	int			i;
+	Sip sip = sip_begin();
+	Identity identity;
+	int i;
 
 	for (i = 0; i < hasher->ncolumns; i++)
 		hash_value(&sip, &hasher->columns[i], values[i]);

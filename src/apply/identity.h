@@ -13,14 +13,14 @@
 /* The columns whose values are an event's identity. */
 typedef struct IdentityColumns
 {
-	int			n;
-	char	  **names;
-	AttrNumber *staging_attnums;	/* in detect_staging.<stream> */
-	Oid		   *types;			/* in the events table, as declared */
-	Oid		   *collations;		/* in the events table */
-	int			event_time;		/* position; -1: not partitioned by it */
-	bool		event_time_added;	/* the event time is not in the key */
-	bool		canonical;		/* all types have canonical bytes */
+	int n;
+	char **names;
+	AttrNumber *staging_attnums; /* in detect_staging.<stream> */
+	Oid *types;					 /* in the events table, as declared */
+	Oid *collations;			 /* in the events table */
+	int event_time;				 /* position; -1: not partitioned by it */
+	bool event_time_added;		 /* the event time is not in the key */
+	bool canonical;				 /* all types have canonical bytes */
 } IdentityColumns;
 
 typedef struct IdentityHasher IdentityHasher;
@@ -29,8 +29,8 @@ typedef struct IdentityValues IdentityValues;
 typedef struct IndexProbe IndexProbe;
 
 /* in apply/identity.c */
-extern IdentityHasher *identity_hasher_create(int ncolumns, const Oid *types,
-											  const Oid *collations, MemoryContext context);
+extern IdentityHasher *identity_hasher_create(int ncolumns, const Oid *types, const Oid *collations,
+											  MemoryContext context);
 extern bool identity_type_is_canonical(Oid type, Oid collation);
 extern Identity identity_hash(const IdentityHasher *hasher, const Datum *values);
 
@@ -46,8 +46,8 @@ extern int64 identity_set_count(const IdentitySet *set);
 extern int64 identity_set_bytes(const IdentitySet *set);
 
 /* in apply/identity_values.c */
-extern IdentityValues *identity_values_create(const IdentityColumns *columns,
-											  MemoryContext context);
+extern IdentityValues *
+identity_values_create(const IdentityColumns *columns, MemoryContext context);
 extern uint64 identity_values_number(IdentityValues *values_seen, const Datum *values);
 extern void identity_values_clear(IdentityValues *values_seen);
 
@@ -57,11 +57,11 @@ extern void identity_columns_verify(const IdentityColumns *columns, Relation tab
 extern char *identity_columns_list(const IdentityColumns *columns);
 
 /* in apply/identity_index.c */
-extern Oid	identity_index_find(Relation table, const IdentityColumns *columns, bool *soon);
+extern Oid identity_index_find(Relation table, const IdentityColumns *columns, bool *soon);
 extern bool identity_index_is_ours(Relation table, Oid index, const IdentityColumns *columns);
-extern IndexProbe *index_probe_open(Oid table, Oid index, const IdentityColumns *columns,
-									Snapshot snapshot);
+extern IndexProbe *
+index_probe_open(Oid table, Oid index, const IdentityColumns *columns, Snapshot snapshot);
 extern bool index_probe_finds(IndexProbe *probe, const Datum *values);
 extern void index_probe_close(IndexProbe *probe);
 
-#endif							/* DETECT_IDENTITY_H */
+#endif /* DETECT_IDENTITY_H */

@@ -27,7 +27,7 @@
 static int
 name_position(const List *names, const char *name)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
 	foreach(cell, names)
 	{
@@ -41,18 +41,17 @@ name_position(const List *names, const char *name)
 static const StreamColumn *
 staged_column(const Stream *stream, const char *name)
 {
-	int			i;
+	int i;
 
 	for (i = 0; i < stream->ncolumns; i++)
 	{
 		if (strcmp(stream->columns[i].name, name) == 0)
 			return &stream->columns[i];
 	}
-	ereport(ERROR,
-			(errcode(ERRCODE_UNDEFINED_COLUMN),
-			 errmsg("stream \"%s\" has no column \"%s\", which identifies its events",
-					stream->name, name),
-			 errhint("Add the column to columns, or choose another key.")));
+	ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN),
+					errmsg("stream \"%s\" has no column \"%s\", which identifies its events",
+						   stream->name, name),
+					errhint("Add the column to columns, or choose another key.")));
 }
 
 /*
@@ -64,8 +63,8 @@ static void
 fill_column(IdentityColumns *columns, int i, const Stream *stream, const char *name)
 {
 	const StreamColumn *staged = staged_column(stream, name);
-	AttrNumber	attnum = get_attnum(stream->events_table, name);
-	int32		typmod;
+	AttrNumber attnum = get_attnum(stream->events_table, name);
+	int32 typmod;
 
 	if (attnum == InvalidAttrNumber)
 		ereport(ERROR,
@@ -74,25 +73,26 @@ fill_column(IdentityColumns *columns, int i, const Stream *stream, const char *n
 						get_rel_name(stream->events_table), name),
 				 errhint("Add the column to the events table, or choose another key.")));
 	if (attnum < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
-				 errmsg("system column \"%s\" cannot identify events", name),
-				 errhint("Choose another key.")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_COLUMN_REFERENCE),
+						errmsg("system column \"%s\" cannot identify events", name),
+						errhint("Choose another key.")));
 
 	columns->names[i] = pstrdup(name);
 	columns->staging_attnums[i] = staged->attnum;
-	get_atttypetypmodcoll(stream->events_table, attnum,
-						  &columns->types[i], &typmod, &columns->collations[i]);
+	get_atttypetypmodcoll(stream->events_table, attnum, &columns->types[i], &typmod,
+						  &columns->collations[i]);
 
 	if (columns->types[i] != staged->type || (typmod != staged->typmod && typmod != -1))
-		ereport(ERROR,
-				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("column \"%s\" has type %s in stream \"%s\", but type %s in events table \"%s\"",
-						name, format_type_with_typemod(staged->type, staged->typmod),
-						stream->name, format_type_with_typemod(columns->types[i], typmod),
-						get_rel_name(stream->events_table)),
-				 errdetail("Columns that identify an event have the same type in both."),
-				 errhint("Change the type in one of them.")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_DATATYPE_MISMATCH),
+			 errmsg(
+				 "column \"%s\" has type %s in stream \"%s\", but type %s in events table \"%s\"",
+				 name, format_type_with_typemod(staged->type, staged->typmod), stream->name,
+				 format_type_with_typemod(columns->types[i], typmod),
+				 get_rel_name(stream->events_table)),
+			 errdetail("Columns that identify an event have the same type in both."),
+			 errhint("Change the type in one of them.")));
 
 	if (!identity_type_is_canonical(columns->types[i], columns->collations[i]))
 		columns->canonical = false;
@@ -102,22 +102,20 @@ fill_column(IdentityColumns *columns, int i, const Stream *stream, const char *n
 static void
 check_key(const Stream *stream, const List *names)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
 	foreach(cell, names)
 	{
 		if (name_position(names, lfirst(cell)) != foreach_current_index(cell))
-			ereport(ERROR,
-					(errcode(ERRCODE_DUPLICATE_COLUMN),
-					 errmsg("column \"%s\" appears twice in the key of stream \"%s\"",
-							(char *) lfirst(cell), stream->name)));
+			ereport(ERROR, (errcode(ERRCODE_DUPLICATE_COLUMN),
+							errmsg("column \"%s\" appears twice in the key of stream \"%s\"",
+								   (char *) lfirst(cell), stream->name)));
 	}
 	if (list_length(names) > INDEX_MAX_KEYS)
-		ereport(ERROR,
-				(errcode(ERRCODE_TOO_MANY_COLUMNS),
-				 errmsg("more than %d columns identify an event of stream \"%s\"",
-						INDEX_MAX_KEYS, stream->name),
-				 errhint("Choose another key.")));
+		ereport(ERROR, (errcode(ERRCODE_TOO_MANY_COLUMNS),
+						errmsg("more than %d columns identify an event of stream \"%s\"",
+							   INDEX_MAX_KEYS, stream->name),
+						errhint("Choose another key.")));
 }
 
 /*
@@ -130,8 +128,8 @@ IdentityColumns *
 identity_columns(const Stream *stream)
 {
 	IdentityColumns *columns = palloc0(sizeof(IdentityColumns));
-	List	   *names = list_copy(stream->key);
-	ListCell   *cell;
+	List *names = list_copy(stream->key);
+	ListCell *cell;
 
 	columns->event_time = -1;
 	columns->canonical = true;
@@ -166,24 +164,26 @@ identity_columns(const Stream *stream)
 void
 identity_columns_verify(const IdentityColumns *columns, Relation table)
 {
-	int			i;
+	int i;
 
 	for (i = 0; i < columns->n; i++)
 	{
-		AttrNumber	attnum = get_attnum(RelationGetRelid(table), columns->names[i]);
-		Oid			type = InvalidOid;
-		Oid			collation = InvalidOid;
-		int32		typmod;
+		AttrNumber attnum = get_attnum(RelationGetRelid(table), columns->names[i]);
+		Oid type = InvalidOid;
+		Oid collation = InvalidOid;
+		int32 typmod;
 
 		if (attnum != InvalidAttrNumber)
 			get_atttypetypmodcoll(RelationGetRelid(table), attnum, &type, &typmod, &collation);
 		if (type != columns->types[i] || collation != columns->collations[i])
-			ereport(ERROR,
-					(errcode(ERRCODE_DATATYPE_MISMATCH),
-					 errmsg("column \"%s\" of events table \"%s\" is gone, or of another type than before",
-							columns->names[i], RelationGetRelationName(table)),
-					 errdetail("The column identifies the events of its stream."),
-					 errhint("Change it back, or drop the stream and create it again.")));
+			ereport(
+				ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg(
+					 "column \"%s\" of events table \"%s\" is gone, or of another type than before",
+					 columns->names[i], RelationGetRelationName(table)),
+				 errdetail("The column identifies the events of its stream."),
+				 errhint("Change it back, or drop the stream and create it again.")));
 	}
 }
 
@@ -192,7 +192,7 @@ char *
 identity_columns_list(const IdentityColumns *columns)
 {
 	StringInfoData list;
-	int			i;
+	int i;
 
 	initStringInfo(&list);
 	for (i = 0; i < columns->n; i++)
@@ -204,17 +204,16 @@ identity_columns_list(const IdentityColumns *columns)
 static void
 check_hashable(const IdentityColumns *columns, int i)
 {
-	Oid			equality = lookup_type_cache(columns->types[i], TYPECACHE_EQ_OPR)->eq_opr;
+	Oid equality = lookup_type_cache(columns->types[i], TYPECACHE_EQ_OPR)->eq_opr;
 	RegProcedure left;
 	RegProcedure right;
 
 	if (!OidIsValid(equality) || !get_op_hash_functions(equality, &left, &right))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("column \"%s\" of type %s cannot identify events",
-						columns->names[i], format_type_be(columns->types[i])),
-				 errdetail("The type has no hash function."),
-				 errhint("Choose another key.")));
+				 errmsg("column \"%s\" of type %s cannot identify events", columns->names[i],
+						format_type_be(columns->types[i])),
+				 errdetail("The type has no hash function."), errhint("Choose another key.")));
 }
 
 /*
@@ -224,19 +223,21 @@ check_hashable(const IdentityColumns *columns, int i)
 static void
 check_has_index(const IdentityColumns *columns, Oid relation)
 {
-	Relation	table = table_open(relation, AccessShareLock);
-	bool		soon;
+	Relation table = table_open(relation, AccessShareLock);
+	bool soon;
 
 	if (!OidIsValid(identity_index_find(table, columns, &soon)) && !soon)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
-				 errmsg("table \"%s\" needs a unique index on (%s)",
-						RelationGetRelationName(table), identity_columns_list(columns)),
-				 errdetail("Identities of these types are not held in memory, but looked up in the index."),
-				 errhint("CREATE UNIQUE INDEX CONCURRENTLY ON %s (%s);",
-						 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(table)),
-													RelationGetRelationName(table)),
-						 identity_columns_list(columns))));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+			 errmsg("table \"%s\" needs a unique index on (%s)", RelationGetRelationName(table),
+					identity_columns_list(columns)),
+			 errdetail(
+				 "Identities of these types are not held in memory, but looked up in the index."),
+			 errhint("CREATE UNIQUE INDEX CONCURRENTLY ON %s (%s);",
+					 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(table)),
+												RelationGetRelationName(table)),
+					 identity_columns_list(columns))));
 	table_close(table, NoLock);
 }
 
@@ -249,9 +250,9 @@ void
 dedup_check_definition(const Stream *stream)
 {
 	IdentityColumns *columns;
-	List	   *relations;
-	ListCell   *cell;
-	int			i;
+	List *relations;
+	ListCell *cell;
+	int i;
 
 	partition_check_definition(stream);
 	columns = identity_columns(stream);

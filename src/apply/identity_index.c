@@ -39,16 +39,16 @@ typedef enum IndexFit
 
 struct IndexProbe
 {
-	MemoryContext context;		/* scans keep what they allocate on the way */
-	Relation	table;
-	Relation	index;
+	MemoryContext context; /* scans keep what they allocate on the way */
+	Relation table;
+	Relation index;
 	IndexScanDesc scan;
 	TupleTableSlot *slot;
-	int			event_time;		/* position to compare in the row, or -1 */
-	AttrNumber	event_time_attnum;
-	Oid			event_time_type;
-	int			nkeys;
-	int			positions[INDEX_MAX_KEYS];	/* in the identity, by index column */
+	int event_time; /* position to compare in the row, or -1 */
+	AttrNumber event_time_attnum;
+	Oid event_time_type;
+	int nkeys;
+	int positions[INDEX_MAX_KEYS]; /* in the identity, by index column */
 	ScanKeyData keys[INDEX_MAX_KEYS];
 };
 
@@ -56,8 +56,8 @@ struct IndexProbe
 static int
 index_column_position(Relation index, Relation table, int column, const IdentityColumns *columns)
 {
-	AttrNumber	attnum = index->rd_index->indkey.values[column];
-	int			i;
+	AttrNumber attnum = index->rd_index->indkey.values[column];
+	int i;
 
 	if (attnum <= 0)
 		return -1;
@@ -74,16 +74,16 @@ index_column_position(Relation index, Relation table, int column, const Identity
 static bool
 index_column_agrees(Relation index, int column, const IdentityColumns *columns, int position)
 {
-	Oid			opcintype = index->rd_opcintype[column];
-	Oid			collation = index->rd_indcollation[column];
-	Oid			equality = lookup_type_cache(columns->types[position], TYPECACHE_EQ_OPR)->eq_opr;
+	Oid opcintype = index->rd_opcintype[column];
+	Oid collation = index->rd_indcollation[column];
+	Oid equality = lookup_type_cache(columns->types[position], TYPECACHE_EQ_OPR)->eq_opr;
 
 	if (get_opfamily_member(index->rd_opfamily[column], opcintype, opcintype,
 							BTEqualStrategyNumber) != equality)
 		return false;
 	return collation == columns->collations[position] ||
-		(get_collation_isdeterministic(collation) &&
-		 get_collation_isdeterministic(columns->collations[position]));
+		   (get_collation_isdeterministic(collation) &&
+			get_collation_isdeterministic(columns->collations[position]));
 }
 
 /* Tells how an index fits, be it valid yet or not. */
@@ -91,17 +91,16 @@ static IndexFit
 index_fit(Relation index, Relation table, const IdentityColumns *columns)
 {
 	Form_pg_index form = index->rd_index;
-	Bitmapset  *seen = NULL;
-	int			i;
+	Bitmapset *seen = NULL;
+	int i;
 
-	if (!form->indisunique || !form->indimmediate ||
-		index->rd_rel->relam != BTREE_AM_OID ||
+	if (!form->indisunique || !form->indimmediate || index->rd_rel->relam != BTREE_AM_OID ||
 		!heap_attisnull(index->rd_indextuple, Anum_pg_index_indpred, NULL))
 		return FITS_NOT;
 
 	for (i = 0; i < form->indnkeyatts; i++)
 	{
-		int			position = index_column_position(index, table, i, columns);
+		int position = index_column_position(index, table, i, columns);
 
 		if (position < 0 || bms_is_member(position, seen) ||
 			!index_column_agrees(index, i, columns, position))
@@ -146,16 +145,16 @@ index_is_usable(Relation index, bool *soon)
 Oid
 identity_index_find(Relation table, const IdentityColumns *columns, bool *soon)
 {
-	List	   *indexes = RelationGetIndexList(table);
-	ListCell   *cell;
-	Oid			found = InvalidOid;
-	IndexFit	found_fit = FITS_NOT;
+	List *indexes = RelationGetIndexList(table);
+	ListCell *cell;
+	Oid found = InvalidOid;
+	IndexFit found_fit = FITS_NOT;
 
 	*soon = false;
 	foreach(cell, indexes)
 	{
-		Relation	index = index_open(lfirst_oid(cell), AccessShareLock);
-		IndexFit	fit = index_fit(index, table, columns);
+		Relation index = index_open(lfirst_oid(cell), AccessShareLock);
+		IndexFit fit = index_fit(index, table, columns);
 
 		if (fit > found_fit && index_is_usable(index, soon))
 		{
@@ -175,12 +174,12 @@ identity_index_find(Relation table, const IdentityColumns *columns, bool *soon)
 bool
 identity_index_is_ours(Relation table, Oid index_oid, const IdentityColumns *columns)
 {
-	List	   *indexes = RelationGetIndexList(table);
-	bool		ours = false;
+	List *indexes = RelationGetIndexList(table);
+	bool ours = false;
 
 	if (list_member_oid(indexes, index_oid))
 	{
-		Relation	index = index_open(index_oid, AccessShareLock);
+		Relation index = index_open(index_oid, AccessShareLock);
 
 		ours = index_fit(index, table, columns) == FITS_IDENTITY;
 		index_close(index, AccessShareLock);
@@ -199,22 +198,24 @@ IndexProbe *
 index_probe_open(Oid table, Oid index, const IdentityColumns *columns, Snapshot snapshot)
 {
 	IndexProbe *probe = palloc0_object(IndexProbe);
-	bool		soon;
-	int			i;
+	bool soon;
+	int i;
 
 	probe->context = CurrentMemoryContext;
 	probe->table = try_table_open(table, AccessShareLock);
 	probe->index = try_relation_open(index, AccessShareLock);
 	if (probe->table == NULL || probe->index == NULL || !index_is_usable(probe->index, &soon))
-		ereport(ERROR,
-				(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-				 errmsg("the unique index of a partition was dropped while events were looked up in it")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+			 errmsg(
+				 "the unique index of a partition was dropped while events were looked up in it")));
 	probe->nkeys = probe->index->rd_index->indnkeyatts;
 	for (i = 0; i < probe->nkeys; i++)
 	{
-		Oid			opcintype = probe->index->rd_opcintype[i];
-		Oid			equality = get_opfamily_member(probe->index->rd_opfamily[i], opcintype,
-												   opcintype, BTEqualStrategyNumber);
+		Oid opcintype = probe->index->rd_opcintype[i];
+		Oid equality = get_opfamily_member(probe->index->rd_opfamily[i], opcintype, opcintype,
+										   BTEqualStrategyNumber);
 
 		probe->positions[i] = index_column_position(probe->index, probe->table, i, columns);
 		ScanKeyEntryInitialize(&probe->keys[i], 0, i + 1, BTEqualStrategyNumber, opcintype,
@@ -239,8 +240,8 @@ bool
 index_probe_finds(IndexProbe *probe, const Datum *values)
 {
 	MemoryContext old = MemoryContextSwitchTo(probe->context);
-	bool		found;
-	int			i;
+	bool found;
+	int i;
 
 	for (i = 0; i < probe->nkeys; i++)
 		probe->keys[i].sk_argument = values[probe->positions[i]];
@@ -249,11 +250,11 @@ index_probe_finds(IndexProbe *probe, const Datum *values)
 
 	if (found && probe->event_time >= 0)
 	{
-		bool		isnull;
-		Datum		value = slot_getattr(probe->slot, probe->event_time_attnum, &isnull);
+		bool isnull;
+		Datum value = slot_getattr(probe->slot, probe->event_time_attnum, &isnull);
 
 		found = !isnull && partition_time(probe->event_time_type, value) ==
-			partition_time(probe->event_time_type, values[probe->event_time]);
+							   partition_time(probe->event_time_type, values[probe->event_time]);
 	}
 	ExecClearTuple(probe->slot);
 	MemoryContextSwitchTo(old);

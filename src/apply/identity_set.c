@@ -20,16 +20,16 @@
 
 #include "apply/identity.h"
 
-#define FIRST_CAPACITY 64
+#define FIRST_CAPACITY	 64
 #define MAX_FULL_PERCENT 70
-#define HUGE_PAGE_BYTES (2 * 1024 * 1024)
+#define HUGE_PAGE_BYTES	 (2 * 1024 * 1024)
 
 struct IdentitySet
 {
 	MemoryContext context;
-	Identity   *places;			/* all zeros: empty */
-	uint64		mask;			/* number of places less one */
-	int64		count;
+	Identity *places; /* all zeros: empty */
+	uint64 mask;	  /* number of places less one */
+	int64 count;
 };
 
 static inline bool
@@ -50,14 +50,14 @@ is_same(const Identity *left, const Identity *right)
 static Identity *
 allocate_places(MemoryContext context, uint64 nplaces)
 {
-	Size		bytes = nplaces * sizeof(Identity);
-	Identity   *places = MemoryContextAllocHuge(context, bytes);
+	Size bytes = nplaces * sizeof(Identity);
+	Identity *places = MemoryContextAllocHuge(context, bytes);
 
 #ifdef MADV_HUGEPAGE
 	if (bytes >= 2 * HUGE_PAGE_BYTES)
 	{
-		char	   *from = (char *) TYPEALIGN(HUGE_PAGE_BYTES, places);
-		char	   *to = (char *) TYPEALIGN_DOWN(HUGE_PAGE_BYTES, (char *) places + bytes);
+		char *from = (char *) TYPEALIGN(HUGE_PAGE_BYTES, places);
+		char *to = (char *) TYPEALIGN_DOWN(HUGE_PAGE_BYTES, (char *) places + bytes);
 
 		(void) madvise(from, to - from, MADV_HUGEPAGE);
 	}
@@ -90,7 +90,7 @@ identity_set_destroy(IdentitySet *set)
 static inline Identity *
 find_place(const IdentitySet *set, const Identity *identity)
 {
-	uint64		at = identity->low & set->mask;
+	uint64 at = identity->low & set->mask;
 
 	Assert(!is_empty(identity));
 	while (!is_empty(&set->places[at]) && !is_same(&set->places[at], identity))
@@ -116,9 +116,9 @@ identity_set_has(const IdentitySet *set, const Identity *identity)
 static void
 grow(IdentitySet *set)
 {
-	Identity   *old = set->places;
-	uint64		nold = set->mask + 1;
-	uint64		i;
+	Identity *old = set->places;
+	uint64 nold = set->mask + 1;
+	uint64 i;
 
 	set->places = allocate_places(set->context, nold * 2);
 	set->mask = nold * 2 - 1;
@@ -134,7 +134,7 @@ grow(IdentitySet *set)
 bool
 identity_set_add(IdentitySet *set, const Identity *identity)
 {
-	Identity   *place = find_place(set, identity);
+	Identity *place = find_place(set, identity);
 
 	if (!is_empty(place))
 		return false;
@@ -153,16 +153,16 @@ identity_set_add(IdentitySet *set, const Identity *identity)
 bool
 identity_set_remove(IdentitySet *set, const Identity *identity)
 {
-	Identity   *place = find_place(set, identity);
-	uint64		hole = place - set->places;
-	uint64		at = hole;
+	Identity *place = find_place(set, identity);
+	uint64 hole = place - set->places;
+	uint64 at = hole;
 
 	if (is_empty(place))
 		return false;
 
 	for (;;)
 	{
-		uint64		home;
+		uint64 home;
 
 		at = (at + 1) & set->mask;
 		if (is_empty(&set->places[at]))

@@ -25,8 +25,8 @@
 struct IdentityValues
 {
 	TupleHashTable table;
-	uint64		count;			/* of different values */
-	TupleTableSlot *slot;		/* of the values in question */
+	uint64 count;		  /* of different values */
+	TupleTableSlot *slot; /* of the values in question */
 	MemoryContext tuples;
 	MemoryContext scratch;
 };
@@ -40,12 +40,12 @@ identity_values_create(const IdentityColumns *columns, MemoryContext context)
 {
 	MemoryContext old = MemoryContextSwitchTo(context);
 	IdentityValues *values_seen = palloc0_object(IdentityValues);
-	TupleDesc	tupdesc = CreateTemplateTupleDesc(columns->n);
+	TupleDesc tupdesc = CreateTemplateTupleDesc(columns->n);
 	AttrNumber *attnums = palloc_array(AttrNumber, columns->n);
-	Oid		   *equalities = palloc_array(Oid, columns->n);
-	Oid		   *functions;
-	FmgrInfo   *hashes;
-	int			i;
+	Oid *equalities = palloc_array(Oid, columns->n);
+	Oid *functions;
+	FmgrInfo *hashes;
+	int i;
 
 	for (i = 0; i < columns->n; i++)
 	{
@@ -56,14 +56,13 @@ identity_values_create(const IdentityColumns *columns, MemoryContext context)
 	}
 	execTuplesHashPrepare(columns->n, equalities, &functions, &hashes);
 
-	values_seen->tuples = AllocSetContextCreate(context, "detect identities of a batch",
-										ALLOCSET_DEFAULT_SIZES);
+	values_seen->tuples =
+		AllocSetContextCreate(context, "detect identities of a batch", ALLOCSET_DEFAULT_SIZES);
 	values_seen->scratch = AllocSetContextCreate(context, "detect identity", ALLOCSET_SMALL_SIZES);
 	values_seen->slot = MakeSingleTupleTableSlot(tupdesc, &TTSOpsVirtual);
-	values_seen->table = BuildTupleHashTableExt(NULL, tupdesc, columns->n, attnums, functions,
-												hashes, columns->collations, FIRST_CAPACITY, 0,
-												context, values_seen->tuples,
-												values_seen->scratch, false);
+	values_seen->table = BuildTupleHashTableExt(
+		NULL, tupdesc, columns->n, attnums, functions, hashes, columns->collations, FIRST_CAPACITY,
+		0, context, values_seen->tuples, values_seen->scratch, false);
 	MemoryContextSwitchTo(old);
 	return values_seen;
 }
@@ -73,9 +72,9 @@ uint64
 identity_values_number(IdentityValues *values_seen, const Datum *values)
 {
 	TupleTableSlot *slot = values_seen->slot;
-	int			natts = slot->tts_tupleDescriptor->natts;
+	int natts = slot->tts_tupleDescriptor->natts;
 	TupleHashEntry entry;
-	bool		is_new;
+	bool is_new;
 
 	ExecClearTuple(slot);
 	memcpy(slot->tts_values, values, natts * sizeof(Datum));

@@ -36,10 +36,10 @@
 static void
 run_through_portal(const char *sql)
 {
-	RawStmt    *statement = linitial_node(RawStmt, pg_parse_query(sql));
-	List	   *queries = pg_analyze_and_rewrite_fixedparams(statement, sql, NULL, 0, NULL);
-	List	   *plans = pg_plan_queries(queries, sql, 0, NULL);
-	Portal		portal = CreatePortal("", true, true);
+	RawStmt *statement = linitial_node(RawStmt, pg_parse_query(sql));
+	List *queries = pg_analyze_and_rewrite_fixedparams(statement, sql, NULL, 0, NULL);
+	List *plans = pg_plan_queries(queries, sql, 0, NULL);
+	Portal portal = CreatePortal("", true, true);
 
 	portal->visible = false;
 	PortalDefineQuery(portal, NULL, sql, CreateCommandTag(statement->stmt), plans, NULL);
@@ -76,7 +76,7 @@ static ErrorData *
 run_command(const char *sql, int lock_timeout_ms)
 {
 	MemoryContext context = CurrentMemoryContext;
-	ErrorData  *volatile error = NULL;
+	ErrorData *volatile error = NULL;
 
 	SetConfigOption("lock_timeout", psprintf("%d", lock_timeout_ms), PGC_USERSET, PGC_S_SESSION);
 	debug_query_string = sql;
@@ -108,15 +108,16 @@ run_command(const char *sql, int lock_timeout_ms)
 static void
 report_failure(const char *chore, const char *partition, const ErrorData *error)
 {
-	char	   *reason = psprintf("could not %s partition %s: %s%s%s", chore, partition,
-								  error->message, error->detail ? ": " : "",
-								  error->detail ? error->detail : "");
+	char *reason = psprintf("could not %s partition %s: %s%s%s", chore, partition, error->message,
+							error->detail ? ": " : "", error->detail ? error->detail : "");
 
-	ereport(LOG,
-			(errcode(error->sqlerrcode),
-			 errmsg("%s", reason),
-			 error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION ?
-			 errhint("Delete all but one of the rows with this key; until then the partition's identities stay in memory.") : 0));
+	ereport(
+		LOG,
+		(errcode(error->sqlerrcode), errmsg("%s", reason),
+		 error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION
+			 ? errhint(
+				   "Delete all but one of the rows with this key; until then the partition's identities stay in memory.")
+			 : 0));
 	if (my_slot != NULL && error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
 		slot_record_error(my_slot, error->sqlerrcode, reason);
 }
@@ -125,7 +126,7 @@ report_failure(const char *chore, const char *partition, const ErrorData *error)
 static char *
 qualified_name(Oid relation)
 {
-	char	   *name = get_rel_name(relation);
+	char *name = get_rel_name(relation);
 
 	if (name == NULL)
 		return NULL;
@@ -136,7 +137,7 @@ qualified_name(Oid relation)
 static char *
 read_qualified_name(Oid relation)
 {
-	char	   *name;
+	char *name;
 
 	begin_reading();
 	name = qualified_name(relation);
@@ -148,14 +149,14 @@ read_qualified_name(Oid relation)
 static List *
 invalid_indexes(Relation table)
 {
-	List	   *names = NIL;
-	List	   *indexes = RelationGetIndexList(table);
-	char	   *prefix = makeObjectName(RelationGetRelationName(table), NULL, "identity");
-	ListCell   *cell;
+	List *names = NIL;
+	List *indexes = RelationGetIndexList(table);
+	char *prefix = makeObjectName(RelationGetRelationName(table), NULL, "identity");
+	ListCell *cell;
 
 	foreach(cell, indexes)
 	{
-		char	   *name = get_rel_name(lfirst_oid(cell));
+		char *name = get_rel_name(lfirst_oid(cell));
 
 		if (name != NULL && strncmp(name, prefix, strlen(prefix)) == 0 &&
 			!get_index_isvalid(lfirst_oid(cell)))
@@ -168,9 +169,9 @@ invalid_indexes(Relation table)
 static void
 drop_invalid_indexes(Oid partition)
 {
-	List	   *names = NIL;
-	ListCell   *cell;
-	Relation	table;
+	List *names = NIL;
+	ListCell *cell;
+	Relation table;
 
 	begin_reading();
 	table = try_relation_open(partition, AccessShareLock);
@@ -183,8 +184,8 @@ drop_invalid_indexes(Oid partition)
 
 	foreach(cell, names)
 	{
-		ErrorData  *error = run_command(psprintf("DROP INDEX CONCURRENTLY IF EXISTS %s",
-												 (char *) lfirst(cell)), 0);
+		ErrorData *error =
+			run_command(psprintf("DROP INDEX CONCURRENTLY IF EXISTS %s", (char *) lfirst(cell)), 0);
 
 		if (error != NULL)
 			report_failure("drop an invalid index of", lfirst(cell), error);
@@ -195,19 +196,19 @@ drop_invalid_indexes(Oid partition)
 static char *
 index_command(const Stream *stream, Oid partition)
 {
-	char	   *command = NULL;
+	char *command = NULL;
 	IdentityColumns *columns;
 
 	begin_reading();
 	columns = identity_columns(stream);
 	if (chore_lacks_index(partition, columns))
 	{
-		char	   *index = ChooseRelationName(get_rel_name(partition), NULL, "identity",
-											   get_rel_namespace(partition), false);
+		char *index = ChooseRelationName(get_rel_name(partition), NULL, "identity",
+										 get_rel_namespace(partition), false);
 
-		command = psprintf("CREATE UNIQUE INDEX CONCURRENTLY %s ON %s (%s)",
-						   quote_identifier(index), qualified_name(partition),
-						   identity_columns_list(columns));
+		command =
+			psprintf("CREATE UNIQUE INDEX CONCURRENTLY %s ON %s (%s)", quote_identifier(index),
+					 qualified_name(partition), identity_columns_list(columns));
 	}
 	end_reading();
 	return command;
@@ -217,8 +218,8 @@ index_command(const Stream *stream, Oid partition)
 static void
 index_partition(const Stream *stream, Oid partition, const char *name)
 {
-	char	   *command;
-	ErrorData  *error;
+	char *command;
+	ErrorData *error;
 
 	drop_invalid_indexes(partition);
 	command = index_command(stream, partition);
@@ -236,8 +237,8 @@ index_partition(const Stream *stream, Oid partition, const char *name)
 static void
 drop_partition(const char *name)
 {
-	ErrorData  *error = run_command(psprintf("DROP TABLE IF EXISTS %s", name),
-									partition_lock_timeout_ms());
+	ErrorData *error =
+		run_command(psprintf("DROP TABLE IF EXISTS %s", name), partition_lock_timeout_ms());
 
 	if (error != NULL)
 		report_failure("drop", name, error);
@@ -249,7 +250,7 @@ static const char *
 way_to_detach(Oid events_table)
 {
 	const char *way = NULL;
-	Relation	table;
+	Relation table;
 
 	begin_reading();
 	table = try_relation_open(events_table, AccessShareLock);
@@ -270,9 +271,9 @@ way_to_detach(Oid events_table)
 static bool
 check_pending(Oid partition, const char *name)
 {
-	bool		is_attached;
-	bool		is_pending = false;
-	ErrorData  *error = NULL;
+	bool is_attached;
+	bool is_pending = false;
+	ErrorData *error = NULL;
 
 	begin_reading();
 	is_attached = get_rel_relispartition(partition);
@@ -281,8 +282,8 @@ check_pending(Oid partition, const char *name)
 	end_reading();
 
 	if (is_attached && !is_pending)
-		error = run_command(psprintf("COMMENT ON TABLE %s IS NULL", name),
-							partition_lock_timeout_ms());
+		error =
+			run_command(psprintf("COMMENT ON TABLE %s IS NULL", name), partition_lock_timeout_ms());
 	if (error != NULL)
 		report_failure("uncomment", name, error);
 	return is_pending;
@@ -296,9 +297,9 @@ check_pending(Oid partition, const char *name)
 static bool
 retire_partition(const Stream *stream, Oid partition, const char *name, bool is_pending)
 {
-	char	   *table = read_qualified_name(stream->events_table);
+	char *table = read_qualified_name(stream->events_table);
 	const char *way = is_pending ? "FINALIZE" : way_to_detach(stream->events_table);
-	ErrorData  *error = NULL;
+	ErrorData *error = NULL;
 
 	if (table == NULL || way == NULL)
 		return false;
@@ -322,7 +323,7 @@ retire_partition(const Stream *stream, Oid partition, const char *name, bool is_
 static void
 do_chore(const Stream *stream, const Chore *chore, bool *may_detach)
 {
-	char	   *name = read_qualified_name(chore->partition);
+	char *name = read_qualified_name(chore->partition);
 
 	if (name == NULL)
 		return;
@@ -351,12 +352,12 @@ do_chore(const Stream *stream, const Chore *chore, bool *may_detach)
 void
 maintain_run(const Stream *stream)
 {
-	MemoryContext context = AllocSetContextCreate(TopMemoryContext, "detect chores",
-												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext context =
+		AllocSetContextCreate(TopMemoryContext, "detect chores", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	bool		may_detach = true;
-	List	   *chores;
-	ListCell   *cell;
+	bool may_detach = true;
+	List *chores;
+	ListCell *cell;
 
 	begin_reading();
 	chores = chore_list(stream);

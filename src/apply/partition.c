@@ -53,8 +53,8 @@ range_column(Relation table)
 bool
 partition_is_by_event_time(const Stream *stream)
 {
-	Relation	table;
-	AttrNumber	attnum;
+	Relation table;
+	AttrNumber attnum;
 
 	if (stream->event_time == NULL ||
 		get_rel_relkind(stream->events_table) != RELKIND_PARTITIONED_TABLE)
@@ -64,7 +64,7 @@ partition_is_by_event_time(const Stream *stream)
 	attnum = range_column(table);
 	table_close(table, NoLock);
 	return attnum != InvalidAttrNumber &&
-		attnum == get_attnum(stream->events_table, stream->event_time);
+		   attnum == get_attnum(stream->events_table, stream->event_time);
 }
 
 /*
@@ -74,8 +74,8 @@ partition_is_by_event_time(const Stream *stream)
 TimestampTz
 partition_time(Oid type, Datum value)
 {
-	int64		result;
-	DateADT		date;
+	int64 result;
+	DateADT date;
 
 	if (type == TIMESTAMPTZOID || type == TIMESTAMPOID)
 		return DatumGetTimestampTz(value);
@@ -120,8 +120,8 @@ partition_ranges(Relation table)
 	PartitionRanges *ranges = palloc0_object(PartitionRanges);
 	PartitionDesc partitions = RelationGetPartitionDesc(table, false);
 	PartitionBoundInfo bounds = partitions->boundinfo;
-	Oid			type = RelationGetPartitionKey(table)->parttypid[0];
-	int			i;
+	Oid type = RelationGetPartitionKey(table)->parttypid[0];
+	int i;
 
 	ranges->ranges = palloc_array(PartitionRange, Max(partitions->nparts, 1));
 	if (partitions->nparts == 0)
@@ -140,8 +140,8 @@ partition_ranges(Relation table)
 		range->from = bound_time(bounds, i - 1, type);
 		range->to = bound_time(bounds, i, type);
 		range->partition = partitions->oids[bounds->indexes[i]];
-		range->detaching = partitions->detached_exist &&
-			PartitionHasPendingDetach(range->partition);
+		range->detaching =
+			partitions->detached_exist && PartitionHasPendingDetach(range->partition);
 		ranges->n++;
 	}
 	return ranges;
@@ -151,12 +151,12 @@ partition_ranges(Relation table)
 int
 partition_range_after(const PartitionRanges *ranges, TimestampTz time)
 {
-	int			low = 0;
-	int			high = ranges->n;
+	int low = 0;
+	int high = ranges->n;
 
 	while (low < high)
 	{
-		int			middle = low + (high - low) / 2;
+		int middle = low + (high - low) / 2;
 		TimestampTz to = ranges->ranges[middle].to;
 
 		if (to > time || to == DT_NOEND)
@@ -171,7 +171,7 @@ partition_range_after(const PartitionRanges *ranges, TimestampTz time)
 int
 partition_range_of(const PartitionRanges *ranges, TimestampTz time)
 {
-	int			at = partition_range_after(ranges, time);
+	int at = partition_range_after(ranges, time);
 
 	if (at < ranges->n && ranges->ranges[at].from <= time)
 		return at;
@@ -183,8 +183,8 @@ static bool
 bound_of_spec(List *datums, TimestampTz *time)
 {
 	PartitionRangeDatum *bound;
-	Const	   *value;
-	Oid			base;
+	Const *value;
+	Oid base;
 
 	if (list_length(datums) != 1)
 		return false;
@@ -213,10 +213,10 @@ bound_of_spec(List *datums, TimestampTz *time)
 bool
 partition_bounds(Oid partition, TimestampTz *from, TimestampTz *to)
 {
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(partition));
-	bool		found = false;
-	bool		isnull;
-	Datum		bound;
+	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(partition));
+	bool found = false;
+	bool isnull;
+	Datum bound;
 
 	*from = DT_NOBEGIN;
 	*to = DT_NOEND;
@@ -246,21 +246,22 @@ partition_bounds(Oid partition, TimestampTz *from, TimestampTz *to)
 static Oid
 check_event_time(const Stream *stream)
 {
-	AttrNumber	attnum = get_attnum(stream->events_table, stream->event_time);
-	Oid			type;
+	AttrNumber attnum = get_attnum(stream->events_table, stream->event_time);
+	Oid type;
 
 	if (attnum == InvalidAttrNumber)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("events table \"%s\" has no column \"%s\" for the event time",
-						get_rel_name(stream->events_table), stream->event_time),
-				 errhint("Name another column in event_time, or add the column.")));
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_COLUMN),
+						errmsg("events table \"%s\" has no column \"%s\" for the event time",
+							   get_rel_name(stream->events_table), stream->event_time),
+						errhint("Name another column in event_time, or add the column.")));
 	type = getBaseType(get_atttype(stream->events_table, attnum));
 	if (type != TIMESTAMPTZOID && type != TIMESTAMPOID && type != DATEOID)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("event time \"%s\" has type %s", stream->event_time, format_type_be(type)),
-				 errhint("Event times are timestamp with time zone, timestamp without time zone, or date.")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_DATATYPE_MISMATCH),
+			 errmsg("event time \"%s\" has type %s", stream->event_time, format_type_be(type)),
+			 errhint(
+				 "Event times are timestamp with time zone, timestamp without time zone, or date.")));
 	return type;
 }
 
@@ -268,14 +269,16 @@ check_event_time(const Stream *stream)
 static void
 check_partition_key(const Stream *stream, Relation table)
 {
-	AttrNumber	attnum = range_column(table);
+	AttrNumber attnum = range_column(table);
 
 	if (attnum == InvalidAttrNumber)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("events table \"%s\" is partitioned by more or something else than a range of one column",
-						RelationGetRelationName(table)),
-				 errhint("Use a plain table, or PARTITION BY RANGE (the event time).")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg(
+				 "events table \"%s\" is partitioned by more or something else than a range of one column",
+				 RelationGetRelationName(table)),
+			 errhint("Use a plain table, or PARTITION BY RANGE (the event time).")));
 	if (stream->event_time == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -284,24 +287,26 @@ check_partition_key(const Stream *stream, Relation table)
 				 errhint("Add event_time => %s.",
 						 quote_literal_cstr(get_attname(RelationGetRelid(table), attnum, false)))));
 	if (attnum != get_attnum(RelationGetRelid(table), stream->event_time))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("events table \"%s\" is partitioned by \"%s\", which is not the event time \"%s\"",
-						RelationGetRelationName(table),
-						get_attname(RelationGetRelid(table), attnum, false), stream->event_time),
-				 errhint("Use a plain table, or one partitioned by range of the event time.")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg(
+				 "events table \"%s\" is partitioned by \"%s\", which is not the event time \"%s\"",
+				 RelationGetRelationName(table),
+				 get_attname(RelationGetRelid(table), attnum, false), stream->event_time),
+			 errhint("Use a plain table, or one partitioned by range of the event time.")));
 }
 
 /* Raises an error if a partition is anything but an ordinary table. */
 static void
 check_partitions(Relation table)
 {
-	List	   *children = find_inheritance_children(RelationGetRelid(table), AccessShareLock);
-	ListCell   *cell;
+	List *children = find_inheritance_children(RelationGetRelid(table), AccessShareLock);
+	ListCell *cell;
 
 	foreach(cell, children)
 	{
-		char		relkind = get_rel_relkind(lfirst_oid(cell));
+		char relkind = get_rel_relkind(lfirst_oid(cell));
 
 		if (relkind == RELKIND_PARTITIONED_TABLE)
 			ereport(ERROR,
@@ -327,12 +332,14 @@ check_covered(const Stream *stream, Relation table)
 
 	if (stream->partition_interval == NULL && !OidIsValid(ranges->default_partition) &&
 		partition_range_of(ranges, GetCurrentTimestamp()) < 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("events table \"%s\" has no partition for the present time",
-						RelationGetRelationName(table)),
-				 errdetail("The stream makes none without partition_interval, and there is no default partition."),
-				 errhint("Add partition_interval => '1 day', or make the partitions.")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("events table \"%s\" has no partition for the present time",
+					RelationGetRelationName(table)),
+			 errdetail(
+				 "The stream makes none without partition_interval, and there is no default partition."),
+			 errhint("Add partition_interval => '1 day', or make the partitions.")));
 }
 
 /*
@@ -342,8 +349,8 @@ check_covered(const Stream *stream, Relation table)
 void
 partition_check_definition(const Stream *stream)
 {
-	Relation	table = table_open(stream->events_table, AccessShareLock);
-	Oid			type = InvalidOid;
+	Relation table = table_open(stream->events_table, AccessShareLock);
+	Oid type = InvalidOid;
 
 	if (stream->event_time != NULL)
 		type = check_event_time(stream);
@@ -357,10 +364,12 @@ partition_check_definition(const Stream *stream)
 		check_covered(stream, table);
 	}
 	else if (stream->partition_interval != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("events table \"%s\" is not partitioned", RelationGetRelationName(table)),
-				 errhint("Leave partition_interval out, or use a table partitioned by range of the event time.")));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("events table \"%s\" is not partitioned", RelationGetRelationName(table)),
+			 errhint(
+				 "Leave partition_interval out, or use a table partitioned by range of the event time.")));
 
 	table_close(table, NoLock);
 }

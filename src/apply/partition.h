@@ -20,32 +20,32 @@ typedef struct PartitionRange
 {
 	TimestampTz from;
 	TimestampTz to;
-	Oid			partition;		/* InvalidOid: to be made */
-	bool		detaching;		/* takes no rows any more */
+	Oid partition;	/* InvalidOid: to be made */
+	bool detaching; /* takes no rows any more */
 } PartitionRange;
 
 typedef struct PartitionRanges
 {
-	int			n;
-	PartitionRange *ranges;		/* in order of time */
-	Oid			default_partition;	/* InvalidOid: none */
+	int n;
+	PartitionRange *ranges; /* in order of time */
+	Oid default_partition;	/* InvalidOid: none */
 } PartitionRanges;
 
 /* in apply/partition.c */
 extern PartitionRanges *partition_ranges(Relation table);
-extern int	partition_range_after(const PartitionRanges *ranges, TimestampTz time);
-extern int	partition_range_of(const PartitionRanges *ranges, TimestampTz time);
+extern int partition_range_after(const PartitionRanges *ranges, TimestampTz time);
+extern int partition_range_of(const PartitionRanges *ranges, TimestampTz time);
 extern void partition_check_definition(const Stream *stream);
 
 /* in apply/partition_make.c */
-extern int	partition_lock_timeout_ms(void);
+extern int partition_lock_timeout_ms(void);
 
 /* in apply/partition_interval.c */
 extern void partition_interval_check(const Interval *interval, Oid event_time_type);
 extern int64 partition_interval_us(const Interval *interval);
-extern void partition_interval_around(const Interval *interval, TimestampTz time,
-									  TimestampTz *from, TimestampTz *to);
+extern void partition_interval_around(const Interval *interval, TimestampTz time, TimestampTz *from,
+									  TimestampTz *to);
 extern void partition_time_fields(TimestampTz time, struct pg_tm *fields, fsec_t *microseconds);
 extern char *partition_bound_literal(TimestampTz time, Oid type);
 
-#endif							/* DETECT_PARTITION_H */
+#endif /* DETECT_PARTITION_H */

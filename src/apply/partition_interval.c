@@ -32,15 +32,13 @@ void
 partition_interval_check(const Interval *interval, Oid event_time_type)
 {
 	if (interval->month != 0 && (interval->day != 0 || interval->time != 0))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("partition_interval mixes months with days or hours"),
-				 errhint("Use whole months or years, or days, hours and minutes.")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("partition_interval mixes months with days or hours"),
+						errhint("Use whole months or years, or days, hours and minutes.")));
 	if (interval->month < 0 ||
 		(interval->month == 0 && partition_interval_us(interval) < USECS_PER_SEC))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("partition_interval must be at least one second")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("partition_interval must be at least one second")));
 	if (event_time_type == DATEOID && partition_interval_us(interval) % USECS_PER_DAY != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -52,7 +50,7 @@ partition_interval_check(const Interval *interval, Oid event_time_type)
 static int64
 floor_divide(int64 dividend, int64 divisor)
 {
-	int64		quotient = dividend / divisor;
+	int64 quotient = dividend / divisor;
 
 	return dividend % divisor < 0 ? quotient - 1 : quotient;
 }
@@ -61,8 +59,8 @@ floor_divide(int64 dividend, int64 divisor)
 static TimestampTz
 month_start(int64 month)
 {
-	int64		years = floor_divide(month, 12);
-	int			day = date2j(2000 + (int) years, (int) (month - years * 12) + 1, 1);
+	int64 years = floor_divide(month, 12);
+	int day = date2j(2000 + (int) years, (int) (month - years * 12) + 1, 1);
 	TimestampTz start;
 
 	if (pg_mul_s64_overflow(day - POSTGRES_EPOCH_JDATE, USECS_PER_DAY, &start))
@@ -72,18 +70,18 @@ month_start(int64 month)
 
 /* Finds the multiple of the interval that a finite time lies in. */
 void
-partition_interval_around(const Interval *interval, TimestampTz time,
-						  TimestampTz *from, TimestampTz *to)
+partition_interval_around(const Interval *interval, TimestampTz time, TimestampTz *from,
+						  TimestampTz *to)
 {
-	int64		width = partition_interval_us(interval);
-	int64		origin = width % USECS_PER_WEEK == 0 ? 2 * USECS_PER_DAY : 0;
+	int64 width = partition_interval_us(interval);
+	int64 origin = width % USECS_PER_WEEK == 0 ? 2 * USECS_PER_DAY : 0;
 
 	if (interval->month != 0)
 	{
-		int			year;
-		int			month;
-		int			day;
-		int64		bucket;
+		int year;
+		int month;
+		int day;
+		int64 bucket;
 
 		j2date((int) floor_divide(time, USECS_PER_DAY) + POSTGRES_EPOCH_JDATE, &year, &month, &day);
 		bucket = floor_divide((year - 2000) * 12 + month - 1, interval->month);
@@ -102,8 +100,7 @@ partition_time_fields(TimestampTz time, struct pg_tm *fields, fsec_t *microsecon
 {
 	if (timestamp2tm(time, NULL, fields, microseconds, NULL, NULL) != 0)
 		ereport(ERROR,
-				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
-				 errmsg("event time out of range")));
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE), errmsg("event time out of range")));
 }
 
 /* A bound as it is written in SQL. */
@@ -111,9 +108,9 @@ char *
 partition_bound_literal(TimestampTz time, Oid type)
 {
 	struct pg_tm fields;
-	fsec_t		microseconds;
+	fsec_t microseconds;
 	const char *era;
-	int			year;
+	int year;
 
 	if (!IS_VALID_TIMESTAMP(time))
 		return time < 0 ? "MINVALUE" : "MAXVALUE";
@@ -123,7 +120,7 @@ partition_bound_literal(TimestampTz time, Oid type)
 	era = fields.tm_year > 0 ? "" : " BC";
 	if (type == DATEOID)
 		return psprintf("'%04d-%02d-%02d%s'", year, fields.tm_mon, fields.tm_mday, era);
-	return psprintf("'%04d-%02d-%02d %02d:%02d:%02d.%06d%s%s'", year, fields.tm_mon,
-					fields.tm_mday, fields.tm_hour, fields.tm_min, fields.tm_sec,
-					(int) microseconds, type == TIMESTAMPTZOID ? "+00" : "", era);
+	return psprintf("'%04d-%02d-%02d %02d:%02d:%02d.%06d%s%s'", year, fields.tm_mon, fields.tm_mday,
+					fields.tm_hour, fields.tm_min, fields.tm_sec, (int) microseconds,
+					type == TIMESTAMPTZOID ? "+00" : "", era);
 }

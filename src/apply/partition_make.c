@@ -34,12 +34,12 @@
 #include "apply/identity.h"
 #include "apply/partition.h"
 
-#define PARTITIONS_PER_CALL 50
-#define LEAD_PARTITIONS 3		/* of now, and of two intervals to come */
-#define LEAD_FIRST_RETRY_MS (30 * 1000)
-#define LEAD_LAST_RETRY_MS (10 * 60 * 1000)
+#define PARTITIONS_PER_CALL	 50
+#define LEAD_PARTITIONS		 3 /* of now, and of two intervals to come */
+#define LEAD_FIRST_RETRY_MS	 (30 * 1000)
+#define LEAD_LAST_RETRY_MS	 (10 * 60 * 1000)
 #define LEAD_LOCK_TIMEOUT_MS 200
-#define LOCK_TIMEOUT_MS 1000
+#define LOCK_TIMEOUT_MS		 1000
 
 /* Attaching scans the default partition under an exclusive lock: beside one
  * of more than 8 MB none are made ahead. */
@@ -48,13 +48,13 @@
 /* What the statements that make a partition need to know. */
 typedef struct PartitionMaker
 {
-	Oid			schema;
+	Oid schema;
 	const char *schema_name;
 	const char *table_name;
-	Oid			event_time_type;
+	Oid event_time_type;
 	const Interval *interval;
-	char	   *options;		/* access method and tablespace */
-	char	   *unique_columns; /* NULL: no index from the start */
+	char *options;		  /* access method and tablespace */
+	char *unique_columns; /* NULL: no index from the start */
 } PartitionMaker;
 
 /*
@@ -65,10 +65,10 @@ static char *
 partition_name(const PartitionMaker *maker, TimestampTz from)
 {
 	struct pg_tm fields;
-	fsec_t		microseconds;
+	fsec_t microseconds;
 	StringInfoData start;
-	char	   *name;
-	int			attempt;
+	char *name;
+	int attempt;
 
 	partition_time_fields(IS_VALID_TIMESTAMP(from) ? from : 0, &fields, &microseconds);
 	initStringInfo(&start);
@@ -106,7 +106,7 @@ partition_lock_timeout_ms(void)
 static void
 execute(const char *sql)
 {
-	int			result = SPI_execute(sql, false, 0);
+	int result = SPI_execute(sql, false, 0);
 
 	if (result != SPI_OK_UTILITY)
 		elog(ERROR, "SPI_execute returned %s for: %s", SPI_result_code_string(result), sql);
@@ -116,10 +116,10 @@ execute(const char *sql)
 static void
 make_partition(const PartitionMaker *maker, const PartitionRange *range, int lock_timeout_ms)
 {
-	char	   *name = partition_name(maker, range->from);
-	char	   *partition = quote_qualified_identifier(maker->schema_name, name);
-	char	   *table = quote_qualified_identifier(maker->schema_name, maker->table_name);
-	int			settings = NewGUCNestLevel();
+	char *name = partition_name(maker, range->from);
+	char *partition = quote_qualified_identifier(maker->schema_name, name);
+	char *table = quote_qualified_identifier(maker->schema_name, maker->table_name);
+	int settings = NewGUCNestLevel();
 
 	(void) set_config_option("lock_timeout", psprintf("%d", lock_timeout_ms), PGC_USERSET,
 							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
@@ -132,12 +132,12 @@ make_partition(const PartitionMaker *maker, const PartitionRange *range, int loc
 					 "INCLUDING GENERATED INCLUDING STORAGE INCLUDING COMPRESSION)%s",
 					 partition, table, maker->options));
 	if (maker->unique_columns != NULL)
-		execute(psprintf("CREATE UNIQUE INDEX %s ON %s (%s)",
-						 quote_identifier(ChooseRelationName(name, NULL, "identity",
-															 maker->schema, false)),
-						 partition, maker->unique_columns));
-	execute(psprintf("ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%s) TO (%s)",
-					 table, partition, partition_bound_literal(range->from, maker->event_time_type),
+		execute(psprintf(
+			"CREATE UNIQUE INDEX %s ON %s (%s)",
+			quote_identifier(ChooseRelationName(name, NULL, "identity", maker->schema, false)),
+			partition, maker->unique_columns));
+	execute(psprintf("ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%s) TO (%s)", table,
+					 partition, partition_bound_literal(range->from, maker->event_time_type),
 					 partition_bound_literal(range->to, maker->event_time_type)));
 
 	SPI_finish();
@@ -164,7 +164,7 @@ make_partition_ahead(const PartitionMaker *maker, const PartitionRange *range)
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
+		ErrorData *error;
 
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
@@ -174,11 +174,10 @@ make_partition_ahead(const PartitionMaker *maker, const PartitionRange *range)
 		CurrentResourceOwner = owner;
 		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
 			ReThrowError(error);
-		ereport(LOG,
-				(errcode(error->sqlerrcode),
-				 errmsg("could not make a partition of \"%s\" ahead: %s",
-						maker->table_name, error->message),
-				 errdetail("It will be tried again.")));
+		ereport(LOG, (errcode(error->sqlerrcode),
+					  errmsg("could not make a partition of \"%s\" ahead: %s", maker->table_name,
+							 error->message),
+					  errdetail("It will be tried again.")));
 		FreeErrorData(error);
 		made = false;
 	}
@@ -196,7 +195,7 @@ static int
 plan_partition(PartitionRanges *ranges, const Interval *interval, TimestampTz time)
 {
 	PartitionRange range = {0};
-	int			at;
+	int at;
 
 	if (!IS_VALID_TIMESTAMP(time) || partition_range_of(ranges, time) >= 0)
 		return -1;
@@ -218,16 +217,15 @@ plan_partition(PartitionRanges *ranges, const Interval *interval, TimestampTz ti
 
 /* Plans partitions for the batch's times; the number planned. */
 static int
-plan_needed(PartitionRanges *ranges, const Interval *interval,
-			const TimestampTz *times, int ntimes)
+plan_needed(PartitionRanges *ranges, const Interval *interval, const TimestampTz *times, int ntimes)
 {
 	PartitionRange last = {0};
-	int			planned = 0;
-	int			i;
+	int planned = 0;
+	int i;
 
 	for (i = 0; i < ntimes && planned < PARTITIONS_PER_CALL; i++)
 	{
-		int			at;
+		int at;
 
 		/* Times of a batch lie close together. */
 		if (times[i] >= last.from && times[i] < last.to)
@@ -248,8 +246,8 @@ plan_needed(PartitionRanges *ranges, const Interval *interval,
 static bool
 default_is_small(Oid default_partition)
 {
-	Relation	table;
-	bool		small = false;
+	Relation table;
+	bool small = false;
 
 	if (!OidIsValid(default_partition))
 		return true;
@@ -264,12 +262,12 @@ default_is_small(Oid default_partition)
 static int
 make_lead(const PartitionMaker *maker, PartitionRanges *ranges)
 {
-	static TimestampTz retry_at = 0;	/* of this process, for its one stream */
-	static int	retry_ms = LEAD_FIRST_RETRY_MS;
+	static TimestampTz retry_at = 0; /* of this process, for its one stream */
+	static int retry_ms = LEAD_FIRST_RETRY_MS;
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz time = now;
-	int			made = 0;
-	int			i;
+	int made = 0;
+	int i;
 
 	if (now < retry_at)
 		return 0;
@@ -277,7 +275,7 @@ make_lead(const PartitionMaker *maker, PartitionRanges *ranges)
 	for (i = 0; i < LEAD_PARTITIONS; i++)
 	{
 		TimestampTz from;
-		int			at = -1;
+		int at = -1;
 
 		/* Asked only where something is to be made: it reads the file system. */
 		if (partition_range_of(ranges, time) < 0 && default_is_small(ranges->default_partition))
@@ -302,7 +300,7 @@ partition_maker(const Stream *stream, Relation table)
 	PartitionMaker maker;
 	IdentityColumns *columns = identity_columns(stream);
 	StringInfoData options;
-	AttrNumber	attnum = get_attnum(stream->events_table, stream->event_time);
+	AttrNumber attnum = get_attnum(stream->events_table, stream->event_time);
 
 	initStringInfo(&options);
 	if (OidIsValid(table->rd_rel->relam))
@@ -332,11 +330,11 @@ partition_maker(const Stream *stream, Relation table)
 int
 partition_ensure(const Stream *stream, const TimestampTz *times, int ntimes)
 {
-	Relation	table;
+	Relation table;
 	PartitionRanges *ranges;
 	PartitionMaker maker;
-	int			needed;
-	int			i;
+	int needed;
+	int i;
 
 	if (stream->partition_interval == NULL || !partition_is_by_event_time(stream))
 		return 0;

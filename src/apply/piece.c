@@ -32,18 +32,19 @@
 static bool
 is_same_version(Relation rel, Element *element, TupleTableSlot *slot)
 {
-	HeapTuple	found;
-	bool		should_free;
-	bool		same;
+	HeapTuple found;
+	bool should_free;
+	bool same;
 
 	if (!table_tuple_fetch_row_version(rel, &element->sql_tid, GetActiveSnapshot(), slot))
 		return false;
 	found = ExecFetchSlotHeapTuple(slot, false, &should_free);
 	same = found->t_len == element->staged->t_len &&
-		HeapTupleHeaderGetRawXmin(found->t_data) == HeapTupleHeaderGetRawXmin(element->staged->t_data) &&
-		memcmp((char *) found->t_data + found->t_data->t_hoff,
-			   (char *) element->staged->t_data + element->staged->t_data->t_hoff,
-			   found->t_len - found->t_data->t_hoff) == 0;
+		   HeapTupleHeaderGetRawXmin(found->t_data) ==
+			   HeapTupleHeaderGetRawXmin(element->staged->t_data) &&
+		   memcmp((char *) found->t_data + found->t_data->t_hoff,
+				  (char *) element->staged->t_data + element->staged->t_data->t_hoff,
+				  found->t_len - found->t_data->t_hoff) == 0;
 	if (should_free)
 		heap_freetuple(found);
 	ExecClearTuple(slot);
@@ -54,21 +55,20 @@ is_same_version(Relation rel, Element *element, TupleTableSlot *slot)
 static void
 take_sql_rows(Applier *applier, Batch *batch, int from, int to)
 {
-	Relation	rel = table_open(applier->stream->staging_table, RowExclusiveLock);
+	Relation rel = table_open(applier->stream->staging_table, RowExclusiveLock);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	TM_FailureData failure;
 
 	for (int i = from; i < to; i++)
 	{
-		Element    *element = &batch->elements[i];
-		TM_Result	result;
+		Element *element = &batch->elements[i];
+		TM_Result result;
 
 		element->is_gone = true;
 		if (!is_same_version(rel, element, slot))
 			continue;
 		result = table_tuple_delete(rel, &element->sql_tid, GetCurrentCommandId(true),
-									GetActiveSnapshot(), InvalidSnapshot, false,
-									&failure, false);
+									GetActiveSnapshot(), InvalidSnapshot, false, &failure, false);
 		element->is_gone = result != TM_Ok;
 		batch->has_locked_rows |= result == TM_BeingModified || result == TM_Updated;
 		batch->taken += result == TM_Ok;
@@ -81,13 +81,13 @@ take_sql_rows(Applier *applier, Batch *batch, int from, int to)
 static List *
 advance_progress(Applier *applier, Batch *batch, int from, int to)
 {
-	List	   *advanced = NIL;
-	ListCell   *cell;
+	List *advanced = NIL;
+	ListCell *cell;
 
 	for (int i = from; i < to; i++)
 	{
-		Element    *element = &batch->elements[i];
-		Progress   *progress;
+		Element *element = &batch->elements[i];
+		Progress *progress;
 
 		if (element->is_gone)
 			continue;
@@ -108,8 +108,9 @@ advance_progress(Applier *applier, Batch *batch, int from, int to)
 	}
 	foreach(cell, advanced)
 	{
-		Progress   *progress = lfirst(cell);
-		Progress   *staged = progress_find(batch->staged_progress, progress->topic, progress->partition);
+		Progress *progress = lfirst(cell);
+		Progress *staged =
+			progress_find(batch->staged_progress, progress->topic, progress->partition);
 
 		/* past control records, which are no messages */
 		if (staged && staged->last_offset == progress->last_offset)
@@ -125,7 +126,7 @@ write_dead_letters(Applier *applier, Batch *batch, int from, int to)
 {
 	for (int i = from; i < to; i++)
 	{
-		Element    *element = &batch->elements[i];
+		Element *element = &batch->elements[i];
 
 		if (!element->is_gone && element->outcome == OUTCOME_DEAD_LETTER)
 			dead_letter_write(applier->stream, element);
@@ -137,20 +138,20 @@ static void
 remember_commit(Applier *applier, Batch *batch, int from, int to, List *advanced)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	ListCell   *cell;
+	ListCell *cell;
 
 	foreach(cell, advanced)
 	{
-		Progress   *progress = lfirst(cell);
-		Progress   *known = progress_find(applier->applied, progress->topic, progress->partition);
-		char	   *topic = known->topic;
+		Progress *progress = lfirst(cell);
+		Progress *known = progress_find(applier->applied, progress->topic, progress->partition);
+		char *topic = known->topic;
 
 		*known = *progress;
 		known->topic = topic;
 	}
 	for (int i = from; i < to; i++)
 	{
-		Element    *element = &batch->elements[i];
+		Element *element = &batch->elements[i];
 
 		if (element->is_gone)
 			continue;
@@ -172,8 +173,8 @@ static bool
 apply_piece(Applier *applier, Batch *batch, int from, int to)
 {
 	MemoryContext old_context;
-	List	   *advanced;
-	instr_time	since;
+	List *advanced;
+	instr_time since;
 
 	events_stage = "apply";
 	if (!stream_transaction_begin(applier->stream))
@@ -181,7 +182,8 @@ apply_piece(Applier *applier, Batch *batch, int from, int to)
 	if (batch->from_sql)
 		take_sql_rows(applier, batch, from, to);
 	dedup_begin_batch(applier->dedup);
-	decide_piece(applier->stream, applier->reader, applier->dedup, applier->events, batch, from, to);
+	decide_piece(applier->stream, applier->reader, applier->dedup, applier->events, batch, from,
+				 to);
 
 	INSTR_TIME_SET_CURRENT(since);
 	write_dead_letters(applier, batch, from, to);
@@ -199,7 +201,7 @@ apply_piece(Applier *applier, Batch *batch, int from, int to)
 static ErrorData *
 try_piece(Applier *applier, Batch *batch, int from, int to, bool *changed)
 {
-	ErrorData  *volatile error = NULL;
+	ErrorData *volatile error = NULL;
 
 	PG_TRY();
 	{
@@ -225,7 +227,7 @@ try_piece(Applier *applier, Batch *batch, int from, int to, bool *changed)
 static bool
 is_duplicate_after_all(Applier *applier, const ErrorData *error)
 {
-	bool		result;
+	bool result;
 
 	if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION || error->constraint_name == NULL)
 		return false;
@@ -271,8 +273,8 @@ is_about_elements(Applier *applier, const ErrorData *error)
 static bool
 apply_range(Applier *applier, Batch *batch, int from, int to)
 {
-	bool		changed = false;
-	ErrorData  *error = try_piece(applier, batch, from, to, &changed);
+	bool changed = false;
+	ErrorData *error = try_piece(applier, batch, from, to, &changed);
 
 	if (changed)
 		return false;
@@ -287,10 +289,10 @@ apply_range(Applier *applier, Batch *batch, int from, int to)
 		ReThrowError(error);
 	if (to - from == 1)
 	{
-		Element    *element = &batch->elements[from];
+		Element *element = &batch->elements[from];
 
 		if (element->sqlstate != 0)
-			ReThrowError(error);	/* even its dead letter can't be written */
+			ReThrowError(error); /* even its dead letter can't be written */
 		if (failure_kind(error) == FAILURE_UNKNOWN)
 			applier->unknown_failures++;
 		blame_element(applier, element, error);
@@ -299,7 +301,7 @@ apply_range(Applier *applier, Batch *batch, int from, int to)
 	/* where there is one there are more: small pieces are cheaper to split */
 	applier->piece_size = Max((to - from) / 2, 16);
 	return apply_range(applier, batch, from, from + (to - from) / 2) &&
-		apply_range(applier, batch, from + (to - from) / 2, to);
+		   apply_range(applier, batch, from + (to - from) / 2, to);
 }
 
 /*
@@ -308,11 +310,11 @@ apply_range(Applier *applier, Batch *batch, int from, int to)
 bool
 apply_batch(Applier *applier, Batch *batch)
 {
-	int			from = 0;
+	int from = 0;
 
 	while (from < batch->count)
 	{
-		int			size = Min(batch->count - from, applier->piece_size);
+		int size = Min(batch->count - from, applier->piece_size);
 
 		if (!apply_range(applier, batch, from, from + size))
 			return false;

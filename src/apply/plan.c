@@ -16,10 +16,11 @@
  * Make an ephemeral relation known to the SPI level that is open.
  */
 void
-plan_register_relation(const char *name, Oid relid, TupleDesc desc, Tuplestorestate *rows, double nrows)
+plan_register_relation(const char *name, Oid relid, TupleDesc desc, Tuplestorestate *rows,
+					   double nrows)
 {
 	EphemeralNamedRelation enr = palloc0(sizeof(EphemeralNamedRelationData));
-	int			result;
+	int result;
 
 	enr->md.name = pstrdup(name);
 	enr->md.reliddesc = relid;
@@ -38,7 +39,7 @@ plan_register_relation(const char *name, Oid relid, TupleDesc desc, Tuplestorest
 SPIPlanPtr
 plan_for_rows(SizedPlan *sized, const char *sql, double nrows)
 {
-	SPIPlanPtr	plan;
+	SPIPlanPtr plan;
 
 	if (sized->plan && nrows < sized->rows * 10 && nrows * 10 > sized->rows)
 		return sized->plan;

@@ -33,11 +33,11 @@
 typedef struct RowReceiver
 {
 	DestReceiver pub;
-	Events	   *events;
-	AttrNumber	ordinal;
-	AttrNumber	reject_reason;
-	int			nidentity;
-	AttrNumber *identity;		/* columns of the output, 0 where it lacks one */
+	Events *events;
+	AttrNumber ordinal;
+	AttrNumber reject_reason;
+	int nidentity;
+	AttrNumber *identity; /* columns of the output, 0 where it lacks one */
 } RowReceiver;
 
 static AttrNumber
@@ -64,7 +64,8 @@ receiver_startup(DestReceiver *self, int operation, TupleDesc desc)
 	receiver->nidentity = dedup_columns(receiver->events->dedup, &attnums);
 	receiver->identity = palloc(Max(receiver->nidentity, 1) * sizeof(AttrNumber));
 	for (int i = 0; i < receiver->nidentity; i++)
-		receiver->identity[i] = find_output_column(desc, get_attname(stream->staging_table, attnums[i], false));
+		receiver->identity[i] =
+			find_output_column(desc, get_attname(stream->staging_table, attnums[i], false));
 	old_context = MemoryContextSwitchTo(receiver->events->apply_context);
 	receiver->events->row_desc = CreateTupleDescCopy(desc);
 	MemoryContextSwitchTo(old_context);
@@ -84,28 +85,27 @@ receiver_destroy(DestReceiver *self)
 static void
 refuse_row(const Events *events, const Element *element, const char *what, const char *hint)
 {
-	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
-			 errmsg("the query of stream \"%s\" %s", events->stream->name, what),
-			 element->progress->partition == SQL_PARTITION ?
-			 errdetail("This was seen at an element that SQL staged.") :
-			 errdetail("This was seen at partition %d, offset %lld.", element->progress->partition,
-					   (long long) element->offset),
-			 errhint("%s", hint)));
+	ereport(ERROR, (errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+					errmsg("the query of stream \"%s\" %s", events->stream->name, what),
+					element->progress->partition == SQL_PARTITION
+						? errdetail("This was seen at an element that SQL staged.")
+						: errdetail("This was seen at partition %d, offset %lld.",
+									element->progress->partition, (long long) element->offset),
+					errhint("%s", hint)));
 }
 
 /* A key that the query changes would let a duplicate pass as a new event. */
 static void
 check_identity(RowReceiver *receiver, const Element *element, TupleTableSlot *slot)
 {
-	Datum		values[INDEX_MAX_KEYS];
-	Identity	identity;
+	Datum values[INDEX_MAX_KEYS];
+	Identity identity;
 
 	if (receiver->nidentity == 0)
 		return;
 	for (int i = 0; i < receiver->nidentity; i++)
 	{
-		AttrNumber	attnum = receiver->identity[i];
+		AttrNumber attnum = receiver->identity[i];
 
 		if (attnum == InvalidAttrNumber || slot->tts_isnull[attnum - 1])
 			refuse_row(receiver->events, element, "does not hand on the key and the event time",
@@ -123,8 +123,8 @@ static bool
 receiver_receive(TupleTableSlot *slot, DestReceiver *self)
 {
 	RowReceiver *receiver = (RowReceiver *) self;
-	Events	   *events = receiver->events;
-	Element    *element;
+	Events *events = receiver->events;
+	Element *element;
 
 	slot_getallattrs(slot);
 	element = &events->batch->elements[DatumGetInt64(slot->tts_values[receiver->ordinal - 1])];
@@ -156,13 +156,13 @@ receiver_receive(TupleTableSlot *slot, DestReceiver *self)
 char *
 query_text(const Stream *stream)
 {
-	int			nest_level = NewGUCNestLevel();
-	char	   *definition;
+	int nest_level = NewGUCNestLevel();
+	char *definition;
 
 	(void) set_config_option("search_path", DETECT_STAGING_SCHEMA, PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
-	definition = TextDatumGetCString(DirectFunctionCall1(pg_get_viewdef,
-														 ObjectIdGetDatum(stream->query_view)));
+	definition = TextDatumGetCString(
+		DirectFunctionCall1(pg_get_viewdef, ObjectIdGetDatum(stream->query_view)));
 	AtEOXact_GUC(true, nest_level);
 	return definition;
 }
@@ -171,16 +171,16 @@ query_text(const Stream *stream)
 static void
 check_reads_batch(SPIPlanPtr plan, const Stream *stream)
 {
-	ListCell   *source;
-	int			found = 0;
+	ListCell *source;
+	int found = 0;
 
 	foreach(source, SPI_plan_get_plan_sources(plan))
 	{
-		ListCell   *query;
+		ListCell *query;
 
 		foreach(query, ((CachedPlanSource *) lfirst(source))->query_list)
 		{
-			ListCell   *rte;
+			ListCell *rte;
 
 			foreach(rte, lfirst_node(Query, query)->rtable)
 				found += lfirst_node(RangeTblEntry, rte)->rtekind == RTE_NAMEDTUPLESTORE;
@@ -190,7 +190,8 @@ check_reads_batch(SPIPlanPtr plan, const Stream *stream)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
 				 errmsg("the query of stream \"%s\" does not read its elements", stream->name),
-				 errhint("A common table expression may hide \"%s\": give it another name.", stream->name)));
+				 errhint("A common table expression may hide \"%s\": give it another name.",
+						 stream->name)));
 }
 
 /* The candidates as rows of the staging table. */
@@ -202,9 +203,10 @@ candidates_to_rows(Events *events, Element **candidates, int ncandidates, TupleD
 
 	for (int i = 0; i < ncandidates; i++)
 	{
-		Element    *element = candidates[i];
+		Element *element = candidates[i];
 
-		element->values[stream->ordinal_attnum - 1] = Int64GetDatum(element - events->batch->elements);
+		element->values[stream->ordinal_attnum - 1] =
+			Int64GetDatum(element - events->batch->elements);
 		element->nulls[stream->ordinal_attnum - 1] = false;
 		tuplestore_putvalues(rows, desc, element->values, element->nulls);
 	}
@@ -218,8 +220,8 @@ void
 query_check_text(const Stream *stream)
 {
 	Tuplestorestate *rows = tuplestore_begin_heap(false, false, work_mem);
-	SPIPlanPtr	plan;
-	char	   *sql;
+	SPIPlanPtr plan;
+	char *sql;
 
 	/* the view is as new as the stream */
 	PushActiveSnapshot(GetLatestSnapshot());
@@ -243,15 +245,14 @@ void
 query_run(Events *events, Element **candidates, int ncandidates)
 {
 	const Stream *stream = events->stream;
-	Relation	rel = table_open(stream->staging_table, AccessShareLock);
-	Tuplestorestate *batch_rows = candidates_to_rows(events, candidates, ncandidates,
-													 RelationGetDescr(rel));
+	Relation rel = table_open(stream->staging_table, AccessShareLock);
+	Tuplestorestate *batch_rows =
+		candidates_to_rows(events, candidates, ncandidates, RelationGetDescr(rel));
 	RowReceiver receiver = {
 		.pub = {receiver_receive, receiver_startup, receiver_shutdown, receiver_destroy, DestNone},
-		.events = events
-	};
+		.events = events};
 	SPIExecuteOptions options = {.dest = &receiver.pub};
-	SPIPlanPtr	plan;
+	SPIPlanPtr plan;
 
 	events->nrows = 0;
 	events->rows = tuplestore_begin_heap(false, false, detect_max_batch_kilobytes * 4);

@@ -40,8 +40,8 @@
  * hasher outlive the map.
  */
 SegmentMap *
-segment_map_create(Oid table, const IdentityColumns *columns,
-				   const IdentityHasher *hasher, MemoryContext context)
+segment_map_create(Oid table, const IdentityColumns *columns, const IdentityHasher *hasher,
+				   MemoryContext context)
 {
 	SegmentMap *map = MemoryContextAllocZero(context, sizeof(SegmentMap));
 
@@ -60,7 +60,7 @@ segment_map_create(Oid table, const IdentityColumns *columns,
 void
 segment_map_invalidate(SegmentMap *map, Oid relation)
 {
-	int			i;
+	int i;
 
 	if (!OidIsValid(relation) || relation == map->table)
 		map->changes++;
@@ -75,12 +75,12 @@ segment_map_invalidate(SegmentMap *map, Oid relation)
 static Segment *
 find_segment(const SegmentMap *map, Oid relation, int near)
 {
-	int			i;
+	int i;
 
 	/* Partitions come and go at the ends: it is near its old place. */
 	for (i = 0; i < map->n; i++)
 	{
-		Segment    *segment = map->segments[(near + i) % map->n];
+		Segment *segment = map->segments[(near + i) % map->n];
 
 		if (segment->relation == relation)
 			return segment;
@@ -102,7 +102,7 @@ forget_identities(Segment *segment)
 static void
 replace_segments(SegmentMap *map, PartitionRanges *ranges, Segment **segments, int n)
 {
-	int			i;
+	int i;
 
 	for (i = 0; i < map->n; i++)
 		map->segments[i]->listed = false;
@@ -133,12 +133,12 @@ replace_segments(SegmentMap *map, PartitionRanges *ranges, Segment **segments, i
 static void
 list_segments(SegmentMap *map)
 {
-	uint32		changes = map->changes;
-	Relation	table = table_open(map->table, AccessShareLock);
+	uint32 changes = map->changes;
+	Relation table = table_open(map->table, AccessShareLock);
 	PartitionRanges *ranges = NULL;
-	Segment   **segments;
-	int			n = 1;
-	int			i;
+	Segment **segments;
+	int n = 1;
+	int i;
 
 	identity_columns_verify(map->columns, table);
 	if (map->columns->event_time >= 0)
@@ -154,7 +154,7 @@ list_segments(SegmentMap *map)
 	segments = MemoryContextAllocZero(map->context, Max(n, 1) * sizeof(Segment *));
 	for (i = 0; i < n; i++)
 	{
-		Oid			relation = map->table;
+		Oid relation = map->table;
 
 		if (ranges != NULL)
 			relation = i < ranges->n ? ranges->ranges[i].partition : ranges->default_partition;
@@ -175,8 +175,8 @@ static bool
 row_identity(const SegmentMap *map, TupleTableSlot *slot, const AttrNumber *attnums,
 			 Identity *identity)
 {
-	Datum		values[INDEX_MAX_KEYS];
-	int			i;
+	Datum values[INDEX_MAX_KEYS];
+	int i;
 
 	for (i = 0; i < map->columns->n; i++)
 	{
@@ -191,12 +191,12 @@ row_identity(const SegmentMap *map, TupleTableSlot *slot, const AttrNumber *attn
 /* Adds the identities of all rows that a scan gives to a set.  Each waits in
  * a short queue for its place to come from main memory. */
 static void
-add_rows(const SegmentMap *map, TableScanDesc scan, TupleTableSlot *slot,
-		 const AttrNumber *attnums, AttrNumber last_attnum, IdentitySet *set)
+add_rows(const SegmentMap *map, TableScanDesc scan, TupleTableSlot *slot, const AttrNumber *attnums,
+		 AttrNumber last_attnum, IdentitySet *set)
 {
-	Identity	queue[PREFETCHED];
-	int			queued = 0;
-	int			i;
+	Identity queue[PREFETCHED];
+	int queued = 0;
+	int i;
 
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
 	{
@@ -219,13 +219,13 @@ add_rows(const SegmentMap *map, TableScanDesc scan, TupleTableSlot *slot,
 static void
 read_identities(const SegmentMap *map, Oid relation, IdentitySet *set)
 {
-	Relation	table = table_open(relation, AccessShareLock);
-	Snapshot	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	Relation table = table_open(relation, AccessShareLock);
+	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
 	TupleTableSlot *slot = table_slot_create(table, NULL);
 	TableScanDesc scan = table_beginscan(table, snapshot, 0, NULL);
-	AttrNumber	attnums[INDEX_MAX_KEYS];
-	AttrNumber	last_attnum = 0;
-	int			i;
+	AttrNumber attnums[INDEX_MAX_KEYS];
+	AttrNumber last_attnum = 0;
+	int i;
 
 	for (i = 0; i < map->columns->n; i++)
 	{
@@ -248,8 +248,8 @@ read_identities(const SegmentMap *map, Oid relation, IdentitySet *set)
 static void
 load_segment(const SegmentMap *map, Segment *segment, Relation table)
 {
-	List	   *relations = list_make1_oid(segment->relation);
-	ListCell   *cell;
+	List *relations = list_make1_oid(segment->relation);
+	ListCell *cell;
 
 	forget_identities(segment);
 	segment->examined = 0;
@@ -267,31 +267,32 @@ static void
 check_segment(const SegmentMap *map, Relation table, bool has_index)
 {
 	if (table->rd_rel->relkind != RELKIND_RELATION)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("partition \"%s\" is not an ordinary table",
-						RelationGetRelationName(table)),
-				 errhint("Detach it: partitions of an events table are ordinary tables.")));
+		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
+						errmsg("partition \"%s\" is not an ordinary table",
+							   RelationGetRelationName(table)),
+						errhint("Detach it: partitions of an events table are ordinary tables.")));
 	if (map->hasher == NULL && !has_index)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
-				 errmsg("table \"%s\" needs a unique index on (%s)",
-						RelationGetRelationName(table), identity_columns_list(map->columns)),
-				 errdetail("Identities of these types are not held in memory, but looked up in the index."),
-				 errhint("CREATE UNIQUE INDEX CONCURRENTLY ON %s (%s);",
-						 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(table)),
-													RelationGetRelationName(table)),
-						 identity_columns_list(map->columns))));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+			 errmsg("table \"%s\" needs a unique index on (%s)", RelationGetRelationName(table),
+					identity_columns_list(map->columns)),
+			 errdetail(
+				 "Identities of these types are not held in memory, but looked up in the index."),
+			 errhint("CREATE UNIQUE INDEX CONCURRENTLY ON %s (%s);",
+					 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(table)),
+												RelationGetRelationName(table)),
+					 identity_columns_list(map->columns))));
 }
 
 /* Decides where a segment's identities are, and reads them if in memory. */
 static void
 examine_segment(SegmentMap *map, Segment *segment)
 {
-	uint32		changes = segment->changes;
-	Relation	table;
-	Oid			index = InvalidOid;
-	bool		soon = false;
+	uint32 changes = segment->changes;
+	Relation table;
+	Oid index = InvalidOid;
+	bool soon = false;
 
 	/* Who locks an old partition for long must not stop the stream. */
 	if (segment->examined == 0)
@@ -333,7 +334,7 @@ examine_segment(SegmentMap *map, Segment *segment)
 void
 segment_map_refresh(SegmentMap *map)
 {
-	int			i;
+	int i;
 
 	LockRelationOid(map->table, AccessShareLock);
 	AcceptInvalidationMessages();
@@ -352,23 +353,23 @@ report_uncovered(const SegmentMap *map, TimestampTz time)
 {
 	if (!IS_VALID_TIMESTAMP(time))
 		ereport(ERROR,
-				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
-				 errmsg("event time is infinite")));
-	ereport(ERROR,
-			(errcode(ERRCODE_CHECK_VIOLATION),
-			 errmsg("events table \"%s\" has no partition for event time %s",
-					get_rel_name(map->table), timestamptz_to_str(time)),
-			 errhint("Set partition_interval, or make the partition.")));
+				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE), errmsg("event time is infinite")));
+	ereport(ERROR, (errcode(ERRCODE_CHECK_VIOLATION),
+					errmsg("events table \"%s\" has no partition for event time %s",
+						   get_rel_name(map->table), timestamptz_to_str(time)),
+					errhint("Set partition_interval, or make the partition.")));
 }
 
 /* Raises an error for an event whose partition takes no rows any more. */
 static void
 report_detaching(Oid partition)
 {
-	ereport(ERROR,
-			(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-			 errmsg("partition \"%s\" is being detached", get_rel_name(partition)),
-			 errhint("If nobody is detaching it any more, finish with ALTER TABLE ... DETACH PARTITION ... FINALIZE.")));
+	ereport(
+		ERROR,
+		(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+		 errmsg("partition \"%s\" is being detached", get_rel_name(partition)),
+		 errhint(
+			 "If nobody is detaching it any more, finish with ALTER TABLE ... DETACH PARTITION ... FINALIZE.")));
 }
 
 /*
@@ -378,15 +379,15 @@ report_detaching(Oid partition)
 Segment *
 segment_of(const SegmentMap *map, const Datum *values)
 {
-	int			position = map->columns->event_time;
-	Segment    *segment;
+	int position = map->columns->event_time;
+	Segment *segment;
 
 	if (map->ranges == NULL)
 		segment = map->segments[0];
 	else
 	{
 		TimestampTz time = partition_time(map->columns->types[position], values[position]);
-		int			at = partition_range_of(map->ranges, time);
+		int at = partition_range_of(map->ranges, time);
 
 		if (at < 0 && OidIsValid(map->ranges->default_partition))
 			at = map->ranges->n;

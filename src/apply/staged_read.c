@@ -33,13 +33,13 @@
 struct StagedReader
 {
 	const Stream *stream;
-	ItemPointerData next;		/* first row not read yet */
-	AttrNumber	event_time_attnum;	/* in the stream's staging table, or 0 */
-	Oid			event_time_type;
-	FmgrInfo   *input;			/* by column: for those staged as text */
-	Oid		   *typioparam;
-	Datum	   *staged_values;	/* scratch for one row, of the batch's life */
-	bool	   *staged_nulls;
+	ItemPointerData next;		  /* first row not read yet */
+	AttrNumber event_time_attnum; /* in the stream's staging table, or 0 */
+	Oid event_time_type;
+	FmgrInfo *input; /* by column: for those staged as text */
+	Oid *typioparam;
+	Datum *staged_values; /* scratch for one row, of the batch's life */
+	bool *staged_nulls;
 };
 
 /*
@@ -56,7 +56,7 @@ staged_reader_create(const Stream *stream, MemoryContext context)
 	reader->typioparam = palloc0(Max(stream->ncolumns, 1) * sizeof(Oid));
 	for (int i = 0; i < stream->ncolumns; i++)
 	{
-		Oid			function;
+		Oid function;
 
 		if (stream->event_time && strcmp(stream->columns[i].name, stream->event_time) == 0)
 		{
@@ -100,9 +100,10 @@ batch_append(Batch *batch)
 	if (batch->count == batch->allocated)
 	{
 		batch->allocated = batch->allocated ? batch->allocated * 2 : 256;
-		batch->elements = batch->elements ?
-			repalloc_huge(batch->elements, batch->allocated * sizeof(Element)) :
-			MemoryContextAllocHuge(CurrentMemoryContext, batch->allocated * sizeof(Element));
+		batch->elements =
+			batch->elements
+				? repalloc_huge(batch->elements, batch->allocated * sizeof(Element))
+				: MemoryContextAllocHuge(CurrentMemoryContext, batch->allocated * sizeof(Element));
 	}
 	memset(&batch->elements[batch->count], 0, sizeof(Element));
 	ItemPointerSetInvalid(&batch->elements[batch->count].sql_tid);
@@ -118,14 +119,14 @@ batch_append(Batch *batch)
 static void
 element_set_values(const Stream *stream, Element *element, Datum *staged, bool *staged_nulls)
 {
-	int			field = STAGED_FIXED_COLUMNS;
+	int field = STAGED_FIXED_COLUMNS;
 
 	for (int i = 0; i < stream->ncolumns; i++)
 	{
 		const StreamColumn *column = &stream->columns[i];
-		Datum	   *value = &element->values[column->attnum - 1];
-		bool	   *isnull = &element->nulls[column->attnum - 1];
-		int			source = -1;
+		Datum *value = &element->values[column->attnum - 1];
+		bool *isnull = &element->nulls[column->attnum - 1];
+		int source = -1;
 
 		switch (column->source)
 		{
@@ -176,16 +177,17 @@ element_convert(StagedReader *reader, Element *element)
 	for (int i = 0; i < reader->stream->ncolumns; i++)
 	{
 		const StreamColumn *column = &reader->stream->columns[i];
-		int			at = column->attnum - 1;
+		int at = column->attnum - 1;
 
 		if (element->nulls[at])
 			continue;
 		if (column->source == COLUMN_KAFKA_HEADERS)
-			element->values[at] = DirectFunctionCall1(jsonb_in, CStringGetDatum(TextDatumGetCString(element->values[at])));
+			element->values[at] = DirectFunctionCall1(
+				jsonb_in, CStringGetDatum(TextDatumGetCString(element->values[at])));
 		else if (column->staged_as_text)
-			element->values[at] = InputFunctionCall(&reader->input[i],
-													TextDatumGetCString(element->values[at]),
-													reader->typioparam[i], column->typmod);
+			element->values[at] =
+				InputFunctionCall(&reader->input[i], TextDatumGetCString(element->values[at]),
+								  reader->typioparam[i], column->typmod);
 	}
 	element->is_converted = true;
 }
@@ -194,7 +196,7 @@ element_convert(StagedReader *reader, Element *element)
 static TimestampTz
 element_event_time(const StagedReader *reader, const Element *element)
 {
-	int			at = reader->event_time_attnum - 1;
+	int at = reader->event_time_attnum - 1;
 
 	if (at < 0 || element->nulls[at])
 		return DT_NOBEGIN;
@@ -205,7 +207,7 @@ element_event_time(const StagedReader *reader, const Element *element)
 static void
 element_allocate_values(const Stream *stream, Element *element)
 {
-	int			natts = stream->natts;
+	int natts = stream->natts;
 
 	element->values = palloc0(natts * (sizeof(Datum) + sizeof(bool)));
 	element->nulls = (bool *) (element->values + natts);
@@ -218,23 +220,22 @@ append_staged_row(StagedReader *reader, Batch *batch, List *applied, HeapTuple t
 				  TupleDesc tupdesc)
 {
 	const Stream *stream = reader->stream;
-	Datum	   *staged = reader->staged_values;
-	bool	   *nulls = reader->staged_nulls;
-	Progress   *progress;
-	Element    *element;
-	int64		offset;
+	Datum *staged = reader->staged_values;
+	bool *nulls = reader->staged_nulls;
+	Progress *progress;
+	Element *element;
+	int64 offset;
 
 	heap_deform_tuple(tuple, tupdesc, staged, nulls);
 	offset = DatumGetInt64(staged[STAGED_OFFSET - 1]);
-	progress = progress_find(applied, stream->topic,
-							 DatumGetInt32(staged[STAGED_PARTITION - 1]));
+	progress = progress_find(applied, stream->topic, DatumGetInt32(staged[STAGED_PARTITION - 1]));
 	if (progress == NULL)
 		return false;
 	if (offset <= progress->last_offset)
-		return true;			/* applied before a restart */
-	if (offset == progress->read_offset ?
-		DatumGetInt32(staged[STAGED_ELEMENT - 1]) <= progress->read_element :
-		DatumGetInt64(staged[STAGED_PREVIOUS_OFFSET - 1]) != progress->read_offset)
+		return true; /* applied before a restart */
+	if (offset == progress->read_offset
+			? DatumGetInt32(staged[STAGED_ELEMENT - 1]) <= progress->read_element
+			: DatumGetInt64(staged[STAGED_PREVIOUS_OFFSET - 1]) != progress->read_offset)
 		return false;
 	progress->read_offset = offset;
 	progress->read_element = DatumGetInt32(staged[STAGED_ELEMENT - 1]);
@@ -264,7 +265,7 @@ static bool
 batch_is_full(const Batch *batch, Size bytes)
 {
 	return batch->count >= detect_max_batch_rows ||
-		bytes >= (Size) detect_max_batch_kilobytes * 1024;
+		   bytes >= (Size) detect_max_batch_kilobytes * 1024;
 }
 
 /*
@@ -277,14 +278,14 @@ read_forward(StagedReader *reader, Relation rel, Batch *batch, List *applied)
 	ItemPointerData last;
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	TableScanDesc scan;
-	Size		bytes = 0;
-	bool		in_order = true;
+	Size bytes = 0;
+	bool in_order = true;
 
 	ItemPointerSet(&last, MaxBlockNumber, MaxOffsetNumber);
 	scan = table_beginscan_tidrange(rel, GetActiveSnapshot(), &reader->next, &last);
 	while (table_scan_getnextslot_tidrange(scan, ForwardScanDirection, slot))
 	{
-		HeapTuple	tuple;
+		HeapTuple tuple;
 
 		if (batch_is_full(batch, bytes))
 		{
@@ -313,11 +314,11 @@ compare_staged(const ListCell *a, const ListCell *b, TupleDesc tupdesc)
 
 	for (int i = 0; i < lengthof(order); i++)
 	{
-		bool		isnull;
-		Datum		left = heap_getattr(lfirst(a), order[i], tupdesc, &isnull);
-		Datum		right = heap_getattr(lfirst(b), order[i], tupdesc, &isnull);
-		int64		l = order[i] == STAGED_OFFSET ? DatumGetInt64(left) : DatumGetInt32(left);
-		int64		r = order[i] == STAGED_OFFSET ? DatumGetInt64(right) : DatumGetInt32(right);
+		bool isnull;
+		Datum left = heap_getattr(lfirst(a), order[i], tupdesc, &isnull);
+		Datum right = heap_getattr(lfirst(b), order[i], tupdesc, &isnull);
+		int64 l = order[i] == STAGED_OFFSET ? DatumGetInt64(left) : DatumGetInt32(left);
+		int64 r = order[i] == STAGED_OFFSET ? DatumGetInt64(right) : DatumGetInt32(right);
 
 		if (l != r)
 			return l < r ? -1 : 1;
@@ -337,11 +338,12 @@ compare_staged_rows(const ListCell *a, const ListCell *b)
 static bool
 is_applied(const StagedReader *reader, List *applied, TupleTableSlot *slot)
 {
-	bool		isnull;
-	int32		partition = DatumGetInt32(slot_getattr(slot, STAGED_PARTITION, &isnull));
-	Progress   *progress = progress_find(applied, reader->stream->topic, partition);
+	bool isnull;
+	int32 partition = DatumGetInt32(slot_getattr(slot, STAGED_PARTITION, &isnull));
+	Progress *progress = progress_find(applied, reader->stream->topic, partition);
 
-	return progress && DatumGetInt64(slot_getattr(slot, STAGED_OFFSET, &isnull)) <= progress->last_offset;
+	return progress &&
+		   DatumGetInt64(slot_getattr(slot, STAGED_OFFSET, &isnull)) <= progress->last_offset;
 }
 
 /*
@@ -354,9 +356,9 @@ read_sorted(StagedReader *reader, Relation rel, Batch *batch, List *applied)
 {
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	TableScanDesc scan = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
-	List	   *tuples = NIL;
-	ListCell   *cell;
-	Size		bytes = 0;
+	List *tuples = NIL;
+	ListCell *cell;
+	Size bytes = 0;
 
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
 	{
@@ -385,14 +387,14 @@ read_sorted(StagedReader *reader, Relation rel, Batch *batch, List *applied)
 static bool
 is_complete(const Batch *batch, List *applied)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
 	if (batch->is_cut)
 		return true;
 	foreach(cell, batch->staged_progress)
 	{
-		Progress   *staged = lfirst(cell);
-		Progress   *progress = progress_find(applied, staged->topic, staged->partition);
+		Progress *staged = lfirst(cell);
+		Progress *progress = progress_find(applied, staged->topic, staged->partition);
 
 		if (progress == NULL || progress->read_offset < staged->last_offset)
 			return false;
@@ -404,13 +406,13 @@ is_complete(const Batch *batch, List *applied)
 static Batch *
 batch_begin(List *applied, List *staged_progress)
 {
-	Batch	   *batch = palloc0(sizeof(Batch));
-	ListCell   *cell;
+	Batch *batch = palloc0(sizeof(Batch));
+	ListCell *cell;
 
 	batch->staged_progress = staged_progress;
 	foreach(cell, applied)
 	{
-		Progress   *progress = lfirst(cell);
+		Progress *progress = lfirst(cell);
 
 		progress->read_offset = progress->last_offset;
 		progress->read_element = PG_INT32_MAX;
@@ -428,8 +430,8 @@ batch_begin(List *applied, List *staged_progress)
 Batch *
 staged_read(StagedReader *reader, List *applied, List *staged_progress)
 {
-	Relation	rel = table_open(staging_table_oid(reader->stream->id), AccessShareLock);
-	Batch	   *batch = batch_begin(applied, staged_progress);
+	Relation rel = table_open(staging_table_oid(reader->stream->id), AccessShareLock);
+	Batch *batch = batch_begin(applied, staged_progress);
 
 	reader->staged_values = palloc(RelationGetDescr(rel)->natts * sizeof(Datum));
 	reader->staged_nulls = palloc(RelationGetDescr(rel)->natts * sizeof(bool));
@@ -448,9 +450,9 @@ staged_read(StagedReader *reader, List *applied, List *staged_progress)
 static void
 append_sql_row(StagedReader *reader, Batch *batch, Progress *progress, TupleTableSlot *slot)
 {
-	Element    *element = batch_append(batch);
-	HeapTuple	tuple = ExecCopySlotHeapTuple(slot);
-	int			natts = slot->tts_tupleDescriptor->natts;
+	Element *element = batch_append(batch);
+	HeapTuple tuple = ExecCopySlotHeapTuple(slot);
+	int natts = slot->tts_tupleDescriptor->natts;
 
 	element->progress = progress;
 	element->offset = -1;
@@ -470,11 +472,11 @@ append_sql_row(StagedReader *reader, Batch *batch, Progress *progress, TupleTabl
 Batch *
 staged_read_sql(StagedReader *reader, Progress *sql_progress)
 {
-	Relation	rel = table_open(reader->stream->staging_table, AccessShareLock);
+	Relation rel = table_open(reader->stream->staging_table, AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	TableScanDesc scan = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
-	Batch	   *batch = palloc0(sizeof(Batch));
-	Size		bytes = 0;
+	Batch *batch = palloc0(sizeof(Batch));
+	Size bytes = 0;
 
 	batch->from_sql = true;
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))

@@ -24,25 +24,25 @@
 #include "utils/snapmgr.h"
 
 /* The applier may be waiting. */
-#define BROKER_TIMEOUT_MS 3000
-#define CONNECT_RETRY_MAX_MS 5000
-#define PUBLISH_INTERVAL_MS 5000
+#define BROKER_TIMEOUT_MS	   3000
+#define CONNECT_RETRY_MAX_MS   5000
+#define PUBLISH_INTERVAL_MS	   5000
 #define PARTITIONS_INTERVAL_MS 30000
 
 /* Open the client with the options of server and user mapping. */
 static void
 open_client(Consumer *consumer)
 {
-	List	   *properties;
+	List *properties;
 	KafkaProperty *array;
-	ListCell   *cell;
-	int			count = 0;
+	ListCell *cell;
+	int count = 0;
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(consumer->round_context);
-	properties = kafka_connection_properties(GetForeignServerByName(consumer->stream->server, false)->serverid,
-											 consumer->stream->owner);
+	properties = kafka_connection_properties(
+		GetForeignServerByName(consumer->stream->server, false)->serverid, consumer->stream->owner);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 
@@ -57,9 +57,9 @@ open_client(Consumer *consumer)
 static int64
 kafka_milliseconds(const char *time)
 {
-	TimestampTz start = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(time),
-																ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
-	int64		epoch_us = (int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
+	TimestampTz start = DatumGetTimestampTz(DirectFunctionCall3(
+		timestamptz_in, CStringGetDatum(time), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	int64 epoch_us = (int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
 
 	return (Max(start, -epoch_us) + epoch_us + 999) / 1000;
 }
@@ -71,15 +71,17 @@ resolve_start(Consumer *consumer, int32 partition, bool is_new_stream)
 	const Stream *stream = consumer->stream;
 	const char *start = is_new_stream ? stream->start : "earliest";
 	KafkaPosition position = {stream->topic, partition, 0};
-	int64		low;
-	int64		high;
+	int64 low;
+	int64 high;
 
-	kafka_query_watermarks(consumer->client, stream->topic, partition, &low, &high, BROKER_TIMEOUT_MS);
+	kafka_query_watermarks(consumer->client, stream->topic, partition, &low, &high,
+						   BROKER_TIMEOUT_MS);
 	if (strcmp(start, "earliest") == 0)
 		return low;
 	if (strcmp(start, "latest") == 0)
 		return high;
-	kafka_offsets_for_time(consumer->client, &position, 1, kafka_milliseconds(start), BROKER_TIMEOUT_MS);
+	kafka_offsets_for_time(consumer->client, &position, 1, kafka_milliseconds(start),
+						   BROKER_TIMEOUT_MS);
 	return position.next_offset;
 }
 
@@ -101,7 +103,7 @@ read_progresses(Consumer *consumer, List **staged, List **applied)
 static bool
 write_starts(Consumer *consumer, List *starts)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
 	if (starts == NIL)
 		return true;
@@ -121,9 +123,9 @@ static Progress *
 choose_progress(Consumer *consumer, int32 partition, List *staged, List *applied, List **starts)
 {
 	const char *topic = consumer->stream->topic;
-	Progress   *progress = progress_find(staged, topic, partition);
-	bool		is_new_stream = true;
-	ListCell   *cell;
+	Progress *progress = progress_find(staged, topic, partition);
+	bool is_new_stream = true;
+	ListCell *cell;
 
 	if (progress == NULL)
 		progress = progress_find(applied, topic, partition);
@@ -147,16 +149,16 @@ static List *
 choose_progresses(Consumer *consumer, List *staged, List *applied, List **starts)
 {
 	const Stream *stream = consumer->stream;
-	List	   *progresses = NIL;
-	int			partitions;
+	List *progresses = NIL;
+	int partitions;
 
 	MemoryContextSwitchTo(consumer->round_context);
 	partitions = kafka_partition_count(consumer->client, stream->topic, BROKER_TIMEOUT_MS);
 	if (partitions == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_CONNECTION_DOES_NOT_EXIST),
-				 errmsg("topic \"%s\" does not exist on server \"%s\"", stream->topic, stream->server),
-				 errhint("Create the topic; the stream begins by itself.")));
+		ereport(ERROR, (errcode(ERRCODE_CONNECTION_DOES_NOT_EXIST),
+						errmsg("topic \"%s\" does not exist on server \"%s\"", stream->topic,
+							   stream->server),
+						errhint("Create the topic; the stream begins by itself.")));
 	for (int i = 0; i < partitions; i++)
 		progresses = lappend(progresses, choose_progress(consumer, i, staged, applied, starts));
 	return progresses;
@@ -168,13 +170,13 @@ assign_partitions(Consumer *consumer, List *progresses)
 {
 	KafkaPosition *positions = palloc(Max(list_length(progresses), 1) * sizeof(KafkaPosition));
 	MemoryContext old_context = MemoryContextSwitchTo(consumer->context);
-	int			count = 0;
-	ListCell   *cell;
+	int count = 0;
+	ListCell *cell;
 
 	consumer->progresses = NIL;
 	foreach(cell, progresses)
 	{
-		Progress   *progress = palloc(sizeof(Progress));
+		Progress *progress = palloc(sizeof(Progress));
 
 		*progress = *(Progress *) lfirst(cell);
 		progress->topic = pstrdup(progress->topic);
@@ -194,12 +196,12 @@ assign_partitions(Consumer *consumer, List *progresses)
 static void
 note_broker_away(Consumer *consumer, const ErrorData *error)
 {
-	int			delay_ms = launcher_retry_delay_ms(consumer->connect_failures++);
+	int delay_ms = launcher_retry_delay_ms(consumer->connect_failures++);
 
 	slot_note_error(my_slot, error->sqlerrcode, error->message);
 	round_log_failure(error);
-	consumer->connect_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-														Min(delay_ms, CONNECT_RETRY_MAX_MS));
+	consumer->connect_due =
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Min(delay_ms, CONNECT_RETRY_MAX_MS));
 }
 
 /* Ask the broker for the progress of each partition; false when it does not
@@ -216,7 +218,7 @@ find_progresses(Consumer *consumer, List *staged, List *applied, List **progress
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
+		ErrorData *error;
 
 		MemoryContextSwitchTo(consumer->round_context);
 		error = CopyErrorData();
@@ -240,10 +242,10 @@ find_progresses(Consumer *consumer, List *staged, List *applied, List **progress
 bool
 consumer_connect(Consumer *consumer)
 {
-	List	   *staged;
-	List	   *applied;
-	List	   *progresses = NIL;
-	List	   *starts = NIL;
+	List *staged;
+	List *applied;
+	List *progresses = NIL;
+	List *starts = NIL;
 
 	if (GetCurrentTimestamp() < consumer->connect_due)
 		return false;
@@ -257,7 +259,8 @@ consumer_connect(Consumer *consumer)
 		return false;
 	assign_partitions(consumer, progresses);
 	consumer->is_connected = true;
-	consumer->partitions_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), PARTITIONS_INTERVAL_MS);
+	consumer->partitions_due =
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), PARTITIONS_INTERVAL_MS);
 	consumer->connect_failures = 0;
 	slot_set_state(my_slot, STREAM_RUNNING);
 	return true;
@@ -306,11 +309,11 @@ void
 consumer_publish_applied(Consumer *consumer)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	List	   *staged;
-	List	   *applied;
+	List *staged;
+	List *applied;
 	KafkaPosition *positions;
-	ListCell   *cell;
-	int			count = 0;
+	ListCell *cell;
+	int count = 0;
 
 	if (!consumer->has_unpublished || now < consumer->publish_due)
 		return;
@@ -322,8 +325,8 @@ consumer_publish_applied(Consumer *consumer)
 	consumer->has_unpublished = false;
 	foreach(cell, applied)
 	{
-		Progress   *progress = lfirst(cell);
-		Progress   *known = progress_find(consumer->progresses, progress->topic, progress->partition);
+		Progress *progress = lfirst(cell);
+		Progress *known = progress_find(consumer->progresses, progress->topic, progress->partition);
 
 		if (known == NULL)
 			continue;
@@ -342,16 +345,16 @@ consumer_publish_applied(Consumer *consumer)
 void
 consumer_reload(Consumer *consumer)
 {
-	List	   *staged;
-	List	   *applied;
-	ListCell   *cell;
+	List *staged;
+	List *applied;
+	ListCell *cell;
 
 	if (!consumer->is_connected || !read_progresses(consumer, &staged, &applied))
 		return;
 	foreach(cell, consumer->progresses)
 	{
-		Progress   *known = lfirst(cell);
-		Progress   *progress = progress_find(staged, known->topic, known->partition);
+		Progress *known = lfirst(cell);
+		Progress *progress = progress_find(staged, known->topic, known->partition);
 
 		if (progress == NULL)
 			progress = progress_find(applied, known->topic, known->partition);

@@ -33,8 +33,8 @@
 
 /* After a round this small it pays to let more arrive. */
 #define SMALL_ROUND_ROWS 500
-#define LINGER_MS 5
-#define APPLIER_WAIT_MS 50
+#define LINGER_MS		 5
+#define APPLIER_WAIT_MS	 50
 
 /* A consumer beside the applier stops here until the table is emptied. */
 #define STAGED_BLOCKS_LIMIT 8192
@@ -44,15 +44,15 @@
 /* Rows on their way into the staging table. */
 typedef struct StageWriter
 {
-	Consumer   *consumer;
-	Relation	rel;
+	Consumer *consumer;
+	Relation rel;
 	BulkInsertState bulk;
-	CommandId	cid;
-	int			nslots;
-	int			nrows;
+	CommandId cid;
+	int nslots;
+	int nrows;
 	TupleTableSlot **slots;
-	Datum	   *decoded;		/* of the decoder's columns */
-	bool	   *decoded_nulls;
+	Datum *decoded; /* of the decoder's columns */
+	bool *decoded_nulls;
 } StageWriter;
 
 /*
@@ -62,13 +62,14 @@ typedef struct StageWriter
 Consumer *
 consumer_create(const Stream *stream, MemoryContext context)
 {
-	Consumer   *consumer = MemoryContextAllocZero(context, sizeof(Consumer));
+	Consumer *consumer = MemoryContextAllocZero(context, sizeof(Consumer));
 	MemoryContext old_context = MemoryContextSwitchTo(context);
 	DecodeColumn *columns = palloc(Max(stream->ncolumns, 1) * sizeof(DecodeColumn));
 
 	consumer->stream = stream;
 	consumer->context = context;
-	consumer->round_context = AllocSetContextCreate(context, "detect round", ALLOCSET_DEFAULT_SIZES);
+	consumer->round_context =
+		AllocSetContextCreate(context, "detect round", ALLOCSET_DEFAULT_SIZES);
 	consumer->max_events = Max(detect_max_batch_rows, 1);
 	consumer->events = MemoryContextAllocHuge(context, consumer->max_events * sizeof(KafkaEvent));
 	for (int i = 0; i < stream->ncolumns; i++)
@@ -147,10 +148,11 @@ stage_begin(Consumer *consumer)
 	writer->rel = table_open(staging_table_ensure(consumer->stream), RowExclusiveLock);
 	/* the applier may have thrown away what was staged while we waited */
 	if (watch_stale)
-		ereport(ERROR,
-				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-				 errmsg("could not stage messages of stream \"%s\" because its definition is changing",
-						consumer->stream->name)));
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not stage messages of stream \"%s\" because its definition is changing",
+					consumer->stream->name)));
 	writer->bulk = GetBulkInsertState();
 	writer->cid = GetCurrentCommandId(true);
 	writer->slots = palloc0(STAGE_ROWS * sizeof(TupleTableSlot *));
@@ -190,7 +192,7 @@ stage_end(StageWriter *writer)
 static Datum
 bytes_datum(const char *bytes, size_t nbytes)
 {
-	bytea	   *result = palloc(nbytes + VARHDRSZ);
+	bytea *result = palloc(nbytes + VARHDRSZ);
 
 	SET_VARSIZE(result, nbytes + VARHDRSZ);
 	memcpy(VARDATA(result), bytes, nbytes);
@@ -202,7 +204,7 @@ bytes_datum(const char *bytes, size_t nbytes)
 static bool
 event_timestamp(const KafkaEvent *event, TimestampTz *result)
 {
-	int64		epoch_us = (int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
+	int64 epoch_us = (int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
 
 	if (!event->has_timestamp || event->timestamp_ms < 0 ||
 		event->timestamp_ms > (PG_INT64_MAX / 1000))
@@ -215,10 +217,10 @@ event_timestamp(const KafkaEvent *event, TimestampTz *result)
 static void
 stage_fill_message(TupleTableSlot *slot, const KafkaEvent *event, const Progress *progress)
 {
-	Datum	   *values = slot->tts_values;
-	bool	   *nulls = slot->tts_isnull;
+	Datum *values = slot->tts_values;
+	bool *nulls = slot->tts_isnull;
 	TimestampTz timestamp;
-	char	   *headers = kafka_message_headers(event);
+	char *headers = kafka_message_headers(event);
 
 	memset(nulls, true, slot->tts_tupleDescriptor->natts);
 	values[STAGED_OFFSET - 1] = Int64GetDatum(event->offset);
@@ -255,7 +257,7 @@ stage_fill_message(TupleTableSlot *slot, const KafkaEvent *event, const Progress
 static void
 stage_message(StageWriter *writer, const KafkaEvent *event, const Progress *progress)
 {
-	Consumer   *consumer = writer->consumer;
+	Consumer *consumer = writer->consumer;
 	TupleTableSlot *slot;
 	DecodeError error;
 
@@ -269,8 +271,8 @@ stage_message(StageWriter *writer, const KafkaEvent *event, const Progress *prog
 	slot = writer->slots[writer->nrows++];
 	ExecClearTuple(slot);
 	stage_fill_message(slot, event, progress);
-	if (decoder_decode(consumer->decoder, event->payload, event->payload_bytes,
-					   writer->decoded, writer->decoded_nulls, &error))
+	if (decoder_decode(consumer->decoder, event->payload, event->payload_bytes, writer->decoded,
+					   writer->decoded_nulls, &error))
 	{
 		for (int i = 0; i < consumer->nfields; i++)
 		{
@@ -291,12 +293,12 @@ stage_message(StageWriter *writer, const KafkaEvent *event, const Progress *prog
 static List *
 copy_progresses(List *progresses)
 {
-	List	   *copies = NIL;
-	ListCell   *cell;
+	List *copies = NIL;
+	ListCell *cell;
 
 	foreach(cell, progresses)
 	{
-		Progress   *copy = palloc(sizeof(Progress));
+		Progress *copy = palloc(sizeof(Progress));
 
 		*copy = *(Progress *) lfirst(cell);
 		copies = lappend(copies, copy);
@@ -308,13 +310,14 @@ copy_progresses(List *progresses)
 static bool
 take_event(StageWriter **writer, Consumer *consumer, const KafkaEvent *event, List *progresses)
 {
-	Progress   *progress = event->topic ? progress_find(progresses, event->topic, event->partition) : NULL;
+	Progress *progress =
+		event->topic ? progress_find(progresses, event->topic, event->partition) : NULL;
 
 	switch (event->kind)
 	{
 		case KAFKA_MESSAGE:
 			if (progress == NULL || event->offset < progress->next_offset)
-				return false;	/* delivered again */
+				return false; /* delivered again */
 			if (*writer == NULL)
 				*writer = stage_begin(consumer);
 			stage_message(*writer, event, progress);
@@ -330,7 +333,7 @@ take_event(StageWriter **writer, Consumer *consumer, const KafkaEvent *event, Li
 			return false;
 		case KAFKA_PARTITION_ERROR:
 			if (progress && progress->paused_reason)
-				return false;	/* said already */
+				return false; /* said already */
 			if (progress && event->error_kind == KAFKA_ERROR_OFFSET)
 				progress->paused_reason = psprintf("offset %lld is not in the topic any more: %s",
 												   (long long) progress->next_offset, event->error);
@@ -349,13 +352,13 @@ take_event(StageWriter **writer, Consumer *consumer, const KafkaEvent *event, Li
 static void
 write_progresses(Consumer *consumer, List *progresses)
 {
-	ListCell   *before;
-	ListCell   *after;
+	ListCell *before;
+	ListCell *after;
 
 	forboth(before, consumer->progresses, after, progresses)
 	{
-		Progress   *progress = lfirst(after);
-		Progress   *known = lfirst(before);
+		Progress *progress = lfirst(after);
+		Progress *known = lfirst(before);
 
 		(void) kafka_cached_end(consumer->client, progress->topic, progress->partition,
 								&progress->end_offset);
@@ -371,13 +374,13 @@ write_progresses(Consumer *consumer, List *progresses)
 static void
 remember_progresses(Consumer *consumer, List *progresses)
 {
-	ListCell   *before;
-	ListCell   *after;
+	ListCell *before;
+	ListCell *after;
 
 	forboth(before, consumer->progresses, after, progresses)
 	{
-		Progress   *known = lfirst(before);
-		Progress   *progress = lfirst(after);
+		Progress *known = lfirst(before);
+		Progress *progress = lfirst(after);
 
 		if (progress->paused_reason && known->paused_reason == NULL)
 			known->paused_reason = MemoryContextStrdup(consumer->context, progress->paused_reason);
@@ -394,12 +397,13 @@ round_changes_anything(Consumer *consumer)
 	for (int i = 0; i < consumer->nevents; i++)
 	{
 		const KafkaEvent *event = &consumer->events[i];
-		Progress   *progress;
+		Progress *progress;
 
 		if (event->kind != KAFKA_END_OF_PARTITION)
 			return true;
 		progress = progress_find(consumer->progresses, event->topic, event->partition);
-		if (progress && (event->offset > progress->next_offset || event->offset != progress->end_offset))
+		if (progress &&
+			(event->offset > progress->next_offset || event->offset != progress->end_offset))
 			return true;
 	}
 	return false;
@@ -421,8 +425,8 @@ static int
 stage_round(Consumer *consumer)
 {
 	StageWriter *writer = NULL;
-	List	   *progresses;
-	int			rows = 0;
+	List *progresses;
+	int rows = 0;
 
 	if (!stream_transaction_begin(consumer->stream))
 		return -1;
@@ -445,7 +449,7 @@ stage_round(Consumer *consumer)
 static bool
 must_wait_for_applier(Consumer *consumer)
 {
-	Relation	rel;
+	Relation rel;
 	BlockNumber blocks;
 
 	if (consumer->stream->consumers == 0)
@@ -466,8 +470,8 @@ must_wait_for_applier(Consumer *consumer)
 bool
 consumer_run(Consumer *consumer)
 {
-	instr_time	since;
-	int			rows;
+	instr_time since;
+	int rows;
 
 	MemoryContextReset(consumer->round_context);
 	if (!consumer->is_connected && !consumer_connect(consumer))
@@ -481,7 +485,8 @@ consumer_run(Consumer *consumer)
 	{
 		if (must_wait_for_applier(consumer))
 		{
-			consumer->linger_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), APPLIER_WAIT_MS);
+			consumer->linger_until =
+				TimestampTzPlusMilliseconds(GetCurrentTimestamp(), APPLIER_WAIT_MS);
 			return false;
 		}
 		INSTR_TIME_SET_CURRENT(since);

@@ -15,10 +15,10 @@ typedef struct Consumer Consumer;
 /* in ingest/consumer.c */
 extern Consumer *consumer_create(const Stream *stream, MemoryContext context);
 extern bool consumer_is_connected(const Consumer *consumer);
-extern int	consumer_event_fd(const Consumer *consumer);
+extern int consumer_event_fd(const Consumer *consumer);
 extern bool consumer_run(Consumer *consumer);
 extern void consumer_forget(Consumer *consumer);
 extern void consumer_reload(Consumer *consumer);
-extern int	consumer_wait_ms(const Consumer *consumer);
+extern int consumer_wait_ms(const Consumer *consumer);
 
-#endif							/* DETECT_CONSUMER_H */
+#endif /* DETECT_CONSUMER_H */

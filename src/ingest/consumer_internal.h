@@ -16,23 +16,23 @@
 struct Consumer
 {
 	const Stream *stream;
-	MemoryContext context;		/* the worker's */
+	MemoryContext context; /* the worker's */
 	MemoryContext round_context;
-	KafkaClient *client;		/* NULL until it first looks for a broker */
-	bool		is_connected;	/* partitions are found and assigned */
-	int			connect_failures;	/* in a row */
-	TimestampTz connect_due;	/* not to be tried before */
-	Decoder    *decoder;
-	int			nfields;		/* columns that the decoder fills */
-	List	   *progresses;		/* of Progress: staged, as committed */
-	KafkaEvent *events;			/* polled and not staged yet */
-	int			nevents;
-	int			max_events;
-	instr_time	step_began;		/* the step that is being timed */
+	KafkaClient *client;	 /* NULL until it first looks for a broker */
+	bool is_connected;		 /* partitions are found and assigned */
+	int connect_failures;	 /* in a row */
+	TimestampTz connect_due; /* not to be tried before */
+	Decoder *decoder;
+	int nfields;		/* columns that the decoder fills */
+	List *progresses;	/* of Progress: staged, as committed */
+	KafkaEvent *events; /* polled and not staged yet */
+	int nevents;
+	int max_events;
+	instr_time step_began; /* the step that is being timed */
 	TimestampTz linger_until;
-	bool		has_unpublished;	/* progress that the group was not told */
+	bool has_unpublished; /* progress that the group was not told */
 	TimestampTz publish_due;
-	TimestampTz partitions_due;	/* when to look for new partitions */
+	TimestampTz partitions_due; /* when to look for new partitions */
 };
 
 /* in ingest/connect.c */
@@ -41,4 +41,4 @@ extern void consumer_disconnect(Consumer *consumer);
 extern void consumer_publish_applied(Consumer *consumer);
 extern bool consumer_finds_new_partitions(Consumer *consumer);
 
-#endif							/* DETECT_CONSUMER_INTERNAL_H */
+#endif /* DETECT_CONSUMER_INTERNAL_H */

@@ -35,18 +35,18 @@ typedef struct ColumnDecoder
 {
 	DecodeNode *node;
 	const JsonValue *value;
-	FastKind	fast_kind;
+	FastKind fast_kind;
 	DecodeInput input;
 } ColumnDecoder;
 
 struct Decoder
 {
 	MemoryContext context;
-	int			column_count;
+	int column_count;
 	ColumnDecoder *columns;
 	DecodeNode *root;
-	int			target_count;
-	JsonValue  *targets;
+	int target_count;
+	JsonValue *targets;
 
 	DecodeBuffer buffer;
 	DecodeGuard guard;
@@ -56,8 +56,8 @@ static bool walk_payload(Decoder *decoder, DecodeError *error);
 static bool check_by_server(Decoder *decoder, DecodeError *error);
 static Datum run_jsonb_in(void *argument);
 static bool check_top(Decoder *decoder, JsonKind kind, DecodeError *error);
-static bool convert_column(Decoder *decoder, ColumnDecoder *column,
-						   Datum *value, bool *isnull, DecodeError *error);
+static bool convert_column(Decoder *decoder, ColumnDecoder *column, Datum *value, bool *isnull,
+						   DecodeError *error);
 
 /*
  * Make a decoder for these columns.
@@ -68,11 +68,10 @@ static bool convert_column(Decoder *decoder, ColumnDecoder *column,
 Decoder *
 decoder_create(const DecodeColumn *columns, int ncolumns, MemoryContext context)
 {
-	MemoryContext own_context = AllocSetContextCreate(context,
-													  "detect decoder",
-													  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext own_context =
+		AllocSetContextCreate(context, "detect decoder", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext caller_context = MemoryContextSwitchTo(own_context);
-	Decoder    *decoder = palloc0(sizeof(Decoder));
+	Decoder *decoder = palloc0(sizeof(Decoder));
 
 	decoder->context = own_context;
 	decoder->column_count = ncolumns;
@@ -90,8 +89,7 @@ decoder_create(const DecodeColumn *columns, int ncolumns, MemoryContext context)
 	decoder->target_count = decode_paths_finish(decoder->root);
 	decoder->targets = palloc0(decoder->target_count * sizeof(JsonValue));
 	for (int i = 0; i < ncolumns; i++)
-		decoder->columns[i].value =
-			&decoder->targets[decoder->columns[i].node->target];
+		decoder->columns[i].value = &decoder->targets[decoder->columns[i].node->target];
 
 	decode_buffer_init(&decoder->buffer, own_context);
 	MemoryContextSwitchTo(caller_context);
@@ -132,25 +130,21 @@ decoder_end_batch(Decoder *decoder)
  * are not the payload's are thrown.
  */
 bool
-decoder_decode(Decoder *decoder, const char *payload, size_t payload_bytes,
-			   Datum *values, bool *nulls, DecodeError *error)
+decoder_decode(Decoder *decoder, const char *payload, size_t payload_bytes, Datum *values,
+			   bool *nulls, DecodeError *error)
 {
 	if (payload == NULL)
-		return decode_fail(error, ERRCODE_INVALID_PARAMETER_VALUE,
-						   "message has no payload");
+		return decode_fail(error, ERRCODE_INVALID_PARAMETER_VALUE, "message has no payload");
 	if (payload_bytes == 0)
-		return decode_fail(error, ERRCODE_INVALID_PARAMETER_VALUE,
-						   "payload is empty");
+		return decode_fail(error, ERRCODE_INVALID_PARAMETER_VALUE, "payload is empty");
 
-	if (!decode_buffer_load(&decoder->buffer, &decoder->guard,
-							payload, payload_bytes, error) ||
+	if (!decode_buffer_load(&decoder->buffer, &decoder->guard, payload, payload_bytes, error) ||
 		!walk_payload(decoder, error))
 		return false;
 
 	for (int i = 0; i < decoder->column_count; i++)
 	{
-		if (!convert_column(decoder, &decoder->columns[i],
-							&values[i], &nulls[i], error))
+		if (!convert_column(decoder, &decoder->columns[i], &values[i], &nulls[i], error))
 			return false;
 	}
 	return true;
@@ -160,15 +154,15 @@ decoder_decode(Decoder *decoder, const char *payload, size_t payload_bytes,
  * Fill *error.  Always returns false, so that callers can hand it on.
  */
 bool
-decode_fail(DecodeError *error, int sqlstate, const char *format,...)
+decode_fail(DecodeError *error, int sqlstate, const char *format, ...)
 {
 	StringInfoData reason;
 
 	initStringInfo(&reason);
 	for (;;)
 	{
-		va_list		arguments;
-		int			missing_bytes;
+		va_list arguments;
+		int missing_bytes;
 
 		va_start(arguments, format);
 		missing_bytes = appendStringInfoVA(&reason, format, arguments);
@@ -189,16 +183,15 @@ static bool
 walk_payload(Decoder *decoder, DecodeError *error)
 {
 	JsonScanner scanner;
-	JsonValue	top;
-	bool		is_checked = false;
+	JsonValue top;
+	bool is_checked = false;
 
 	for (;;)
 	{
 		memset(decoder->targets, 0, decoder->target_count * sizeof(JsonValue));
 		json_scan_begin(&scanner, decoder->buffer.text, decoder->buffer.bytes);
 		scanner.is_server_checked = is_checked;
-		if (!decode_walk(&scanner, decoder->root, decoder->targets,
-						 decoder->buffer.scratch, &top))
+		if (!decode_walk(&scanner, decoder->root, decoder->targets, decoder->buffer.scratch, &top))
 		{
 			error->reason = json_scan_reason(&scanner, &error->sqlstate);
 			return false;
@@ -218,10 +211,9 @@ walk_payload(Decoder *decoder, DecodeError *error)
 static bool
 check_by_server(Decoder *decoder, DecodeError *error)
 {
-	Datum		result;
+	Datum result;
 
-	if (!guard_call(&decoder->guard, run_jsonb_in, decoder->buffer.text, false,
-					&result, error))
+	if (!guard_call(&decoder->guard, run_jsonb_in, decoder->buffer.text, false, &result, error))
 	{
 		error->reason = psprintf("invalid JSON: %s", error->reason);
 		return false;
@@ -277,11 +269,11 @@ check_top(Decoder *decoder, JsonKind kind, DecodeError *error)
  * Convert the value that was noted for a column.
  */
 static bool
-convert_column(Decoder *decoder, ColumnDecoder *column,
-			   Datum *value, bool *isnull, DecodeError *error)
+convert_column(Decoder *decoder, ColumnDecoder *column, Datum *value, bool *isnull,
+			   DecodeError *error)
 {
-	FastResult	result;
-	char	   *reason;
+	FastResult result;
+	char *reason;
 
 	*isnull = column->value->kind <= JSON_KIND_NULL;
 	if (*isnull)
@@ -292,8 +284,8 @@ convert_column(Decoder *decoder, ColumnDecoder *column,
 	}
 	else
 	{
-		result = json_value_convert(column->fast_kind, column->input.typmod,
-									column->value, value, error);
+		result = json_value_convert(column->fast_kind, column->input.typmod, column->value, value,
+									error);
 		if (result == FAST_DONE)
 			return true;
 		if (result == FAST_UNKNOWN &&

@@ -18,10 +18,10 @@
 /* A column that is taken from the JSON payload. */
 typedef struct DecodeColumn
 {
-	const char *name;			/* of the column, for error texts */
-	const char *path;			/* "$.pos.lon", "$.a[0]", '$."odd name"' */
-	Oid			type;
-	int32		typmod;
+	const char *name; /* of the column, for error texts */
+	const char *path; /* "$.pos.lon", "$.a[0]", '$."odd name"' */
+	Oid type;
+	int32 typmod;
 } DecodeColumn;
 
 /*
@@ -30,20 +30,18 @@ typedef struct DecodeColumn
  */
 typedef struct DecodeError
 {
-	int			sqlstate;
-	char	   *reason;
+	int sqlstate;
+	char *reason;
 } DecodeError;
 
 typedef struct Decoder Decoder;
 
 /* in decode.c */
 extern void decode_check_path(const char *path);
-extern Decoder *decoder_create(const DecodeColumn *columns, int ncolumns,
-							   MemoryContext context);
+extern Decoder *decoder_create(const DecodeColumn *columns, int ncolumns, MemoryContext context);
 extern void decoder_begin_batch(Decoder *decoder);
-extern bool decoder_decode(Decoder *decoder,
-						   const char *payload, size_t payload_bytes,
+extern bool decoder_decode(Decoder *decoder, const char *payload, size_t payload_bytes,
 						   Datum *values, bool *nulls, DecodeError *error);
 extern void decoder_end_batch(Decoder *decoder);
 
-#endif							/* DETECT_DECODE_H */
+#endif /* DETECT_DECODE_H */

@@ -18,30 +18,28 @@
 #include "decode_internal.h"
 
 /* The length of a jsonb string has 28 bits. */
-#define MAX_PAYLOAD_BYTES		0x0fffffff
+#define MAX_PAYLOAD_BYTES 0x0fffffff
 
-#define INITIAL_CAPACITY_BYTES	8192
+#define INITIAL_CAPACITY_BYTES 8192
 
 /* A buffer above this is not kept for the next batch. */
-#define KEPT_CAPACITY_BYTES		(1024 * 1024)
+#define KEPT_CAPACITY_BYTES (1024 * 1024)
 
 /* Room for two quotes and a zero byte. */
-#define SCRATCH_EXTRA_BYTES		3
+#define SCRATCH_EXTRA_BYTES 3
 
 /* What is converted to the server's encoding. */
 typedef struct EncodingCall
 {
 	const char *text;
-	size_t		bytes;
+	size_t bytes;
 } EncodingCall;
 
 static void reserve(DecodeBuffer *buffer, size_t text_bytes);
 static void fill(DecodeBuffer *buffer, const char *text, size_t text_bytes);
 static bool is_ascii(const DecodeBuffer *buffer);
-static bool fail_encoding(const DecodeBuffer *buffer, size_t valid_bytes,
-						  DecodeError *error);
-static bool convert_encoding(DecodeBuffer *buffer, DecodeGuard *guard,
-							 DecodeError *error);
+static bool fail_encoding(const DecodeBuffer *buffer, size_t valid_bytes, DecodeError *error);
+static bool convert_encoding(DecodeBuffer *buffer, DecodeGuard *guard, DecodeError *error);
 static Datum run_encoding(void *argument);
 
 /*
@@ -71,22 +69,19 @@ decode_buffer_begin(DecodeBuffer *buffer)
  * left to the scanner, which expects none.
  */
 bool
-decode_buffer_load(DecodeBuffer *buffer, DecodeGuard *guard,
-				   const char *payload, size_t payload_bytes,
-				   DecodeError *error)
+decode_buffer_load(DecodeBuffer *buffer, DecodeGuard *guard, const char *payload,
+				   size_t payload_bytes, DecodeError *error)
 {
-	size_t		valid_bytes;
+	size_t valid_bytes;
 
 	if (payload_bytes > MAX_PAYLOAD_BYTES)
 		return decode_fail(error, ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-						   "payload has %zu bytes, more than %d",
-						   payload_bytes, MAX_PAYLOAD_BYTES);
+						   "payload has %zu bytes, more than %d", payload_bytes, MAX_PAYLOAD_BYTES);
 
 	fill(buffer, payload, payload_bytes);
 	if (is_ascii(buffer))
 		return true;
-	valid_bytes = pg_encoding_verifymbstr(PG_UTF8, buffer->text,
-										  (int) buffer->bytes);
+	valid_bytes = pg_encoding_verifymbstr(PG_UTF8, buffer->text, (int) buffer->bytes);
 	if (valid_bytes < buffer->bytes)
 		return fail_encoding(buffer, valid_bytes, error);
 	if (GetDatabaseEncoding() == PG_UTF8)
@@ -109,10 +104,8 @@ reserve(DecodeBuffer *buffer, size_t text_bytes)
 		pfree(buffer->scratch);
 	buffer->scratch = NULL;
 
-	buffer->text = MemoryContextAlloc(buffer->context,
-									  text_bytes + JSON_PADDING_BYTES);
-	buffer->scratch = MemoryContextAlloc(buffer->context,
-										 text_bytes + SCRATCH_EXTRA_BYTES);
+	buffer->text = MemoryContextAlloc(buffer->context, text_bytes + JSON_PADDING_BYTES);
+	buffer->scratch = MemoryContextAlloc(buffer->context, text_bytes + SCRATCH_EXTRA_BYTES);
 	buffer->capacity_bytes = text_bytes;
 }
 
@@ -135,11 +128,11 @@ fill(DecodeBuffer *buffer, const char *text, size_t text_bytes)
 static bool
 is_ascii(const DecodeBuffer *buffer)
 {
-	uint64		bits = 0;
+	uint64 bits = 0;
 
 	for (size_t i = 0; i < buffer->bytes; i += sizeof(uint64))
 	{
-		uint64		word;
+		uint64 word;
 
 		memcpy(&word, buffer->text + i, sizeof(word));
 		bits |= word;
@@ -151,26 +144,22 @@ is_ascii(const DecodeBuffer *buffer)
  * Tell where a payload ceases to be text.
  */
 static bool
-fail_encoding(const DecodeBuffer *buffer, size_t valid_bytes,
-			  DecodeError *error)
+fail_encoding(const DecodeBuffer *buffer, size_t valid_bytes, DecodeError *error)
 {
 	const char *bad = buffer->text + valid_bytes;
 	StringInfoData sequence;
-	int			sequence_bytes;
+	int sequence_bytes;
 
 	if (*bad == '\0')
 		return decode_fail(error, ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
-						   "payload contains a zero byte at byte %zu",
-						   valid_bytes + 1);
+						   "payload contains a zero byte at byte %zu", valid_bytes + 1);
 
-	sequence_bytes = Min(pg_encoding_mblen(PG_UTF8, bad),
-						 (int) (buffer->bytes - valid_bytes));
+	sequence_bytes = Min(pg_encoding_mblen(PG_UTF8, bad), (int) (buffer->bytes - valid_bytes));
 	initStringInfo(&sequence);
 	for (int i = 0; i < sequence_bytes; i++)
 		appendStringInfo(&sequence, " 0x%02x", (unsigned char) bad[i]);
 	return decode_fail(error, ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
-					   "payload is not valid UTF-8 at byte %zu:%s",
-					   valid_bytes + 1, sequence.data);
+					   "payload is not valid UTF-8 at byte %zu:%s", valid_bytes + 1, sequence.data);
 }
 
 /*
@@ -180,8 +169,8 @@ static bool
 convert_encoding(DecodeBuffer *buffer, DecodeGuard *guard, DecodeError *error)
 {
 	EncodingCall call = {buffer->text, buffer->bytes};
-	char	   *converted;
-	Datum		result;
+	char *converted;
+	Datum result;
 
 	if (!guard_call(guard, run_encoding, &call, false, &result, error))
 		return false;
@@ -201,6 +190,5 @@ run_encoding(void *argument)
 {
 	EncodingCall *call = argument;
 
-	return CStringGetDatum(pg_any_to_server(call->text, (int) call->bytes,
-											PG_UTF8));
+	return CStringGetDatum(pg_any_to_server(call->text, (int) call->bytes, PG_UTF8));
 }

@@ -35,21 +35,21 @@
 #include "decode_internal.h"
 
 /* Texts of errors may quote all of a long value: cut them off there. */
-#define MAX_REASON_BYTES	500
+#define MAX_REASON_BYTES 500
 
 /* What a guarded call converts. */
 typedef struct InputCall
 {
 	DecodeInput *input;
-	char	   *text;			/* NULL: the SQL NULL */
-	bool		is_structure;	/* text is a JSON array or object */
+	char *text;		   /* NULL: the SQL NULL */
+	bool is_structure; /* text is a JSON array or object */
 } InputCall;
 
 static void guard_open(DecodeGuard *guard);
 static bool is_data_error(int sqlstate, bool internal_is_data);
 static void copy_error(const ErrorData *edata, DecodeError *error);
-static bool call_input(DecodeInput *input, DecodeGuard *guard,
-					   InputCall *call, Datum *result, DecodeError *error);
+static bool call_input(DecodeInput *input, DecodeGuard *guard, InputCall *call, Datum *result,
+					   DecodeError *error);
 static Datum run_input(void *argument);
 static Datum populate(DecodeInput *input, const char *json);
 static void prepare_input(DecodeInput *input);
@@ -74,18 +74,19 @@ guard_begin(DecodeGuard *guard)
  * 'internal_is_data' errors without a code of their own count as data errors.
  */
 bool
-guard_call(DecodeGuard *guard, GuardedCall call, void *argument,
-		   bool internal_is_data, Datum *result, DecodeError *error)
+guard_call(DecodeGuard *guard, GuardedCall call, void *argument, bool internal_is_data,
+		   Datum *result, DecodeError *error)
 {
 	MemoryContext caller_context = CurrentMemoryContext;
 	ResourceOwner caller_owner = CurrentResourceOwner;
-	ErrorData  *volatile edata = NULL;
+	ErrorData *volatile edata = NULL;
 
 	if (!guard->is_open)
 		guard_open(guard);
 	else if (GetCurrentTransactionNestLevel() != guard->nest_level ||
 			 TransactionIdIsValid(GetCurrentTransactionIdIfAny()))
-		elog(ERROR, "the caller of the decoder wrote rows, or changed the transaction, within a batch");
+		elog(ERROR,
+			 "the caller of the decoder wrote rows, or changed the transaction, within a batch");
 
 	MemoryContextSwitchTo(caller_context);
 	CurrentResourceOwner = guard->owner;
@@ -161,15 +162,15 @@ is_data_error(int sqlstate, bool internal_is_data)
 
 	switch (ERRCODE_TO_CATEGORY(sqlstate))
 	{
-		case MAKE_SQLSTATE('0', '8', '0', '0', '0'):	/* connection */
-		case MAKE_SQLSTATE('2', '5', '0', '0', '0'):	/* transaction state */
-		case MAKE_SQLSTATE('4', '0', '0', '0', '0'):	/* rollback, deadlock */
-		case MAKE_SQLSTATE('5', '3', '0', '0', '0'):	/* resources */
-		case MAKE_SQLSTATE('5', '5', '0', '0', '0'):	/* object state, locks */
-		case MAKE_SQLSTATE('5', '7', '0', '0', '0'):	/* cancel, shutdown */
-		case MAKE_SQLSTATE('5', '8', '0', '0', '0'):	/* system */
-		case MAKE_SQLSTATE('F', '0', '0', '0', '0'):	/* configuration file */
-		case MAKE_SQLSTATE('X', 'X', '0', '0', '0'):	/* corruption */
+		case MAKE_SQLSTATE('0', '8', '0', '0', '0'): /* connection */
+		case MAKE_SQLSTATE('2', '5', '0', '0', '0'): /* transaction state */
+		case MAKE_SQLSTATE('4', '0', '0', '0', '0'): /* rollback, deadlock */
+		case MAKE_SQLSTATE('5', '3', '0', '0', '0'): /* resources */
+		case MAKE_SQLSTATE('5', '5', '0', '0', '0'): /* object state, locks */
+		case MAKE_SQLSTATE('5', '7', '0', '0', '0'): /* cancel, shutdown */
+		case MAKE_SQLSTATE('5', '8', '0', '0', '0'): /* system */
+		case MAKE_SQLSTATE('F', '0', '0', '0', '0'): /* configuration file */
+		case MAKE_SQLSTATE('X', 'X', '0', '0', '0'): /* corruption */
 			return false;
 		default:
 			return true;
@@ -185,8 +186,7 @@ copy_error(const ErrorData *edata, DecodeError *error)
 	StringInfoData reason;
 
 	initStringInfo(&reason);
-	appendStringInfoString(&reason,
-						   edata->message ? edata->message : "missing error text");
+	appendStringInfoString(&reason, edata->message ? edata->message : "missing error text");
 	if (edata->detail)
 		appendStringInfo(&reason, " (%s)", edata->detail);
 	if (reason.len > MAX_REASON_BYTES)
@@ -207,28 +207,26 @@ copy_error(const ErrorData *edata, DecodeError *error)
 void
 decode_input_init(DecodeInput *input, const DecodeColumn *column)
 {
-	Oid			base_type = getBaseType(column->type);
+	Oid base_type = getBaseType(column->type);
 
 	if (get_typtype(column->type) == TYPTYPE_PSEUDO)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
-				 errmsg("column \"%s\" has pseudo-type %s",
-						column->name, format_type_be(column->type))));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+						errmsg("column \"%s\" has pseudo-type %s", column->name,
+							   format_type_be(column->type))));
 
 	input->name = pstrdup(column->name);
 	input->type = column->type;
 	input->typmod = column->typmod;
 	input->takes_json = base_type == JSONOID || base_type == JSONBOID;
-	input->takes_structure = OidIsValid(get_element_type(base_type)) ||
-		get_typtype(base_type) == TYPTYPE_COMPOSITE;
-	input->checks_null = get_typtype(column->type) == TYPTYPE_DOMAIN &&
-		DomainHasConstraints(column->type);
+	input->takes_structure =
+		OidIsValid(get_element_type(base_type)) || get_typtype(base_type) == TYPTYPE_COMPOSITE;
+	input->checks_null =
+		get_typtype(column->type) == TYPTYPE_DOMAIN && DomainHasConstraints(column->type);
 
 	/* Extensions report bad input by elog() too: PostGIS that of shapes. */
 	input->is_extension_type = base_type >= FirstNormalObjectId;
-	input->context = AllocSetContextCreate(CurrentMemoryContext,
-										   "detect input function",
-										   ALLOCSET_SMALL_SIZES);
+	input->context =
+		AllocSetContextCreate(CurrentMemoryContext, "detect input function", ALLOCSET_SMALL_SIZES);
 	input->is_ready = false;
 }
 
@@ -247,15 +245,13 @@ decode_input_begin(DecodeInput *input)
  * Scratch has room for the payload, two quotes and a zero byte.
  */
 bool
-decode_input_value(DecodeInput *input, DecodeGuard *guard,
-				   const JsonValue *value, char *scratch,
+decode_input_value(DecodeInput *input, DecodeGuard *guard, const JsonValue *value, char *scratch,
 				   Datum *result, DecodeError *error)
 {
-	InputCall	call;
+	InputCall call;
 
 	call.input = input;
-	call.is_structure = input->takes_structure &&
-		value->kind != JSON_KIND_STRING;
+	call.is_structure = input->takes_structure && value->kind != JSON_KIND_STRING;
 	call.text = value_text(value, input->takes_json, scratch);
 	return call_input(input, guard, &call, result, error);
 }
@@ -266,11 +262,10 @@ decode_input_value(DecodeInput *input, DecodeGuard *guard,
 bool
 decode_input_null(DecodeInput *input, DecodeGuard *guard, DecodeError *error)
 {
-	InputCall	call = {input, NULL, false};
-	Datum		result;
+	InputCall call = {input, NULL, false};
+	Datum result;
 
-	return !input->checks_null ||
-		call_input(input, guard, &call, &result, error);
+	return !input->checks_null || call_input(input, guard, &call, &result, error);
 }
 
 /*
@@ -278,11 +273,10 @@ decode_input_null(DecodeInput *input, DecodeGuard *guard, DecodeError *error)
  * may have stopped in the middle of anything.
  */
 static bool
-call_input(DecodeInput *input, DecodeGuard *guard, InputCall *call,
-		   Datum *result, DecodeError *error)
+call_input(DecodeInput *input, DecodeGuard *guard, InputCall *call, Datum *result,
+		   DecodeError *error)
 {
-	if (guard_call(guard, run_input, call, input->is_extension_type,
-				   result, error))
+	if (guard_call(guard, run_input, call, input->is_extension_type, result, error))
 		return true;
 	input->is_ready = false;
 	return false;
@@ -294,15 +288,14 @@ call_input(DecodeInput *input, DecodeGuard *guard, InputCall *call,
 static Datum
 run_input(void *argument)
 {
-	InputCall  *call = argument;
+	InputCall *call = argument;
 	DecodeInput *input = call->input;
 
 	if (!input->is_ready)
 		prepare_input(input);
 	if (call->is_structure)
 		return populate(input, call->text);
-	return InputFunctionCall(&input->input, call->text,
-							 input->input_parameter, input->typmod);
+	return InputFunctionCall(&input->input, call->text, input->input_parameter, input->typmod);
 }
 
 /*
@@ -313,11 +306,11 @@ static Datum
 populate(DecodeInput *input, const char *json)
 {
 	StringInfoData object;
-	text	   *argument;
+	text *argument;
 	HeapTupleHeader header;
 	HeapTupleData record;
-	Datum		value;
-	bool		is_null;
+	Datum value;
+	bool is_null;
 
 	initStringInfo(&object);
 	appendStringInfoChar(&object, '{');
@@ -325,9 +318,8 @@ populate(DecodeInput *input, const char *json)
 	appendStringInfo(&object, ":%s}", json);
 
 	argument = cstring_to_text_with_len(object.data, object.len);
-	header = DatumGetHeapTupleHeader(FunctionCall2(&input->populate,
-												   PointerGetDatum(input->empty_record->t_data),
-												   PointerGetDatum(argument)));
+	header = DatumGetHeapTupleHeader(FunctionCall2(
+		&input->populate, PointerGetDatum(input->empty_record->t_data), PointerGetDatum(argument)));
 	record.t_len = HeapTupleHeaderGetDatumLength(header);
 	ItemPointerSetInvalid(&record.t_self);
 	record.t_tableOid = InvalidOid;
@@ -347,7 +339,7 @@ static void
 prepare_input(DecodeInput *input)
 {
 	MemoryContext caller_context;
-	Oid			function;
+	Oid function;
 
 	MemoryContextReset(input->context);
 	caller_context = MemoryContextSwitchTo(input->context);
@@ -357,25 +349,21 @@ prepare_input(DecodeInput *input)
 
 	if (input->takes_structure)
 	{
-		Datum		no_value = (Datum) 0;
-		bool		is_null = true;
-		List	   *arguments;
+		Datum no_value = (Datum) 0;
+		bool is_null = true;
+		List *arguments;
 
 		input->record_descriptor = CreateTemplateTupleDesc(1);
-		TupleDescInitEntry(input->record_descriptor, 1, input->name,
-						   input->type, input->typmod, 0);
+		TupleDescInitEntry(input->record_descriptor, 1, input->name, input->type, input->typmod, 0);
 		BlessTupleDesc(input->record_descriptor);
-		input->empty_record = heap_form_tuple(input->record_descriptor,
-											  &no_value, &is_null);
+		input->empty_record = heap_form_tuple(input->record_descriptor, &no_value, &is_null);
 
 		/* The function asks for the types of its arguments. */
 		fmgr_info_cxt(F_JSON_POPULATE_RECORD, &input->populate, input->context);
 		arguments = list_make2(makeNullConst(RECORDOID, -1, InvalidOid),
 							   makeNullConst(JSONOID, -1, InvalidOid));
-		fmgr_info_set_expr((Node *) makeFuncExpr(F_JSON_POPULATE_RECORD,
-												 RECORDOID, arguments,
-												 InvalidOid, InvalidOid,
-												 COERCE_EXPLICIT_CALL),
+		fmgr_info_set_expr((Node *) makeFuncExpr(F_JSON_POPULATE_RECORD, RECORDOID, arguments,
+												 InvalidOid, InvalidOid, COERCE_EXPLICIT_CALL),
 						   &input->populate);
 	}
 
@@ -393,7 +381,7 @@ static char *
 value_text(const JsonValue *value, bool as_json, char *scratch)
 {
 	const char *start = value->start;
-	size_t		bytes = value->end - value->start;
+	size_t bytes = value->end - value->start;
 
 	if (value->kind == JSON_KIND_STRING && as_json)
 	{

@@ -23,22 +23,22 @@
  */
 typedef struct DecodeNode
 {
-	const char *name;			/* of a member; NULL: item of an array */
-	size_t		name_bytes;
-	const char *quoted;			/* name as it stands in most messages */
-	size_t		quoted_bytes;	/* 0: the name can't stand there unescaped */
-	int			index;			/* of an item, from 0 */
+	const char *name; /* of a member; NULL: item of an array */
+	size_t name_bytes;
+	const char *quoted;	 /* name as it stands in most messages */
+	size_t quoted_bytes; /* 0: the name can't stand there unescaped */
+	int index;			 /* of an item, from 0 */
 
-	int			target;			/* a path ends here: where its value goes */
-	int			first_target;	/* of this node and all below it */
-	int			end_target;
+	int target;		  /* a path ends here: where its value goes */
+	int first_target; /* of this node and all below it */
+	int end_target;
 
-	struct DecodeNode *children;	/* linked by sibling */
+	struct DecodeNode *children; /* linked by sibling */
 	struct DecodeNode *sibling;
-	struct DecodeNode **buckets;	/* members by hash; NULL: none */
+	struct DecodeNode **buckets; /* members by hash; NULL: none */
 	struct DecodeNode *bucket_next;
-	uint32		bucket_mask;
-	bool		has_items;		/* some child is an item of an array */
+	uint32 bucket_mask;
+	bool has_items; /* some child is an item of an array */
 
 	/* What the last message taught: the member to expect first, and next. */
 	struct DecodeNode *first_member;
@@ -66,36 +66,36 @@ typedef enum FastKind
 typedef enum FastResult
 {
 	FAST_DONE,
-	FAST_ERROR,					/* the input function would refuse it too */
-	FAST_UNKNOWN				/* the input function has to judge */
+	FAST_ERROR,	 /* the input function would refuse it too */
+	FAST_UNKNOWN /* the input function has to judge */
 } FastResult;
 
 /* The slow path of a column. */
 typedef struct DecodeInput
 {
 	const char *name;
-	Oid			type;
-	int32		typmod;
-	bool		takes_json;		/* json and jsonb, and domains over them */
-	bool		takes_structure;	/* arrays, composites, domains over them */
-	bool		checks_null;	/* a domain with constraints */
-	bool		is_extension_type;
+	Oid type;
+	int32 typmod;
+	bool takes_json;	  /* json and jsonb, and domains over them */
+	bool takes_structure; /* arrays, composites, domains over them */
+	bool checks_null;	  /* a domain with constraints */
+	bool is_extension_type;
 
 	/* What is looked up once a batch, and again after a call that failed. */
 	MemoryContext context;
-	bool		is_ready;
-	FmgrInfo	input;
-	Oid			input_parameter;
-	FmgrInfo	populate;
-	TupleDesc	record_descriptor;
-	HeapTuple	empty_record;
+	bool is_ready;
+	FmgrInfo input;
+	Oid input_parameter;
+	FmgrInfo populate;
+	TupleDesc record_descriptor;
+	HeapTuple empty_record;
 } DecodeInput;
 
 /* The subtransaction in which calls may fail. */
 typedef struct DecodeGuard
 {
-	bool		is_open;
-	int			nest_level;
+	bool is_open;
+	int nest_level;
 	ResourceOwner owner;
 } DecodeGuard;
 
@@ -103,62 +103,55 @@ typedef struct DecodeGuard
 typedef struct DecodeBuffer
 {
 	MemoryContext context;
-	char	   *text;			/* in the server's encoding; then zero bytes */
-	size_t		bytes;
-	char	   *scratch;		/* room for it, two quotes and a zero byte */
-	size_t		capacity_bytes; /* of text, in either */
+	char *text; /* in the server's encoding; then zero bytes */
+	size_t bytes;
+	char *scratch;		   /* room for it, two quotes and a zero byte */
+	size_t capacity_bytes; /* of text, in either */
 } DecodeBuffer;
 
-typedef Datum (*GuardedCall) (void *argument);
+typedef Datum (*GuardedCall)(void *argument);
 
 /* in decode.c */
-extern bool decode_fail(DecodeError *error, int sqlstate,
-						const char *format,...) pg_attribute_printf(3, 4);
+extern bool
+decode_fail(DecodeError *error, int sqlstate, const char *format, ...) pg_attribute_printf(3, 4);
 
 /* in decode_buffer.c */
 extern void decode_buffer_init(DecodeBuffer *buffer, MemoryContext context);
 extern void decode_buffer_begin(DecodeBuffer *buffer);
-extern bool decode_buffer_load(DecodeBuffer *buffer, DecodeGuard *guard,
-							   const char *payload, size_t payload_bytes,
-							   DecodeError *error);
+extern bool decode_buffer_load(DecodeBuffer *buffer, DecodeGuard *guard, const char *payload,
+							   size_t payload_bytes, DecodeError *error);
 
 /* in decode_path.c */
 extern DecodeNode *decode_node_create(void);
 extern DecodeNode *decode_path_add(DecodeNode *root, const char *path);
-extern int	decode_paths_finish(DecodeNode *root);
-extern DecodeNode *decode_find_member(const DecodeNode *node,
-									  const char *name, size_t name_bytes);
+extern int decode_paths_finish(DecodeNode *root);
+extern DecodeNode *decode_find_member(const DecodeNode *node, const char *name, size_t name_bytes);
 
 /* in decode_walk.c */
-extern bool decode_walk(JsonScanner *scanner, DecodeNode *root,
-						JsonValue *targets, char *scratch, JsonValue *top);
+extern bool decode_walk(JsonScanner *scanner, DecodeNode *root, JsonValue *targets, char *scratch,
+						JsonValue *top);
 
 /* in decode_input.c */
 extern void guard_begin(DecodeGuard *guard);
-extern bool guard_call(DecodeGuard *guard, GuardedCall call, void *argument,
-					   bool internal_is_data, Datum *result,
-					   DecodeError *error);
+extern bool guard_call(DecodeGuard *guard, GuardedCall call, void *argument, bool internal_is_data,
+					   Datum *result, DecodeError *error);
 extern void guard_end(DecodeGuard *guard);
 extern void decode_input_init(DecodeInput *input, const DecodeColumn *column);
 extern void decode_input_begin(DecodeInput *input);
-extern bool decode_input_value(DecodeInput *input, DecodeGuard *guard,
-							   const JsonValue *value, char *scratch,
-							   Datum *result, DecodeError *error);
-extern bool decode_input_null(DecodeInput *input, DecodeGuard *guard,
-							  DecodeError *error);
+extern bool decode_input_value(DecodeInput *input, DecodeGuard *guard, const JsonValue *value,
+							   char *scratch, Datum *result, DecodeError *error);
+extern bool decode_input_null(DecodeInput *input, DecodeGuard *guard, DecodeError *error);
 
 /* in json_value.c */
 extern FastKind json_fast_kind(Oid type, int32 typmod);
-extern FastResult json_value_convert(FastKind kind, int32 typmod,
-									 const JsonValue *value, Datum *result,
-									 DecodeError *error);
+extern FastResult json_value_convert(FastKind kind, int32 typmod, const JsonValue *value,
+									 Datum *result, DecodeError *error);
 
 /* in json_number.c */
-extern FastResult json_number_convert(FastKind kind, const JsonValue *value,
-									  Datum *result, DecodeError *error);
+extern FastResult
+json_number_convert(FastKind kind, const JsonValue *value, Datum *result, DecodeError *error);
 
 /* in json_time.c */
-extern FastResult json_time_convert(FastKind kind, const char *p,
-									const char *end, Datum *result);
+extern FastResult json_time_convert(FastKind kind, const char *p, const char *end, Datum *result);
 
-#endif							/* DETECT_DECODE_INTERNAL_H */
+#endif /* DETECT_DECODE_INTERNAL_H */

@@ -16,23 +16,19 @@
 
 #include "decode_internal.h"
 
-#define IS_DIGIT(c)			((unsigned char) ((c) - '0') <= 9)
+#define IS_DIGIT(c) ((unsigned char) ((c) - '0') <= 9)
 
 /* Longer indexes have no item in any message. */
-#define MAX_INDEX_DIGITS	9
+#define MAX_INDEX_DIGITS 9
 
-static const char *read_step(const char *path, const char *p,
-							 DecodeNode *step);
-static const char *read_plain_name(const char *path, const char *p,
-								   DecodeNode *step);
-static const char *read_quoted_name(const char *path, const char *p,
-									DecodeNode *step);
-static const char *read_index(const char *path, const char *p,
-							  DecodeNode *step);
+static const char *read_step(const char *path, const char *p, DecodeNode *step);
+static const char *read_plain_name(const char *path, const char *p, DecodeNode *step);
+static const char *read_quoted_name(const char *path, const char *p, DecodeNode *step);
+static const char *read_index(const char *path, const char *p, DecodeNode *step);
 static void refuse_path(const char *path, const char *detail) pg_attribute_noreturn();
 static DecodeNode *find_step(const DecodeNode *node, const DecodeNode *step);
 static DecodeNode *add_step(DecodeNode *node, const DecodeNode *step);
-static int	finish_node(DecodeNode *node, int next_target);
+static int finish_node(DecodeNode *node, int next_target);
 static inline uint32 hash_name(const char *name, size_t name_bytes);
 
 /*
@@ -67,19 +63,18 @@ decode_path_add(DecodeNode *root, const char *path)
 {
 	DecodeNode *node = root;
 	const char *p = path;
-	int			depth = 0;
+	int depth = 0;
 
 	if (*p != '$' && *p != '@')
 		refuse_path(path, "A path must start with \"$\".");
 	p++;
 	while (*p != '\0')
 	{
-		DecodeNode	step = {0};
+		DecodeNode step = {0};
 		DecodeNode *next;
 
 		if (++depth > JSON_MAX_DEPTH)
-			refuse_path(path, psprintf("A path can't have more than %d steps.",
-									   JSON_MAX_DEPTH));
+			refuse_path(path, psprintf("A path can't have more than %d steps.", JSON_MAX_DEPTH));
 		p = read_step(path, p, &step);
 		next = find_step(node, &step);
 		node = next ? next : add_step(node, &step);
@@ -108,8 +103,7 @@ read_step(const char *path, const char *p, DecodeNode *step)
 	if (*p == '[')
 		return read_index(path, p + 1, step);
 	if (*p != '.')
-		refuse_path(path, psprintf("Expected \".\" or \"[\" at byte %d.",
-								   (int) (p - path) + 1));
+		refuse_path(path, psprintf("Expected \".\" or \"[\" at byte %d.", (int) (p - path) + 1));
 	if (p[1] == '"')
 		return read_quoted_name(path, p + 1, step);
 	return read_plain_name(path, p + 1, step);
@@ -125,8 +119,8 @@ read_plain_name(const char *path, const char *p, DecodeNode *step)
 {
 	const char *start = p;
 
-	while ((*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') ||
-		   *p == '_' || IS_HIGHBIT_SET(*p) || (IS_DIGIT(*p) && p > start))
+	while ((*p >= 'a' && *p <= 'z') || (*p >= 'A' && *p <= 'Z') || *p == '_' ||
+		   IS_HIGHBIT_SET(*p) || (IS_DIGIT(*p) && p > start))
 		p++;
 
 	if (*p == '(')
@@ -134,8 +128,8 @@ read_plain_name(const char *path, const char *p, DecodeNode *step)
 	if (p == start && *p == '*')
 		refuse_path(path, "Wildcards are not supported.");
 	if (p == start)
-		refuse_path(path, psprintf("Expected a member's name at byte %d.",
-								   (int) (start - path) + 1));
+		refuse_path(path,
+					psprintf("Expected a member's name at byte %d.", (int) (start - path) + 1));
 	step->name = pnstrdup(start, p - start);
 	step->name_bytes = p - start;
 	return p;
@@ -147,11 +141,11 @@ read_plain_name(const char *path, const char *p, DecodeNode *step)
 static const char *
 read_quoted_name(const char *path, const char *p, DecodeNode *step)
 {
-	size_t		bytes = strlen(p);
-	char	   *padded = palloc0(bytes + JSON_PADDING_BYTES);
-	char	   *name = palloc0(bytes + 1);
+	size_t bytes = strlen(p);
+	char *padded = palloc0(bytes + JSON_PADDING_BYTES);
+	char *name = palloc0(bytes + 1);
 	JsonScanner scanner;
-	JsonValue	value;
+	JsonValue value;
 
 	memcpy(padded, p, bytes);
 	json_scan_begin(&scanner, padded, bytes);
@@ -189,8 +183,7 @@ static void
 refuse_path(const char *path, const char *detail)
 {
 	ereport(ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("invalid path \"%s\"", path),
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("invalid path \"%s\"", path),
 			 errdetail_internal("%s", detail),
 			 errhint("A path is \"$\" followed by steps like .name, .\"odd name\" or [0].")));
 }
@@ -206,8 +199,8 @@ find_step(const DecodeNode *node, const DecodeNode *step)
 		if ((child->name == NULL) != (step->name == NULL))
 			continue;
 		if (step->name == NULL ? child->index == step->index
-			: child->name_bytes == step->name_bytes &&
-			memcmp(child->name, step->name, step->name_bytes) == 0)
+							   : child->name_bytes == step->name_bytes &&
+									 memcmp(child->name, step->name, step->name_bytes) == 0)
 			return child;
 	}
 	return NULL;
@@ -220,7 +213,7 @@ static DecodeNode *
 add_step(DecodeNode *node, const DecodeNode *step)
 {
 	DecodeNode *child = decode_node_create();
-	bool		is_plain = true;
+	bool is_plain = true;
 
 	child->name = step->name;
 	child->name_bytes = step->name_bytes;
@@ -236,8 +229,7 @@ add_step(DecodeNode *node, const DecodeNode *step)
 	/* Bytes compared with it skip validation: it must be valid itself. */
 	for (size_t i = 0; i < step->name_bytes; i++)
 	{
-		if ((unsigned char) step->name[i] < ' ' ||
-			step->name[i] == '"' || step->name[i] == '\\')
+		if ((unsigned char) step->name[i] < ' ' || step->name[i] == '"' || step->name[i] == '\\')
 			is_plain = false;
 	}
 	if (is_plain)
@@ -255,8 +247,8 @@ add_step(DecodeNode *node, const DecodeNode *step)
 static int
 finish_node(DecodeNode *node, int next_target)
 {
-	uint32		members = 0;
-	uint32		size = 1;
+	uint32 members = 0;
+	uint32 size = 1;
 
 	node->first_target = next_target;
 	if (node->target >= 0)
@@ -282,8 +274,7 @@ finish_node(DecodeNode *node, int next_target)
 
 		if (child->name == NULL)
 			continue;
-		bucket = &node->buckets[hash_name(child->name, child->name_bytes) &
-								node->bucket_mask];
+		bucket = &node->buckets[hash_name(child->name, child->name_bytes) & node->bucket_mask];
 		child->bucket_next = *bucket;
 		*bucket = child;
 	}
@@ -299,8 +290,7 @@ decode_find_member(const DecodeNode *node, const char *name, size_t name_bytes)
 	DecodeNode *child;
 
 	child = node->buckets[hash_name(name, name_bytes) & node->bucket_mask];
-	while (child && (child->name_bytes != name_bytes ||
-					 memcmp(child->name, name, name_bytes) != 0))
+	while (child && (child->name_bytes != name_bytes || memcmp(child->name, name, name_bytes) != 0))
 		child = child->bucket_next;
 	return child;
 }
@@ -312,11 +302,10 @@ decode_find_member(const DecodeNode *node, const char *name, size_t name_bytes)
 static inline uint32
 hash_name(const char *name, size_t name_bytes)
 {
-	uint32		hash = name_bytes;
+	uint32 hash = name_bytes;
 
 	if (name_bytes > 0)
-		hash = hash * 31 + (unsigned char) name[0] * 7 +
-			(unsigned char) name[name_bytes / 2] * 5 +
-			(unsigned char) name[name_bytes - 1] * 3;
+		hash = hash * 31 + (unsigned char) name[0] * 7 + (unsigned char) name[name_bytes / 2] * 5 +
+			   (unsigned char) name[name_bytes - 1] * 3;
 	return hash;
 }

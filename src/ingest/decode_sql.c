@@ -29,17 +29,15 @@
 
 PG_FUNCTION_INFO_V1(detect_decode);
 
-#define COLUMNS_PREFIX	"CREATE TABLE columns ("
+#define COLUMNS_PREFIX "CREATE TABLE columns ("
 
 static DecodeColumn *parse_columns(const char *text, int *ncolumns);
 static List *parse_definitions(const char *text);
 static void move_error_position(void *argument);
 static void parse_column(const ColumnDef *definition, DecodeColumn *column);
 static void apply_fields(Jsonb *fields, DecodeColumn *columns, int ncolumns);
-static DecodeColumn *find_column(DecodeColumn *columns, int ncolumns,
-								 const char *name);
-static Datum row_to_jsonb(const DecodeColumn *columns, int ncolumns,
-						  Datum *values, bool *nulls);
+static DecodeColumn *find_column(DecodeColumn *columns, int ncolumns, const char *name);
+static Datum row_to_jsonb(const DecodeColumn *columns, int ncolumns, Datum *values, bool *nulls);
 
 /*
  * detect.decode(payload bytea, columns text, fields jsonb) returns jsonb
@@ -50,19 +48,18 @@ static Datum row_to_jsonb(const DecodeColumn *columns, int ncolumns,
 Datum
 detect_decode(PG_FUNCTION_ARGS)
 {
-	bytea	   *payload = PG_ARGISNULL(0) ? NULL : PG_GETARG_BYTEA_PP(0);
+	bytea *payload = PG_ARGISNULL(0) ? NULL : PG_GETARG_BYTEA_PP(0);
 	DecodeColumn *columns;
-	int			ncolumns;
-	Decoder    *decoder;
-	Datum	   *values;
-	bool	   *nulls;
+	int ncolumns;
+	Decoder *decoder;
+	Datum *values;
+	bool *nulls;
 	DecodeError error;
-	bool		is_valid;
+	bool is_valid;
 
 	if (PG_ARGISNULL(1))
 		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("columns must not be null"),
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("columns must not be null"),
 				 errhint("Give names and types, like in CREATE TABLE: 'id bigint, name text'.")));
 	columns = parse_columns(text_to_cstring(PG_GETARG_TEXT_PP(1)), &ncolumns);
 	if (!PG_ARGISNULL(2))
@@ -73,15 +70,11 @@ detect_decode(PG_FUNCTION_ARGS)
 	nulls = palloc(ncolumns * sizeof(bool));
 
 	decoder_begin_batch(decoder);
-	is_valid = decoder_decode(decoder,
-							  payload ? VARDATA_ANY(payload) : NULL,
-							  payload ? VARSIZE_ANY_EXHDR(payload) : 0,
-							  values, nulls, &error);
+	is_valid = decoder_decode(decoder, payload ? VARDATA_ANY(payload) : NULL,
+							  payload ? VARSIZE_ANY_EXHDR(payload) : 0, values, nulls, &error);
 	decoder_end_batch(decoder);
 	if (!is_valid)
-		ereport(ERROR,
-				(errcode(error.sqlstate),
-				 errmsg_internal("%s", error.reason)));
+		ereport(ERROR, (errcode(error.sqlstate), errmsg_internal("%s", error.reason)));
 
 	PG_RETURN_DATUM(row_to_jsonb(columns, ncolumns, values, nulls));
 }
@@ -93,24 +86,22 @@ detect_decode(PG_FUNCTION_ARGS)
 static DecodeColumn *
 parse_columns(const char *text, int *ncolumns)
 {
-	List	   *definitions = parse_definitions(text);
+	List *definitions = parse_definitions(text);
 	DecodeColumn *columns = palloc0(list_length(definitions) * sizeof(DecodeColumn));
-	ListCell   *cell;
+	ListCell *cell;
 
 	*ncolumns = 0;
 	foreach(cell, definitions)
 	{
-		Node	   *definition = lfirst(cell);
+		Node *definition = lfirst(cell);
 
 		if (!IsA(definition, ColumnDef))
-			ereport(ERROR,
-					(errcode(ERRCODE_SYNTAX_ERROR),
-					 errmsg("columns must be names and types only")));
+			ereport(ERROR, (errcode(ERRCODE_SYNTAX_ERROR),
+							errmsg("columns must be names and types only")));
 		if (find_column(columns, *ncolumns, ((ColumnDef *) definition)->colname))
-			ereport(ERROR,
-					(errcode(ERRCODE_DUPLICATE_COLUMN),
-					 errmsg("column \"%s\" specified more than once",
-							((ColumnDef *) definition)->colname)));
+			ereport(ERROR, (errcode(ERRCODE_DUPLICATE_COLUMN),
+							errmsg("column \"%s\" specified more than once",
+								   ((ColumnDef *) definition)->colname)));
 		parse_column((ColumnDef *) definition, &columns[*ncolumns]);
 		(*ncolumns)++;
 	}
@@ -123,9 +114,9 @@ parse_columns(const char *text, int *ncolumns)
 static List *
 parse_definitions(const char *text)
 {
-	char	   *statement = psprintf(COLUMNS_PREFIX "%s)", text);
+	char *statement = psprintf(COLUMNS_PREFIX "%s)", text);
 	ErrorContextCallback callback;
-	List	   *statements;
+	List *statements;
 	CreateStmt *create;
 
 	callback.callback = move_error_position;
@@ -137,17 +128,14 @@ parse_definitions(const char *text)
 
 	/* A closing parenthesis in the text could have begun anything else. */
 	create = (CreateStmt *) linitial_node(RawStmt, statements)->stmt;
-	if (list_length(statements) != 1 || !IsA(create, CreateStmt) ||
-		create->inhRelations != NIL || create->options != NIL ||
-		create->partspec != NULL || create->tablespacename != NULL ||
+	if (list_length(statements) != 1 || !IsA(create, CreateStmt) || create->inhRelations != NIL ||
+		create->options != NIL || create->partspec != NULL || create->tablespacename != NULL ||
 		create->accessMethod != NULL || create->oncommit != ONCOMMIT_NOOP)
 		ereport(ERROR,
-				(errcode(ERRCODE_SYNTAX_ERROR),
-				 errmsg("columns must be names and types only")));
+				(errcode(ERRCODE_SYNTAX_ERROR), errmsg("columns must be names and types only")));
 	if (create->tableElts == NIL)
 		ereport(ERROR,
-				(errcode(ERRCODE_SYNTAX_ERROR),
-				 errmsg("columns must not be empty"),
+				(errcode(ERRCODE_SYNTAX_ERROR), errmsg("columns must not be empty"),
 				 errhint("Give names and types, like in CREATE TABLE: 'id bigint, name text'.")));
 	return create->tableElts;
 }
@@ -159,7 +147,7 @@ static void
 move_error_position(void *argument)
 {
 	const char *text = argument;
-	int			position = geterrposition();
+	int position = geterrposition();
 
 	if (position > 0)
 	{
@@ -183,17 +171,13 @@ parse_column(const ColumnDef *definition, DecodeColumn *column)
 		definition->fdwoptions != NIL || definition->compression != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_SYNTAX_ERROR),
-				 errmsg("column \"%s\" must be a name and a type only",
-						definition->colname)));
+				 errmsg("column \"%s\" must be a name and a type only", definition->colname)));
 	if (definition->typeName->setof)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
-				 errmsg("column \"%s\" must not be a set",
-						definition->colname)));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+						errmsg("column \"%s\" must not be a set", definition->colname)));
 
 	column->name = definition->colname;
-	typenameTypeIdAndMod(NULL, definition->typeName,
-						 &column->type, &column->typmod);
+	typenameTypeIdAndMod(NULL, definition->typeName, &column->type, &column->typmod);
 
 	initStringInfo(&path);
 	appendStringInfoString(&path, "$.");
@@ -209,13 +193,12 @@ apply_fields(Jsonb *fields, DecodeColumn *columns, int ncolumns)
 {
 	JsonbIterator *iterator;
 	JsonbIteratorToken token;
-	JsonbValue	item;
+	JsonbValue item;
 	DecodeColumn *column = NULL;
 
 	if (!JB_ROOT_IS_OBJECT(fields))
 		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("fields must be a JSON object"),
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("fields must be a JSON object"),
 				 errhint("Give columns and paths: '{\"lon\": \"$.pos.lon\"}'.")));
 
 	iterator = JsonbIteratorInit(&fields->root);
@@ -223,22 +206,20 @@ apply_fields(Jsonb *fields, DecodeColumn *columns, int ncolumns)
 	{
 		if (token == WJB_KEY)
 		{
-			char	   *name = pnstrdup(item.val.string.val, item.val.string.len);
+			char *name = pnstrdup(item.val.string.val, item.val.string.len);
 
 			column = find_column(columns, ncolumns, name);
 			if (column == NULL)
 				ereport(ERROR,
 						(errcode(ERRCODE_UNDEFINED_COLUMN),
-						 errmsg("fields name a column \"%s\" that is not in columns",
-								name)));
+						 errmsg("fields name a column \"%s\" that is not in columns", name)));
 		}
 		else if (token == WJB_VALUE)
 		{
 			if (item.type != jbvString)
 				ereport(ERROR,
 						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						 errmsg("path of column \"%s\" must be a JSON string",
-								column->name)));
+						 errmsg("path of column \"%s\" must be a JSON string", column->name)));
 			column->path = pnstrdup(item.val.string.val, item.val.string.len);
 			decode_check_path(column->path);
 		}
@@ -263,25 +244,23 @@ find_column(DecodeColumn *columns, int ncolumns, const char *name)
  * Make the object: to_jsonb() of a record of the columns.
  */
 static Datum
-row_to_jsonb(const DecodeColumn *columns, int ncolumns,
-			 Datum *values, bool *nulls)
+row_to_jsonb(const DecodeColumn *columns, int ncolumns, Datum *values, bool *nulls)
 {
-	TupleDesc	descriptor = CreateTemplateTupleDesc(ncolumns);
-	HeapTuple	tuple;
-	FmgrInfo	function;
-	List	   *arguments;
+	TupleDesc descriptor = CreateTemplateTupleDesc(ncolumns);
+	HeapTuple tuple;
+	FmgrInfo function;
+	List *arguments;
 
 	for (int i = 0; i < ncolumns; i++)
-		TupleDescInitEntry(descriptor, i + 1, columns[i].name,
-						   columns[i].type, columns[i].typmod, 0);
+		TupleDescInitEntry(descriptor, i + 1, columns[i].name, columns[i].type, columns[i].typmod,
+						   0);
 	BlessTupleDesc(descriptor);
 	tuple = heap_form_tuple(descriptor, values, nulls);
 
 	fmgr_info(F_TO_JSONB, &function);
 	arguments = list_make1(makeNullConst(RECORDOID, -1, InvalidOid));
-	fmgr_info_set_expr((Node *) makeFuncExpr(F_TO_JSONB, JSONBOID, arguments,
-											 InvalidOid, InvalidOid,
-											 COERCE_EXPLICIT_CALL),
+	fmgr_info_set_expr((Node *) makeFuncExpr(F_TO_JSONB, JSONBOID, arguments, InvalidOid,
+											 InvalidOid, COERCE_EXPLICIT_CALL),
 					   &function);
 	return FunctionCall1(&function, HeapTupleGetDatum(tuple));
 }

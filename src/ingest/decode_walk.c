@@ -21,14 +21,13 @@
 typedef struct DecodeWalk
 {
 	JsonScanner *scanner;
-	JsonValue  *targets;
-	char	   *scratch;		/* for names with escapes */
+	JsonValue *targets;
+	char *scratch; /* for names with escapes */
 } DecodeWalk;
 
 static bool walk_value(DecodeWalk *walk, DecodeNode *node, JsonValue *value);
 static bool walk_object(DecodeWalk *walk, DecodeNode *node, JsonValue *value);
-static bool walk_name(DecodeWalk *walk, DecodeNode *node,
-					  DecodeNode ***guess, DecodeNode **member);
+static bool walk_name(DecodeWalk *walk, DecodeNode *node, DecodeNode ***guess, DecodeNode **member);
 static bool walk_array(DecodeWalk *walk, DecodeNode *node, JsonValue *value);
 static bool walk_member(DecodeWalk *walk, DecodeNode *node);
 static DecodeNode *find_item(const DecodeNode *node, int index);
@@ -45,10 +44,10 @@ static void leave(JsonScanner *scanner, JsonValue *value);
  * the caller makes it and walks again.
  */
 bool
-decode_walk(JsonScanner *scanner, DecodeNode *root, JsonValue *targets,
-			char *scratch, JsonValue *top)
+decode_walk(JsonScanner *scanner, DecodeNode *root, JsonValue *targets, char *scratch,
+			JsonValue *top)
 {
-	DecodeWalk	walk = {scanner, targets, scratch};
+	DecodeWalk walk = {scanner, targets, scratch};
 
 	json_skip_space(scanner);
 	if (!walk_value(&walk, root, top))
@@ -72,11 +71,9 @@ walk_value(DecodeWalk *walk, DecodeNode *node, JsonValue *value)
 		case '"':
 			return json_scan_string(walk->scanner, value);
 		case '{':
-			return walk_object(walk, node && node->buckets ? node : NULL,
-							   value);
+			return walk_object(walk, node && node->buckets ? node : NULL, value);
 		case '[':
-			return walk_array(walk, node && node->has_items ? node : NULL,
-							  value);
+			return walk_array(walk, node && node->has_items ? node : NULL, value);
 		case '-':
 		case '0':
 		case '1':
@@ -142,15 +139,13 @@ walk_object(DecodeWalk *walk, DecodeNode *node, JsonValue *value)
  * moves on to the place for the next one.
  */
 static bool
-walk_name(DecodeWalk *walk, DecodeNode *node, DecodeNode ***guess,
-		  DecodeNode **member)
+walk_name(DecodeWalk *walk, DecodeNode *node, DecodeNode ***guess, DecodeNode **member)
 {
 	JsonScanner *scanner = walk->scanner;
 	DecodeNode *expected = node ? **guess : NULL;
-	JsonValue	name;
+	JsonValue name;
 
-	if (expected &&
-		expected->quoted_bytes <= (size_t) (scanner->end - scanner->cursor) &&
+	if (expected && expected->quoted_bytes <= (size_t) (scanner->end - scanner->cursor) &&
 		memcmp(scanner->cursor, expected->quoted, expected->quoted_bytes) == 0)
 	{
 		scanner->cursor += expected->quoted_bytes;
@@ -171,8 +166,7 @@ walk_name(DecodeWalk *walk, DecodeNode *node, DecodeNode ***guess,
 			scanner->needs_server_check = true;
 			return true;
 		}
-		name.end = walk->scratch +
-			json_unescape(name.start, name.end, walk->scratch);
+		name.end = walk->scratch + json_unescape(name.start, name.end, walk->scratch);
 		name.start = walk->scratch;
 	}
 	*member = decode_find_member(node, name.start, name.end - name.start);
@@ -219,7 +213,7 @@ walk_array(DecodeWalk *walk, DecodeNode *node, JsonValue *value)
 static bool
 walk_member(DecodeWalk *walk, DecodeNode *node)
 {
-	JsonValue	ignored;
+	JsonValue ignored;
 
 	if (node == NULL)
 		return walk_value(walk, NULL, &ignored);
@@ -228,8 +222,7 @@ walk_member(DecodeWalk *walk, DecodeNode *node)
 	if (node->children)
 		memset(&walk->targets[node->first_target], 0,
 			   (node->end_target - node->first_target) * sizeof(JsonValue));
-	return walk_value(walk, node,
-					  node->target >= 0 ? &walk->targets[node->target] : &ignored);
+	return walk_value(walk, node, node->target >= 0 ? &walk->targets[node->target] : &ignored);
 }
 
 /*
@@ -253,10 +246,8 @@ static bool
 enter(JsonScanner *scanner, JsonValue *value, JsonKind kind)
 {
 	if (++scanner->depth > JSON_MAX_DEPTH)
-		return json_scan_refuse(scanner, scanner->cursor,
-								ERRCODE_INVALID_JSON_TEXT,
-								"nested too deeply, limit is "
-								CppAsString2(JSON_MAX_DEPTH));
+		return json_scan_refuse(scanner, scanner->cursor, ERRCODE_INVALID_JSON_TEXT,
+								"nested too deeply, limit is " CppAsString2(JSON_MAX_DEPTH));
 	value->kind = kind;
 	value->has_escapes = false;
 	value->start = scanner->cursor++;

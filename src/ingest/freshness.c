@@ -17,15 +17,15 @@
 #include "port/pg_bitutils.h"
 
 #define GENERATION_MS 10000
-#define QUANTUM_SHIFT 8			/* the narrowest bucket: 256 µs */
+#define QUANTUM_SHIFT 8 /* the narrowest bucket: 256 µs */
 
 /* The bucket of an age. */
 static int
 freshness_bucket(int64 age_us)
 {
-	uint64		quanta = age_us > 0 ? (uint64) age_us >> QUANTUM_SHIFT : 0;
-	int			octave;
-	int			bucket;
+	uint64 quanta = age_us > 0 ? (uint64) age_us >> QUANTUM_SHIFT : 0;
+	int octave;
+	int bucket;
 
 	if (quanta < 4)
 		return (int) quanta;
@@ -38,7 +38,7 @@ freshness_bucket(int64 age_us)
 static double
 freshness_bucket_start_ms(int bucket)
 {
-	uint64		quanta;
+	uint64 quanta;
 
 	if (bucket < 4)
 		quanta = bucket;
@@ -54,7 +54,7 @@ freshness_bucket_start_ms(int bucket)
 void
 slot_record_freshness(StreamSlot *slot, int64 age_us, uint32 events)
 {
-	Freshness  *freshness = &slot->freshness;
+	Freshness *freshness = &slot->freshness;
 	TimestampTz now = GetCurrentTimestamp();
 
 	if (TimestampDifferenceExceeds(freshness->since, now, GENERATION_MS))
@@ -76,20 +76,19 @@ slot_record_freshness(StreamSlot *slot, int64 age_us, uint32 events)
  * were none.  The caller passes a copy made under the lock.
  */
 bool
-freshness_percentile(const Freshness *freshness, double fraction, TimestampTz now,
-					 double *age_ms)
+freshness_percentile(const Freshness *freshness, double fraction, TimestampTz now, double *age_ms)
 {
-	bool		use_current = !TimestampDifferenceExceeds(freshness->since, now, 2 * GENERATION_MS);
-	bool		use_previous = !TimestampDifferenceExceeds(freshness->since, now, GENERATION_MS);
-	uint64		counts[FRESHNESS_BUCKETS];
-	uint64		total = 0;
-	double		rank;
-	double		below = 0;
+	bool use_current = !TimestampDifferenceExceeds(freshness->since, now, 2 * GENERATION_MS);
+	bool use_previous = !TimestampDifferenceExceeds(freshness->since, now, GENERATION_MS);
+	uint64 counts[FRESHNESS_BUCKETS];
+	uint64 total = 0;
+	double rank;
+	double below = 0;
 
 	for (int i = 0; i < FRESHNESS_BUCKETS; i++)
 	{
 		counts[i] = (use_current ? freshness->current[i] : 0) +
-			(uint64) (use_previous ? freshness->previous[i] : 0);
+					(uint64) (use_previous ? freshness->previous[i] : 0);
 		total += counts[i];
 	}
 	if (total == 0)
@@ -98,16 +97,16 @@ freshness_percentile(const Freshness *freshness, double fraction, TimestampTz no
 	rank = fraction * total;
 	for (int i = 0; i < FRESHNESS_BUCKETS; i++)
 	{
-		double		start_ms = freshness_bucket_start_ms(i);
+		double start_ms = freshness_bucket_start_ms(i);
 
 		if (counts[i] > 0 && below + counts[i] >= rank)
 		{
-			*age_ms = start_ms + (freshness_bucket_start_ms(i + 1) - start_ms) *
-				(rank - below) / counts[i];
+			*age_ms = start_ms +
+					  (freshness_bucket_start_ms(i + 1) - start_ms) * (rank - below) / counts[i];
 			return true;
 		}
 		below += counts[i];
 	}
 	elog(ERROR, "freshness histogram has no rank %f of " UINT64_FORMAT, rank, total);
-	return false;				/* keep compiler quiet */
+	return false; /* keep compiler quiet */
 }

@@ -18,26 +18,26 @@
 
 #include "decode_internal.h"
 
-#define IS_DIGIT(c)		((unsigned char) ((c) - '0') <= 9)
+#define IS_DIGIT(c) ((unsigned char) ((c) - '0') <= 9)
 
 /* As many digits always fit into 64 bits. */
-#define MAX_MANTISSA_DIGITS		19
-#define MAX_EXPONENT_DIGITS		4
+#define MAX_MANTISSA_DIGITS 19
+#define MAX_EXPONENT_DIGITS 4
 
 /* Longer numbers are left to the input function. */
-#define MAX_NUMBER_BYTES		100
+#define MAX_NUMBER_BYTES 100
 
 /* Error texts quote at most this much of the payload. */
-#define MAX_QUOTED_BYTES		40
+#define MAX_QUOTED_BYTES 40
 
 /* A decimal number: mantissa * 10 ^ exponent. */
 typedef struct Decimal
 {
-	uint64		mantissa;
-	int			exponent;
-	bool		is_negative;
-	bool		is_whole;		/* written without point and exponent */
-	bool		fits;			/* mantissa and exponent are all of it */
+	uint64 mantissa;
+	int exponent;
+	bool is_negative;
+	bool is_whole; /* written without point and exponent */
+	bool fits;	   /* mantissa and exponent are all of it */
 } Decimal;
 
 /*
@@ -45,44 +45,38 @@ typedef struct Decimal
  * that calculate more precisely than asked would round twice: none for them.
  */
 #if FLT_EVAL_METHOD == 0
-#define MAX_EXACT_DOUBLE	(UINT64CONST(1) << DBL_MANT_DIG)
-#define MAX_EXACT_FLOAT		(UINT64CONST(1) << FLT_MANT_DIG)
+#define MAX_EXACT_DOUBLE (UINT64CONST(1) << DBL_MANT_DIG)
+#define MAX_EXACT_FLOAT	 (UINT64CONST(1) << FLT_MANT_DIG)
 #else
-#define MAX_EXACT_DOUBLE	0
-#define MAX_EXACT_FLOAT		0
+#define MAX_EXACT_DOUBLE 0
+#define MAX_EXACT_FLOAT	 0
 #endif
 
-#define MAX_DOUBLE_POWER	22
-#define MAX_FLOAT_POWER		10
+#define MAX_DOUBLE_POWER 22
+#define MAX_FLOAT_POWER	 10
 
 static const double power_of_ten[MAX_DOUBLE_POWER + 1] = {
-	1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11,
-	1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22
-};
+	1e0,  1e1,	1e2,  1e3,	1e4,  1e5,	1e6,  1e7,	1e8,  1e9,	1e10, 1e11,
+	1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22};
 
-static const float float_power_of_ten[MAX_FLOAT_POWER + 1] = {
-	1e0f, 1e1f, 1e2f, 1e3f, 1e4f, 1e5f, 1e6f, 1e7f, 1e8f, 1e9f, 1e10f
-};
+static const float float_power_of_ten[MAX_FLOAT_POWER + 1] = {1e0f, 1e1f, 1e2f, 1e3f, 1e4f, 1e5f,
+															  1e6f, 1e7f, 1e8f, 1e9f, 1e10f};
 
-static FastResult convert_integer(FastKind kind, const JsonValue *value,
-								  const Decimal *decimal, Datum *result,
-								  DecodeError *error);
-static FastResult convert_float4(const JsonValue *value,
-								 const Decimal *decimal, Datum *result);
-static FastResult convert_float8(const JsonValue *value,
-								 const Decimal *decimal, Datum *result);
+static FastResult convert_integer(FastKind kind, const JsonValue *value, const Decimal *decimal,
+								  Datum *result, DecodeError *error);
+static FastResult convert_float4(const JsonValue *value, const Decimal *decimal, Datum *result);
+static FastResult convert_float8(const JsonValue *value, const Decimal *decimal, Datum *result);
 static bool read_decimal(const JsonValue *value, Decimal *decimal);
-static int	read_digits(const char **p, Decimal *decimal, int digits);
+static int read_digits(const char **p, Decimal *decimal, int digits);
 static bool copy_number(const JsonValue *value, char *buffer);
 
 /*
  * Convert a number, or a string that is nothing but one.
  */
 FastResult
-json_number_convert(FastKind kind, const JsonValue *value,
-					Datum *result, DecodeError *error)
+json_number_convert(FastKind kind, const JsonValue *value, Datum *result, DecodeError *error)
 {
-	Decimal		decimal;
+	Decimal decimal;
 
 	if (!read_decimal(value, &decimal))
 		return FAST_UNKNOWN;
@@ -97,12 +91,12 @@ json_number_convert(FastKind kind, const JsonValue *value,
  * smallint, integer and bigint, from digits alone.
  */
 static FastResult
-convert_integer(FastKind kind, const JsonValue *value, const Decimal *decimal,
-				Datum *result, DecodeError *error)
+convert_integer(FastKind kind, const JsonValue *value, const Decimal *decimal, Datum *result,
+				DecodeError *error)
 {
 	const char *type;
-	uint64		limit;
-	int64		number;
+	uint64 limit;
+	int64 number;
 
 	if (!decimal->is_whole)
 		return FAST_UNKNOWN;
@@ -126,8 +120,7 @@ convert_integer(FastKind kind, const JsonValue *value, const Decimal *decimal,
 	{
 		decode_fail(error, ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE,
 					"value \"%.*s\" is out of range for type %s",
-					(int) Min(value->end - value->start, MAX_QUOTED_BYTES),
-					value->start, type);
+					(int) Min(value->end - value->start, MAX_QUOTED_BYTES), value->start, type);
 		return FAST_ERROR;
 	}
 
@@ -147,8 +140,8 @@ convert_integer(FastKind kind, const JsonValue *value, const Decimal *decimal,
 static FastResult
 convert_float8(const JsonValue *value, const Decimal *decimal, Datum *result)
 {
-	char		buffer[MAX_NUMBER_BYTES + 1];
-	double		number;
+	char buffer[MAX_NUMBER_BYTES + 1];
+	double number;
 
 	if (decimal->fits && decimal->mantissa <= MAX_EXACT_DOUBLE &&
 		abs(decimal->exponent) <= MAX_DOUBLE_POWER)
@@ -181,8 +174,8 @@ convert_float8(const JsonValue *value, const Decimal *decimal, Datum *result)
 static FastResult
 convert_float4(const JsonValue *value, const Decimal *decimal, Datum *result)
 {
-	char		buffer[MAX_NUMBER_BYTES + 1];
-	float		number;
+	char buffer[MAX_NUMBER_BYTES + 1];
+	float number;
 
 	if (decimal->fits && decimal->mantissa <= MAX_EXACT_FLOAT &&
 		abs(decimal->exponent) <= MAX_FLOAT_POWER)
@@ -219,7 +212,7 @@ read_decimal(const JsonValue *value, Decimal *decimal)
 {
 	const char *p = value->start;
 	const char *start;
-	int			digits;
+	int digits;
 
 	if (value->kind != JSON_KIND_NUMBER && value->kind != JSON_KIND_STRING)
 		return false;
@@ -247,8 +240,8 @@ read_decimal(const JsonValue *value, Decimal *decimal)
 	decimal->fits = digits <= MAX_MANTISSA_DIGITS;
 	if (*p == 'e' || *p == 'E')
 	{
-		bool		is_negative = (p[1] == '-');
-		int			exponent = 0;
+		bool is_negative = (p[1] == '-');
+		int exponent = 0;
 
 		decimal->is_whole = false;
 		p++;
@@ -278,7 +271,7 @@ static int
 read_digits(const char **p, Decimal *decimal, int digits)
 {
 	const char *q = *p;
-	uint64		mantissa = decimal->mantissa;
+	uint64 mantissa = decimal->mantissa;
 
 	for (; IS_DIGIT(*q); q++)
 	{
@@ -298,7 +291,7 @@ read_digits(const char **p, Decimal *decimal, int digits)
 static bool
 copy_number(const JsonValue *value, char *buffer)
 {
-	size_t		bytes = value->end - value->start;
+	size_t bytes = value->end - value->start;
 
 	if (bytes > MAX_NUMBER_BYTES)
 		return false;

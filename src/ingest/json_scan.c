@@ -22,23 +22,23 @@
 #include "json_scan.h"
 
 /* Error texts quote at most this much of the input. */
-#define MAX_QUOTED_BYTES	24
+#define MAX_QUOTED_BYTES 24
 
 /*
  * Shorter numbers can't leave the range of numeric: up to 131072 digits before
  * the decimal point, 16383 after it.
  */
-#define MAX_SAFE_NUMBER_BYTES		1000
-#define MAX_SAFE_EXPONENT_DIGITS	3
+#define MAX_SAFE_NUMBER_BYTES	 1000
+#define MAX_SAFE_EXPONENT_DIGITS 3
 
-#define IS_DIGIT(c)		((unsigned char) ((c) - '0') <= 9)
+#define IS_DIGIT(c) ((unsigned char) ((c) - '0') <= 9)
 
 /* One byte in each of the eight bytes of a word. */
-#define EACH_BYTE(b)	(UINT64CONST(0x0101010101010101) * (b))
+#define EACH_BYTE(b) (UINT64CONST(0x0101010101010101) * (b))
 
 static const char *skip_plain(const char *p);
 static const char *scan_escape(JsonScanner *scanner, const char *p);
-static int	read_hex4(const char *p);
+static int read_hex4(const char *p);
 
 /*
  * Start to read 'bytes' bytes, which JSON_PADDING_BYTES zero bytes follow.
@@ -81,8 +81,7 @@ json_scan_string(JsonScanner *scanner, JsonValue *value)
 				scanner->cursor = p;
 				return json_scan_expected(scanner, "the end of a string");
 			}
-			return json_scan_refuse(scanner, p,
-									ERRCODE_INVALID_TEXT_REPRESENTATION,
+			return json_scan_refuse(scanner, p, ERRCODE_INVALID_TEXT_REPRESENTATION,
 									"control character must be escaped");
 		}
 		value->has_escapes = true;
@@ -107,10 +106,10 @@ skip_plain(const char *p)
 {
 	for (;;)
 	{
-		uint64		word;
-		uint64		quote;
-		uint64		backslash;
-		uint64		marks;
+		uint64 word;
+		uint64 quote;
+		uint64 backslash;
+		uint64 marks;
 
 		memcpy(&word, p, sizeof(word));
 #ifdef WORDS_BIGENDIAN
@@ -118,9 +117,8 @@ skip_plain(const char *p)
 #endif
 		quote = word ^ EACH_BYTE('"');
 		backslash = word ^ EACH_BYTE('\\');
-		marks = ((quote - EACH_BYTE(1)) & ~quote) |
-			((backslash - EACH_BYTE(1)) & ~backslash) |
-			((word - EACH_BYTE(' ')) & ~word);
+		marks = ((quote - EACH_BYTE(1)) & ~quote) | ((backslash - EACH_BYTE(1)) & ~backslash) |
+				((word - EACH_BYTE(' ')) & ~word);
 		marks &= EACH_BYTE(0x80);
 		if (marks != 0)
 			return p + pg_rightmost_one_pos64(marks) / 8;
@@ -136,8 +134,8 @@ skip_plain(const char *p)
 static const char *
 scan_escape(JsonScanner *scanner, const char *p)
 {
-	const int	syntax = ERRCODE_INVALID_TEXT_REPRESENTATION;
-	int			unit;
+	const int syntax = ERRCODE_INVALID_TEXT_REPRESENTATION;
+	int unit;
 
 	switch (p[1])
 	{
@@ -159,14 +157,12 @@ scan_escape(JsonScanner *scanner, const char *p)
 
 	unit = read_hex4(p + 2);
 	if (unit < 0)
-		json_scan_refuse(scanner, p, syntax,
-						 "\"\\u\" must be followed by four hexadecimal digits");
+		json_scan_refuse(scanner, p, syntax, "\"\\u\" must be followed by four hexadecimal digits");
 	else if (unit == 0)
 		json_scan_refuse(scanner, p, ERRCODE_UNTRANSLATABLE_CHARACTER,
 						 "\\u0000 cannot be converted to text");
 	else if (is_utf16_surrogate_second(unit))
-		json_scan_refuse(scanner, p, syntax,
-						 "low surrogate without a high surrogate before it");
+		json_scan_refuse(scanner, p, syntax, "low surrogate without a high surrogate before it");
 	else if (!is_utf16_surrogate_first(unit))
 	{
 		if (unit > 0x7f && GetDatabaseEncoding() != PG_UTF8)
@@ -175,8 +171,7 @@ scan_escape(JsonScanner *scanner, const char *p)
 	}
 	else if (p[6] != '\\' || p[7] != 'u' || read_hex4(p + 8) < 0 ||
 			 !is_utf16_surrogate_second(read_hex4(p + 8)))
-		json_scan_refuse(scanner, p, syntax,
-						 "high surrogate without a low surrogate after it");
+		json_scan_refuse(scanner, p, syntax, "high surrogate without a low surrogate after it");
 	else
 	{
 		if (GetDatabaseEncoding() != PG_UTF8)
@@ -194,11 +189,11 @@ scan_escape(JsonScanner *scanner, const char *p)
 static int
 read_hex4(const char *p)
 {
-	int			result = 0;
+	int result = 0;
 
 	for (int i = 0; i < 4; i++)
 	{
-		int			digit;
+		int digit;
 
 		if (IS_DIGIT(p[i]))
 			digit = p[i] - '0';
@@ -221,7 +216,7 @@ json_scan_number(JsonScanner *scanner, JsonValue *value)
 {
 	const char *p = scanner->cursor;
 	const char *exponent;
-	bool		valid;
+	bool valid;
 
 	value->kind = JSON_KIND_NUMBER;
 	value->start = p;
@@ -271,7 +266,7 @@ bool
 json_scan_literal(JsonScanner *scanner, JsonValue *value)
 {
 	const char *p = scanner->cursor;
-	int			bytes = 4;
+	int bytes = 4;
 
 	if (strncmp(p, "true", 4) == 0)
 		value->kind = JSON_KIND_TRUE;
@@ -298,8 +293,7 @@ json_scan_literal(JsonScanner *scanner, JsonValue *value)
 bool
 json_scan_expected(JsonScanner *scanner, const char *expectation)
 {
-	json_scan_refuse(scanner, scanner->cursor,
-					 ERRCODE_INVALID_TEXT_REPRESENTATION, expectation);
+	json_scan_refuse(scanner, scanner->cursor, ERRCODE_INVALID_TEXT_REPRESENTATION, expectation);
 	scanner->is_expectation = true;
 	return false;
 }
@@ -309,8 +303,7 @@ json_scan_expected(JsonScanner *scanner, const char *expectation)
  * Always returns false, so that callers can hand it on.
  */
 bool
-json_scan_refuse(JsonScanner *scanner, const char *at, int sqlstate,
-				 const char *problem)
+json_scan_refuse(JsonScanner *scanner, const char *at, int sqlstate, const char *problem)
 {
 	scanner->sqlstate = sqlstate;
 	scanner->problem_at = at;
@@ -328,8 +321,8 @@ char *
 json_scan_reason(const JsonScanner *scanner, int *sqlstate)
 {
 	const char *at = scanner->problem_at;
-	size_t		position = at - scanner->start + 1;
-	int			quoted_bytes = 0;
+	size_t position = at - scanner->start + 1;
+	int quoted_bytes = 0;
 
 	*sqlstate = scanner->sqlstate;
 
@@ -339,21 +332,19 @@ json_scan_reason(const JsonScanner *scanner, int *sqlstate)
 		return psprintf("payload contains a zero byte at byte %zu", position);
 	}
 	if (!scanner->is_expectation)
-		return psprintf("invalid JSON at byte %zu: %s",
-						position, scanner->problem);
+		return psprintf("invalid JSON at byte %zu: %s", position, scanner->problem);
 	if (at == scanner->end)
-		return psprintf("invalid JSON at byte %zu: expected %s, but the payload ends",
-						position, scanner->problem);
+		return psprintf("invalid JSON at byte %zu: expected %s, but the payload ends", position,
+						scanner->problem);
 
-	while (quoted_bytes < MAX_QUOTED_BYTES &&
-		   (unsigned char) at[quoted_bytes] >= ' ')
+	while (quoted_bytes < MAX_QUOTED_BYTES && (unsigned char) at[quoted_bytes] >= ' ')
 		quoted_bytes++;
 	quoted_bytes = pg_mbcliplen(at, quoted_bytes, quoted_bytes);
 	if (quoted_bytes == 0)
-		return psprintf("invalid JSON at byte %zu: expected %s, but found byte 0x%02x",
-						position, scanner->problem, (unsigned char) *at);
-	return psprintf("invalid JSON at byte %zu: expected %s, but found \"%.*s\"",
-					position, scanner->problem, quoted_bytes, at);
+		return psprintf("invalid JSON at byte %zu: expected %s, but found byte 0x%02x", position,
+						scanner->problem, (unsigned char) *at);
+	return psprintf("invalid JSON at byte %zu: expected %s, but found \"%.*s\"", position,
+					scanner->problem, quoted_bytes, at);
 }
 
 /*
@@ -366,13 +357,13 @@ size_t
 json_unescape(const char *start, const char *end, char *target)
 {
 	const char *p = start;
-	char	   *t = target;
+	char *t = target;
 
 	while (p < end)
 	{
 		unsigned char character[MAX_UNICODE_EQUIVALENT_STRING + 1];
-		pg_wchar	code;
-		size_t		bytes;
+		pg_wchar code;
+		size_t bytes;
 
 		if (*p != '\\')
 		{

@@ -24,11 +24,11 @@
 
 #include "decode_internal.h"
 
-#define IS_DIGIT(c)			((unsigned char) ((c) - '0') <= 9)
+#define IS_DIGIT(c) ((unsigned char) ((c) - '0') <= 9)
 
 /* So many digits are exact as double: the input function divides them too. */
-#define MAX_FRACTION_DIGITS		15
-#define MAX_ZONE_HOUR			15
+#define MAX_FRACTION_DIGITS 15
+#define MAX_ZONE_HOUR		15
 
 static bool read_date(const char **p, struct pg_tm *tm);
 static bool read_time(const char **p, struct pg_tm *tm, int32 *microsecond);
@@ -43,11 +43,11 @@ FastResult
 json_time_convert(FastKind kind, const char *p, const char *end, Datum *result)
 {
 	struct pg_tm tm = {0};
-	int32		microsecond = 0;
-	int			seconds_west = 0;
-	int64		day;
-	int64		timestamp;
-	bool		has_zone;
+	int32 microsecond = 0;
+	int seconds_west = 0;
+	int64 day;
+	int64 timestamp;
+	bool has_zone;
 
 	if (!read_date(&p, &tm))
 		return FAST_UNKNOWN;
@@ -66,9 +66,9 @@ json_time_convert(FastKind kind, const char *p, const char *end, Datum *result)
 	if (has_zone && (!read_zone(&p, &seconds_west) || p != end))
 		return FAST_UNKNOWN;
 
-	timestamp = day * USECS_PER_DAY + microsecond +
-		((tm.tm_hour * MINS_PER_HOUR + tm.tm_min) * SECS_PER_MINUTE +
-		 tm.tm_sec) * USECS_PER_SEC;
+	timestamp =
+		day * USECS_PER_DAY + microsecond +
+		((tm.tm_hour * MINS_PER_HOUR + tm.tm_min) * SECS_PER_MINUTE + tm.tm_sec) * USECS_PER_SEC;
 
 	/* timestamp without time zone ignores the zone, as its input function */
 	if (kind == FAST_TIMESTAMPTZ)
@@ -87,13 +87,11 @@ json_time_convert(FastKind kind, const char *p, const char *end, Datum *result)
 static bool
 read_date(const char **p, struct pg_tm *tm)
 {
-	if (!read_number(p, 4, &tm->tm_year) || *(*p)++ != '-' ||
-		!read_number(p, 2, &tm->tm_mon) || *(*p)++ != '-' ||
-		!read_number(p, 2, &tm->tm_mday))
+	if (!read_number(p, 4, &tm->tm_year) || *(*p)++ != '-' || !read_number(p, 2, &tm->tm_mon) ||
+		*(*p)++ != '-' || !read_number(p, 2, &tm->tm_mday))
 		return false;
-	return tm->tm_year >= 1 && tm->tm_mon >= 1 &&
-		tm->tm_mon <= MONTHS_PER_YEAR && tm->tm_mday >= 1 &&
-		tm->tm_mday <= day_tab[isleap(tm->tm_year)][tm->tm_mon - 1];
+	return tm->tm_year >= 1 && tm->tm_mon >= 1 && tm->tm_mon <= MONTHS_PER_YEAR &&
+		   tm->tm_mday >= 1 && tm->tm_mday <= day_tab[isleap(tm->tm_year)][tm->tm_mon - 1];
 }
 
 /*
@@ -105,9 +103,8 @@ read_time(const char **p, struct pg_tm *tm, int32 *microsecond)
 	if ((**p != 'T' && **p != ' '))
 		return false;
 	(*p)++;
-	if (!read_number(p, 2, &tm->tm_hour) || *(*p)++ != ':' ||
-		!read_number(p, 2, &tm->tm_min) || *(*p)++ != ':' ||
-		!read_number(p, 2, &tm->tm_sec))
+	if (!read_number(p, 2, &tm->tm_hour) || *(*p)++ != ':' || !read_number(p, 2, &tm->tm_min) ||
+		*(*p)++ != ':' || !read_number(p, 2, &tm->tm_sec))
 		return false;
 	if (tm->tm_hour >= HOURS_PER_DAY || tm->tm_min >= MINS_PER_HOUR ||
 		tm->tm_sec >= SECS_PER_MINUTE)
@@ -124,9 +121,9 @@ read_time(const char **p, struct pg_tm *tm, int32 *microsecond)
 static bool
 read_fraction(const char **p, int32 *microsecond)
 {
-	int64		numerator = 0;
-	double		denominator = 1;
-	int			digits = 0;
+	int64 numerator = 0;
+	double denominator = 1;
+	int digits = 0;
 
 	for (; IS_DIGIT(**p); (*p)++)
 	{
@@ -147,9 +144,9 @@ read_fraction(const char **p, int32 *microsecond)
 static bool
 read_zone(const char **p, int *seconds_west)
 {
-	char		sign = *(*p)++;
-	int			hour;
-	int			minute = 0;
+	char sign = *(*p)++;
+	int hour;
+	int minute = 0;
 
 	if (sign == 'Z')
 	{
@@ -180,11 +177,11 @@ read_zone(const char **p, int *seconds_west)
 static bool
 read_number(const char **p, int digits, int *number)
 {
-	int			result = 0;
+	int result = 0;
 
 	for (int i = 0; i < digits; i++)
 	{
-		char		c = (*p)[i];
+		char c = (*p)[i];
 
 		if (!IS_DIGIT(c))
 			return false;

@@ -17,14 +17,13 @@
 
 #include "decode_internal.h"
 
-#define IS_DIGIT(c)		((unsigned char) ((c) - '0') <= 9)
+#define IS_DIGIT(c) ((unsigned char) ((c) - '0') <= 9)
 
 static FastResult convert_bool(const JsonValue *value, Datum *result);
-static FastResult convert_text(int32 typmod, const JsonValue *value,
-							   Datum *result);
+static FastResult convert_text(int32 typmod, const JsonValue *value, Datum *result);
 static FastResult convert_json(const JsonValue *value, Datum *result);
 static FastResult convert_uuid(const JsonValue *value, Datum *result);
-static int	hex_digit(char c);
+static int hex_digit(char c);
 
 /*
  * How values of that type are converted here, FAST_NONE if not at all.
@@ -70,8 +69,8 @@ json_fast_kind(Oid type, int32 typmod)
  * By-reference results are allocated in the current context.
  */
 FastResult
-json_value_convert(FastKind kind, int32 typmod, const JsonValue *value,
-				   Datum *result, DecodeError *error)
+json_value_convert(FastKind kind, int32 typmod, const JsonValue *value, Datum *result,
+				   DecodeError *error)
 {
 	switch (kind)
 	{
@@ -119,8 +118,8 @@ convert_bool(const JsonValue *value, Datum *result)
 static FastResult
 convert_text(int32 typmod, const JsonValue *value, Datum *result)
 {
-	size_t		bytes = value->end - value->start;
-	text	   *copy;
+	size_t bytes = value->end - value->start;
+	text *copy;
 
 	/* So few bytes can't be too many characters. */
 	if (typmod >= VARHDRSZ && bytes > (size_t) (typmod - VARHDRSZ))
@@ -142,11 +141,10 @@ convert_text(int32 typmod, const JsonValue *value, Datum *result)
 static FastResult
 convert_json(const JsonValue *value, Datum *result)
 {
-	int			quote = value->kind == JSON_KIND_STRING ? 1 : 0;
+	int quote = value->kind == JSON_KIND_STRING ? 1 : 0;
 	const char *start = value->start - quote;
 
-	*result = PointerGetDatum(cstring_to_text_with_len(start,
-													   value->end + quote - start));
+	*result = PointerGetDatum(cstring_to_text_with_len(start, value->end + quote - start));
 	return FAST_DONE;
 }
 
@@ -157,7 +155,7 @@ static FastResult
 convert_uuid(const JsonValue *value, Datum *result)
 {
 	const char *p = value->start;
-	pg_uuid_t  *uuid;
+	pg_uuid_t *uuid;
 
 	if (value->kind != JSON_KIND_STRING || value->end - value->start != 36)
 		return FAST_UNKNOWN;
@@ -165,8 +163,8 @@ convert_uuid(const JsonValue *value, Datum *result)
 	uuid = palloc(sizeof(pg_uuid_t));
 	for (int i = 0; i < UUID_LEN; i++)
 	{
-		int			high;
-		int			low;
+		int high;
+		int low;
 
 		if ((i == 4 || i == 6 || i == 8 || i == 10) && *p++ != '-')
 			return FAST_UNKNOWN;

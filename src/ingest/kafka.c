@@ -37,9 +37,9 @@
 #include "storage/fd.h"
 #include "storage/ipc.h"
 
-#define EXIT_PATIENCE_S			5	/* see close_clients_at_exit */
-#define MAX_CLIENT_ID_BYTES		64	/* long ones crash librdkafka < 2.5 */
-#define CLIENT_ID_PREFIX		"detect-"
+#define EXIT_PATIENCE_S		5  /* see close_clients_at_exit */
+#define MAX_CLIENT_ID_BYTES 64 /* long ones crash librdkafka < 2.5 */
+#define CLIENT_ID_PREFIX	"detect-"
 
 /* One property that detect decides.  The optional ones are not known to
  * every version of the library. */
@@ -47,17 +47,14 @@ typedef struct FixedProperty
 {
 	const char *name;
 	const char *value;
-	bool		is_optional;
+	bool is_optional;
 } FixedProperty;
 
 /* What a server's options may override. */
 static const FixedProperty default_properties[] = {
-	{"fetch.error.backoff.ms", "100", false},
-	{"fetch.max.bytes", "8388608", false},
-	{"fetch.message.max.bytes", "1048576", false},
-	{"fetch.queue.backoff.ms", "10", true},
-	{"fetch.wait.max.ms", "100", false},
-	{"queued.max.messages.kbytes", "16384", false},
+	{"fetch.error.backoff.ms", "100", false},	   {"fetch.max.bytes", "8388608", false},
+	{"fetch.message.max.bytes", "1048576", false}, {"fetch.queue.backoff.ms", "10", true},
+	{"fetch.wait.max.ms", "100", false},		   {"queued.max.messages.kbytes", "16384", false},
 	{"reconnect.backoff.max.ms", "3000", false},
 };
 
@@ -78,7 +75,7 @@ static const FixedProperty fixed_properties[] = {
 };
 
 static KafkaClient *open_clients = NULL;
-static int	exit_code;
+static int exit_code;
 
 /*
  * What an error of the library asks of the stream.
@@ -117,7 +114,7 @@ kafka_error_kind(rd_kafka_resp_err_t error)
 char *
 kafka_copy_text(MemoryContext context, const char *text)
 {
-	char	   *copy = MemoryContextStrdup(context, text);
+	char *copy = MemoryContextStrdup(context, text);
 
 	for (char *c = copy; *c != '\0'; c++)
 	{
@@ -154,8 +151,7 @@ give_back_to_library(void *argument)
 	if (client->main_queue)
 		rd_kafka_queue_destroy(client->main_queue);
 	if (client->handle)
-		rd_kafka_destroy_flags(client->handle,
-							   RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+		rd_kafka_destroy_flags(client->handle, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
 	if (client->conf)
 		rd_kafka_conf_destroy(client->conf);
 	if (client->wake_read_fd >= 0)
@@ -185,7 +181,7 @@ exit_now(int signal_number)
 static void
 close_clients_at_exit(int code, Datum argument)
 {
-	sigset_t	alarm_only;
+	sigset_t alarm_only;
 
 	(void) argument;
 	if (open_clients == NULL)
@@ -229,26 +225,22 @@ prepare_process(void)
  * may quote it.
  */
 static void
-set_property(KafkaClient *client, const char *name, const char *value,
-			 bool is_optional, bool is_secret)
+set_property(KafkaClient *client, const char *name, const char *value, bool is_optional,
+			 bool is_secret)
 {
-	char		reason[512];
+	char reason[512];
 	rd_kafka_conf_res_t result;
 
-	result = rd_kafka_conf_set(client->conf, name, value,
-							   reason, sizeof(reason));
-	if (result == RD_KAFKA_CONF_OK ||
-		(result == RD_KAFKA_CONF_UNKNOWN && is_optional))
+	result = rd_kafka_conf_set(client->conf, name, value, reason, sizeof(reason));
+	if (result == RD_KAFKA_CONF_OK || (result == RD_KAFKA_CONF_UNKNOWN && is_optional))
 		return;
 
-	ereport(ERROR,
-			(errcode(ERRCODE_FDW_UNABLE_TO_ESTABLISH_CONNECTION),
-			 errmsg("the Kafka library refuses its property \"%s\"", name),
-			 is_secret ? 0 :
-			 errdetail_internal("%s", kafka_copy_text(CurrentMemoryContext,
-														reason)),
-			 errhint("Correct the option \"%s\" of the server or of its user mapping.",
-					 name)));
+	ereport(
+		ERROR,
+		(errcode(ERRCODE_FDW_UNABLE_TO_ESTABLISH_CONNECTION),
+		 errmsg("the Kafka library refuses its property \"%s\"", name),
+		 is_secret ? 0 : errdetail_internal("%s", kafka_copy_text(CurrentMemoryContext, reason)),
+		 errhint("Correct the option \"%s\" of the server or of its user mapping.", name)));
 }
 
 /*
@@ -258,13 +250,12 @@ set_property(KafkaClient *client, const char *name, const char *value,
 static void
 set_client_name(KafkaClient *client, const char *client_name)
 {
-	char		id[MAX_CLIENT_ID_BYTES + 1];
+	char id[MAX_CLIENT_ID_BYTES + 1];
 
 	snprintf(id, sizeof(id), CLIENT_ID_PREFIX "%s", client_name);
 	for (char *c = id; *c != '\0'; c++)
 	{
-		if (IS_HIGHBIT_SET(*c) || (!isalnum((unsigned char) *c) &&
-								   strchr("-_.", *c) == NULL))
+		if (IS_HIGHBIT_SET(*c) || (!isalnum((unsigned char) *c) && strchr("-_.", *c) == NULL))
 			*c = '-';
 	}
 	set_property(client, "client.id", id, false, false);
@@ -276,16 +267,15 @@ set_client_name(KafkaClient *client, const char *client_name)
  * come last, so that they hold even if the allow-list had a hole.
  */
 static void
-set_properties(KafkaClient *client, const KafkaProperty *properties,
-			   int nproperties, const char *client_name)
+set_properties(KafkaClient *client, const KafkaProperty *properties, int nproperties,
+			   const char *client_name)
 {
 	const char *mechanism = NULL;
-	bool		has_mechanism = false;
+	bool has_mechanism = false;
 
 	set_client_name(client, client_name);
 	for (int i = 0; i < (int) lengthof(default_properties); i++)
-		set_property(client, default_properties[i].name,
-					 default_properties[i].value,
+		set_property(client, default_properties[i].name, default_properties[i].value,
 					 default_properties[i].is_optional, false);
 
 	for (int i = 0; i < nproperties; i++)
@@ -299,24 +289,19 @@ set_properties(KafkaClient *client, const KafkaProperty *properties,
 		else if (strcmp(property->name, "sasl.mechanism") == 0)
 			has_mechanism = true;
 
-		set_property(client, property->name, property->value,
-					 false, property->is_secret);
+		set_property(client, property->name, property->value, false, property->is_secret);
 		if (strcmp(property->name, "bootstrap.servers") == 0)
-			client->brokers = MemoryContextStrdup(client->context,
-												  property->value);
+			client->brokers = MemoryContextStrdup(client->context, property->value);
 		else if (strcmp(property->name, "sasl.username") == 0)
-			client->username = MemoryContextStrdup(client->context,
-												   property->value);
+			client->username = MemoryContextStrdup(client->context, property->value);
 		else if (strcmp(property->name, "sasl.password") == 0)
-			client->password = MemoryContextStrdup(client->context,
-												   property->value);
+			client->password = MemoryContextStrdup(client->context, property->value);
 	}
 
 	if (mechanism != NULL && !has_mechanism)
 		set_property(client, "sasl.mechanism", mechanism, false, false);
 	for (int i = 0; i < (int) lengthof(fixed_properties); i++)
-		set_property(client, fixed_properties[i].name,
-					 fixed_properties[i].value,
+		set_property(client, fixed_properties[i].name, fixed_properties[i].value,
 					 fixed_properties[i].is_optional, false);
 }
 
@@ -325,8 +310,7 @@ set_properties(KafkaClient *client, const KafkaProperty *properties,
  * before the log queue exists, so it must not touch PostgreSQL.
  */
 static void
-ignore_log_line(const rd_kafka_t *handle, int level,
-				const char *facility, const char *text)
+ignore_log_line(const rd_kafka_t *handle, int level, const char *facility, const char *text)
 {
 	(void) handle;
 	(void) level;
@@ -340,14 +324,13 @@ ignore_log_line(const rd_kafka_t *handle, int level,
 static void
 create_handle(KafkaClient *client)
 {
-	char		reason[512];
-	sigset_t	all_signals;
-	sigset_t	former_signals;
+	char reason[512];
+	sigset_t all_signals;
+	sigset_t former_signals;
 
 	rd_kafka_conf_set_log_cb(client->conf, ignore_log_line);
-	rd_kafka_conf_set_events(client->conf,
-							 RD_KAFKA_EVENT_ERROR | RD_KAFKA_EVENT_LOG |
-							 RD_KAFKA_EVENT_OFFSET_COMMIT);
+	rd_kafka_conf_set_events(client->conf, RD_KAFKA_EVENT_ERROR | RD_KAFKA_EVENT_LOG |
+											   RD_KAFKA_EVENT_OFFSET_COMMIT);
 
 	/*
 	 * A signal handler of PostgreSQL must not run on another thread. The
@@ -355,18 +338,14 @@ create_handle(KafkaClient *client)
 	 */
 	sigfillset(&all_signals);
 	pthread_sigmask(SIG_SETMASK, &all_signals, &former_signals);
-	client->handle = rd_kafka_new(RD_KAFKA_CONSUMER, client->conf,
-								  reason, sizeof(reason));
+	client->handle = rd_kafka_new(RD_KAFKA_CONSUMER, client->conf, reason, sizeof(reason));
 	pthread_sigmask(SIG_SETMASK, &former_signals, NULL);
 
 	if (client->handle == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_UNABLE_TO_ESTABLISH_CONNECTION),
-				 errmsg("could not start a Kafka client for brokers \"%s\"",
-						client->brokers),
-				 errdetail_internal("%s",
-									kafka_copy_text(CurrentMemoryContext,
-													  reason)),
+				 errmsg("could not start a Kafka client for brokers \"%s\"", client->brokers),
+				 errdetail_internal("%s", kafka_copy_text(CurrentMemoryContext, reason)),
 				 errhint("Check the options of the server and of its user mapping.")));
 	client->conf = NULL;
 }
@@ -378,22 +357,19 @@ static void
 connect_queues(KafkaClient *client)
 {
 	rd_kafka_resp_err_t error;
-	int			fds[2];
+	int fds[2];
 
 	if (pipe(fds) != 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not create a pipe for the Kafka client: %m")));
+		ereport(ERROR, (errcode_for_file_access(),
+						errmsg("could not create a pipe for the Kafka client: %m")));
 	client->wake_read_fd = fds[0];
 	client->wake_write_fd = fds[1];
 	ReserveExternalFD();
 	ReserveExternalFD();
 	if (!pg_set_noblock(fds[0]) || !pg_set_noblock(fds[1]) ||
-		fcntl(fds[0], F_SETFD, FD_CLOEXEC) != 0 ||
-		fcntl(fds[1], F_SETFD, FD_CLOEXEC) != 0)
-		ereport(ERROR,
-				(errcode_for_file_access(),
-				 errmsg("could not set up the pipe of the Kafka client: %m")));
+		fcntl(fds[0], F_SETFD, FD_CLOEXEC) != 0 || fcntl(fds[1], F_SETFD, FD_CLOEXEC) != 0)
+		ereport(ERROR, (errcode_for_file_access(),
+						errmsg("could not set up the pipe of the Kafka client: %m")));
 
 	client->main_queue = rd_kafka_queue_get_main(client->handle);
 	client->consumer_queue = rd_kafka_queue_get_consumer(client->handle);
@@ -401,8 +377,7 @@ connect_queues(KafkaClient *client)
 		elog(ERROR, "Kafka client has no queues");
 	error = rd_kafka_set_log_queue(client->handle, client->main_queue);
 	if (error != RD_KAFKA_RESP_ERR_NO_ERROR)
-		elog(ERROR, "Kafka client has no log queue: %s",
-			 rd_kafka_err2name(error));
+		elog(ERROR, "Kafka client has no log queue: %s", rd_kafka_err2name(error));
 	rd_kafka_queue_io_event_enable(client->main_queue, fds[1], "m", 1);
 	rd_kafka_queue_io_event_enable(client->consumer_queue, fds[1], "c", 1);
 }
@@ -414,20 +389,18 @@ connect_queues(KafkaClient *client)
  * context.
  */
 KafkaClient *
-kafka_open(const KafkaProperty *properties, int nproperties,
-		   const char *client_name, MemoryContext context)
+kafka_open(const KafkaProperty *properties, int nproperties, const char *client_name,
+		   MemoryContext context)
 {
 	MemoryContext client_context;
 	KafkaClient *client;
 
 	prepare_process();
-	client_context = AllocSetContextCreate(context, "Kafka client",
-										   ALLOCSET_SMALL_SIZES);
+	client_context = AllocSetContextCreate(context, "Kafka client", ALLOCSET_SMALL_SIZES);
 	client = MemoryContextAllocZero(client_context, sizeof(KafkaClient));
 	client->context = client_context;
-	client->text_context = AllocSetContextCreate(client_context,
-												 "Kafka error texts",
-												 ALLOCSET_SMALL_SIZES);
+	client->text_context =
+		AllocSetContextCreate(client_context, "Kafka error texts", ALLOCSET_SMALL_SIZES);
 	client->creator_pid = getpid();
 	client->wake_read_fd = -1;
 	client->brokers = client->username = client->password = "";

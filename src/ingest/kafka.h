@@ -24,33 +24,33 @@ typedef struct KafkaClient KafkaClient;
 /* One property of the connection, already checked by the allow-list. */
 typedef struct KafkaProperty
 {
-	const char *name;			/* librdkafka's name: "bootstrap.servers" */
+	const char *name; /* librdkafka's name: "bootstrap.servers" */
 	const char *value;
-	bool		is_secret;		/* never shown, not even in errors */
+	bool is_secret; /* never shown, not even in errors */
 } KafkaProperty;
 
 /* Where to read next. */
 typedef struct KafkaPosition
 {
 	const char *topic;
-	int32		partition;
-	int64		next_offset;
+	int32 partition;
+	int64 next_offset;
 } KafkaPosition;
 
 typedef enum KafkaEventKind
 {
-	KAFKA_MESSAGE,				/* a message */
-	KAFKA_END_OF_PARTITION,		/* nothing below offset is left to deliver */
-	KAFKA_PARTITION_ERROR,		/* this partition can't be read: see error */
-	KAFKA_CLIENT_ERROR			/* brokers, authentication, … : see error */
+	KAFKA_MESSAGE,			/* a message */
+	KAFKA_END_OF_PARTITION, /* nothing below offset is left to deliver */
+	KAFKA_PARTITION_ERROR,	/* this partition can't be read: see error */
+	KAFKA_CLIENT_ERROR		/* brokers, authentication, … : see error */
 } KafkaEventKind;
 
 /* What an error asks of the stream. */
 typedef enum KafkaErrorKind
 {
-	KAFKA_ERROR_TRANSIENT,		/* the library retries by itself: tell, wait */
-	KAFKA_ERROR_CONFIGURATION,	/* no such topic, not authorised, bad login */
-	KAFKA_ERROR_OFFSET			/* next_offset is out of the topic's range */
+	KAFKA_ERROR_TRANSIENT,	   /* the library retries by itself: tell, wait */
+	KAFKA_ERROR_CONFIGURATION, /* no such topic, not authorised, bad login */
+	KAFKA_ERROR_OFFSET		   /* next_offset is out of the topic's range */
 } KafkaErrorKind;
 
 /* One thing that kafka_poll() found.  payload and key may be NULL: a message
@@ -58,44 +58,39 @@ typedef enum KafkaErrorKind
 typedef struct KafkaEvent
 {
 	KafkaEventKind kind;
-	const char *topic;			/* NULL for KAFKA_CLIENT_ERROR */
-	int32		partition;
-	int64		offset;			/* of the message; of the end */
-	bool		has_timestamp;
-	int64		timestamp_ms;	/* since 1970, as the broker tells it */
+	const char *topic; /* NULL for KAFKA_CLIENT_ERROR */
+	int32 partition;
+	int64 offset; /* of the message; of the end */
+	bool has_timestamp;
+	int64 timestamp_ms; /* since 1970, as the broker tells it */
 	const char *payload;
-	size_t		payload_bytes;
+	size_t payload_bytes;
 	const char *key;
-	size_t		key_bytes;
+	size_t key_bytes;
 	KafkaErrorKind error_kind;
-	const char *error;			/* text without secrets, NULL if no error */
-	void	   *handle;			/* the library's message, opaque */
+	const char *error; /* text without secrets, NULL if no error */
+	void *handle;	   /* the library's message, opaque */
 } KafkaEvent;
 
 /* in kafka.c */
 extern KafkaClient *kafka_open(const KafkaProperty *properties, int nproperties,
 							   const char *client_name, MemoryContext context);
 extern void kafka_close(KafkaClient *client);
-extern int	kafka_event_fd(KafkaClient *client);
-extern int	kafka_poll(KafkaClient *client, KafkaEvent *events, int max_events);
+extern int kafka_event_fd(KafkaClient *client);
+extern int kafka_poll(KafkaClient *client, KafkaEvent *events, int max_events);
 extern void kafka_release_messages(KafkaClient *client);
 extern char *kafka_message_headers(const KafkaEvent *event);
-extern void kafka_assign(KafkaClient *client, const KafkaPosition *positions,
-						 int npositions);
-extern int	kafka_partition_count(KafkaClient *client, const char *topic,
-								  int timeout_ms);
-extern void kafka_query_watermarks(KafkaClient *client, const char *topic,
-								   int32 partition, int64 *low_offset,
-								   int64 *high_offset, int timeout_ms);
-extern bool kafka_cached_end(KafkaClient *client, const char *topic,
-							 int32 partition, int64 *end_offset);
-extern void kafka_offsets_for_time(KafkaClient *client, KafkaPosition *positions,
-								   int npositions, int64 timestamp_ms,
-								   int timeout_ms);
-extern void kafka_commit(KafkaClient *client, const KafkaPosition *positions,
-						 int npositions);
+extern void kafka_assign(KafkaClient *client, const KafkaPosition *positions, int npositions);
+extern int kafka_partition_count(KafkaClient *client, const char *topic, int timeout_ms);
+extern void kafka_query_watermarks(KafkaClient *client, const char *topic, int32 partition,
+								   int64 *low_offset, int64 *high_offset, int timeout_ms);
+extern bool
+kafka_cached_end(KafkaClient *client, const char *topic, int32 partition, int64 *end_offset);
+extern void kafka_offsets_for_time(KafkaClient *client, KafkaPosition *positions, int npositions,
+								   int64 timestamp_ms, int timeout_ms);
+extern void kafka_commit(KafkaClient *client, const KafkaPosition *positions, int npositions);
 
 /* in server_option.c */
 extern List *kafka_connection_properties(Oid server_id, Oid user_id);
 
-#endif							/* DETECT_KAFKA_H */
+#endif /* DETECT_KAFKA_H */

@@ -21,15 +21,13 @@
 static void
 append_header_text(StringInfo json, const char *bytes, size_t nbytes)
 {
-	bool		is_text = memchr(bytes, '\0', nbytes) == NULL &&
-		!(nbytes >= 2 && bytes[0] == '\\' && bytes[1] == 'x');
-	char	   *text;
+	bool is_text = memchr(bytes, '\0', nbytes) == NULL &&
+				   !(nbytes >= 2 && bytes[0] == '\\' && bytes[1] == 'x');
+	char *text;
 
 	if (nbytes > MaxAllocSize / 2 - 3)
-		ereport(ERROR,
-				(errcode(ERRCODE_STRING_DATA_LENGTH_MISMATCH),
-				 errmsg("a header of a Kafka message is too long: %zu bytes",
-						nbytes)));
+		ereport(ERROR, (errcode(ERRCODE_STRING_DATA_LENGTH_MISMATCH),
+						errmsg("a header of a Kafka message is too long: %zu bytes", nbytes)));
 
 	if (is_text && GetDatabaseEncoding() == PG_UTF8)
 		is_text = pg_verify_mbstr(PG_UTF8, bytes, (int) nbytes, true);
@@ -64,21 +62,19 @@ kafka_message_headers(const KafkaEvent *event)
 	StringInfoData json;
 	const char *name;
 	const void *value;
-	size_t		value_bytes;
+	size_t value_bytes;
 
 	error = rd_kafka_message_headers(event->handle, &headers);
 	if (error == RD_KAFKA_RESP_ERR__NOENT)
 		return NULL;
 	if (error != RD_KAFKA_RESP_ERR_NO_ERROR)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_BINARY_REPRESENTATION),
-				 errmsg("could not read the headers of a Kafka message"),
-				 errdetail_internal("%s", rd_kafka_err2str(error))));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_BINARY_REPRESENTATION),
+						errmsg("could not read the headers of a Kafka message"),
+						errdetail_internal("%s", rd_kafka_err2str(error))));
 
 	initStringInfo(&json);
-	for (size_t i = 0;
-		 rd_kafka_header_get_all(headers, i, &name, &value,
-								 &value_bytes) == RD_KAFKA_RESP_ERR_NO_ERROR;
+	for (size_t i = 0; rd_kafka_header_get_all(headers, i, &name, &value, &value_bytes) ==
+					   RD_KAFKA_RESP_ERR_NO_ERROR;
 		 i++)
 	{
 		appendStringInfoString(&json, i == 0 ? "[[" : ", [");

@@ -22,8 +22,8 @@
 typedef struct KafkaCursor
 {
 	const char *topic;
-	int32		partition;
-	int64		next_offset;	/* whatever lies below is not delivered again */
+	int32 partition;
+	int64 next_offset; /* whatever lies below is not delivered again */
 } KafkaCursor;
 
 struct KafkaClient
@@ -31,35 +31,35 @@ struct KafkaClient
 	MemoryContext context;		/* holds this struct and all it points to */
 	MemoryContext text_context; /* error texts, until the next release */
 	MemoryContextCallback on_reset;
-	KafkaClient *next_open;		/* in open_clients */
-	pid_t		creator_pid;
+	KafkaClient *next_open; /* in open_clients */
+	pid_t creator_pid;
 
-	rd_kafka_conf_t *conf;		/* until rd_kafka_new() takes it over */
+	rd_kafka_conf_t *conf; /* until rd_kafka_new() takes it over */
 	rd_kafka_t *handle;
 	rd_kafka_queue_t *main_queue;
 	rd_kafka_queue_t *consumer_queue;
-	int			wake_read_fd;
-	int			wake_write_fd;
+	int wake_read_fd;
+	int wake_write_fd;
 
-	const char *brokers;		/* bootstrap.servers, for error messages */
-	const char *username;		/* "" where there is none */
+	const char *brokers;  /* bootstrap.servers, for error messages */
+	const char *username; /* "" where there is none */
 	const char *password;
 
-	rd_kafka_message_t **messages;	/* handed out and not released */
-	int			nmessages;
-	int			max_messages;
+	rd_kafka_message_t **messages; /* handed out and not released */
+	int nmessages;
+	int max_messages;
 
-	KafkaCursor *cursors;		/* the assignment, sorted */
-	int			ncursors;
-	KafkaCursor *last_cursor;	/* of the last message … */
-	rd_kafka_topic_t *last_topic;	/* … which was in this topic */
+	KafkaCursor *cursors; /* the assignment, sorted */
+	int ncursors;
+	KafkaCursor *last_cursor;	  /* of the last message … */
+	rd_kafka_topic_t *last_topic; /* … which was in this topic */
 
-	int			commits_under_way;
-	bool		was_flooded;	/* the last poll left elements behind */
+	int commits_under_way;
+	bool was_flooded; /* the last poll left elements behind */
 	TimestampTz last_nudge;
-	rd_kafka_resp_err_t trouble;	/* worst client error of this request */
-	char		trouble_text[512];	/* of the last one … */
-	TimestampTz trouble_time;	/* … and when that was */
+	rd_kafka_resp_err_t trouble; /* worst client error of this request */
+	char trouble_text[512];		 /* of the last one … */
+	TimestampTz trouble_time;	 /* … and when that was */
 };
 
 /* in kafka.c */
@@ -70,7 +70,7 @@ extern char *kafka_copy_text(MemoryContext context, const char *text);
 extern bool kafka_take_from_main_queue(KafkaClient *client, KafkaEvent *event, bool *is_event);
 
 /* in kafka_request.c */
-extern rd_kafka_topic_partition_list_t *kafka_list_positions(const KafkaPosition *positions,
-															 int npositions);
+extern rd_kafka_topic_partition_list_t *
+kafka_list_positions(const KafkaPosition *positions, int npositions);
 
-#endif							/* DETECT_KAFKA_INTERNAL_H */
+#endif /* DETECT_KAFKA_INTERNAL_H */

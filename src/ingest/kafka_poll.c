@@ -17,12 +17,12 @@
 #include "ingest/kafka_internal.h"
 #include "miscadmin.h"
 
-#define LOG_INTERVAL_MS			60000	/* at most one library log line in */
-#define FETCH_NUDGE_INTERVAL_MS 10	/* see nudge_fetchers */
+#define LOG_INTERVAL_MS			60000 /* at most one library log line in */
+#define FETCH_NUDGE_INTERVAL_MS 10	  /* see nudge_fetchers */
 
 /* Of the process, not of a client: retries open one after the other. */
 static TimestampTz last_log_line = 0;
-static int	suppressed_log_lines = 0;
+static int suppressed_log_lines = 0;
 
 /*
  * Write a log line of the library, or count it: broken brokers produce a
@@ -32,12 +32,11 @@ static void
 report_log_line(int level, const char *text)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	int			suppressed = suppressed_log_lines;
-	char	   *copy;
+	int suppressed = suppressed_log_lines;
+	char *copy;
 
 	if (level < 7 && last_log_line != 0 &&
-		!TimestampDifferenceExceeds(last_log_line, now,
-									LOG_INTERVAL_MS))
+		!TimestampDifferenceExceeds(last_log_line, now, LOG_INTERVAL_MS))
 	{
 		suppressed_log_lines++;
 		return;
@@ -50,12 +49,11 @@ report_log_line(int level, const char *text)
 	{
 		last_log_line = now;
 		suppressed_log_lines = 0;
-		ereport(LOG,
-				(errmsg("Kafka client: %s", copy),
-				 suppressed == 0 ? 0 :
-				 errdetail_plural("%d earlier line was left out.",
-								  "%d earlier lines were left out.",
-								  suppressed, suppressed)));
+		ereport(LOG, (errmsg("Kafka client: %s", copy),
+					  suppressed == 0 ? 0
+									  : errdetail_plural("%d earlier line was left out.",
+														 "%d earlier lines were left out.",
+														 suppressed, suppressed)));
 	}
 	pfree(copy);
 }
@@ -64,8 +62,7 @@ report_log_line(int level, const char *text)
  * Keep a client error, as the reason for the next request that fails.
  */
 static void
-remember_trouble(KafkaClient *client, rd_kafka_resp_err_t error,
-				 const char *text)
+remember_trouble(KafkaClient *client, rd_kafka_resp_err_t error, const char *text)
 {
 	/* "3 of 3 brokers are down" says less than what was said before. */
 	if (error == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN ||
@@ -88,7 +85,7 @@ kafka_take_from_main_queue(KafkaClient *client, KafkaEvent *event, bool *is_even
 	rd_kafka_resp_err_t error;
 	const char *facility;
 	const char *text;
-	int			level;
+	int level;
 
 	*is_event = false;
 	if (found == NULL)
@@ -105,9 +102,8 @@ kafka_take_from_main_queue(KafkaClient *client, KafkaEvent *event, bool *is_even
 			client->commits_under_way--;
 			error = rd_kafka_event_error(found);
 			if (error != RD_KAFKA_RESP_ERR_NO_ERROR)
-				ereport(DEBUG1,
-						(errmsg_internal("Kafka group commit failed: %s",
-										 rd_kafka_err2str(error))));
+				ereport(DEBUG1, (errmsg_internal("Kafka group commit failed: %s",
+												 rd_kafka_err2str(error))));
 			break;
 
 		case RD_KAFKA_EVENT_ERROR:
@@ -160,9 +156,10 @@ find_cursor(KafkaClient *client, const rd_kafka_message_t *message)
 	wanted.topic = rd_kafka_topic_name(message->rkt);
 	wanted.partition = message->partition;
 	client->last_topic = message->rkt;
-	client->last_cursor = client->ncursors == 0 ? NULL :
-		bsearch(&wanted, client->cursors, client->ncursors,
-				sizeof(KafkaCursor), compare_cursors);
+	client->last_cursor = client->ncursors == 0
+							  ? NULL
+							  : bsearch(&wanted, client->cursors, client->ncursors,
+										sizeof(KafkaCursor), compare_cursors);
 	return client->last_cursor;
 }
 
@@ -171,24 +168,21 @@ find_cursor(KafkaClient *client, const rd_kafka_message_t *message)
  * it concerns the group alone: we use that for commits, which may fail.
  */
 static bool
-describe_error(const rd_kafka_message_t *message, KafkaEvent *event,
-			   MemoryContext text_context)
+describe_error(const rd_kafka_message_t *message, KafkaEvent *event, MemoryContext text_context)
 {
 	const char *text = rd_kafka_message_errstr(message);
 
 	if (message->err == RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED)
 	{
-		ereport(DEBUG1,
-				(errmsg_internal("Kafka group is not accessible: %s",
-								 rd_kafka_err2str(message->err))));
+		ereport(DEBUG1, (errmsg_internal("Kafka group is not accessible: %s",
+										 rd_kafka_err2str(message->err))));
 		return false;
 	}
 
 	event->kind = message->rkt ? KAFKA_PARTITION_ERROR : KAFKA_CLIENT_ERROR;
 	event->offset = message->offset;
 	event->error_kind = kafka_error_kind(message->err);
-	event->error = kafka_copy_text(text_context,
-									 text ? text : rd_kafka_err2str(message->err));
+	event->error = kafka_copy_text(text_context, text ? text : rd_kafka_err2str(message->err));
 	return true;
 }
 
@@ -197,8 +191,7 @@ describe_error(const rd_kafka_message_t *message, KafkaEvent *event,
  * the caller: delivered before, or of a partition that is not assigned.
  */
 static bool
-describe_message(KafkaClient *client, rd_kafka_message_t *message,
-				 KafkaEvent *event)
+describe_message(KafkaClient *client, rd_kafka_message_t *message, KafkaEvent *event)
 {
 	KafkaCursor *cursor = NULL;
 	rd_kafka_timestamp_type_t timestamp_type;
@@ -239,8 +232,7 @@ describe_message(KafkaClient *client, rd_kafka_message_t *message,
 	event->key = message->key;
 	event->key_bytes = message->key_len;
 	event->timestamp_ms = rd_kafka_message_timestamp(message, &timestamp_type);
-	event->has_timestamp =
-		(timestamp_type != RD_KAFKA_TIMESTAMP_NOT_AVAILABLE);
+	event->has_timestamp = (timestamp_type != RD_KAFKA_TIMESTAMP_NOT_AVAILABLE);
 	return true;
 }
 
@@ -251,21 +243,19 @@ describe_message(KafkaClient *client, rd_kafka_message_t *message,
 static int
 take_from_consumer_queue(KafkaClient *client, int wanted)
 {
-	ssize_t		taken;
-	int			needed = client->nmessages + wanted;
+	ssize_t taken;
+	int needed = client->nmessages + wanted;
 
 	if (needed > client->max_messages)
 	{
-		Size		bytes = mul_size(needed, sizeof(rd_kafka_message_t *));
+		Size bytes = mul_size(needed, sizeof(rd_kafka_message_t *));
 
-		client->messages = client->messages == NULL ?
-			MemoryContextAllocHuge(client->context, bytes) :
-			repalloc_huge(client->messages, bytes);
+		client->messages = client->messages == NULL ? MemoryContextAllocHuge(client->context, bytes)
+													: repalloc_huge(client->messages, bytes);
 		client->max_messages = needed;
 	}
 	taken = rd_kafka_consume_batch_queue(client->consumer_queue, 0,
-										 client->messages + client->nmessages,
-										 wanted);
+										 client->messages + client->nmessages, wanted);
 	if (taken < 0)
 		elog(ERROR, "could not take messages from the Kafka client: %s",
 			 rd_kafka_err2name(rd_kafka_last_error()));
@@ -283,7 +273,7 @@ take_from_consumer_queue(KafkaClient *client, int wanted)
 static void
 nudge_fetchers(KafkaClient *client, bool is_flooded)
 {
-	bool		was_flooded = client->was_flooded;
+	bool was_flooded = client->was_flooded;
 	TimestampTz now;
 	rd_kafka_error_t *error;
 
@@ -291,13 +281,11 @@ nudge_fetchers(KafkaClient *client, bool is_flooded)
 	if (rd_kafka_version() >= 0x020200ff || !(is_flooded || was_flooded))
 		return;
 	now = GetCurrentTimestamp();
-	if (is_flooded && !TimestampDifferenceExceeds(client->last_nudge, now,
-												  FETCH_NUDGE_INTERVAL_MS))
+	if (is_flooded && !TimestampDifferenceExceeds(client->last_nudge, now, FETCH_NUDGE_INTERVAL_MS))
 		return;
 
 	client->last_nudge = now;
-	error = rd_kafka_sasl_set_credentials(client->handle, client->username,
-										  client->password);
+	error = rd_kafka_sasl_set_credentials(client->handle, client->username, client->password);
 	if (error != NULL)
 		rd_kafka_error_destroy(error);
 }
@@ -310,9 +298,9 @@ nudge_fetchers(KafkaClient *client, bool is_flooded)
 int
 kafka_poll(KafkaClient *client, KafkaEvent *events, int max_events)
 {
-	char		wake_bytes[16];
-	bool		is_event;
-	int			nevents = 0;
+	char wake_bytes[16];
+	bool is_event;
+	int nevents = 0;
 
 	Assert(max_events > 0);
 
@@ -320,8 +308,7 @@ kafka_poll(KafkaClient *client, KafkaEvent *events, int max_events)
 	while (read(client->wake_read_fd, wake_bytes, sizeof(wake_bytes)) > 0)
 		;
 
-	while (nevents < max_events &&
-		   kafka_take_from_main_queue(client, &events[nevents], &is_event))
+	while (nevents < max_events && kafka_take_from_main_queue(client, &events[nevents], &is_event))
 	{
 		if (is_event)
 			nevents++;
@@ -329,9 +316,9 @@ kafka_poll(KafkaClient *client, KafkaEvent *events, int max_events)
 
 	while (nevents < max_events)
 	{
-		int			wanted = max_events - nevents;
-		int			first = client->nmessages;
-		int			taken = take_from_consumer_queue(client, wanted);
+		int wanted = max_events - nevents;
+		int first = client->nmessages;
+		int taken = take_from_consumer_queue(client, wanted);
 
 		for (int i = first; i < first + taken; i++)
 		{
@@ -343,8 +330,7 @@ kafka_poll(KafkaClient *client, KafkaEvent *events, int max_events)
 	}
 
 	/* Failure means a full pipe, and then the caller wakes anyway. */
-	if (nevents == max_events &&
-		write(client->wake_write_fd, "p", 1) < 0 && errno != EAGAIN)
+	if (nevents == max_events && write(client->wake_write_fd, "p", 1) < 0 && errno != EAGAIN)
 		elog(ERROR, "could not write to the pipe of the Kafka client: %m");
 	nudge_fetchers(client, nevents == max_events);
 	return nevents;
@@ -367,21 +353,18 @@ kafka_release_messages(KafkaClient *client)
  * Copy positions into client->cursors, sorted.
  */
 static void
-set_cursors(KafkaClient *client, const KafkaPosition *positions,
-			int npositions)
+set_cursors(KafkaClient *client, const KafkaPosition *positions, int npositions)
 {
 	KafkaCursor *cursors;
 
-	cursors = MemoryContextAllocZero(client->context,
-									 mul_size(Max(npositions, 1),
-											  sizeof(KafkaCursor)));
+	cursors =
+		MemoryContextAllocZero(client->context, mul_size(Max(npositions, 1), sizeof(KafkaCursor)));
 	for (int i = 0; i < npositions; i++)
 	{
 		if (positions[i].next_offset < 0)
 			elog(ERROR, "offset to read from is not absolute: " INT64_FORMAT,
 				 positions[i].next_offset);
-		cursors[i].topic = MemoryContextStrdup(client->context,
-											   positions[i].topic);
+		cursors[i].topic = MemoryContextStrdup(client->context, positions[i].topic);
 		cursors[i].partition = positions[i].partition;
 		cursors[i].next_offset = positions[i].next_offset;
 	}
@@ -400,12 +383,11 @@ set_cursors(KafkaClient *client, const KafkaPosition *positions,
  * was fetched before and not yet handed out is discarded.
  */
 void
-kafka_assign(KafkaClient *client, const KafkaPosition *positions,
-			 int npositions)
+kafka_assign(KafkaClient *client, const KafkaPosition *positions, int npositions)
 {
 	rd_kafka_topic_partition_list_t *list;
 	rd_kafka_resp_err_t error;
-	int			kept = client->nmessages;
+	int kept = client->nmessages;
 
 	/*
 	 * Stop everything first and throw away what is queued: a message of the
@@ -413,8 +395,7 @@ kafka_assign(KafkaClient *client, const KafkaPosition *positions,
 	 * cursor jump over all that lies between.
 	 */
 	error = rd_kafka_assign(client->handle, NULL);
-	while (error == RD_KAFKA_RESP_ERR_NO_ERROR &&
-		   take_from_consumer_queue(client, 1000) > 0)
+	while (error == RD_KAFKA_RESP_ERR_NO_ERROR && take_from_consumer_queue(client, 1000) > 0)
 	{
 		while (client->nmessages > kept)
 			rd_kafka_message_destroy(client->messages[--client->nmessages]);
@@ -428,8 +409,7 @@ kafka_assign(KafkaClient *client, const KafkaPosition *positions,
 		rd_kafka_topic_partition_list_destroy(list);
 	}
 	if (error != RD_KAFKA_RESP_ERR_NO_ERROR)
-		ereport(ERROR,
-				(errcode(ERRCODE_CONNECTION_EXCEPTION),
-				 errmsg("could not assign partitions to the Kafka client"),
-				 errdetail_internal("%s", rd_kafka_err2str(error))));
+		ereport(ERROR, (errcode(ERRCODE_CONNECTION_EXCEPTION),
+						errmsg("could not assign partitions to the Kafka client"),
+						errdetail_internal("%s", rd_kafka_err2str(error))));
 }

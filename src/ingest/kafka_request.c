@@ -14,26 +14,25 @@
 #include "ingest/kafka_internal.h"
 #include "miscadmin.h"
 
-#define FIRST_SLICE_MS			100 /* blocking calls are cut to this … */
-#define LONGEST_SLICE_MS		800 /* … or to this, for distant brokers */
-#define TROUBLE_LIFE_MS			60000	/* older ones explain nothing */
-#define MAX_COMMITS_UNDER_WAY	16
+#define FIRST_SLICE_MS		  100	/* blocking calls are cut to this … */
+#define LONGEST_SLICE_MS	  800	/* … or to this, for distant brokers */
+#define TROUBLE_LIFE_MS		  60000 /* older ones explain nothing */
+#define MAX_COMMITS_UNDER_WAY 16
 
 /* One blocking request, made again in slices until it succeeds. */
-typedef rd_kafka_resp_err_t (*KafkaRequest) (KafkaClient *client,
-											 void *argument, int slice_ms);
+typedef rd_kafka_resp_err_t (*KafkaRequest)(KafkaClient *client, void *argument, int slice_ms);
 
 typedef struct PartitionCountRequest
 {
 	const char *topic;
-	int			partition_count;
+	int partition_count;
 } PartitionCountRequest;
 
 typedef struct OffsetRequest
 {
 	KafkaPosition *positions;
-	int			npositions;
-	int64		at;				/* ms since 1970, or a logical offset */
+	int npositions;
+	int64 at; /* ms since 1970, or a logical offset */
 } OffsetRequest;
 
 /*
@@ -46,9 +45,8 @@ kafka_list_positions(const KafkaPosition *positions, int npositions)
 
 	list = rd_kafka_topic_partition_list_new(npositions);
 	for (int i = 0; i < npositions; i++)
-		rd_kafka_topic_partition_list_add(list, positions[i].topic,
-										  positions[i].partition)->offset =
-			positions[i].next_offset;
+		rd_kafka_topic_partition_list_add(list, positions[i].topic, positions[i].partition)
+			->offset = positions[i].next_offset;
 	return list;
 }
 
@@ -56,11 +54,12 @@ kafka_list_positions(const KafkaPosition *positions, int npositions)
  * Raise the error of a request about topic.
  */
 static void
-raise_request_error(KafkaClient *client, const char *topic,
-					rd_kafka_resp_err_t error, const char *reason)
+raise_request_error(KafkaClient *client, const char *topic, rd_kafka_resp_err_t error,
+					const char *reason)
 {
-	int			sqlstate = ERRCODE_CONNECTION_FAILURE;
-	const char *hint = "Check that the brokers in option \"bootstrap_servers\", and the addresses they advertise, can be reached from the database server.";
+	int sqlstate = ERRCODE_CONNECTION_FAILURE;
+	const char *hint =
+		"Check that the brokers in option \"bootstrap_servers\", and the addresses they advertise, can be reached from the database server.";
 
 	switch (error)
 	{
@@ -69,7 +68,8 @@ raise_request_error(KafkaClient *client, const char *topic,
 		case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
 		case RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION:
 			sqlstate = ERRCODE_UNDEFINED_OBJECT;
-			hint = "Check the name of the topic. Topics must exist: they are never created from here.";
+			hint =
+				"Check the name of the topic. Topics must exist: they are never created from here.";
 			break;
 
 		case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
@@ -82,16 +82,16 @@ raise_request_error(KafkaClient *client, const char *topic,
 			if (kafka_error_kind(error) == KAFKA_ERROR_CONFIGURATION)
 			{
 				sqlstate = ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION;
-				hint = "Check the security options of the server and the credentials of its user mapping.";
+				hint =
+					"Check the security options of the server and the credentials of its user mapping.";
 			}
 			break;
 	}
 
-	ereport(ERROR,
-			(errcode(sqlstate),
-			 errmsg("could not query topic \"%s\" at Kafka brokers \"%s\": %s",
-					topic, client->brokers, kafka_copy_text(CurrentMemoryContext, reason)),
-			 errhint("%s", hint)));
+	ereport(ERROR, (errcode(sqlstate),
+					errmsg("could not query topic \"%s\" at Kafka brokers \"%s\": %s", topic,
+						   client->brokers, kafka_copy_text(CurrentMemoryContext, reason)),
+					errhint("%s", hint)));
 }
 
 /*
@@ -100,21 +100,20 @@ raise_request_error(KafkaClient *client, const char *topic,
  * is too short for the distance to the broker never succeeds, so they grow.
  */
 static void
-make_request(KafkaClient *client, KafkaRequest request, void *argument,
-			 const char *topic, int timeout_ms)
+make_request(KafkaClient *client, KafkaRequest request, void *argument, const char *topic,
+			 int timeout_ms)
 {
 	TimestampTz start = GetCurrentTimestamp();
 	rd_kafka_resp_err_t error;
-	int			slice_ms = FIRST_SLICE_MS;
-	bool		is_event;
+	int slice_ms = FIRST_SLICE_MS;
+	bool is_event;
 
 	client->trouble = RD_KAFKA_RESP_ERR_NO_ERROR;
 	for (;;)
 	{
 		TimestampTz slice_start = GetCurrentTimestamp();
-		long		left_ms = timeout_ms -
-			TimestampDifferenceMilliseconds(start, slice_start);
-		long		pause_ms;
+		long left_ms = timeout_ms - TimestampDifferenceMilliseconds(start, slice_start);
+		long pause_ms;
 
 		CHECK_FOR_INTERRUPTS();
 		error = request(client, argument, Max(Min(slice_ms, left_ms), 1));
@@ -126,26 +125,24 @@ make_request(KafkaClient *client, KafkaRequest request, void *argument,
 		if (kafka_error_kind(error) == KAFKA_ERROR_CONFIGURATION)
 			raise_request_error(client, topic, error, rd_kafka_err2str(error));
 		if (kafka_error_kind(client->trouble) == KAFKA_ERROR_CONFIGURATION)
-			raise_request_error(client, topic, client->trouble,
-								client->trouble_text);
+			raise_request_error(client, topic, client->trouble, client->trouble_text);
 		if (left_ms <= slice_ms)
 			break;
 
 		/* Some errors come at once: don't hammer the broker. */
-		pause_ms = FIRST_SLICE_MS -
-			TimestampDifferenceMilliseconds(slice_start,
-											GetCurrentTimestamp());
+		pause_ms =
+			FIRST_SLICE_MS - TimestampDifferenceMilliseconds(slice_start, GetCurrentTimestamp());
 		if (pause_ms > 0)
 			pg_usleep(pause_ms * 1000);
 		slice_ms = Min(slice_ms * 2, LONGEST_SLICE_MS);
 	}
 
 	/* The library tells the same trouble again after half a minute only. */
-	raise_request_error(client, topic, error,
-						TimestampDifferenceExceeds(client->trouble_time,
-												   GetCurrentTimestamp(),
-												   TROUBLE_LIFE_MS) ?
-						rd_kafka_err2str(error) : client->trouble_text);
+	raise_request_error(
+		client, topic, error,
+		TimestampDifferenceExceeds(client->trouble_time, GetCurrentTimestamp(), TROUBLE_LIFE_MS)
+			? rd_kafka_err2str(error)
+			: client->trouble_text);
 }
 
 /*
@@ -238,8 +235,7 @@ request_offsets(KafkaClient *client, void *argument, int slice_ms)
  * waits for its answer beyond any timeout.
  */
 void
-kafka_query_watermarks(KafkaClient *client, const char *topic,
-					   int32 partition, int64 *low_offset,
+kafka_query_watermarks(KafkaClient *client, const char *topic, int32 partition, int64 *low_offset,
 					   int64 *high_offset, int timeout_ms)
 {
 	KafkaPosition position = {topic, partition, 0};
@@ -257,15 +253,13 @@ kafka_query_watermarks(KafkaClient *client, const char *topic,
  * none did.  Messages of open transactions lie below this end.
  */
 bool
-kafka_cached_end(KafkaClient *client, const char *topic, int32 partition,
-				 int64 *end_offset)
+kafka_cached_end(KafkaClient *client, const char *topic, int32 partition, int64 *end_offset)
 {
 	rd_kafka_resp_err_t error;
-	int64_t		low;
-	int64_t		high;
+	int64_t low;
+	int64_t high;
 
-	error = rd_kafka_get_watermark_offsets(client->handle, topic, partition,
-										   &low, &high);
+	error = rd_kafka_get_watermark_offsets(client->handle, topic, partition, &low, &high);
 	if (error != RD_KAFKA_RESP_ERR_NO_ERROR || high < 0)
 		return false;
 	*end_offset = high;
@@ -277,11 +271,11 @@ kafka_cached_end(KafkaClient *client, const char *topic, int32 partition,
  * or after timestamp_ms, or with the end where there is none.
  */
 void
-kafka_offsets_for_time(KafkaClient *client, KafkaPosition *positions,
-					   int npositions, int64 timestamp_ms, int timeout_ms)
+kafka_offsets_for_time(KafkaClient *client, KafkaPosition *positions, int npositions,
+					   int64 timestamp_ms, int timeout_ms)
 {
 	OffsetRequest request = {positions, npositions, RD_KAFKA_OFFSET_END};
-	int64	   *ends;
+	int64 *ends;
 
 	if (npositions == 0)
 		return;
@@ -290,15 +284,13 @@ kafka_offsets_for_time(KafkaClient *client, KafkaPosition *positions,
 	 * Ends first: asked afterwards, they could lie above a message that came
 	 * in between.
 	 */
-	make_request(client, request_offsets, &request, positions[0].topic,
-				 timeout_ms);
+	make_request(client, request_offsets, &request, positions[0].topic, timeout_ms);
 	ends = palloc(mul_size(npositions, sizeof(int64)));
 	for (int i = 0; i < npositions; i++)
 		ends[i] = positions[i].next_offset;
 
-	request.at = Max(timestamp_ms, 0);	/* below 0 are logical offsets */
-	make_request(client, request_offsets, &request, positions[0].topic,
-				 timeout_ms);
+	request.at = Max(timestamp_ms, 0); /* below 0 are logical offsets */
+	make_request(client, request_offsets, &request, positions[0].topic, timeout_ms);
 	for (int i = 0; i < npositions; i++)
 	{
 		if (positions[i].next_offset < 0)
@@ -312,8 +304,7 @@ kafka_offsets_for_time(KafkaClient *client, KafkaPosition *positions,
  * waits for it, nothing reads it, and it may fail.
  */
 void
-kafka_commit(KafkaClient *client, const KafkaPosition *positions,
-			 int npositions)
+kafka_commit(KafkaClient *client, const KafkaPosition *positions, int npositions)
 {
 	rd_kafka_topic_partition_list_t *list;
 	rd_kafka_resp_err_t error;
@@ -323,13 +314,11 @@ kafka_commit(KafkaClient *client, const KafkaPosition *positions,
 		return;
 
 	list = kafka_list_positions(positions, npositions);
-	error = rd_kafka_commit_queue(client->handle, list, client->main_queue,
-								  NULL, NULL);
+	error = rd_kafka_commit_queue(client->handle, list, client->main_queue, NULL, NULL);
 	rd_kafka_topic_partition_list_destroy(list);
 	if (error == RD_KAFKA_RESP_ERR_NO_ERROR)
 		client->commits_under_way++;
 	else
 		ereport(DEBUG1,
-				(errmsg_internal("Kafka group commit failed: %s",
-								 rd_kafka_err2str(error))));
+				(errmsg_internal("Kafka group commit failed: %s", rd_kafka_err2str(error))));
 }

@@ -23,33 +23,33 @@
 #include "miscadmin.h"
 #include "utils/memutils.h"
 
-#define GOOD_RUN_MS 60000		/* a worker that lived so long starts anew */
-#define SHORT_RUN_MS 1000		/* clean exits this soon count as a loop … */
-#define SHORT_RUNS_FREE 4		/* … once there are more than these in a row */
+#define GOOD_RUN_MS		  60000 /* a worker that lived so long starts anew */
+#define SHORT_RUN_MS	  1000	/* clean exits this soon count as a loop … */
+#define SHORT_RUNS_FREE	  4		/* … once there are more than these in a row */
 #define UNWANTED_GRACE_MS 10000 /* to exit by itself, before SIGTERM */
 
 /* What the launcher knows of one duty of one slot. */
 typedef struct Launch
 {
 	BackgroundWorkerHandle *handle; /* NULL: not running, or adopted */
-	bool		running;
-	Oid			owner;			/* whom it runs as */
+	bool running;
+	Oid owner; /* whom it runs as */
 	TimestampTz started_at;
 	TimestampTz unwanted_since; /* 0: it is wanted */
-	int			failures;		/* in a row */
+	int failures;				/* in a row */
 	TimestampTz due;			/* not to be started before */
-	bool		waits_for_worker_slot;
+	bool waits_for_worker_slot;
 } Launch;
 
-static Launch (*launches)[DUTIES];	/* by slot */
-static TimestampTz next_due;	/* when there must be another turn */
+static Launch (*launches)[DUTIES]; /* by slot */
+static TimestampTz next_due;	   /* when there must be another turn */
 
 /* Whether a worker for this duty is registered or alive, by the handle or, of
  * a worker that an earlier launcher started, by its pid in the slot. */
 static bool
 launch_is_running(Launch *launch, const StreamSlot *slot, WorkerDuty duty)
 {
-	pid_t		pid;
+	pid_t pid;
 
 	if (launch->handle)
 	{
@@ -67,9 +67,9 @@ static void
 launch_ended(Launch *launch, int slot_index, WorkerDuty duty, TimestampTz now)
 {
 	StreamSlot *slot = &detect_shared->slots[slot_index];
-	int			delay_ms = 0;
-	bool		clean;
-	Oid			database;
+	int delay_ms = 0;
+	bool clean;
+	Oid database;
 
 	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
 	clean = slot->exited_cleanly[duty];
@@ -97,14 +97,12 @@ launch_start(Launch *launch, int slot_index, const StreamSlot *copy, WorkerDuty 
 			 TimestampTz now)
 {
 	StreamSlot *slot = &detect_shared->slots[slot_index];
-	WorkerOrder order = {
-		.duty = duty,
-		.slot = slot_index,
-		.generation = copy->generation,
-		.database = copy->database,
-		.owner = copy->owner,
-		.stream_id = copy->stream_id
-	};
+	WorkerOrder order = {.duty = duty,
+						 .slot = slot_index,
+						 .generation = copy->generation,
+						 .database = copy->database,
+						 .owner = copy->owner,
+						 .stream_id = copy->stream_id};
 
 	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
 	slot->exited_cleanly[duty] = false;
@@ -112,7 +110,7 @@ launch_start(Launch *launch, int slot_index, const StreamSlot *copy, WorkerDuty 
 
 	if (!launcher_start(&order, copy->name, &launch->handle))
 	{
-		char		reason[REASON_BYTES];
+		char reason[REASON_BYTES];
 
 		snprintf(reason, sizeof(reason),
 				 "waiting for a worker slot: increase max_worker_processes, now %d",
@@ -150,8 +148,8 @@ launch_stop(Launch *launch, int slot_index, WorkerDuty duty, TimestampTz now)
 	}
 	if (!TimestampDifferenceExceeds(launch->unwanted_since, now, UNWANTED_GRACE_MS))
 	{
-		next_due = Min(next_due, TimestampTzPlusMilliseconds(launch->unwanted_since,
-															 UNWANTED_GRACE_MS));
+		next_due =
+			Min(next_due, TimestampTzPlusMilliseconds(launch->unwanted_since, UNWANTED_GRACE_MS));
 		return;
 	}
 
@@ -161,7 +159,7 @@ launch_stop(Launch *launch, int slot_index, WorkerDuty duty, TimestampTz now)
 	if (slot->pids[duty] != 0)
 		kill(slot->pids[duty], SIGTERM);
 	LWLockRelease(detect_shared->lock);
-	launch->unwanted_since = now;	/* again, should that not help */
+	launch->unwanted_since = now; /* again, should that not help */
 }
 
 /* Indexes of one database are built one after another. */
@@ -199,9 +197,9 @@ duty_is_wanted(const StreamSlot *copy, WorkerDuty duty)
 static void
 launch_tend(int slot_index, const StreamSlot *copy, WorkerDuty duty, TimestampTz now)
 {
-	Launch	   *launch = &launches[slot_index][duty];
-	bool		was_running = launch->running;
-	bool		may_stay;
+	Launch *launch = &launches[slot_index][duty];
+	bool was_running = launch->running;
+	bool may_stay;
 
 	launch->running = launch_is_running(launch, copy, duty);
 	if (was_running && !launch->running)
@@ -215,7 +213,7 @@ launch_tend(int slot_index, const StreamSlot *copy, WorkerDuty duty, TimestampTz
 	if (launch->running)
 	{
 		may_stay = launch->owner == copy->owner &&
-			(duty == DUTY_MAINTAIN ? !copy->dropped : duty_is_wanted(copy, duty));
+				   (duty == DUTY_MAINTAIN ? !copy->dropped : duty_is_wanted(copy, duty));
 		if (may_stay)
 			launch->unwanted_since = 0;
 		else
@@ -279,13 +277,13 @@ launch_tend_slots(void)
 	TimestampTz now = GetCurrentTimestamp();
 
 	if (launches == NULL)
-		launches = MemoryContextAllocZero(TopMemoryContext,
-										  detect_shared->nslots * sizeof(*launches));
+		launches =
+			MemoryContextAllocZero(TopMemoryContext, detect_shared->nslots * sizeof(*launches));
 	next_due = DT_NOEND;
 	for (int i = 0; i < detect_shared->nslots; i++)
 	{
-		StreamSlot	copy;
-		bool		running = false;
+		StreamSlot copy;
+		bool running = false;
 
 		LWLockAcquire(detect_shared->lock, LW_SHARED);
 		copy = detect_shared->slots[i];

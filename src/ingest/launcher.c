@@ -34,8 +34,8 @@
 
 #define LAUNCHER_RESTART_S 5
 #define RETRY_DELAY_MAX_MS 60000
-#define RETRY_JITTER 0.13
-#define IDLE_WAIT_MS 60000
+#define RETRY_JITTER	   0.13
+#define IDLE_WAIT_MS	   60000
 
 static bool no_worker_slot_logged;
 
@@ -90,7 +90,7 @@ launcher_wake(void)
 static void
 launcher_send_probe_request(void)
 {
-	bool		known = false;
+	bool known = false;
 
 	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < detect_shared->nprobe_requests; i++)
@@ -150,8 +150,8 @@ launcher_probe_at_commit(void)
 int
 launcher_retry_delay_ms(int failures)
 {
-	double		delay_ms = ldexp(detect_retry_interval_ms, Min(failures, 20));
-	double		jitter = RETRY_JITTER * (2.0 * pg_prng_double(&pg_global_prng_state) - 1.0);
+	double delay_ms = ldexp(detect_retry_interval_ms, Min(failures, 20));
+	double jitter = RETRY_JITTER * (2.0 * pg_prng_double(&pg_global_prng_state) - 1.0);
 
 	return (int) (Min(delay_ms, RETRY_DELAY_MAX_MS) * (1.0 + jitter));
 }
@@ -167,7 +167,7 @@ launcher_start(const WorkerOrder *order, const char *object, BackgroundWorkerHan
 	const char *duty = worker_duty_names[order->duty];
 	MemoryContext old_context;
 	BackgroundWorker worker;
-	bool		registered;
+	bool registered;
 
 	memset(&worker, 0, sizeof(worker));
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS | BGWORKER_BACKEND_DATABASE_CONNECTION;
@@ -186,11 +186,10 @@ launcher_start(const WorkerOrder *order, const char *object, BackgroundWorkerHan
 	MemoryContextSwitchTo(old_context);
 
 	if (!registered && !no_worker_slot_logged)
-		ereport(WARNING,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg("\"%s\" is waiting for a worker slot", worker.bgw_name),
-				 errhint("Increase max_worker_processes, now %d, and restart the server.",
-						 max_worker_processes)));
+		ereport(WARNING, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+						  errmsg("\"%s\" is waiting for a worker slot", worker.bgw_name),
+						  errhint("Increase max_worker_processes, now %d, and restart the server.",
+								  max_worker_processes)));
 	no_worker_slot_logged = !registered;
 	return registered;
 }
@@ -212,7 +211,7 @@ launcher_attach(void)
 {
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
-	pqsignal(SIGINT, SIG_IGN);	/* there is no query to cancel */
+	pqsignal(SIGINT, SIG_IGN); /* there is no query to cancel */
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 
@@ -228,7 +227,7 @@ static void
 launcher_wait(TimestampTz next_due)
 {
 	static uint32 wait_event = 0;
-	long		wait_ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next_due);
+	long wait_ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next_due);
 
 	if (wait_event == 0)
 		wait_event = compat_wait_event("DetectLauncherMain");
@@ -247,8 +246,8 @@ detect_launcher_main(Datum arg)
 
 	launcher_attach();
 	ereport(LOG, (errmsg("detect launcher started")));
-	cycle_context = AllocSetContextCreate(TopMemoryContext, "detect launcher cycle",
-										  ALLOCSET_DEFAULT_SIZES);
+	cycle_context =
+		AllocSetContextCreate(TopMemoryContext, "detect launcher cycle", ALLOCSET_DEFAULT_SIZES);
 	probe_request_all();
 
 	for (;;)

@@ -33,9 +33,9 @@
 /* A database to be probed. */
 typedef struct Probe
 {
-	Oid			database;
+	Oid database;
 	TimestampTz due;
-	int			failures;		/* in a row */
+	int failures; /* in a row */
 } Probe;
 
 /* All in TopMemoryContext. */
@@ -46,7 +46,7 @@ static BackgroundWorkerHandle *running_handle = NULL;
 static Probe *
 probe_find(Oid database)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
 	foreach(lc, open_probes)
 	{
@@ -62,7 +62,7 @@ probe_find(Oid database)
 void
 probe_request(Oid database, TimestampTz due)
 {
-	Probe	   *probe = probe_find(database);
+	Probe *probe = probe_find(database);
 	MemoryContext old_context;
 
 	if (probe)
@@ -84,10 +84,10 @@ static List *
 connectable_databases(void)
 {
 	MemoryContext caller_context = CurrentMemoryContext;
-	List	   *result = NIL;
-	Relation	rel;
+	List *result = NIL;
+	Relation rel;
 	TableScanDesc scan;
-	HeapTuple	tuple;
+	HeapTuple tuple;
 
 	StartTransactionCommand();
 	(void) GetTransactionSnapshot();
@@ -97,8 +97,7 @@ connectable_databases(void)
 	{
 		Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
 
-		if (form->datallowconn && !form->datistemplate &&
-			form->datconnlimit != DATABASE_IS_BROKEN)
+		if (form->datallowconn && !form->datistemplate && form->datconnlimit != DATABASE_IS_BROKEN)
 		{
 			MemoryContext old_context = MemoryContextSwitchTo(caller_context);
 
@@ -137,8 +136,8 @@ forget_missing_databases(List *databases)
 void
 probe_request_all(void)
 {
-	List	   *databases = connectable_databases();
-	ListCell   *lc;
+	List *databases = connectable_databases();
+	ListCell *lc;
 
 	forget_missing_databases(databases);
 	foreach(lc, databases)
@@ -168,9 +167,9 @@ wake_workers(Oid database)
 static void
 probe_take_requests(void)
 {
-	Oid			requests[PROBE_REQUESTS];
-	int			nrequests;
-	bool		all;
+	Oid requests[PROBE_REQUESTS];
+	int nrequests;
+	bool all;
 
 	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < detect_shared->nprobe_requests; i++)
@@ -195,8 +194,8 @@ probe_take_requests(void)
 static void
 probe_retry(Probe *probe)
 {
-	Probe	   *newer = probe_find(probe->database);
-	int			delay_ms = launcher_retry_delay_ms(probe->failures);
+	Probe *newer = probe_find(probe->database);
+	int delay_ms = launcher_retry_delay_ms(probe->failures);
 	TimestampTz due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay_ms);
 
 	if (newer == NULL)
@@ -212,8 +211,8 @@ probe_retry(Probe *probe)
 static void
 probe_reap(void)
 {
-	pid_t		pid;
-	bool		succeeded;
+	pid_t pid;
+	bool succeeded;
 
 	if (running_probe == NULL || GetBackgroundWorkerPid(running_handle, &pid) != BGWH_STOPPED)
 		return;
@@ -232,12 +231,12 @@ probe_reap(void)
 static Probe *
 probe_next(void)
 {
-	Probe	   *next = NULL;
-	ListCell   *lc;
+	Probe *next = NULL;
+	ListCell *lc;
 
 	foreach(lc, open_probes)
 	{
-		Probe	   *probe = lfirst(lc);
+		Probe *probe = lfirst(lc);
 
 		if (next == NULL || probe->due < next->due)
 			next = probe;
@@ -251,7 +250,7 @@ probe_next(void)
 bool
 probe_is_open(void)
 {
-	Probe	   *next = probe_next();
+	Probe *next = probe_next();
 
 	return running_probe != NULL || (next != NULL && next->due <= GetCurrentTimestamp());
 }
@@ -260,9 +259,9 @@ probe_is_open(void)
 static void
 probe_start(Probe *probe)
 {
-	List	   *databases = connectable_databases();
+	List *databases = connectable_databases();
 	WorkerOrder order = {.duty = DUTY_PROBE, .database = probe->database};
-	char		object[32];
+	char object[32];
 
 	open_probes = list_delete_ptr(open_probes, probe);
 	forget_missing_databases(databases);
@@ -293,7 +292,7 @@ probe_start(Probe *probe)
 TimestampTz
 probe_tend(void)
 {
-	Probe	   *next;
+	Probe *next;
 
 	probe_take_requests();
 	probe_reap();

@@ -21,18 +21,18 @@
 static int64
 row_int64(int row, int column)
 {
-	bool		isnull;
+	bool isnull;
 
-	return DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc,
-									   column, &isnull));
+	return DatumGetInt64(
+		SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, &isnull));
 }
 
 /* Rows of one of the progress tables, ordered by topic and partition. */
 static int
 progress_select(const Stream *stream, const char *sql)
 {
-	Oid			types[1] = {INT4OID};
-	Datum		values[1] = {Int32GetDatum(stream->id)};
+	Oid types[1] = {INT4OID};
+	Datum values[1] = {Int32GetDatum(stream->id)};
 
 	return catalog_execute(sql, 1, types, values, NULL);
 }
@@ -41,12 +41,12 @@ progress_select(const Stream *stream, const char *sql)
 static Progress *
 progress_from_row(int row)
 {
-	Progress   *progress = palloc0(sizeof(Progress));
-	bool		isnull;
+	Progress *progress = palloc0(sizeof(Progress));
+	bool isnull;
 
 	progress->topic = pstrdup(SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, 1));
-	progress->partition = DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[row],
-													  SPI_tuptable->tupdesc, 2, &isnull));
+	progress->partition =
+		DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, 2, &isnull));
 	progress->last_offset = row_int64(row, 3);
 	progress->next_offset = row_int64(row, 4);
 	progress->last_timestamp = DT_NOBEGIN;
@@ -61,19 +61,20 @@ List *
 progress_read_applied(const Stream *stream)
 {
 	MemoryContext caller_context = CurrentMemoryContext;
-	List	   *result = NIL;
-	int			rows;
+	List *result = NIL;
+	int rows;
 
 	SPI_connect();
-	rows = progress_select(stream, "SELECT kafka_topic, kafka_partition, last_offset, next_offset, "
+	rows = progress_select(stream,
+						   "SELECT kafka_topic, kafka_partition, last_offset, next_offset, "
 						   "accepted, duplicates, filtered, expired, dead_letters, last_timestamp "
 						   "FROM detect._applied_progress WHERE stream_id = $1 ORDER BY 1, 2");
 	MemoryContextSwitchTo(caller_context);
 	for (int i = 0; i < rows; i++)
 	{
-		Progress   *progress = progress_from_row(i);
-		bool		isnull;
-		Datum		timestamp;
+		Progress *progress = progress_from_row(i);
+		bool isnull;
+		Datum timestamp;
 
 		for (int outcome = 0; outcome < OUTCOMES; outcome++)
 			progress->outcomes[outcome] = row_int64(i, 5 + outcome);
@@ -93,16 +94,18 @@ List *
 progress_read_staged(const Stream *stream)
 {
 	MemoryContext caller_context = CurrentMemoryContext;
-	List	   *result = NIL;
-	int			rows;
+	List *result = NIL;
+	int rows;
 
 	SPI_connect();
-	rows = progress_select(stream, "SELECT kafka_topic, kafka_partition, last_offset, next_offset, "
-						   "end_offset, paused_reason FROM detect._staged_progress WHERE stream_id = $1 ORDER BY 1, 2");
+	rows = progress_select(
+		stream,
+		"SELECT kafka_topic, kafka_partition, last_offset, next_offset, "
+		"end_offset, paused_reason FROM detect._staged_progress WHERE stream_id = $1 ORDER BY 1, 2");
 	MemoryContextSwitchTo(caller_context);
 	for (int i = 0; i < rows; i++)
 	{
-		Progress   *progress = progress_from_row(i);
+		Progress *progress = progress_from_row(i);
 
 		progress->end_offset = row_int64(i, 5);
 		progress->paused_reason = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 6);
@@ -118,11 +121,11 @@ progress_read_staged(const Stream *stream)
 Progress *
 progress_find(List *progresses, const char *topic, int32 partition)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
 	foreach(cell, progresses)
 	{
-		Progress   *progress = lfirst(cell);
+		Progress *progress = lfirst(cell);
 
 		if (progress->partition == partition && strcmp(progress->topic, topic) == 0)
 			return progress;
@@ -137,8 +140,8 @@ progress_find(List *progresses, const char *topic, int32 partition)
 void
 progress_write_applied(const Stream *stream, const Progress *progress)
 {
-	Datum		values[11] = {0};
-	bool		nulls[11] = {0};
+	Datum values[11] = {0};
+	bool nulls[11] = {0};
 
 	values[0] = Int32GetDatum(stream->id);
 	values[1] = CStringGetTextDatum(progress->topic);
@@ -158,8 +161,8 @@ progress_write_applied(const Stream *stream, const Progress *progress)
 void
 progress_write_staged(const Stream *stream, const Progress *progress)
 {
-	Datum		values[7] = {0};
-	bool		nulls[7] = {0};
+	Datum values[7] = {0};
+	bool nulls[7] = {0};
 
 	values[0] = Int32GetDatum(stream->id);
 	values[1] = CStringGetTextDatum(progress->topic);
@@ -192,6 +195,6 @@ progress_resume_partitions(const Stream *stream)
 {
 	SPI_connect();
 	progress_select(stream, "UPDATE detect._staged_progress SET paused_reason = NULL "
-					"WHERE stream_id = $1 AND paused_reason IS NOT NULL");
+							"WHERE stream_id = $1 AND paused_reason IS NOT NULL");
 	SPI_finish();
 }

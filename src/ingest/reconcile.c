@@ -30,18 +30,18 @@
 /* A stream as its database defines it. */
 typedef struct ProbedStream
 {
-	int32		id;
-	char	   *name;
-	bool		paused;
-	int			consumers;
-	bool		at_home;		/* in the database it was made in */
-	bool		has_owner;
-	Oid			owner;
-	char	   *owner_name;
-	bool		owner_can_log_in;
-	bool		owner_is_superuser;
-	bool		owner_can_connect;
-	const char *obstacle;		/* why no worker can run, or NULL */
+	int32 id;
+	char *name;
+	bool paused;
+	int consumers;
+	bool at_home; /* in the database it was made in */
+	bool has_owner;
+	Oid owner;
+	char *owner_name;
+	bool owner_can_log_in;
+	bool owner_is_superuser;
+	bool owner_can_connect;
+	const char *obstacle; /* why no worker can run, or NULL */
 	const char *remedy;
 } ProbedStream;
 
@@ -50,7 +50,7 @@ static ProbedStream *
 probed_stream_from_row(HeapTuple row, TupleDesc desc)
 {
 	ProbedStream *stream = palloc0(sizeof(ProbedStream));
-	bool		isnull;
+	bool isnull;
 
 	stream->id = DatumGetInt32(SPI_getbinval(row, desc, 1, &isnull));
 	stream->name = SPI_getvalue(row, desc, 2);
@@ -72,9 +72,9 @@ static List *
 probe_read_streams(void)
 {
 	MemoryContext caller_context = CurrentMemoryContext;
-	Oid			types[2] = {INT8OID, INT8OID};
-	Datum		values[2];
-	List	   *result = NIL;
+	Oid types[2] = {INT8OID, INT8OID};
+	Datum values[2];
+	List *result = NIL;
 
 	values[0] = Int64GetDatum((int64) GetSystemIdentifier());
 	values[1] = Int64GetDatum((int64) MyDatabaseId);
@@ -94,8 +94,8 @@ probe_read_streams(void)
 	{
 		MemoryContext old_context = MemoryContextSwitchTo(caller_context);
 
-		result = lappend(result, probed_stream_from_row(SPI_tuptable->vals[i],
-														SPI_tuptable->tupdesc));
+		result =
+			lappend(result, probed_stream_from_row(SPI_tuptable->vals[i], SPI_tuptable->tupdesc));
 		MemoryContextSwitchTo(old_context);
 	}
 	SPI_finish();
@@ -122,16 +122,18 @@ probe_obstacle(const ProbedStream *stream, const char **remedy)
 	}
 	if (COMPAT_WORKER_NEEDS_LOGIN && !stream->owner_can_log_in)
 	{
-		*remedy = psprintf("ALTER ROLE %s LOGIN, or another owner of view detect_query.%s; then call detect.resume",
-						   quote_identifier(role), quote_identifier(stream->name));
+		*remedy = psprintf(
+			"ALTER ROLE %s LOGIN, or another owner of view detect_query.%s; then call detect.resume",
+			quote_identifier(role), quote_identifier(stream->name));
 		return psprintf("role \"%s\", which owns the stream, may not log in", role);
 	}
 	if (!stream->owner_can_connect)
 	{
-		*remedy = psprintf("GRANT CONNECT ON DATABASE %s TO %s; then call detect.resume",
-						   quote_identifier(get_database_name(MyDatabaseId)),
-						   quote_identifier(role));
-		return psprintf("role \"%s\", which owns the stream, may not connect to this database", role);
+		*remedy =
+			psprintf("GRANT CONNECT ON DATABASE %s TO %s; then call detect.resume",
+					 quote_identifier(get_database_name(MyDatabaseId)), quote_identifier(role));
+		return psprintf("role \"%s\", which owns the stream, may not connect to this database",
+						role);
 	}
 	if (stream->owner_is_superuser && !detect_superuser_streams)
 	{
@@ -156,7 +158,7 @@ take_free_slot(const ProbedStream *stream)
 	for (int i = 0; i < detect_shared->nslots; i++)
 	{
 		StreamSlot *slot = &detect_shared->slots[i];
-		uint32		generation = slot->generation + 1;
+		uint32 generation = slot->generation + 1;
 
 		if (slot->in_use)
 			continue;
@@ -190,8 +192,8 @@ update_slot(StreamSlot *slot, const ProbedStream *stream)
 static int
 reconcile_slots(List *streams)
 {
-	int			without_slot = 0;
-	ListCell   *lc;
+	int without_slot = 0;
+	ListCell *lc;
 
 	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
 	if (detect_shared->launcher_pid != MyBgworkerEntry->bgw_notify_pid)
@@ -202,7 +204,7 @@ reconcile_slots(List *streams)
 	for (int i = 0; i < detect_shared->nslots; i++)
 	{
 		StreamSlot *slot = &detect_shared->slots[i];
-		bool		defined = false;
+		bool defined = false;
 
 		if (!slot->in_use || slot->database != MyDatabaseId)
 			continue;
@@ -239,8 +241,8 @@ static List *
 probe_read(void)
 {
 	MemoryContext caller_context = CurrentMemoryContext;
-	List	   *streams = NIL;
-	ListCell   *lc;
+	List *streams = NIL;
+	ListCell *lc;
 
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
@@ -265,7 +267,7 @@ probe_read(void)
 static void
 probe_pause_obstructed(List *streams)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
 	foreach(lc, streams)
 	{
@@ -279,10 +281,9 @@ probe_pause_obstructed(List *streams)
 		stream_set_paused(stream->id, stream->obstacle, stream->remedy);
 		PopActiveSnapshot();
 		CommitTransactionCommand();
-		ereport(WARNING,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("stream \"%s\" is paused: %s", stream->name, stream->obstacle),
-				 errhint("%s", stream->remedy)));
+		ereport(WARNING, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						  errmsg("stream \"%s\" is paused: %s", stream->name, stream->obstacle),
+						  errhint("%s", stream->remedy)));
 	}
 }
 
@@ -293,17 +294,16 @@ probe_pause_obstructed(List *streams)
 void
 probe_run(void)
 {
-	List	   *streams = probe_read();
-	int			without_slot = reconcile_slots(streams);
+	List *streams = probe_read();
+	int without_slot = reconcile_slots(streams);
 
 	if (without_slot > 0)
-		ereport(WARNING,
-				(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-				 errmsg_plural("%d stream has no slot and does not run",
-							   "%d streams have no slot and do not run",
-							   without_slot, without_slot),
-				 errhint("Increase detect.max_streams, now %d, and restart the server.",
-						 detect_max_streams)));
+		ereport(WARNING, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+						  errmsg_plural("%d stream has no slot and does not run",
+										"%d streams have no slot and do not run", without_slot,
+										without_slot),
+						  errhint("Increase detect.max_streams, now %d, and restart the server.",
+								  detect_max_streams)));
 	probe_pause_obstructed(streams);
 
 	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);

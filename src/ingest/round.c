@@ -35,19 +35,19 @@
 #include "utils/snapmgr.h"
 
 #define IDLE_WAIT_MS 10000
-#define LOG_EVERY_MS (5 * 60 * 1000)	/* of errors that repeat */
+#define LOG_EVERY_MS (5 * 60 * 1000) /* of errors that repeat */
 
 static MemoryContext round_context; /* reset after each round */
 static MemoryContext consumer_context;
 static MemoryContext applier_context;
-static Consumer *consumer;		/* NULL unless this worker consumes */
-static Applier *applier;		/* NULL unless it applies */
+static Consumer *consumer; /* NULL unless this worker consumes */
+static Applier *applier;   /* NULL unless it applies */
 
 /* Failures. */
-static int	failures;			/* rounds in a row */
-static int	logged_sqlstate;
+static int failures; /* rounds in a row */
+static int logged_sqlstate;
 static TimestampTz logged_at;
-static int	unlogged_failures;
+static int unlogged_failures;
 
 /* Name the stream in whatever is raised while a round runs. */
 static void
@@ -75,7 +75,7 @@ static void
 round_wait_latch(pgsocket socket, long wait_ms)
 {
 	static uint32 wait_event = 0;
-	int			events = WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH;
+	int events = WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH;
 
 	if (wait_event == 0)
 		wait_event = compat_wait_event("DetectWorkerMain");
@@ -97,7 +97,7 @@ round_wait_latch(pgsocket socket, long wait_ms)
 static ErrorData *
 round_take_error(void)
 {
-	ErrorData  *error;
+	ErrorData *error;
 
 	MemoryContextSwitchTo(round_context);
 	error = CopyErrorData();
@@ -149,7 +149,7 @@ write_pause(const ErrorData *error)
 
 /* Take a step that may itself fail while an error is being dealt with. */
 static bool
-round_attempt(void (*step) (const ErrorData *error), const ErrorData *error)
+round_attempt(void (*step)(const ErrorData *error), const ErrorData *error)
 {
 	volatile bool done = false;
 
@@ -175,11 +175,10 @@ round_pause(const ErrorData *error)
 	(void) round_attempt(recheck_definition, error);
 	if (!round_attempt(write_pause, error))
 		return;
-	ereport(WARNING,
-			(errcode(error->sqlerrcode),
-			 errmsg("stream \"%s\" is paused: %s", me.stream_name, error->message),
-			 errhint("%s", failure_remedy(error)),
-			 error->context ? errcontext("%s", error->context) : 0));
+	ereport(WARNING, (errcode(error->sqlerrcode),
+					  errmsg("stream \"%s\" is paused: %s", me.stream_name, error->message),
+					  errhint("%s", failure_remedy(error)),
+					  error->context ? errcontext("%s", error->context) : 0));
 	proc_exit(0);
 }
 
@@ -201,9 +200,10 @@ round_log_failure(const ErrorData *error)
 	ereport(WARNING,
 			(errcode(error->sqlerrcode),
 			 errmsg("stream \"%s\" tries again after an error: %s", me.stream_name, error->message),
-			 unlogged_failures > 0 ?
-			 errdetail_log("%d errors since the last such message were not logged.",
-						   unlogged_failures) : 0,
+			 unlogged_failures > 0
+				 ? errdetail_log("%d errors since the last such message were not logged.",
+								 unlogged_failures)
+				 : 0,
 			 error->context ? errcontext("%s", error->context) : 0));
 	logged_sqlstate = error->sqlerrcode;
 	logged_at = now;
@@ -215,9 +215,9 @@ round_log_failure(const ErrorData *error)
 static void
 round_back_off(void)
 {
-	int			delay_ms = launcher_retry_delay_ms(failures);
+	int delay_ms = launcher_retry_delay_ms(failures);
 	TimestampTz until;
-	long		wait_ms;
+	long wait_ms;
 
 	/* perhaps it has changed already; perhaps only by what was rolled back */
 	if (watch_stale)
@@ -231,7 +231,7 @@ round_back_off(void)
 		round_answer_interrupts();
 		AcceptInvalidationMessages();
 	}
-	watch_stale = true;	/* look at it before trying again */
+	watch_stale = true; /* look at it before trying again */
 	worker_definition_changed = true;
 }
 
@@ -252,8 +252,7 @@ round_failed(const ErrorData *error)
 static void
 round_succeeded(void)
 {
-	if (my_slot->state != STREAM_CONNECTING &&
-		(failures > 0 || my_slot->state == STREAM_STARTING))
+	if (my_slot->state != STREAM_CONNECTING && (failures > 0 || my_slot->state == STREAM_STARTING))
 		slot_set_state(my_slot, STREAM_RUNNING);
 	failures = 0;
 }
@@ -267,8 +266,8 @@ round_succeeded(void)
 static void
 round_open_duties(void)
 {
-	bool		consumes = me.stream->server != NULL &&
-		(me.order.duty == DUTY_CONSUME || me.stream->consumers == 0);
+	bool consumes =
+		me.stream->server != NULL && (me.order.duty == DUTY_CONSUME || me.stream->consumers == 0);
 
 	if (me.order.duty == DUTY_APPLY && applier == NULL)
 	{
@@ -286,8 +285,8 @@ round_open_duties(void)
 static bool
 round_work(void)
 {
-	bool		more = false;
-	bool		was_changed;
+	bool more = false;
+	bool was_changed;
 
 	AcceptInvalidationMessages();
 	if (watch_stale)
@@ -315,12 +314,10 @@ round_work(void)
 static bool
 round_run(void)
 {
-	ErrorData  *volatile error = NULL;
+	ErrorData *volatile error = NULL;
 	volatile bool more = false;
-	ErrorContextCallback callback = {
-		.callback = round_error_context,
-		.previous = error_context_stack
-	};
+	ErrorContextCallback callback = {.callback = round_error_context,
+									 .previous = error_context_stack};
 
 	error_context_stack = &callback;
 	PG_TRY();
@@ -350,8 +347,8 @@ round_run(void)
 static void
 round_wait(long flush_ms)
 {
-	pgsocket	socket = PGINVALID_SOCKET;
-	long		wait_ms = flush_ms > 0 ? Min(flush_ms, IDLE_WAIT_MS) : IDLE_WAIT_MS;
+	pgsocket socket = PGINVALID_SOCKET;
+	long wait_ms = flush_ms > 0 ? Min(flush_ms, IDLE_WAIT_MS) : IDLE_WAIT_MS;
 
 	if (applier)
 		wait_ms = Min(wait_ms, applier_wait_ms(applier));
@@ -370,16 +367,15 @@ round_wait(long flush_ms)
 void
 round_loop(void)
 {
-	round_context = AllocSetContextCreate(TopMemoryContext, "detect round",
-										  ALLOCSET_DEFAULT_SIZES);
-	consumer_context = AllocSetContextCreate(TopMemoryContext, "detect consumer",
-											 ALLOCSET_DEFAULT_SIZES);
-	applier_context = AllocSetContextCreate(TopMemoryContext, "detect applier",
-											ALLOCSET_DEFAULT_SIZES);
+	round_context = AllocSetContextCreate(TopMemoryContext, "detect round", ALLOCSET_DEFAULT_SIZES);
+	consumer_context =
+		AllocSetContextCreate(TopMemoryContext, "detect consumer", ALLOCSET_DEFAULT_SIZES);
+	applier_context =
+		AllocSetContextCreate(TopMemoryContext, "detect applier", ALLOCSET_DEFAULT_SIZES);
 	for (;;)
 	{
-		bool		more = round_run();
-		long		flush_ms = pgstat_report_stat(false);
+		bool more = round_run();
+		long flush_ms = pgstat_report_stat(false);
 
 		MemoryContextReset(round_context);
 		if (!more)

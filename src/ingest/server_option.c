@@ -23,6 +23,7 @@
 #include "catalog/pg_foreign_server.h"
 #include "catalog/pg_user_mapping.h"
 #include "commands/defrem.h"
+#include "compat.h"
 #include "fmgr.h"
 #include "foreign/foreign.h"
 #include "ingest/kafka.h"
@@ -35,9 +36,9 @@
 #include "utils/syscache.h"
 #include "utils/varlena.h"
 
-#define MAX_HINT_DISTANCE	5	/* edits; a name further away helps nobody */
+#define MAX_HINT_DISTANCE	5 /* edits; a name further away helps nobody */
 #define MAX_PORT			65535
-#define MAX_CLIENT_ID_BYTES 64	/* long ones crash librdkafka < 2.5 */
+#define MAX_CLIENT_ID_BYTES 64 /* long ones crash librdkafka < 2.5 */
 
 /* Where an option may stand. */
 typedef enum OptionPlace
@@ -48,72 +49,55 @@ typedef enum OptionPlace
 
 typedef enum OptionKind
 {
-	OPTION_TEXT,				/* not empty, at most maximum bytes */
-	OPTION_SECRET,				/* the same, never shown */
-	OPTION_BROKERS,				/* host:port, … */
-	OPTION_CHOICE,				/* one of choices, in any case */
-	OPTION_NUMBER,				/* from minimum to maximum */
-	OPTION_FILE					/* a path that the database server opens */
+	OPTION_TEXT,	/* not empty, at most maximum bytes */
+	OPTION_SECRET,	/* the same, never shown */
+	OPTION_BROKERS, /* host:port, … */
+	OPTION_CHOICE,	/* one of choices, in any case */
+	OPTION_NUMBER,	/* from minimum to maximum */
+	OPTION_FILE		/* a path that the database server opens */
 } OptionKind;
 
 typedef struct KafkaOption
 {
 	const char *name;
-	const char *property;		/* librdkafka's name */
+	const char *property; /* librdkafka's name */
 	OptionPlace place;
-	OptionKind	kind;
-	const char *choices;		/* separated by commas */
-	int			minimum;
-	int			maximum;
+	OptionKind kind;
+	const char *choices; /* separated by commas */
+	int minimum;
+	int maximum;
 } KafkaOption;
 
 /* All options, sorted by name. */
 static const KafkaOption kafka_options[] = {
-	{"bootstrap_servers", "bootstrap.servers", ON_SERVER,
-	OPTION_BROKERS, NULL, 1, 8192},
-	{"broker_address_family", "broker.address.family", ON_SERVER,
-	OPTION_CHOICE, "any,v4,v6", 0, 0},
-	{"client_id", "client.id", ON_SERVER,
-	OPTION_TEXT, NULL, 1, MAX_CLIENT_ID_BYTES},
-	{"client_rack", "client.rack", ON_SERVER,
-	OPTION_TEXT, NULL, 1, 255},
-	{"fetch_max_bytes", "fetch.max.bytes", ON_SERVER,
-	OPTION_NUMBER, NULL, 1000000, 100000000},
-	{"fetch_message_max_bytes", "fetch.message.max.bytes", ON_SERVER,
-	OPTION_NUMBER, NULL, 1024, 100000000},
-	{"fetch_wait_max_ms", "fetch.wait.max.ms", ON_SERVER,
-	OPTION_NUMBER, NULL, 1, 5000},
-	{"queued_max_messages_kbytes", "queued.max.messages.kbytes", ON_SERVER,
-	OPTION_NUMBER, NULL, 1024, 1048576},
-	{"sasl_mechanism", "sasl.mechanism", ON_SERVER,
-	OPTION_CHOICE, "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512", 0, 0},
-	{"sasl_password", "sasl.password", ON_USER_MAPPING,
-	OPTION_SECRET, NULL, 1, 65536},
-	{"sasl_username", "sasl.username", ON_USER_MAPPING,
-	OPTION_TEXT, NULL, 1, 1024},
-	{"security_protocol", "security.protocol", ON_SERVER,
-	OPTION_CHOICE, "plaintext,ssl,sasl_plaintext,sasl_ssl", 0, 0},
-	{"socket_timeout_ms", "socket.timeout.ms", ON_SERVER,
-	OPTION_NUMBER, NULL, 1000, 300000},
-	{"ssl_ca_location", "ssl.ca.location", ON_SERVER,
-	OPTION_FILE, NULL, 1, 4096},
-	{"ssl_ca_pem", "ssl.ca.pem", ON_SERVER,
-	OPTION_TEXT, NULL, 1, 1048576},
-	{"ssl_certificate_location", "ssl.certificate.location", ON_USER_MAPPING,
-	OPTION_FILE, NULL, 1, 4096},
-	{"ssl_certificate_pem", "ssl.certificate.pem", ON_USER_MAPPING,
-	OPTION_TEXT, NULL, 1, 1048576},
-	{"ssl_cipher_suites", "ssl.cipher.suites", ON_SERVER,
-	OPTION_TEXT, NULL, 1, 4096},
-	{"ssl_endpoint_identification_algorithm",
-		"ssl.endpoint.identification.algorithm", ON_SERVER,
-	OPTION_CHOICE, "https,none", 0, 0},
-	{"ssl_key_location", "ssl.key.location", ON_USER_MAPPING,
-	OPTION_FILE, NULL, 1, 4096},
-	{"ssl_key_password", "ssl.key.password", ON_USER_MAPPING,
-	OPTION_SECRET, NULL, 1, 65536},
-	{"ssl_key_pem", "ssl.key.pem", ON_USER_MAPPING,
-	OPTION_SECRET, NULL, 1, 1048576},
+	{"bootstrap_servers", "bootstrap.servers", ON_SERVER, OPTION_BROKERS, NULL, 1, 8192},
+	{"broker_address_family", "broker.address.family", ON_SERVER, OPTION_CHOICE, "any,v4,v6", 0, 0},
+	{"client_id", "client.id", ON_SERVER, OPTION_TEXT, NULL, 1, MAX_CLIENT_ID_BYTES},
+	{"client_rack", "client.rack", ON_SERVER, OPTION_TEXT, NULL, 1, 255},
+	{"fetch_max_bytes", "fetch.max.bytes", ON_SERVER, OPTION_NUMBER, NULL, 1000000, 100000000},
+	{"fetch_message_max_bytes", "fetch.message.max.bytes", ON_SERVER, OPTION_NUMBER, NULL, 1024,
+	 100000000},
+	{"fetch_wait_max_ms", "fetch.wait.max.ms", ON_SERVER, OPTION_NUMBER, NULL, 1, 5000},
+	{"queued_max_messages_kbytes", "queued.max.messages.kbytes", ON_SERVER, OPTION_NUMBER, NULL,
+	 1024, 1048576},
+	{"sasl_mechanism", "sasl.mechanism", ON_SERVER, OPTION_CHOICE,
+	 "PLAIN,SCRAM-SHA-256,SCRAM-SHA-512", 0, 0},
+	{"sasl_password", "sasl.password", ON_USER_MAPPING, OPTION_SECRET, NULL, 1, 65536},
+	{"sasl_username", "sasl.username", ON_USER_MAPPING, OPTION_TEXT, NULL, 1, 1024},
+	{"security_protocol", "security.protocol", ON_SERVER, OPTION_CHOICE,
+	 "plaintext,ssl,sasl_plaintext,sasl_ssl", 0, 0},
+	{"socket_timeout_ms", "socket.timeout.ms", ON_SERVER, OPTION_NUMBER, NULL, 1000, 300000},
+	{"ssl_ca_location", "ssl.ca.location", ON_SERVER, OPTION_FILE, NULL, 1, 4096},
+	{"ssl_ca_pem", "ssl.ca.pem", ON_SERVER, OPTION_TEXT, NULL, 1, 1048576},
+	{"ssl_certificate_location", "ssl.certificate.location", ON_USER_MAPPING, OPTION_FILE, NULL, 1,
+	 4096},
+	{"ssl_certificate_pem", "ssl.certificate.pem", ON_USER_MAPPING, OPTION_TEXT, NULL, 1, 1048576},
+	{"ssl_cipher_suites", "ssl.cipher.suites", ON_SERVER, OPTION_TEXT, NULL, 1, 4096},
+	{"ssl_endpoint_identification_algorithm", "ssl.endpoint.identification.algorithm", ON_SERVER,
+	 OPTION_CHOICE, "https,none", 0, 0},
+	{"ssl_key_location", "ssl.key.location", ON_USER_MAPPING, OPTION_FILE, NULL, 1, 4096},
+	{"ssl_key_password", "ssl.key.password", ON_USER_MAPPING, OPTION_SECRET, NULL, 1, 65536},
+	{"ssl_key_pem", "ssl.key.pem", ON_USER_MAPPING, OPTION_SECRET, NULL, 1, 1048576},
 };
 
 PG_FUNCTION_INFO_V1(detect_kafka_validator);
@@ -143,7 +127,7 @@ static const KafkaOption *
 find_nearest_option(const char *name, OptionPlace place)
 {
 	const KafkaOption *nearest = NULL;
-	int			nearest_distance = MAX_HINT_DISTANCE + 1;
+	int nearest_distance = MAX_HINT_DISTANCE + 1;
 
 	/* The distance function refuses longer ones. */
 	if (strlen(name) > 63)
@@ -151,17 +135,14 @@ find_nearest_option(const char *name, OptionPlace place)
 	for (int i = 0; i < (int) lengthof(kafka_options); i++)
 	{
 		const KafkaOption *option = &kafka_options[i];
-		int			distance;
+		int distance;
 
 		if (option->place != place)
 			continue;
-		distance = varstr_levenshtein_less_equal(name, strlen(name),
-												 option->name,
-												 strlen(option->name),
-												 1, 1, 1,
-												 nearest_distance - 1, true);
-		if (distance < nearest_distance &&
-			distance <= (int) strlen(option->name) / 2)
+		distance =
+			varstr_levenshtein_less_equal(name, strlen(name), option->name, strlen(option->name), 1,
+										  1, 1, nearest_distance - 1, true);
+		if (distance < nearest_distance && distance <= (int) strlen(option->name) / 2)
 		{
 			nearest = option;
 			nearest_distance = distance;
@@ -182,18 +163,17 @@ refuse_unknown_option(const char *name, OptionPlace place)
 		option = find_option("sasl_mechanism", false);
 	if (option != NULL)
 		ereport(ERROR,
-				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
-				 errmsg("invalid option \"%s\"", name),
-				 errhint("Option names are written with underscores: \"%s\".",
-						 option->name)));
+				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME), errmsg("invalid option \"%s\"", name),
+				 errhint("Option names are written with underscores: \"%s\".", option->name)));
 
 	option = find_nearest_option(name, place);
-	ereport(ERROR,
-			(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
-			 errmsg("invalid option \"%s\"", name),
-			 option != NULL ?
-			 errhint("Perhaps you meant the option \"%s\".", option->name) :
-			 errdetail("detect passes only properties to the Kafka library that it knows to be safe.")));
+	ereport(
+		ERROR,
+		(errcode(ERRCODE_FDW_INVALID_OPTION_NAME), errmsg("invalid option \"%s\"", name),
+		 option != NULL
+			 ? errhint("Perhaps you meant the option \"%s\".", option->name)
+			 : errdetail(
+				   "detect passes only properties to the Kafka library that it knows to be safe.")));
 }
 
 /*
@@ -203,18 +183,14 @@ static void
 refuse_misplaced_option(const KafkaOption *option)
 {
 	if (option->place == ON_USER_MAPPING)
-		ereport(ERROR,
-				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
-				 errmsg("option \"%s\" belongs to a user mapping",
-						option->name),
-				 errdetail("Options of a server can be read by every user."),
-				 errhint("Use CREATE USER MAPPING ... OPTIONS (%s '...').",
-						 option->name)));
+		ereport(ERROR, (errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+						errmsg("option \"%s\" belongs to a user mapping", option->name),
+						errdetail("Options of a server can be read by every user."),
+						errhint("Use CREATE USER MAPPING ... OPTIONS (%s '...').", option->name)));
 	ereport(ERROR,
 			(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
 			 errmsg("option \"%s\" belongs to a server", option->name),
-			 errhint("Use CREATE SERVER or ALTER SERVER ... OPTIONS (%s '...').",
-					 option->name)));
+			 errhint("Use CREATE SERVER or ALTER SERVER ... OPTIONS (%s '...').", option->name)));
 }
 
 /*
@@ -230,8 +206,7 @@ is_broker(const char *broker)
 	{
 		host_end = strchr(broker, ']');
 		if (host_end == NULL || host_end == broker + 1 ||
-			strspn(broker + 1, "0123456789abcdefABCDEF:.%") !=
-			(size_t) (host_end - broker - 1))
+			strspn(broker + 1, "0123456789abcdefABCDEF:.%") != (size_t) (host_end - broker - 1))
 			return false;
 		host_end++;
 	}
@@ -242,8 +217,7 @@ is_broker(const char *broker)
 			return false;
 		for (const char *c = broker; c < host_end; c++)
 		{
-			if (IS_HIGHBIT_SET(*c) || (!isalnum((unsigned char) *c) &&
-									   strchr("-_.", *c) == NULL))
+			if (IS_HIGHBIT_SET(*c) || (!isalnum((unsigned char) *c) && strchr("-_.", *c) == NULL))
 				return false;
 		}
 	}
@@ -251,8 +225,7 @@ is_broker(const char *broker)
 		return true;
 	port = host_end + 1;
 	return *host_end == ':' && strlen(port) >= 1 && strlen(port) <= 5 &&
-		strspn(port, "0123456789") == strlen(port) &&
-		atoi(port) >= 1 && atoi(port) <= MAX_PORT;
+		   strspn(port, "0123456789") == strlen(port) && atoi(port) >= 1 && atoi(port) <= MAX_PORT;
 }
 
 /*
@@ -261,12 +234,12 @@ is_broker(const char *broker)
 static void
 check_brokers(const KafkaOption *option, const char *value)
 {
-	char	   *rest = pstrdup(value);
+	char *rest = pstrdup(value);
 
 	while (rest != NULL)
 	{
-		char	   *broker = rest;
-		char	   *end;
+		char *broker = rest;
+		char *end;
 
 		rest = strchr(broker, ',');
 		if (rest != NULL)
@@ -276,11 +249,12 @@ check_brokers(const KafkaOption *option, const char *value)
 		while (end > broker && end[-1] == ' ')
 			*--end = '\0';
 		if (!is_broker(broker))
-			ereport(ERROR,
-					(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
-					 errmsg("invalid broker \"%s\" in option \"%s\"",
-							broker, option->name),
-					 errhint("Write host:port, and commas between brokers: 'kafka1:9092,kafka2:9092'.")));
+			ereport(
+				ERROR,
+				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+				 errmsg("invalid broker \"%s\" in option \"%s\"", broker, option->name),
+				 errhint(
+					 "Write host:port, and commas between brokers: 'kafka1:9092,kafka2:9092'.")));
 	}
 }
 
@@ -291,14 +265,13 @@ check_brokers(const KafkaOption *option, const char *value)
 static char *
 find_choice(const char *choices, const char *value)
 {
-	size_t		value_bytes = strlen(value);
+	size_t value_bytes = strlen(value);
 
 	while (*choices != '\0')
 	{
-		size_t		choice_bytes = strcspn(choices, ",");
+		size_t choice_bytes = strcspn(choices, ",");
 
-		if (choice_bytes == value_bytes &&
-			pg_strncasecmp(choices, value, value_bytes) == 0)
+		if (choice_bytes == value_bytes && pg_strncasecmp(choices, value, value_bytes) == 0)
 			return pnstrdup(choices, choice_bytes);
 		choices += choice_bytes;
 		choices += (*choices == ',');
@@ -323,12 +296,13 @@ check_file_access(const KafkaOption *option)
 		by_value = find_option("ssl_certificate_pem", false);
 	else
 		by_value = find_option("ssl_key_pem", false);
-	ereport(ERROR,
-			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-			 errmsg("permission denied to set option \"%s\"", option->name),
-			 errdetail("Only roles with the privileges of \"pg_read_server_files\" may name files of the database server."),
-			 errhint("Give the contents instead of a path, in option \"%s\".",
-					 by_value->name)));
+	ereport(
+		ERROR,
+		(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+		 errmsg("permission denied to set option \"%s\"", option->name),
+		 errdetail(
+			 "Only roles with the privileges of \"pg_read_server_files\" may name files of the database server."),
+		 errhint("Give the contents instead of a path, in option \"%s\".", by_value->name)));
 }
 
 /*
@@ -337,16 +311,13 @@ check_file_access(const KafkaOption *option)
 static void
 check_number(const KafkaOption *option, const char *value)
 {
-	int			number;
+	int number;
 
-	if (!parse_int(value, &number, 0, NULL) ||
-		number < option->minimum || number > option->maximum)
+	if (!parse_int(value, &number, 0, NULL) || number < option->minimum || number > option->maximum)
 		ereport(ERROR,
 				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
-				 errmsg("invalid value for option \"%s\": \"%s\"",
-						option->name, value),
-				 errhint("Give an integer from %d to %d.",
-						 option->minimum, option->maximum)));
+				 errmsg("invalid value for option \"%s\": \"%s\"", option->name, value),
+				 errhint("Give an integer from %d to %d.", option->minimum, option->maximum)));
 }
 
 /*
@@ -363,22 +334,17 @@ check_value(const KafkaOption *option, const char *value)
 	if (option->kind == OPTION_CHOICE)
 	{
 		if (find_choice(option->choices, value) == NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
-					 errmsg("invalid value for option \"%s\": \"%s\"",
-							option->name, value),
-					 errhint("Valid values are: %s.", option->choices)));
+			ereport(ERROR, (errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+							errmsg("invalid value for option \"%s\": \"%s\"", option->name, value),
+							errhint("Valid values are: %s.", option->choices)));
 		return;
 	}
 
 	/* From here on the value may be a secret: it is not shown. */
-	if ((int) strlen(value) < option->minimum ||
-		(int) strlen(value) > option->maximum)
-		ereport(ERROR,
-				(errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
-				 errmsg("invalid length of option \"%s\"", option->name),
-				 errhint("Give %d to %d bytes.",
-						 option->minimum, option->maximum)));
+	if ((int) strlen(value) < option->minimum || (int) strlen(value) > option->maximum)
+		ereport(ERROR, (errcode(ERRCODE_FDW_INVALID_ATTRIBUTE_VALUE),
+						errmsg("invalid length of option \"%s\"", option->name),
+						errhint("Give %d to %d bytes.", option->minimum, option->maximum)));
 	if (option->kind == OPTION_BROKERS)
 		check_brokers(option, value);
 	else if (option->kind == OPTION_FILE)
@@ -393,11 +359,11 @@ check_value(const KafkaOption *option, const char *value)
 Datum
 detect_kafka_validator(PG_FUNCTION_ARGS)
 {
-	List	   *definitions = untransformRelOptions(PG_GETARG_DATUM(0));
-	Oid			catalog_id = PG_GETARG_OID(1);
+	List *definitions = untransformRelOptions(PG_GETARG_DATUM(0));
+	Oid catalog_id = PG_GETARG_OID(1);
 	OptionPlace place;
-	bool		is_given[lengthof(kafka_options)] = {false};
-	ListCell   *cell;
+	bool is_given[lengthof(kafka_options)] = {false};
+	ListCell *cell;
 
 	if (catalog_id == ForeignServerRelationId)
 		place = ON_SERVER;
@@ -406,17 +372,18 @@ detect_kafka_validator(PG_FUNCTION_ARGS)
 	else
 	{
 		if (definitions != NIL)
-			ereport(ERROR,
-					(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
-					 errmsg("invalid option \"%s\"",
-							((DefElem *) linitial(definitions))->defname),
-					 errhint("Only servers and user mappings of this foreign-data wrapper have options.")));
+			ereport(
+				ERROR,
+				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
+				 errmsg("invalid option \"%s\"", ((DefElem *) linitial(definitions))->defname),
+				 errhint(
+					 "Only servers and user mappings of this foreign-data wrapper have options.")));
 		PG_RETURN_VOID();
 	}
 
 	foreach(cell, definitions)
 	{
-		DefElem    *definition = lfirst_node(DefElem, cell);
+		DefElem *definition = lfirst_node(DefElem, cell);
 		const KafkaOption *option = find_option(definition->defname, false);
 
 		if (option == NULL)
@@ -424,19 +391,16 @@ detect_kafka_validator(PG_FUNCTION_ARGS)
 		if (option->place != place)
 			refuse_misplaced_option(option);
 		if (is_given[option - kafka_options])
-			ereport(ERROR,
-					(errcode(ERRCODE_DUPLICATE_OBJECT),
-					 errmsg("option \"%s\" is given twice", option->name)));
+			ereport(ERROR, (errcode(ERRCODE_DUPLICATE_OBJECT),
+							errmsg("option \"%s\" is given twice", option->name)));
 		is_given[option - kafka_options] = true;
 		check_value(option, defGetString(definition));
 	}
 
-	if (place == ON_SERVER &&
-		!is_given[find_option("bootstrap_servers", false) - kafka_options])
-		ereport(ERROR,
-				(errcode(ERRCODE_FDW_OPTION_NAME_NOT_FOUND),
-				 errmsg("option \"bootstrap_servers\" is missing"),
-				 errhint("Use CREATE SERVER ... OPTIONS (bootstrap_servers 'host:port').")));
+	if (place == ON_SERVER && !is_given[find_option("bootstrap_servers", false) - kafka_options])
+		ereport(ERROR, (errcode(ERRCODE_FDW_OPTION_NAME_NOT_FOUND),
+						errmsg("option \"bootstrap_servers\" is missing"),
+						errhint("Use CREATE SERVER ... OPTIONS (bootstrap_servers 'host:port').")));
 	PG_RETURN_VOID();
 }
 
@@ -448,11 +412,11 @@ detect_kafka_validator(PG_FUNCTION_ARGS)
 static List *
 append_properties(List *list, List *definitions, OptionPlace place)
 {
-	ListCell   *cell;
+	ListCell *cell;
 
 	foreach(cell, definitions)
 	{
-		DefElem    *definition = lfirst_node(DefElem, cell);
+		DefElem *definition = lfirst_node(DefElem, cell);
 		const KafkaOption *option = find_option(definition->defname, false);
 		KafkaProperty *property;
 
@@ -480,23 +444,20 @@ append_properties(List *list, List *definitions, OptionPlace place)
 static List *
 user_mapping_options(Oid server_id, Oid user_id)
 {
-	List	   *options = NIL;
-	HeapTuple	tuple;
-	Datum		value;
-	bool		is_null;
+	List *options = NIL;
+	HeapTuple tuple;
+	Datum value;
+	bool is_null;
 
-	tuple = SearchSysCache2(USERMAPPINGUSERSERVER,
-							ObjectIdGetDatum(user_id),
+	tuple = SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(user_id),
 							ObjectIdGetDatum(server_id));
 	if (!HeapTupleIsValid(tuple))
-		tuple = SearchSysCache2(USERMAPPINGUSERSERVER,
-								ObjectIdGetDatum(InvalidOid),
+		tuple = SearchSysCache2(USERMAPPINGUSERSERVER, ObjectIdGetDatum(InvalidOid),
 								ObjectIdGetDatum(server_id));
 	if (!HeapTupleIsValid(tuple))
 		return NIL;
 
-	value = SysCacheGetAttr(USERMAPPINGUSERSERVER, tuple,
-							Anum_pg_user_mapping_umoptions, &is_null);
+	value = SysCacheGetAttr(USERMAPPINGUSERSERVER, tuple, Anum_pg_user_mapping_umoptions, &is_null);
 	if (!is_null)
 		options = untransformRelOptions(value);
 	ReleaseSysCache(tuple);
@@ -513,27 +474,18 @@ kafka_connection_properties(Oid server_id, Oid user_id)
 {
 	ForeignServer *server = GetForeignServer(server_id);
 	ForeignDataWrapper *wrapper = GetForeignDataWrapper(server->fdwid);
-	AclResult	permission;
-	List	   *properties;
+	AclResult permission;
+	List *properties;
 
 	if (strcmp(wrapper->fdwname, "detect_kafka") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("server \"%s\" is not a Kafka cluster",
-						server->servername),
-				 errhint("Create it with FOREIGN DATA WRAPPER detect_kafka.")));
+		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
+						errmsg("server \"%s\" is not a Kafka cluster", server->servername),
+						errhint("Create it with FOREIGN DATA WRAPPER detect_kafka.")));
 
-#if PG_VERSION_NUM >= 160000
-	permission = object_aclcheck(ForeignServerRelationId, server_id, user_id,
-								 ACL_USAGE);
-#else
-	permission = pg_foreign_server_aclcheck(server_id, user_id, ACL_USAGE);
-#endif
+	permission = compat_server_aclcheck(server_id, user_id);
 	if (permission != ACLCHECK_OK)
 		aclcheck_error(permission, OBJECT_FOREIGN_SERVER, server->servername);
 
 	properties = append_properties(NIL, server->options, ON_SERVER);
-	return append_properties(properties,
-							 user_mapping_options(server_id, user_id),
-							 ON_USER_MAPPING);
+	return append_properties(properties, user_mapping_options(server_id, user_id), ON_USER_MAPPING);
 }

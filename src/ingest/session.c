@@ -61,8 +61,8 @@ void
 session_pin_settings(WorkerDuty duty)
 {
 	for (int i = 0; i < lengthof(pinned_settings); i++)
-		SetConfigOption(pinned_settings[i].name, pinned_settings[i].value,
-						PGC_SUSET, PGC_S_OVERRIDE);
+		SetConfigOption(pinned_settings[i].name, pinned_settings[i].value, PGC_SUSET,
+						PGC_S_OVERRIDE);
 
 	/*
 	 * Who waits for a lock makes others wait behind him; and of a deadlock the
@@ -71,7 +71,8 @@ session_pin_settings(WorkerDuty duty)
 	 * blocks nobody.
 	 */
 	SetConfigOption("lock_timeout",
-					duty == DUTY_MAINTAIN ? "0" :
-					psprintf("%d", Max(Min(LOCK_TIMEOUT_MS, DeadlockTimeout / 2), 1)),
+					duty == DUTY_MAINTAIN
+						? "0"
+						: psprintf("%d", Max(Min(LOCK_TIMEOUT_MS, DeadlockTimeout / 2), 1)),
 					PGC_SUSET, PGC_S_OVERRIDE);
 }

@@ -60,8 +60,8 @@ slot_find(Oid database, int32 stream_id)
 	{
 		StreamSlot *slot = &detect_shared->slots[i];
 
-		if (slot->in_use && !slot->dropped &&
-			slot->database == database && slot->stream_id == stream_id)
+		if (slot->in_use && !slot->dropped && slot->database == database &&
+			slot->stream_id == stream_id)
 			return slot;
 	}
 	return NULL;
@@ -93,7 +93,7 @@ slot_reset_counters(StreamSlot *slot, WorkerDuty duty)
 static void
 slot_release(int code, Datum arg)
 {
-	WorkerDuty	duty = (WorkerDuty) DatumGetInt32(arg);
+	WorkerDuty duty = (WorkerDuty) DatumGetInt32(arg);
 	StreamSlot *slot = my_slot;
 
 	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
@@ -118,12 +118,12 @@ StreamSlot *
 slot_claim(const WorkerOrder *order)
 {
 	StreamSlot *slot = &detect_shared->slots[order->slot];
-	WorkerDuty	duty = order->duty;
-	bool		claimed = false;
+	WorkerDuty duty = order->duty;
+	bool claimed = false;
 
 	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
-	if (slot->in_use && slot->generation == order->generation &&
-		slot->wanted && slot->owner == order->owner && slot->pids[duty] == 0)
+	if (slot->in_use && slot->generation == order->generation && slot->wanted &&
+		slot->owner == order->owner && slot->pids[duty] == 0)
 	{
 		claimed = true;
 		slot->pids[duty] = MyProcPid;
@@ -168,7 +168,7 @@ slot_set_state(StreamSlot *slot, StreamState state)
 void
 slot_set_reason(StreamSlot *slot, const char *reason)
 {
-	int			length = pg_mbcliplen(reason, strlen(reason), REASON_BYTES - 1);
+	int length = pg_mbcliplen(reason, strlen(reason), REASON_BYTES - 1);
 
 	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
 	memcpy(slot->reason, reason, length);
@@ -231,7 +231,7 @@ slot_tell_staged(StreamSlot *slot)
 static void
 slot_wake_appliers(void)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
 	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
 	foreach(lc, streams_to_wake)

@@ -61,21 +61,25 @@ staging_table_sql(const Stream *stream)
 	StringInfoData sql;
 
 	initStringInfo(&sql);
-	appendStringInfo(&sql, "CREATE UNLOGGED TABLE detect.%s ("
-					 "kafka_offset int8 NOT NULL, previous_offset int8 NOT NULL, kafka_timestamp timestamptz, "
-					 "kafka_partition int4 NOT NULL, element int4 NOT NULL, sqlstate int4 NOT NULL, "
-					 "topic int2 NOT NULL, reason text, payload bytea, kafka_key bytea, kafka_headers text",
-					 staging_table_name(stream->id));
+	appendStringInfo(
+		&sql,
+		"CREATE UNLOGGED TABLE detect.%s ("
+		"kafka_offset int8 NOT NULL, previous_offset int8 NOT NULL, kafka_timestamp timestamptz, "
+		"kafka_partition int4 NOT NULL, element int4 NOT NULL, sqlstate int4 NOT NULL, "
+		"topic int2 NOT NULL, reason text, payload bytea, kafka_key bytea, kafka_headers text",
+		staging_table_name(stream->id));
 	for (int i = 0; i < stream->ncolumns; i++)
 	{
 		const StreamColumn *column = &stream->columns[i];
 
 		if (column->source == COLUMN_FIELD)
 			appendStringInfo(&sql, ", column_%d %s", column->attnum,
-							 column->staged_as_text ? "text" :
-							 format_type_with_typemod(column->type, column->typmod));
+							 column->staged_as_text
+								 ? "text"
+								 : format_type_with_typemod(column->type, column->typmod));
 	}
-	appendStringInfoString(&sql, ") WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off)");
+	appendStringInfoString(&sql,
+						   ") WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off)");
 	return sql.data;
 }
 
@@ -83,10 +87,10 @@ staging_table_sql(const Stream *stream)
 static bool
 staging_table_fits(const Stream *stream, Oid relid)
 {
-	Relation	rel = table_open(relid, AccessShareLock);
-	TupleDesc	desc = RelationGetDescr(rel);
-	int			at = STAGED_FIXED_COLUMNS;
-	bool		fits = true;
+	Relation rel = table_open(relid, AccessShareLock);
+	TupleDesc desc = RelationGetDescr(rel);
+	int at = STAGED_FIXED_COLUMNS;
+	bool fits = true;
 
 	for (int i = 0; i < stream->ncolumns && fits; i++)
 	{
@@ -100,8 +104,8 @@ staging_table_fits(const Stream *stream, Oid relid)
 			break;
 		attribute = TupleDescAttr(desc, at++);
 		fits = strcmp(NameStr(attribute->attname), psprintf("column_%d", column->attnum)) == 0 &&
-			attribute->atttypid == (column->staged_as_text ? TEXTOID : column->type) &&
-			(column->staged_as_text || attribute->atttypmod == column->typmod);
+			   attribute->atttypid == (column->staged_as_text ? TEXTOID : column->type) &&
+			   (column->staged_as_text || attribute->atttypmod == column->typmod);
 	}
 	fits = fits && at == desc->natts;
 	table_close(rel, NoLock);
@@ -116,7 +120,7 @@ staging_table_fits(const Stream *stream, Oid relid)
 Oid
 staging_table_ensure(const Stream *stream)
 {
-	Oid			relid = staging_table_oid(stream->id);
+	Oid relid = staging_table_oid(stream->id);
 	ObjectAddress table;
 	ObjectAddress extension;
 
@@ -131,7 +135,8 @@ staging_table_ensure(const Stream *stream)
 	SPI_connect();
 	catalog_execute(staging_table_sql(stream), 0, NULL, NULL, NULL);
 	catalog_execute(psprintf("ALTER TABLE detect.%s ALTER payload SET STORAGE EXTERNAL",
-							 staging_table_name(stream->id)), 0, NULL, NULL, NULL);
+							 staging_table_name(stream->id)),
+					0, NULL, NULL, NULL);
 	SPI_finish();
 
 	relid = staging_table_oid(stream->id);
@@ -148,7 +153,7 @@ void
 staging_table_drop(int32 stream_id)
 {
 	ObjectAddress table;
-	Oid			relid = staging_table_oid(stream_id);
+	Oid relid = staging_table_oid(stream_id);
 
 	if (!OidIsValid(relid))
 		return;
@@ -168,7 +173,7 @@ staging_blocks(Relation rel)
 
 	if (OidIsValid(rel->rd_rel->reltoastrelid))
 	{
-		Relation	toast = table_open(rel->rd_rel->reltoastrelid, AccessShareLock);
+		Relation toast = table_open(rel->rd_rel->reltoastrelid, AccessShareLock);
 
 		blocks += RelationGetNumberOfBlocks(toast);
 		table_close(toast, AccessShareLock);
@@ -184,12 +189,12 @@ staging_blocks(Relation rel)
 bool
 staging_truncate(const Stream *stream, BlockNumber at_least)
 {
-	Oid			relid = staging_table_oid(stream->id);
-	Relation	rel;
-	List	   *staged;
-	List	   *applied;
-	ListCell   *cell;
-	bool		drained = true;
+	Oid relid = staging_table_oid(stream->id);
+	Relation rel;
+	List *staged;
+	List *applied;
+	ListCell *cell;
+	bool drained = true;
 
 	if (!OidIsValid(relid) || !ConditionalLockRelationOid(relid, AccessExclusiveLock))
 		return false;
@@ -198,8 +203,8 @@ staging_truncate(const Stream *stream, BlockNumber at_least)
 	applied = progress_read_applied(stream);
 	foreach(cell, staged)
 	{
-		Progress   *progress = lfirst(cell);
-		Progress   *effect = progress_find(applied, progress->topic, progress->partition);
+		Progress *progress = lfirst(cell);
+		Progress *effect = progress_find(applied, progress->topic, progress->partition);
 
 		if (effect == NULL || effect->last_offset < progress->last_offset)
 			drained = false;
@@ -218,7 +223,7 @@ staging_truncate(const Stream *stream, BlockNumber at_least)
 void
 staging_discard(const Stream *stream)
 {
-	Relation	rel = table_open(staging_table_ensure(stream), AccessExclusiveLock);
+	Relation rel = table_open(staging_table_ensure(stream), AccessExclusiveLock);
 
 	progress_forget_staged(stream);
 	heap_truncate_one_rel(rel);
@@ -234,14 +239,13 @@ Datum
 detect_staged(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigdata = (TriggerData *) fcinfo->context;
-	Stream	   *stream;
+	Stream *stream;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_AFTER(trigdata->tg_event) ||
 		!TRIGGER_FIRED_FOR_STATEMENT(trigdata->tg_event))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("detect._staged() must be an AFTER statement trigger"),
-				 errhint("detect.create_stream makes it.")));
+		ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+						errmsg("detect._staged() must be an AFTER statement trigger"),
+						errhint("detect.create_stream makes it.")));
 	stream = stream_load(RelationGetRelationName(trigdata->tg_relation), true);
 	if (stream)
 		slot_wake_at_commit(stream->id);

@@ -25,14 +25,14 @@
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
-bool		watch_stale = true;
+bool watch_stale = true;
 
 /* What the worker's stream is made of; InvalidOid while it is not known. */
-static Oid	stream_catalog;
-static Oid	rollup_catalog;
-static Oid	query_view;
-static Oid	staging_table;
-static Oid	events_table;
+static Oid stream_catalog;
+static Oid rollup_catalog;
+static Oid query_view;
+static Oid staging_table;
+static Oid events_table;
 
 static void
 watch_mark_stale(void)
@@ -45,9 +45,9 @@ watch_mark_stale(void)
 static void
 watch_relation(Datum arg, Oid relid)
 {
-	if (!OidIsValid(relid) || !OidIsValid(query_view) ||
-		relid == stream_catalog || relid == rollup_catalog ||
-		relid == query_view || relid == staging_table || relid == events_table)
+	if (!OidIsValid(relid) || !OidIsValid(query_view) || relid == stream_catalog ||
+		relid == rollup_catalog || relid == query_view || relid == staging_table ||
+		relid == events_table)
 		watch_mark_stale();
 }
 
@@ -95,7 +95,7 @@ append_item(StringInfo out, const char *item)
 static void
 append_items(StringInfo out, List *items)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
 	appendStringInfo(out, "%d[", list_length(items));
 	foreach(lc, items)
@@ -106,8 +106,8 @@ static void
 append_interval(StringInfo out, const Interval *interval)
 {
 	if (interval)
-		appendStringInfo(out, "%d/%d/" INT64_FORMAT ",",
-						 interval->month, interval->day, interval->time);
+		appendStringInfo(out, "%d/%d/" INT64_FORMAT ",", interval->month, interval->day,
+						 interval->time);
 	else
 		append_item(out, NULL);
 }
@@ -116,7 +116,7 @@ append_interval(StringInfo out, const Interval *interval)
 static void
 append_connection(StringInfo out, const char *server)
 {
-	ListCell   *lc;
+	ListCell *lc;
 
 	foreach(lc, kafka_connection_properties(get_foreign_server_oid(server, false), GetUserId()))
 	{
@@ -156,13 +156,13 @@ watch_fingerprint(const Stream *stream)
 	{
 		const StreamColumn *column = &stream->columns[i];
 
-		appendStringInfo(&out, "%d,%u,%d,%u,%d,", column->attnum, column->type,
-						 column->typmod, column->collation, (int) column->source);
+		appendStringInfo(&out, "%d,%u,%d,%u,%d,", column->attnum, column->type, column->typmod,
+						 column->collation, (int) column->source);
 		append_item(&out, column->name);
 		append_item(&out, column->path);
 	}
-	append_item(&out, TextDatumGetCString(DirectFunctionCall1(pg_get_viewdef,
-															   ObjectIdGetDatum(stream->query_view))));
+	append_item(&out, TextDatumGetCString(DirectFunctionCall1(
+						  pg_get_viewdef, ObjectIdGetDatum(stream->query_view))));
 	if (stream->server)
 		append_connection(&out, stream->server);
 	return out.data;

@@ -29,13 +29,13 @@
 #define PROBE_LOCK_TIMEOUT "2s"
 
 StreamSlot *my_slot = NULL;
-bool		worker_definition_changed = false;
-Worker		me;
+bool worker_definition_changed = false;
+Worker me;
 
 const char *const worker_duty_names[DUTIES] = {"probe", "apply", "consume", "maintain"};
 
-static MemoryContext definition_context;	/* of me.stream and … */
-static char *fingerprint;		/* … of what it was when loaded */
+static MemoryContext definition_context; /* of me.stream and … */
+static char *fingerprint;				 /* … of what it was when loaded */
 
 static emit_log_hook_type prev_emit_log_hook = NULL;
 
@@ -61,9 +61,9 @@ definition_objection(const Stream *stream)
 static const char *
 definition_check(void)
 {
-	Stream	   *stream;
+	Stream *stream;
 	const char *objection;
-	char	   *found;
+	char *found;
 
 	if (!catalog_installed())
 		return "the extension was dropped";
@@ -110,9 +110,8 @@ worker_follow_definition(void)
 
 	if (why)
 	{
-		ereport(LOG,
-				(errmsg("\"%s\" exits because %s", MyBgworkerEntry->bgw_name, why),
-				 errhidecontext(true)));
+		ereport(LOG, (errmsg("\"%s\" exits because %s", MyBgworkerEntry->bgw_name, why),
+					  errhidecontext(true)));
 		proc_exit(0);
 	}
 }
@@ -145,8 +144,7 @@ worker_connect(void)
 	emit_log_hook = prev_emit_log_hook;
 
 	session_pin_settings(me.order.duty);
-	SetConfigOption("application_name", MyBgworkerEntry->bgw_name,
-					PGC_USERSET, PGC_S_OVERRIDE);
+	SetConfigOption("application_name", MyBgworkerEntry->bgw_name, PGC_USERSET, PGC_S_OVERRIDE);
 }
 
 /* Build indexes and keep retention, once.  An error ends the worker, and the
@@ -182,8 +180,8 @@ detect_worker_main(Datum arg)
 	strlcpy(me.stream_name, my_slot->name, NAMEDATALEN);
 	worker_connect();
 
-	definition_context = AllocSetContextCreate(TopMemoryContext, "detect definition",
-											   ALLOCSET_DEFAULT_SIZES);
+	definition_context =
+		AllocSetContextCreate(TopMemoryContext, "detect definition", ALLOCSET_DEFAULT_SIZES);
 	watch_begin(NULL);
 	if (me.order.duty == DUTY_MAINTAIN)
 		worker_maintain();

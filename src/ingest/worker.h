@@ -15,8 +15,8 @@
 typedef struct Worker
 {
 	WorkerOrder order;
-	char		stream_name[NAMEDATALEN];
-	Stream	   *stream;			/* as it was at the start; NULL before */
+	char stream_name[NAMEDATALEN];
+	Stream *stream; /* as it was at the start; NULL before */
 } Worker;
 
 extern Worker me;
@@ -28,4 +28,4 @@ extern void worker_follow_definition(void);
 extern void round_log_failure(const ErrorData *error);
 extern void round_loop(void) pg_attribute_noreturn();
 
-#endif							/* DETECT_WORKER_H */
+#endif /* DETECT_WORKER_H */

@@ -43,19 +43,19 @@ state_word(const StreamSlot *slot)
 			return "retrying";
 	}
 	elog(ERROR, "unknown stream state %d", (int) slot->state);
-	return NULL;				/* keep compiler quiet */
+	return NULL; /* keep compiler quiet */
 }
 
 /* The time of each step as bigint[]. */
 static Datum
 step_array(const StreamSlot *slot)
 {
-	Datum		elements[STEPS];
+	Datum elements[STEPS];
 
 	for (int step = 0; step < STEPS; step++)
 		elements[step] = Int64GetDatum(slot->step_us[step]);
-	return PointerGetDatum(construct_array(elements, STEPS, INT8OID, sizeof(int64),
-										   FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	return PointerGetDatum(
+		construct_array(elements, STEPS, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 }
 
 /* Whether the caller may see it: reasons quote names and values. */
@@ -63,18 +63,18 @@ static bool
 may_see(const StreamSlot *slot)
 {
 	return has_privs_of_role(GetUserId(), slot->owner) ||
-		has_privs_of_role(GetUserId(), ROLE_PG_READ_ALL_STATS);
+		   has_privs_of_role(GetUserId(), ROLE_PG_READ_ALL_STATS);
 }
 
 /* Append a row for a slot that was copied under the lock. */
 static void
 emit_slot(ReturnSetInfo *result, const StreamSlot *slot, TimestampTz now)
 {
-	Datum		values[SLOT_COLUMNS];
-	bool		nulls[SLOT_COLUMNS] = {0};
-	double		p50_ms = 0;
-	double		p99_ms = 0;
-	int			i = 0;
+	Datum values[SLOT_COLUMNS];
+	bool nulls[SLOT_COLUMNS] = {0};
+	double p50_ms = 0;
+	double p99_ms = 0;
+	int i = 0;
 
 	values[i++] = Int32GetDatum(slot->stream_id);
 	values[i++] = CStringGetTextDatum(state_word(slot));
@@ -128,7 +128,7 @@ detect_slots(PG_FUNCTION_ARGS)
 
 	for (int i = 0; i < detect_shared->nslots; i++)
 	{
-		StreamSlot	slot;
+		StreamSlot slot;
 
 		LWLockAcquire(detect_shared->lock, LW_SHARED);
 		slot = detect_shared->slots[i];

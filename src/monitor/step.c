@@ -14,8 +14,8 @@
 void
 step_time(Step step, instr_time *since)
 {
-	instr_time	now;
-	instr_time	elapsed;
+	instr_time now;
+	instr_time elapsed;
 
 	INSTR_TIME_SET_CURRENT(now);
 	elapsed = now;

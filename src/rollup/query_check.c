@@ -167,7 +167,8 @@ check_aggregate_splits(const Aggref *aggref)
 			ERROR,
 			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 			 errmsg("aggregate %s cannot be kept in a rollup", format_procedure(aggref->aggfnoid)),
-			 errdetail("It has no %s, so that its partial states cannot be kept and merged.", missing),
+			 errdetail("It has no %s, so that its partial states cannot be kept and merged.",
+					   missing),
 			 errhint("Use another aggregate, or compute it from the events when reading.")));
 }
 

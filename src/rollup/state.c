@@ -169,7 +169,9 @@ check_resolved_types(Oid aggregate, Oid function, const Oid *types, int ntypes, 
 		elog(ERROR, "cache lookup failed for function %u", function);
 	proc = (Form_pg_proc) GETSTRUCT(tuple);
 	memcpy(declared, proc->proargtypes.values, ntypes * sizeof(Oid));
-	check_type(aggregate, "result", enforce_generic_type_consistency(types, declared, ntypes, proc->prorettype, false), result_type);
+	check_type(aggregate, "result",
+			   enforce_generic_type_consistency(types, declared, ntypes, proc->prorettype, false),
+			   result_type);
 	ReleaseSysCache(tuple);
 }
 
@@ -233,9 +235,9 @@ check_aggregate(Oid aggregate, const Form_pg_aggregate form)
 						errmsg("aggregate %s has no partial states that can be merged",
 							   format_procedure(aggregate))));
 	if (internal && !state_is_safe(form->aggdeserialfn))
-		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-						errmsg("states of aggregate %s cannot be kept",
-							   format_procedure(aggregate))));
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("states of aggregate %s cannot be kept", format_procedure(aggregate))));
 }
 
 /*

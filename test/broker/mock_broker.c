@@ -62,9 +62,9 @@ static rd_kafka_resp_err_t last_failure;
  * Answer a command with one line.
  */
 static void
-answer(const char *format,...)
+answer(const char *format, ...)
 {
-	va_list		arguments;
+	va_list arguments;
 
 	va_start(arguments, format);
 	vprintf(format, arguments);
@@ -101,13 +101,12 @@ die(const char *what, const char *reason)
 static bool
 read_int(const char *text, int *number)
 {
-	char	   *end;
-	long		value;
+	char *end;
+	long value;
 
 	errno = 0;
 	value = strtol(text, &end, 10);
-	if (errno != 0 || end == text || *end != '\0' ||
-		value < -2147483647L || value > 2147483647L)
+	if (errno != 0 || end == text || *end != '\0' || value < -2147483647L || value > 2147483647L)
 		return false;
 	*number = (int) value;
 	return true;
@@ -119,7 +118,7 @@ read_int(const char *text, int *number)
 static bool
 unescape(char *text, size_t *nbytes)
 {
-	char	   *out = text;
+	char *out = text;
 
 	for (char *in = text; *in != '\0'; in++)
 	{
@@ -132,8 +131,7 @@ unescape(char *text, size_t *nbytes)
 			*out++ = '\\';
 			in++;
 		}
-		else if (in[1] == 'x' &&
-				 strspn(in + 2, "0123456789abcdefABCDEF") >= 2 &&
+		else if (in[1] == 'x' && strspn(in + 2, "0123456789abcdefABCDEF") >= 2 &&
 				 sscanf(in + 2, "%2x", &byte) == 1)
 		{
 			*out++ = (char) byte;
@@ -150,10 +148,9 @@ unescape(char *text, size_t *nbytes)
  * Note the fate of a message; where it has an owner, tell it the offset.
  */
 static void
-note_delivery(rd_kafka_t *handle, const rd_kafka_message_t *message,
-			  void *opaque)
+note_delivery(rd_kafka_t *handle, const rd_kafka_message_t *message, void *opaque)
 {
-	int64_t    *offset = message->_private;
+	int64_t *offset = message->_private;
 
 	(void) handle;
 	(void) opaque;
@@ -173,15 +170,14 @@ note_delivery(rd_kafka_t *handle, const rd_kafka_message_t *message,
  * owns *headers, which can be NULL.
  */
 static bool
-read_extras(char **fields, int nfields, int64_t *timestamp_ms,
-			rd_kafka_headers_t **headers)
+read_extras(char **fields, int nfields, int64_t *timestamp_ms, rd_kafka_headers_t **headers)
 {
 	*timestamp_ms = 0;
 	*headers = NULL;
 	for (int i = 0; i < nfields; i++)
 	{
-		char	   *value = strchr(fields[i], '=');
-		size_t		nbytes = 0;
+		char *value = strchr(fields[i], '=');
+		size_t nbytes = 0;
 
 		if (fields[i][0] == '@')
 		{
@@ -210,18 +206,17 @@ read_extras(char **fields, int nfields, int64_t *timestamp_ms,
 static void
 produce_one(char **fields, int nfields)
 {
-	int			partition;
-	size_t		key_bytes = 0;
-	size_t		payload_bytes = 0;
-	char	   *key = strcmp(fields[3], "-") == 0 ? NULL : fields[3];
-	char	   *payload = strcmp(fields[4], "-") == 0 ? NULL : fields[4];
-	int64_t		timestamp_ms;
-	int64_t		offset = DELIVERY_PENDING;
+	int partition;
+	size_t key_bytes = 0;
+	size_t payload_bytes = 0;
+	char *key = strcmp(fields[3], "-") == 0 ? NULL : fields[3];
+	char *payload = strcmp(fields[4], "-") == 0 ? NULL : fields[4];
+	int64_t timestamp_ms;
+	int64_t offset = DELIVERY_PENDING;
 	rd_kafka_headers_t *headers;
 	rd_kafka_resp_err_t error;
 
-	if (!read_int(fields[2], &partition) ||
-		(key != NULL && !unescape(key, &key_bytes)) ||
+	if (!read_int(fields[2], &partition) || (key != NULL && !unescape(key, &key_bytes)) ||
 		(payload != NULL && !unescape(payload, &payload_bytes)) ||
 		!read_extras(fields + 5, nfields - 5, &timestamp_ms, &headers))
 	{
@@ -231,16 +226,11 @@ produce_one(char **fields, int nfields)
 	if (headers == NULL)
 		headers = rd_kafka_headers_new(1);
 
-	error = rd_kafka_producev(producer,
-							  RD_KAFKA_V_TOPIC(fields[1]),
-							  RD_KAFKA_V_PARTITION(partition),
-							  RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
-							  RD_KAFKA_V_KEY(key, key_bytes),
-							  RD_KAFKA_V_VALUE(payload, payload_bytes),
-							  RD_KAFKA_V_TIMESTAMP(timestamp_ms),
-							  RD_KAFKA_V_HEADERS(headers),
-							  RD_KAFKA_V_OPAQUE(&offset),
-							  RD_KAFKA_V_END);
+	error = rd_kafka_producev(
+		producer, RD_KAFKA_V_TOPIC(fields[1]), RD_KAFKA_V_PARTITION(partition),
+		RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_KEY(key, key_bytes),
+		RD_KAFKA_V_VALUE(payload, payload_bytes), RD_KAFKA_V_TIMESTAMP(timestamp_ms),
+		RD_KAFKA_V_HEADERS(headers), RD_KAFKA_V_OPAQUE(&offset), RD_KAFKA_V_END);
 	if (error != RD_KAFKA_RESP_ERR_NO_ERROR)
 	{
 		rd_kafka_headers_destroy(headers);
@@ -267,14 +257,11 @@ produce_line(const char *topic, int partition, char *line, size_t nbytes)
 
 	do
 	{
-		error = rd_kafka_producev(producer,
-								  RD_KAFKA_V_TOPIC(topic),
-								  RD_KAFKA_V_PARTITION(partition),
-								  RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
-								  RD_KAFKA_V_VALUE(line, nbytes),
-								  RD_KAFKA_V_END);
-		rd_kafka_poll(producer,
-					  error == RD_KAFKA_RESP_ERR__QUEUE_FULL ? 100 : 0);
+		error =
+			rd_kafka_producev(producer, RD_KAFKA_V_TOPIC(topic), RD_KAFKA_V_PARTITION(partition),
+							  RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY),
+							  RD_KAFKA_V_VALUE(line, nbytes), RD_KAFKA_V_END);
+		rd_kafka_poll(producer, error == RD_KAFKA_RESP_ERR__QUEUE_FULL ? 100 : 0);
 	} while (error == RD_KAFKA_RESP_ERR__QUEUE_FULL);
 	return error;
 }
@@ -287,12 +274,11 @@ partition_count(const char *name)
 {
 	rd_kafka_topic_t *topic = rd_kafka_topic_new(producer, name, NULL);
 	const struct rd_kafka_metadata *metadata;
-	int			count = 0;
+	int count = 0;
 
 	if (topic == NULL)
 		return 0;
-	if (rd_kafka_metadata(producer, 0, topic, &metadata, 5000) ==
-		RD_KAFKA_RESP_ERR_NO_ERROR)
+	if (rd_kafka_metadata(producer, 0, topic, &metadata, 5000) == RD_KAFKA_RESP_ERR_NO_ERROR)
 	{
 		if (metadata->topic_cnt == 1)
 			count = metadata->topics[0].partition_cnt;
@@ -308,13 +294,13 @@ partition_count(const char *name)
 static void
 produce_file(char **fields)
 {
-	FILE	   *file = fopen(fields[2], "r");
-	int			npartitions = partition_count(fields[1]);
-	long long	nlines = 0;
-	long long	failed_before = failed;
-	char	   *line = NULL;
-	size_t		line_capacity = 0;
-	ssize_t		nbytes;
+	FILE *file = fopen(fields[2], "r");
+	int npartitions = partition_count(fields[1]);
+	long long nlines = 0;
+	long long failed_before = failed;
+	char *line = NULL;
+	size_t line_capacity = 0;
+	ssize_t nbytes;
 	rd_kafka_resp_err_t error = RD_KAFKA_RESP_ERR_NO_ERROR;
 
 	if (file == NULL || npartitions == 0)
@@ -329,8 +315,7 @@ produce_file(char **fields)
 	{
 		if (nbytes > 0 && line[nbytes - 1] == '\n')
 			nbytes--;
-		error = produce_line(fields[1], (int) (nlines++ % npartitions),
-							 line, nbytes);
+		error = produce_line(fields[1], (int) (nlines++ % npartitions), line, nbytes);
 	}
 	free(line);
 	fclose(file);
@@ -351,12 +336,12 @@ static void
 push_errors(char **fields, int nfields)
 {
 	static rd_kafka_resp_err_t errors[MAX_ERRORS];
-	int			api_key;
-	int			count;
-	int			code;
+	int api_key;
+	int count;
+	int code;
 
-	if (!read_int(fields[1], &api_key) || !read_int(fields[2], &count) ||
-		count < 1 || count > MAX_ERRORS)
+	if (!read_int(fields[1], &api_key) || !read_int(fields[2], &count) || count < 1 ||
+		count > MAX_ERRORS)
 	{
 		answer("error bad field");
 		return;
@@ -370,8 +355,7 @@ push_errors(char **fields, int nfields)
 		}
 		errors[i] = (rd_kafka_resp_err_t) code;
 	}
-	rd_kafka_mock_push_request_errors_array(cluster, (int16_t) api_key,
-											count, errors);
+	rd_kafka_mock_push_request_errors_array(cluster, (int16_t) api_key, count, errors);
 	answer("ok");
 }
 
@@ -381,11 +365,10 @@ push_errors(char **fields, int nfields)
 static void
 change_broker(char **fields, int nfields)
 {
-	int			id;
-	int			rtt_ms = 0;
+	int id;
+	int rtt_ms = 0;
 
-	if (!read_int(fields[1], &id) ||
-		(nfields > 2 && !read_int(fields[2], &rtt_ms)))
+	if (!read_int(fields[1], &id) || (nfields > 2 && !read_int(fields[2], &rtt_ms)))
 	{
 		answer("error bad field");
 		return;
@@ -407,8 +390,8 @@ static bool
 obey(char **fields, int nfields)
 {
 	const char *verb = fields[0];
-	int			number;
-	int			id;
+	int number;
+	int id;
 
 	if (strcmp(verb, "quit") == 0)
 	{
@@ -425,24 +408,20 @@ obey(char **fields, int nfields)
 			 (strcmp(verb, "up") == 0 && nfields == 2) ||
 			 (strcmp(verb, "rtt") == 0 && nfields == 3))
 		change_broker(fields, nfields);
-	else if (strcmp(verb, "topic") == 0 && nfields == 3 &&
-			 read_int(fields[2], &number) && number > 0)
+	else if (strcmp(verb, "topic") == 0 && nfields == 3 && read_int(fields[2], &number) &&
+			 number > 0)
 		answer_code(rd_kafka_mock_topic_create(cluster, fields[1], number, 1));
-	else if (strcmp(verb, "leader") == 0 && nfields == 4 &&
-			 read_int(fields[2], &number) && read_int(fields[3], &id))
-		answer_code(rd_kafka_mock_partition_set_leader(cluster, fields[1],
-													   number, id));
-	else if (strcmp(verb, "clear_errors") == 0 && nfields == 2 &&
-			 read_int(fields[1], &number))
+	else if (strcmp(verb, "leader") == 0 && nfields == 4 && read_int(fields[2], &number) &&
+			 read_int(fields[3], &id))
+		answer_code(rd_kafka_mock_partition_set_leader(cluster, fields[1], number, id));
+	else if (strcmp(verb, "clear_errors") == 0 && nfields == 2 && read_int(fields[1], &number))
 	{
 		rd_kafka_mock_clear_request_errors(cluster, (int16_t) number);
 		answer("ok");
 	}
-	else if (strcmp(verb, "topic_error") == 0 && nfields == 3 &&
-			 read_int(fields[2], &number))
+	else if (strcmp(verb, "topic_error") == 0 && nfields == 3 && read_int(fields[2], &number))
 	{
-		rd_kafka_mock_topic_set_error(cluster, fields[1],
-									  (rd_kafka_resp_err_t) number);
+		rd_kafka_mock_topic_set_error(cluster, fields[1], (rd_kafka_resp_err_t) number);
 		answer("ok");
 	}
 	else
@@ -456,8 +435,8 @@ obey(char **fields, int nfields)
 static int
 split(char *line, char **fields)
 {
-	char		separator = strchr(line, '\t') != NULL ? '\t' : ' ';
-	int			nfields = 0;
+	char separator = strchr(line, '\t') != NULL ? '\t' : ' ';
+	int nfields = 0;
 
 	line[strcspn(line, "\r\n")] = '\0';
 	while (line != NULL && nfields < MAX_FIELDS)
@@ -485,17 +464,16 @@ create_producer(const char *brokers)
 	};
 	rd_kafka_conf_t *conf = rd_kafka_conf_new();
 	rd_kafka_t *handle;
-	char		reason[512];
+	char reason[512];
 
 	for (size_t i = 0; i < sizeof(properties) / sizeof(properties[0]); i++)
 	{
-		if (rd_kafka_conf_set(conf, properties[i][0], properties[i][1],
-							  reason, sizeof(reason)) != RD_KAFKA_CONF_OK)
+		if (rd_kafka_conf_set(conf, properties[i][0], properties[i][1], reason, sizeof(reason)) !=
+			RD_KAFKA_CONF_OK)
 			die("could not configure", reason);
 	}
-	if (brokers != NULL &&
-		rd_kafka_conf_set(conf, "bootstrap.servers", brokers,
-						  reason, sizeof(reason)) != RD_KAFKA_CONF_OK)
+	if (brokers != NULL && rd_kafka_conf_set(conf, "bootstrap.servers", brokers, reason,
+											 sizeof(reason)) != RD_KAFKA_CONF_OK)
 		die("could not configure", reason);
 	rd_kafka_conf_set_dr_msg_cb(conf, note_delivery);
 	handle = rd_kafka_new(RD_KAFKA_PRODUCER, conf, reason, sizeof(reason));
@@ -511,13 +489,13 @@ int
 main(int argc, char **argv)
 {
 	rd_kafka_t *carrier;
-	int			nbrokers = 1;
-	char	   *line = NULL;
-	size_t		line_capacity = 0;
-	char	   *fields[MAX_FIELDS];
+	int nbrokers = 1;
+	char *line = NULL;
+	size_t line_capacity = 0;
+	char *fields[MAX_FIELDS];
 
-	if (argc == 3 && strcmp(argv[1], "--brokers") == 0 &&
-		read_int(argv[2], &nbrokers) && nbrokers > 0)
+	if (argc == 3 && strcmp(argv[1], "--brokers") == 0 && read_int(argv[2], &nbrokers) &&
+		nbrokers > 0)
 		;
 	else if (argc != 1)
 		die("usage", "mock_broker [--brokers N]");

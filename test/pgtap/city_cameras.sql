@@ -17,7 +17,7 @@ CREATE EXTENSION pgtap;
 SET client_min_messages = warning;
 SET search_path = city, public;
 
-SELECT plan(19);
+SELECT plan(29);
 
 -- One detection as a camera sends it.  Locations lie on a grid; so do zones.
 CREATE FUNCTION pg_temp.detect(oid bigint, item text, at timestamptz, lon float8 DEFAULT 13.41, lat float8 DEFAULT 52.508,
@@ -79,8 +79,51 @@ SELECT set_eq('SELECT stage, sqlstate FROM detect.dead_letter',
 SELECT results_eq('SELECT accepted, duplicates, filtered, expired, dead_letters FROM detect.stat_stream',
     'VALUES (6::bigint, 1::bigint, 0::bigint, 0::bigint, 3::bigint)', 'each of ten has one outcome');
 
+-- Each hour has its partition, also one long ago; what is past retention is counted and not kept.
+\o /dev/null
+SELECT pg_temp.detect(9, 'car', now() - interval '20 days');
+SELECT pg_temp.detect(10, 'car', now() - interval '31 days');
+SELECT detect.wait_for('camera', '60s');
+\o
+SELECT is(tableoid::regclass::text, 'detection_' || to_char(timestamp_detected AT TIME ZONE 'UTC', 'YYYYMMDD_HH2400'),
+          'an event of three weeks ago lies in the partition of its hour') FROM detection WHERE detection_oid = 9;
+SELECT is_empty('SELECT FROM detection WHERE detection_oid = 10', 'one that is past retention is not kept');
+SELECT is(expired, 1::bigint, 'but counted') FROM detect.stat_stream;
+
+-- Places change while the stream runs: new events see it, old ones stay as they are.
+\o /dev/null
+UPDATE location SET geographical_location = 'New Square 1' WHERE geographical_location_oid = 42;
+SELECT pg_temp.detect(11, 'dog', :'minute'::timestamptz + interval '5 s');
+SELECT detect.wait_for('camera', '60s');
+\o
+SELECT is(location_name, 'New Square 1', 'a location that was renamed has its new name in later events')
+FROM detection WHERE detection_oid = 11;
+SELECT isnt(location_name, 'New Square 1', 'and keeps its old one in earlier ones') FROM detection WHERE detection_oid = 1;
+
+-- Everything once more, as after a new start from the beginning of the topic.
+CREATE TEMP TABLE seen AS TABLE detection;
+\o /dev/null
+INSERT INTO detect_staging.camera (detection_oid, video_camera_oid, geographical_location_oid, item_name, confidence,
+                                   timestamp_detected, lon, lat)
+SELECT detection_oid, video_camera_oid, geographical_location_oid, item_name, 0, timestamp_detected, ST_X(geom), ST_Y(geom) FROM seen;
+SELECT detect.wait_for('camera', '60s');
+\o
+SELECT set_eq('TABLE detection', 'TABLE seen', 'a replay changes no event');
+SELECT set_eq('TABLE items_per_minute',
+    $$ SELECT date_bin('1 minute', timestamp_detected, 'epoch'), zone_id, item_name, count(*), avg(confidence)
+       FROM detection GROUP BY 1, 2, 3 $$, 'nor a rollup');
+SELECT set_eq('TABLE town_per_minute',
+    $$ SELECT date_bin('1 minute', timestamp_detected, 'epoch'), item_name, count(*), count(*) FILTER (WHERE confidence >= 0.9),
+              avg(confidence), max(timestamp_detected)
+       FROM detection GROUP BY 1, 2 $$, 'neither of them');
+SELECT is(duplicates, 1 + (SELECT count(*) FROM seen), 'each of them is a duplicate') FROM detect.stat_stream;
+
 -- Who may see what.
 SET ROLE city_dashboard;
+\o /dev/null
+\ir ../../examples/city_cameras/dashboard.sql
+\o
+SELECT pass('the queries of the dashboard run');
 SELECT lives_ok('TABLE city.items_per_minute', 'the dashboard reads rollups');
 SELECT throws_ok('INSERT INTO detect_staging.camera DEFAULT VALUES', '42501', NULL, 'but feeds no stream');
 SELECT throws_ok('SELECT detect.pause(''camera'')', '42501', NULL, 'and pauses none');
