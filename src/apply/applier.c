@@ -41,6 +41,7 @@ applier_create(const Stream *stream, MemoryContext context)
 	Applier *applier = MemoryContextAllocZero(context, sizeof(Applier));
 
 	applier->stream = stream;
+	applier->rate_since = GetCurrentTimestamp();
 	applier->context = AllocSetContextCreate(context, "detect applier", ALLOCSET_DEFAULT_SIZES);
 	applier->batch_context = AllocSetContextCreate(context, "detect batch", ALLOCSET_DEFAULT_SIZES);
 	applier->piece_size = INT_MAX;

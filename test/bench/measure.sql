@@ -7,6 +7,7 @@ SET synchronous_commit = off;       -- as a stream's worker has it
 SELECT :'contestant' = 'copy' AS is_copy, :'contestant' = 'sql' AS is_sql,
        :'contestant' = 'zones' AS zones, (:'contestant' = 'consumer')::int AS consumers \gset
 SELECT min(timestamp_detected) AS first, max(timestamp_detected) AS last FROM bench.expected \gset
+SELECT count(*) AS messages FROM bench.message \gset
 
 \if :is_copy
     SELECT bench.make_table(:'first', :'last');
@@ -29,13 +30,18 @@ SELECT clock_timestamp() AS begin, pg_current_wal_insert_lsn() AS wal \gset
 \else
     SET ROLE city_ops;
     SELECT bench.make_stream(:'zones', :consumers);
-    SELECT detect.wait_for('camera', '30 minutes');
     RESET ROLE;
+    CALL bench.await(:messages);
 \endif
 
 SELECT extract(epoch FROM clock_timestamp() - :'begin'::timestamptz) AS seconds,
        pg_current_wal_insert_lsn() - :'wal'::pg_lsn AS wal_bytes \gset
 CREATE TEMP TABLE after AS SELECT * FROM bench.cpu_now(:kafka_pid);
+\if :is_copy
+\elif :is_sql
+\else
+    SELECT detect.wait_for('camera');
+\endif
 CREATE TEMP TABLE steps AS SELECT * FROM detect.stat_worker WHERE duty = 'apply';
 CREATE TEMP TABLE peak AS
 SELECT 'session' AS process, bench.memory_kb(pg_backend_pid(), 'VmHWM') AS kb WHERE :'is_copy' OR :'is_sql'
@@ -58,7 +64,7 @@ SELECT bench.check_events(:'zones');
 
 -- COPY reads finished rows, the others messages.
 SELECT CASE WHEN :'is_copy' THEN (SELECT count(*) FROM bench.expected)
-            ELSE (SELECT count(*) FROM bench.message) END AS events \gset
+            ELSE :messages END AS events \gset
 INSERT INTO bench.figure
 SELECT :run, :'contestant', what, value
 FROM (VALUES ('elapsed', :seconds * 1e6 / :events), ('wal', :wal_bytes / :events::float8)) f (what, value)

@@ -81,6 +81,20 @@ BEGIN
 END
 $$;
 
+-- Returns when so many messages have an outcome.  detect.wait_for would do, but
+-- it is one statement, and a statement keeps old row versions alive for as long
+-- as it runs: nobody would wait like this for a minute beside a busy stream.
+CREATE PROCEDURE bench.await(messages bigint)
+LANGUAGE plpgsql AS $$
+BEGIN
+    WHILE messages > (SELECT coalesce(sum(accepted + duplicates + filtered + expired + dead_letters), 0)
+                      FROM detect._applied_progress) LOOP
+        COMMIT;
+        PERFORM pg_sleep(0.01);
+    END LOOP;
+END
+$$;
+
 -- ---------------------------------------------------------------------
 -- What processes used
 -- ---------------------------------------------------------------------

@@ -60,7 +60,7 @@ SELECT is(sum(detections), 1::numeric, 'a late event lands in its own minute')
 FROM items_per_minute WHERE minute = :'minute'::timestamptz - interval '3 hours';
 SELECT is(round(avg(confidence)::numeric, 2), 0.70, 'the average is that of the accepted ones')
 FROM town_per_minute WHERE minute = :'minute' AND item_name = 'car';
-SELECT set_eq('TABLE items_per_minute',
+SELECT bag_eq('TABLE items_per_minute',
     $$ SELECT date_bin('1 minute', timestamp_detected, 'epoch'), zone_id, item_name, count(*), avg(confidence)
        FROM detection GROUP BY 1, 2, 3 $$, 'the rollup is what its query says');
 
@@ -108,12 +108,12 @@ INSERT INTO detect_staging.camera (detection_oid, video_camera_oid, geographical
 SELECT detection_oid, video_camera_oid, geographical_location_oid, item_name, 0, timestamp_detected, ST_X(geom), ST_Y(geom) FROM seen;
 SELECT detect.wait_for('camera', '60s');
 \o
-SELECT set_eq('TABLE detection', 'TABLE seen', 'a replay changes no event');
-SELECT set_eq('TABLE items_per_minute',
+SELECT bag_eq('TABLE detection', 'TABLE seen', 'a replay changes no event');
+SELECT bag_eq('TABLE items_per_minute',
     $$ SELECT date_bin('1 minute', timestamp_detected, 'epoch'), zone_id, item_name, count(*), avg(confidence)
        FROM detection GROUP BY 1, 2, 3 $$, 'nor a rollup');
-SELECT set_eq('TABLE town_per_minute',
-    $$ SELECT date_bin('1 minute', timestamp_detected, 'epoch'), item_name, count(*), count(*) FILTER (WHERE confidence >= 0.9),
+SELECT bag_eq('TABLE town_per_minute',
+    $$ SELECT date_bin('1 minute', timestamp_detected, 'epoch'), item_name, count(*) AS n, count(*) FILTER (WHERE confidence >= 0.9) AS sure,
               avg(confidence), max(timestamp_detected)
        FROM detection GROUP BY 1, 2 $$, 'neither of them');
 SELECT is(duplicates, 1 + (SELECT count(*) FROM seen), 'each of them is a duplicate') FROM detect.stat_stream;

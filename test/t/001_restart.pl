@@ -46,14 +46,14 @@ for my $round (1 .. 5)
 }
 ledger_is_exact($node, 'city', $broker, 'after fast stops in the middle');
 
-# With events in staging: what the query reads is locked, so that the applier
-# waits while the consumer's rows are committed.
+# With events in staging: nothing can be inserted into the events table, so that
+# the applier waits while the consumer's rows are committed.
 my $staged = q{SELECT count(*) > 0 FROM detect._staged_progress p
 	JOIN detect._applied_progress a USING (stream_id, kafka_topic, kafka_partition)
 	WHERE p.next_offset > a.next_offset};
 my $blocker = $node->background_psql('city');
 
-$blocker->query_safe('BEGIN; LOCK TABLE location');
+$blocker->query_safe('BEGIN; LOCK TABLE detection IN SHARE MODE');
 $broker->produce('camera', splice(@lines, 0, 4000));
 $node->poll_query_until('city', $staged)
   or die 'nothing was staged';

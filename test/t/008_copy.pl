@@ -57,7 +57,7 @@ ledger_is_exact($node, 'city', $broker, 'the original');
 # The copy carries staged rows along: the applier is held up, the consumer not.
 my $blocker = $node->background_psql('city');
 
-$blocker->query_safe('BEGIN; LOCK TABLE location');
+$blocker->query_safe('BEGIN; LOCK TABLE detection IN SHARE MODE');
 produce(2000);
 $node->poll_query_until('city', 'SELECT sum(next_offset) > 3000 FROM detect._staged_progress')
   or die 'nothing was staged';
