@@ -212,6 +212,8 @@ SELECT stream, events_table, state FROM detect.stream JOIN detect.stat_stream US
 ALTER TABLE happening RENAME COLUMN place TO place_name;
 INSERT INTO detect_staging.event VALUES (8, 1, 1);
 SELECT regress.wait_for_pause('event');
+SELECT detect.resume('event');
+SELECT regress.wait_for_pause('event');
 ALTER TABLE happening RENAME COLUMN place_name TO place;
 SELECT detect.resume('event');
 SELECT detect.wait_for('event');

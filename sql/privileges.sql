@@ -117,6 +117,8 @@ INSERT INTO privileges.deed (label, statement) VALUES
 \pset tuples_only on
 \pset fieldsep ': '
 SELECT session_user, label, regress.attempt(statement) FROM privileges.deed ORDER BY n;
+SELECT session_user, call, regress.attempt('SELECT ' || call)
+FROM unnest(ARRAY['detect._dropped()', 'detect._dropping()', 'detect._staged()', 'detect._accepted()']) call;
 SET SESSION AUTHORIZATION regress_owner;
 SELECT session_user, label, regress.attempt(statement) FROM privileges.deed ORDER BY n;
 SET SESSION AUTHORIZATION regress_member;
@@ -191,6 +193,28 @@ FROM (VALUES
 DROP TABLE caught;
 \pset tuples_only off
 \pset format aligned
+
+-- ---------------------------------------------------------------------
+-- Tables that are made with our rights do not follow the caller's settings
+-- ---------------------------------------------------------------------
+RESET SESSION AUTHORIZATION;
+SET allow_in_place_tablespaces = true;
+CREATE TABLESPACE regress_closed LOCATION '';
+CREATE SERVER regress_nowhere FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstrap_servers '127.0.0.1:1');
+GRANT USAGE ON FOREIGN SERVER regress_nowhere TO regress_owner;
+SET SESSION AUTHORIZATION regress_owner;
+CREATE TABLE privileges.placed (id int PRIMARY KEY);
+SET default_tablespace = regress_closed;
+CREATE TABLE privileges.refused (id int);
+BEGIN;
+SELECT detect.create_stream('placed', events_table => 'privileges.placed', server => 'regress_nowhere');
+SELECT count(*) AS tables, count(*) FILTER (WHERE c.reltablespace <> 0) AS in_tablespaces
+FROM pg_class c WHERE relnamespace::regnamespace::text ~ '^detect' AND relkind IN ('r', 'i', 't');
+ROLLBACK;
+RESET default_tablespace;
+RESET SESSION AUTHORIZATION;
+DROP SERVER regress_nowhere;
+DROP TABLESPACE regress_closed;
 
 -- ---------------------------------------------------------------------
 -- The worker works as the owner

@@ -16,7 +16,7 @@ SET search_path = rollup_refused, public;
 CREATE TABLE zone (zone_id int PRIMARY KEY, name text);
 CREATE TABLE refused_sighting (
     sighting_id bigint PRIMARY KEY, camera int, item text, confidence real, seen_at timestamptz,
-    transaction xid, remark text);
+    transaction xid, remark text, code text COLLATE "C", unit text COLLATE "POSIX");
 CREATE TABLE refused_reading (reading_id bigint PRIMARY KEY, value float8);
 SELECT detect.create_stream('refused_sighting');
 SELECT detect.create_stream('refused_reading');
@@ -118,7 +118,10 @@ FROM (VALUES
     ('no btree',          'SELECT transaction, count(*) FROM refused_sighting GROUP BY 1'),
     ('no name',           'SELECT camera + 1, count(*) FROM refused_sighting GROUP BY 1'),
     ('same name',         'SELECT count(item), count(camera) FROM refused_sighting'),
-    ('collations',        'SELECT max(item COLLATE "C" || remark COLLATE "POSIX") AS m FROM refused_sighting')) v (label, query);
+    ('collations',        'SELECT max(item COLLATE "C" || remark COLLATE "POSIX") AS m FROM refused_sighting'),
+    ('which collation',   'SELECT max(code || unit) AS m FROM refused_sighting'),
+    ('of a group',        'SELECT count(*) AS n FROM refused_sighting GROUP BY code || unit'),
+    ('33 groups',         (SELECT 'SELECT count(*) FROM refused_sighting GROUP BY ' || string_agg('camera + ' || n, ', ') FROM generate_series(1, 33) n))) v (label, query);
 
 -- names and retention
 SELECT label, outcome('SELECT count(*) FROM refused_sighting', name, retention)

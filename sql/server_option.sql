@@ -110,6 +110,7 @@ FROM (VALUES
     ('no options',              'ARRAY[]::text[]',           '''pg_foreign_server''::regclass'),
     ('null among them',         'ARRAY[NULL]',               '''pg_foreign_server''::regclass'),
     ('no value',                'ARRAY[''bootstrap_servers'']', '''pg_foreign_server''::regclass'),
+    ('twice',                   'ARRAY[''bootstrap_servers=a'', ''bootstrap_servers=b'']', '''pg_foreign_server''::regclass'),
     ('other catalog',           'ARRAY[''a=b'']',            '''pg_class''::regclass'),
     ('null',                    'NULL',                      'NULL')) v (label, options, catalog);
 

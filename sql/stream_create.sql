@@ -196,6 +196,7 @@ FROM (VALUES
     ('no Kafka',             '''event'', server => ''regress_no_kafka'''),
     ('start',                '''event'', start => ''first'''),
     ('start, empty',         '''event'', start => '''''),
+    ('start, infinite',      '''event'', start => ''infinity'''),
     ('start, no such day',   '''event'', start => ''2024-02-30'''),
     ('consumers',            '''event'', consumers => 2'),
     ('consumers, negative',  '''event'', consumers => -1')) v (label, arguments);
@@ -266,6 +267,7 @@ FROM (VALUES
     ('in a subquery alone',     'SELECT b.id FROM (SELECT * FROM batch) b'),
     ('in WITH alone',           'WITH b AS (SELECT * FROM batch) SELECT b.id FROM b'),
     ('WITH of that name',       'WITH batch AS (SELECT 1::bigint AS id) SELECT b.id FROM batch b'),
+    ('WITH of the stream''s',    'WITH event AS (SELECT * FROM place) SELECT b.id FROM batch b LEFT JOIN event USING (place_id)'),
     ('sampled',                 'SELECT b.id FROM batch b TABLESAMPLE system (10)'),
     ('its staging table too',   'SELECT b.id FROM batch b JOIN detect_staging.event e USING (id)'),
     ('right of LEFT JOIN',      'SELECT b.id FROM place p LEFT JOIN batch b USING (place_id)'),

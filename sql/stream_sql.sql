@@ -231,6 +231,26 @@ SELECT 'oracle', count(*) FROM (
     (SELECT place, count(*), sum(v) FROM chosen GROUP BY place EXCEPT ALL TABLE chosen_by_place)) d;
 SELECT detect.drop_rollup('chosen_by_place');
 SELECT detect.drop_stream('chosen');
+-- what a trigger inserts beside them is no event of the stream, and in no rollup
+CREATE TABLE echoed (id int PRIMARY KEY, v int);
+CREATE FUNCTION echo_row() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF pg_trigger_depth() = 1 THEN
+        INSERT INTO stream_sql.echoed SELECT -id, v FROM n;
+    END IF;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER echo_row AFTER INSERT ON echoed REFERENCING NEW TABLE AS n FOR EACH STATEMENT EXECUTE FUNCTION echo_row();
+SELECT detect.create_stream('echoed');
+SELECT detect.create_rollup('echoed_sum', 'SELECT count(*) AS n, sum(v) AS v FROM echoed');
+SELECT detect.wait_for_rollup('echoed_sum');
+INSERT INTO detect_staging.echoed VALUES (1, 1), (2, 2), (1, 3);
+SELECT detect.wait_for('echoed');
+SELECT * FROM echoed ORDER BY id;
+SELECT * FROM outcomes;
+SELECT * FROM echoed_sum;
+SELECT detect.drop_rollup('echoed_sum');
+SELECT detect.drop_stream('echoed');
 -- without a key a dropped row is counted all the same
 CREATE TABLE unkeyed (place text, v int);
 CREATE TRIGGER a_drop BEFORE INSERT ON unkeyed FOR EACH ROW EXECUTE FUNCTION drop_row();

@@ -117,6 +117,21 @@ catalog_execute(const char *sql, int nargs, Oid *argtypes, Datum *values, const 
 }
 
 /*
+ * Have new tables made where the database keeps its own.  Whoever makes one
+ * with the rights of the extension's owner must not follow the caller's
+ * settings, which may name a tablespace that is closed to him.  The caller has
+ * begun a nest level of settings, and ends it afterwards.
+ */
+void
+catalog_use_default_storage(void)
+{
+	(void) set_config_option("default_tablespace", "", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+							 true, 0, false);
+	(void) set_config_option("default_table_access_method", "heap", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+}
+
+/*
  * The next value of one of our sequences.
  */
 int64

@@ -237,8 +237,9 @@ find_start(char *start)
 	time = DatumGetTimestampTz(DirectFunctionCall3(
 		timestamptz_in, CStringGetDatum(start), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
 	if (TIMESTAMP_NOT_FINITE(time))
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("start can't be infinite"),
-						errhint("Give \"earliest\", \"latest\" or a time.")));
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("start cannot be infinite"),
+				 errhint("Give \"earliest\", \"latest\" or a time.")));
 	return pstrdup(timestamptz_to_str(time));
 }
 

@@ -25,6 +25,7 @@
 #include "parser/parser.h"
 #include "stream.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
@@ -146,6 +147,7 @@ stream_columns_create_table(const char *name, List *column_defs, Oid owner)
 	ObjectAddress table;
 	Oid saved_user;
 	int saved_context;
+	int nest_level = NewGUCNestLevel();
 
 	create->relation = makeRangeVar(pstrdup(DETECT_STAGING_SCHEMA), pstrdup(name), -1);
 	create->oncommit = ONCOMMIT_NOOP;
@@ -154,10 +156,12 @@ stream_columns_create_table(const char *name, List *column_defs, Oid owner)
 
 	GetUserIdAndSecContext(&saved_user, &saved_context);
 	SetUserIdAndSecContext(catalog_owner(), saved_context | SECURITY_LOCAL_USERID_CHANGE);
+	catalog_use_default_storage();
 	table = DefineRelation(create, RELKIND_RELATION, owner, NULL, NULL);
 	CommandCounterIncrement();
 	NewRelationCreateToastTable(table.objectId, (Datum) 0);
 	CommandCounterIncrement();
+	AtEOXact_GUC(true, nest_level);
 	SetUserIdAndSecContext(saved_user, saved_context);
 	return table.objectId;
 }

@@ -167,16 +167,20 @@ refuse_statement(void)
 			 "For example: SELECT b.*, l.name AS location_name FROM batch b LEFT JOIN location l USING (location_id)")));
 }
 
-/* A common table expression would take the name away. */
+/* A common table expression would take the name of the batch away: the one
+ * that is written, or the stream's, which the applier uses. */
 static void
-refuse_with_batch(const WithClause *with)
+refuse_hiding_names(const WithClause *with, const char *stream_name)
 {
 	ListCell *cell;
 
 	foreach(cell, with ? with->ctes : NIL)
 	{
-		if (strcmp(lfirst_node(CommonTableExpr, cell)->ctename, DETECT_BATCH) == 0)
-			refuse_query("a common table expression named \"batch\"", "Give it another name.");
+		const char *name = lfirst_node(CommonTableExpr, cell)->ctename;
+
+		if (strcmp(name, DETECT_BATCH) == 0 || strcmp(name, stream_name) == 0)
+			refuse_query(psprintf("a common table expression named \"%s\"", name),
+						 "Give it another name.");
 	}
 }
 
@@ -201,7 +205,7 @@ parsed_text_error(void *arg)
 
 /* Parse the text into one raw SELECT whose FROM names batch rightly. */
 static RawStmt *
-parse_raw_query(const char *text, BatchSearch *search)
+parse_raw_query(const char *text, const char *stream_name, BatchSearch *search)
 {
 	List *statements = raw_parser(text, RAW_PARSE_DEFAULT);
 	RawStmt *raw;
@@ -216,7 +220,7 @@ parse_raw_query(const char *text, BatchSearch *search)
 		refuse_statement();
 	if (select->op != SETOP_NONE)
 		refuse_query("UNION, INTERSECT or EXCEPT", "Make one stream for each part.");
-	refuse_with_batch(select->withClause);
+	refuse_hiding_names(select->withClause, stream_name);
 
 	count_batch((Node *) select, search);
 	foreach(cell, select->fromClause)
@@ -278,7 +282,7 @@ stream_query_parse(const char *text, const char *stream_name, Oid staging_table,
 	int found = 0;
 
 	error_context_stack = &callback;
-	raw = parse_raw_query(text, &search);
+	raw = parse_raw_query(text, stream_name, &search);
 
 	search.top->schemaname = pstrdup(DETECT_STAGING_SCHEMA);
 	search.top->relname = pstrdup(stream_name);

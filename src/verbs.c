@@ -210,7 +210,8 @@ rows_missing(const WaitTarget *target)
 
 	if (rel == NULL)
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
-						errmsg("stream \"%s\" was dropped", target->stream->name)));
+						errmsg("stream \"%s\" does not exist", target->stream->name),
+						errdetail("It was dropped while it was waited for.")));
 	slot = table_slot_create(rel, NULL);
 	scan = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))

@@ -87,6 +87,8 @@ load(Applier *applier)
 	stream_transaction_commit();
 	dedup_commit_batch(applier->dedup);
 	applier->kafka.due = applier->sql.due = 0;
+	my_slot->identities = dedup_identities(applier->dedup);
+	my_slot->identity_bytes = dedup_bytes(applier->dedup);
 	applier->is_loaded = true;
 	applier->may_fill = true;
 	applier->must_reload = false;

@@ -19,6 +19,7 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/hsearch.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -320,8 +321,10 @@ detect_accepted(PG_FUNCTION_ARGS)
 			 errmsg(
 				 "detect._accepted() must be an AFTER INSERT statement trigger with a new table"),
 			 errhint("detect.create_stream makes it.")));
+	/* a row that a trigger of the user inserts meanwhile is one by hand */
 	if (inserting == NULL ||
-		inserting->stream->events_table != RelationGetRelid(trigdata->tg_relation))
+		inserting->stream->events_table != RelationGetRelid(trigdata->tg_relation) ||
+		DatumGetInt32(OidFunctionCall0(F_PG_TRIGGER_DEPTH)) > 1)
 		return PointerGetDatum(NULL);
 
 	inserting->was_handed_over = true;

@@ -33,6 +33,7 @@
 #include "storage/bufmgr.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/rel.h"
 
@@ -123,6 +124,7 @@ staging_table_ensure(const Stream *stream)
 	Oid relid = staging_table_oid(stream->id);
 	ObjectAddress table;
 	ObjectAddress extension;
+	int nest_level;
 
 	if (OidIsValid(relid) && staging_table_fits(stream, relid))
 		return relid;
@@ -132,12 +134,15 @@ staging_table_ensure(const Stream *stream)
 		staging_table_drop(stream->id);
 	}
 
+	nest_level = NewGUCNestLevel();
+	catalog_use_default_storage();
 	SPI_connect();
 	catalog_execute(staging_table_sql(stream), 0, NULL, NULL, NULL);
 	catalog_execute(psprintf("ALTER TABLE detect.%s ALTER payload SET STORAGE EXTERNAL",
 							 staging_table_name(stream->id)),
 					0, NULL, NULL, NULL);
 	SPI_finish();
+	AtEOXact_GUC(true, nest_level);
 
 	relid = staging_table_oid(stream->id);
 	ObjectAddressSet(table, RelationRelationId, relid);

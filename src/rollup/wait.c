@@ -157,8 +157,9 @@ detect_wait_for_rollup(PG_FUNCTION_ARGS)
 			report_not_filled(name, &look);
 		wait_a_moment();
 		if (!look_at_rollup(name, &look))
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("rollup \"%s\" was dropped", name)));
+			ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+							errmsg("rollup \"%s\" does not exist", name),
+							errdetail("It was dropped while it was waited for.")));
 	}
 	PG_RETURN_VOID();
 }
