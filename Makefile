@@ -5,7 +5,8 @@
 #   make               the extension;  make install  puts it into PostgreSQL
 #   make installcheck  pg_regress alone (not as root)
 #   make lint          style and house rules;  make format  lets clang-format mend
-#   make bench         throughput;  make bench-soak  10,000/s for ten minutes
+#   make bench         throughput;  make bench-soak  10,000/s for ten minutes;
+#                      see test/bench/README.md
 #   make deps          the packages that all of this needs
 #
 # The targets demo, test, lint and bench work before PostgreSQL is installed:
@@ -151,7 +152,8 @@ demo: deps
 	@$(MAKE) --no-print-directory all test-programs
 	@test/demo
 
-bench bench-soak: deps
+bench bench-soak:
+	@test/install_dependencies.sh --kafka
 	@$(MAKE) --no-print-directory all test-programs
 	@test/bench/$(if $(filter bench,$@),run,soak)
 

@@ -208,8 +208,9 @@ SET default_tablespace = regress_closed;
 CREATE TABLE privileges.refused (id int);
 BEGIN;
 SELECT detect.create_stream('placed', events_table => 'privileges.placed', server => 'regress_nowhere');
-SELECT count(*) AS tables, count(*) FILTER (WHERE c.reltablespace <> 0) AS in_tablespaces
-FROM pg_class c WHERE relnamespace::regnamespace::text ~ '^detect' AND relkind IN ('r', 'i', 't');
+SELECT relnamespace::regnamespace, relpersistence, reltablespace FROM pg_class
+WHERE relkind = 'r' AND (relnamespace = 'detect_staging'::regnamespace AND relname = 'placed' OR relname ~ '^_staged_\d')
+ORDER BY relpersistence;
 ROLLBACK;
 RESET default_tablespace;
 RESET SESSION AUTHORIZATION;

@@ -258,6 +258,7 @@ set_client_name(KafkaClient *client, const char *client_name)
 		if (IS_HIGHBIT_SET(*c) || (!isalnum((unsigned char) *c) && strchr("-_.", *c) == NULL))
 			*c = '-';
 	}
+	client->group = MemoryContextStrdup(client->context, id);
 	set_property(client, "client.id", id, false, false);
 	set_property(client, "group.id", id, false, false);
 }
@@ -329,8 +330,7 @@ create_handle(KafkaClient *client)
 	sigset_t former_signals;
 
 	rd_kafka_conf_set_log_cb(client->conf, ignore_log_line);
-	rd_kafka_conf_set_events(client->conf, RD_KAFKA_EVENT_ERROR | RD_KAFKA_EVENT_LOG |
-											   RD_KAFKA_EVENT_OFFSET_COMMIT);
+	rd_kafka_conf_set_events(client->conf, RD_KAFKA_EVENT_ERROR | RD_KAFKA_EVENT_LOG);
 
 	/*
 	 * A signal handler of PostgreSQL must not run on another thread. The

@@ -41,6 +41,7 @@ struct KafkaClient
 	int wake_read_fd;
 	int wake_write_fd;
 
+	const char *group;	  /* which our commits are made for */
 	const char *brokers;  /* bootstrap.servers, for error messages */
 	const char *username; /* "" where there is none */
 	const char *password;

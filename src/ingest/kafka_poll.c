@@ -98,7 +98,7 @@ kafka_take_from_main_queue(KafkaClient *client, KafkaEvent *event, bool *is_even
 				report_log_line(level, text);
 			break;
 
-		case RD_KAFKA_EVENT_OFFSET_COMMIT:
+		case RD_KAFKA_EVENT_ALTERCONSUMERGROUPOFFSETS_RESULT:
 			client->commits_under_way--;
 			error = rd_kafka_event_error(found);
 			if (error != RD_KAFKA_RESP_ERR_NO_ERROR)

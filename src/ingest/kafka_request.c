@@ -18,6 +18,7 @@
 #define LONGEST_SLICE_MS	  800	/* … or to this, for distant brokers */
 #define TROUBLE_LIFE_MS		  60000 /* older ones explain nothing */
 #define MAX_COMMITS_UNDER_WAY 16
+#define COMMIT_TIMEOUT_MS	  5000
 
 /* One blocking request, made again in slices until it succeeds. */
 typedef rd_kafka_resp_err_t (*KafkaRequest)(KafkaClient *client, void *argument, int slice_ms);
@@ -301,24 +302,32 @@ kafka_offsets_for_time(KafkaClient *client, KafkaPosition *positions, int nposit
 
 /*
  * Tell the group how far we are, for the eyes of lag monitors only: nothing
- * waits for it, nothing reads it, and it may fail.
+ * waits for it, nothing reads it, and it may fail.  As an administrator would
+ * set a group's offsets, since a consumer's own commit that has not found the
+ * group's coordinator keeps rd_kafka_destroy() waiting for ever.
  */
 void
 kafka_commit(KafkaClient *client, const KafkaPosition *positions, int npositions)
 {
 	rd_kafka_topic_partition_list_t *list;
-	rd_kafka_resp_err_t error;
+	rd_kafka_AlterConsumerGroupOffsets_t *commit;
+	rd_kafka_AdminOptions_t *commit_options;
+	char reason[512];
 
 	/* Commits that the broker does not answer must not pile up. */
 	if (npositions == 0 || client->commits_under_way >= MAX_COMMITS_UNDER_WAY)
 		return;
 
 	list = kafka_list_positions(positions, npositions);
-	error = rd_kafka_commit_queue(client->handle, list, client->main_queue, NULL, NULL);
+	commit = rd_kafka_AlterConsumerGroupOffsets_new(client->group, list);
+	commit_options =
+		rd_kafka_AdminOptions_new(client->handle, RD_KAFKA_ADMIN_OP_ALTERCONSUMERGROUPOFFSETS);
+	(void) rd_kafka_AdminOptions_set_request_timeout(commit_options, COMMIT_TIMEOUT_MS, reason,
+													 sizeof(reason));
+	rd_kafka_AlterConsumerGroupOffsets(client->handle, &commit, 1, commit_options,
+									   client->main_queue);
+	rd_kafka_AdminOptions_destroy(commit_options);
+	rd_kafka_AlterConsumerGroupOffsets_destroy(commit);
 	rd_kafka_topic_partition_list_destroy(list);
-	if (error == RD_KAFKA_RESP_ERR_NO_ERROR)
-		client->commits_under_way++;
-	else
-		ereport(DEBUG1,
-				(errmsg_internal("Kafka group commit failed: %s", rd_kafka_err2str(error))));
+	client->commits_under_way++;
 }

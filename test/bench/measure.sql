@@ -29,7 +29,7 @@ SELECT clock_timestamp() AS begin, pg_current_wal_insert_lsn() AS wal \gset
     CALL bench.apply_plain(100000);
 \else
     SET ROLE city_ops;
-    SELECT bench.make_stream(:'zones', :consumers);
+    SELECT bench.make_stream(:'zones', :consumers, false);
     RESET ROLE;
     CALL bench.await(:messages);
 \endif
@@ -43,10 +43,11 @@ CREATE TEMP TABLE after AS SELECT * FROM bench.cpu_now(:kafka_pid);
     SELECT detect.wait_for('camera');
 \endif
 CREATE TEMP TABLE steps AS SELECT * FROM detect.stat_worker WHERE duty = 'apply';
-CREATE TEMP TABLE peak AS
-SELECT 'session' AS process, bench.memory_kb(pg_backend_pid(), 'VmHWM') AS kb WHERE :'is_copy' OR :'is_sql'
-UNION ALL
-SELECT duty || ' worker', bench.memory_kb(pid, 'VmHWM') FROM detect.stat_worker WHERE pid IS NOT NULL;
+CREATE TEMP TABLE memory AS
+SELECT process, bench.memory_kb(pid, 'VmHWM') AS peak_kb, bench.memory_kb(pid, 'RssAnon') AS own_kb
+FROM (SELECT 'session' AS process, pg_backend_pid() AS pid WHERE :'is_copy' OR :'is_sql'
+      UNION ALL
+      SELECT duty || ' worker', pid FROM detect.stat_worker WHERE pid IS NOT NULL) p;
 
 SELECT bench.check_events(:'zones');
 \if :is_copy
@@ -67,7 +68,7 @@ SELECT CASE WHEN :'is_copy' THEN (SELECT count(*) FROM bench.expected)
             ELSE :messages END AS events \gset
 INSERT INTO bench.figure
 SELECT :run, :'contestant', what, value
-FROM (VALUES ('elapsed', :seconds * 1e6 / :events), ('wal', :wal_bytes / :events::float8)) f (what, value)
+FROM (VALUES ('elapsed', :seconds * 1e6 / :events), ('WAL', :wal_bytes / :events::float8)) f (what, value)
 UNION ALL
 SELECT :run, :'contestant', 'step ' || step, us / :events::float8
 FROM steps, LATERAL (VALUES ('fetch', fetch_us), ('decode', decode_us), ('stage', stage_us), ('read', read_us),
@@ -79,4 +80,5 @@ UNION ALL
 SELECT :run, :'contestant', 'cpu ' || process, a.seconds - coalesce(b.seconds, 0)
 FROM after a LEFT JOIN before b USING (process)
 UNION ALL
-SELECT :run, :'contestant', 'rss ' || process, kb / 1024 FROM peak;
+SELECT :run, :'contestant', what || process, kb / 1024
+FROM memory, LATERAL (VALUES ('peak of ', peak_kb), ('own of ', own_kb)) m (what, kb);

@@ -50,7 +50,8 @@ JOIN (VALUES (1, 'step fetch'), (2, 'step decode'), (3, 'step stage'), (4, 'step
 SELECT replace(what, 'cpu ', '') AS process, s."stream", s."stream, zone join", s."stream, 1 consumer", s."COPY", s."plain SQL"
 FROM side_by_side s WHERE what LIKE 'cpu %' ORDER BY what;
 
-\echo 'WAL in bytes an event, and the greatest resident memory in MB, shared buffers included'
-SELECT replace(replace(what, 'rss ', 'MB of '), 'wal', 'WAL') AS " ",
-       s."stream", s."stream, zone join", s."stream, 1 consumer", s."COPY", s."plain SQL"
-FROM side_by_side s WHERE what = 'wal' OR what LIKE 'rss %' ORDER BY what LIKE 'rss %', what;
+\echo 'WAL in bytes an event'
+SELECT s.* FROM side_by_side s WHERE what = 'WAL';
+
+\echo 'resident memory in MB: the peak, shared buffers included; and what is the process'' own at the end'
+SELECT s.* FROM side_by_side s WHERE what ~ '^(peak|own) of ' ORDER BY what DESC;

@@ -6,6 +6,7 @@
 # and the town of examples/city_cameras: 10,000 locations, 1000 zones of 65
 # points.  Everything lives in one directory of TMPDIR, which is removed at the
 # end, also after Ctrl-C.
+set -euo pipefail
 
 SOURCE=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 BENCH=$SOURCE/test/bench
@@ -59,7 +60,8 @@ on_exit() {
 }
 
 # Large enough for no checkpoint to fall into a measurement, and otherwise as
-# installed: fsync, full_page_writes and autovacuum are on.
+# installed: fsync, full_page_writes and autovacuum are on.  The argument is one
+# more setting.
 start_server() {
     mkdir -m 700 "$WORK/socket" "$WORK/data"
     if [ "$(id -u)" -eq 0 ]; then
@@ -74,23 +76,26 @@ shared_buffers = '1GB'
 max_wal_size = '16GB'
 checkpoint_timeout = '1h'
 timezone = 'UTC'
+$1
 CONF
     as_server "$BINDIR/pg_ctl" -D "$WORK/data" -l "$WORK/postmaster.log" -w start >/dev/null
     "$BINDIR/createdb" -h "$WORK/socket" -U postgres city
 }
 
-# The town, without the stream and the rollups that the example makes over a
-# topic that does not exist: the benchmarks make their own.
+# The town and an empty topic.  The stream and the rollups of the example go
+# again: the benchmarks make their own.
 make_town() {
-    ask -o /dev/null -v bootstrap="$BOOTSTRAP" -v topic=none -f "$SOURCE/examples/city_cameras/schema.sql"
+    "$SOURCE/test/broker/kafka" create-topic "$WORK/kafka" camera.detections "$PARTITIONS" >/dev/null
+    ask -o /dev/null -v bootstrap="$BOOTSTRAP" -v topic=camera.detections -f "$SOURCE/examples/city_cameras/schema.sql"
     ask -o /dev/null -f "$BENCH/town.sql"
 }
 
+# Everything, running; the argument is one more setting of PostgreSQL.
 start_system() {
     WORK=$(mktemp -d "${TMPDIR:-/tmp}/detect-bench.XXXXXX")
     chmod 755 "$WORK"
     BINDIR=$("$SOURCE/test/private_postgres" "$WORK/postgres")
-    start_server
+    start_server "${1:-}"
     BOOTSTRAP=$(DETECT_KAFKA_PARENT=$$ "$SOURCE/test/broker/kafka" start "$WORK/kafka")
     make_town
 }

@@ -67,6 +67,7 @@ $node->restart;
 ok($node->poll_query_until('city', $lacks_sql, '0'), 'past partitions get their unique index');
 my $past = $node->safe_psql('city', "SELECT count(*) $past_sql");
 cmp_ok($past, '>=', 3, "there are past partitions: $past");
+worker_pid($node, 'city', 'camera');
 ok( $node->poll_query_until(
 		'city', q{SELECT identities < (SELECT count(*) FROM detection)
 		FROM detect.stat_stream WHERE stream = 'camera' AND identities > 0}),
