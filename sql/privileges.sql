@@ -177,6 +177,8 @@ FROM unnest(ARRAY[
     'detect._finalize(NULL::float8, ''avg(float8)'', ''{1}''::float8[])', 'detect._finalize(NULL::float8, ''corr(float8,float8)'', ''{1,2,3}''::float8[])',
     'detect._finalize(NULL::int[], ''array_agg(anynonarray)'', 1)', 'detect._finalize(NULL::json, ''json_agg(anyelement)'', ''\x''::bytea)',
     'detect._finalize(NULL::float8, ''percentile_cont(float8,float8)'', 1)',
+    'detect._finalize(NULL::public.geometry, ''public.st_union(public.geometry)'', ''\x0100000000000000ffffffffffffffff''::bytea)',
+    'detect._combine(''public.st_union(public.geometry)'', ''\x01''::bytea, decode(repeat(''ff'', 100), ''hex''))',
     'detect.wait_for(NULL)', 'detect.wait_for(''event'', NULL)', 'detect.pause(NULL)', 'detect.drop_stream(NULL)', 'detect.drop_rollup(NULL, NULL)',
     'detect.wait_for_rollup(NULL)', 'detect.wait_for('''')', 'detect.pause(repeat(''x'', 100))']) call;
 CREATE TEMP TABLE caught (a int);

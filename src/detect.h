@@ -318,7 +318,7 @@ extern void launch_forgive(Oid database);
 extern void probe_request(Oid database, TimestampTz due);
 extern void probe_request_all(void);
 extern TimestampTz probe_tend(void);
-extern bool probe_is_open(void);
+extern bool probe_is_open(Oid database);
 
 /* ---------------------------------------------------------------------
  * in ingest/reconcile.c: a database's streams become slots

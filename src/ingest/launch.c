@@ -227,7 +227,7 @@ launch_tend(int slot_index, const StreamSlot *copy, WorkerDuty duty, TimestampTz
 		launch->due = 0;
 		return;
 	}
-	if (duty_is_wanted(copy, duty) && launch->due <= now && !probe_is_open())
+	if (duty_is_wanted(copy, duty) && launch->due <= now && !probe_is_open(copy->database))
 		launch_start(launch, slot_index, copy, duty, now);
 	if (duty_is_wanted(copy, duty) && launch->due > now)
 		next_due = Min(next_due, launch->due);

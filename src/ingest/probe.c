@@ -4,8 +4,8 @@
  *	  Which databases the launcher asks for their streams, and when.
  *
  * The launcher may connect to no database, so it sends a short-lived worker
- * into the one in question, which does what is in reconcile.c.  One probe runs at a time, and none waits long for a lock,
- * so that no database can hold up the others.  A request that comes while the
+ * into the one in question, which does what is in reconcile.c.  One probe runs at a time, and none waits long
+ * for a lock, so that no database can hold up the others.  A request that comes while the
  * same database is being probed is kept: that probe may not have seen it.
  *
  * While a probe is due or runs, no worker is started: what slots say may be out
@@ -24,6 +24,7 @@
 #include "catalog/pg_database.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
+#include "storage/lock.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -245,14 +246,35 @@ probe_next(void)
 }
 
 /*
- * Whether a database is about to be probed or just being probed.
+ * Whether no worker of a database may be started: some database is about to be
+ * probed or just being probed, or the last probe of this one has failed, so
+ * that it may be gone.
  */
 bool
-probe_is_open(void)
+probe_is_open(Oid database)
 {
 	Probe *next = probe_next();
+	Probe *own = probe_find(database);
 
-	return running_probe != NULL || (next != NULL && next->due <= GetCurrentTimestamp());
+	return running_probe != NULL || (next != NULL && next->due <= GetCurrentTimestamp()) ||
+		   (own != NULL && own->failures > 0);
+}
+
+/* Whether somebody has a database for himself, as who drops or renames it:
+ * whoever connects then waits for him. */
+static bool
+database_is_locked(Oid database)
+{
+	MemoryContext caller_context = CurrentMemoryContext;
+	LOCKTAG tag;
+	bool available;
+
+	SET_LOCKTAG_OBJECT(tag, InvalidOid, DatabaseRelationId, database, 0);
+	StartTransactionCommand();
+	available = LockAcquire(&tag, RowExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL;
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(caller_context);
+	return !available;
 }
 
 /* Send a worker into a database; it is off the list of open probes. */
@@ -276,7 +298,7 @@ probe_start(Probe *probe)
 	LWLockRelease(detect_shared->lock);
 
 	snprintf(object, sizeof(object), "database %u", probe->database);
-	if (launcher_start(&order, object, &running_handle))
+	if (!database_is_locked(probe->database) && launcher_start(&order, object, &running_handle))
 		running_probe = probe;
 	else
 	{

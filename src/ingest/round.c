@@ -213,14 +213,17 @@ round_log_failure(const ErrorData *error)
 /* Wait before the next try, but not longer than until a definition changes:
  * that may be the remedy. */
 static void
-round_back_off(void)
+round_back_off(const ErrorData *error)
 {
 	int delay_ms = launcher_retry_delay_ms(failures);
 	TimestampTz until;
 	long wait_ms;
 
-	/* perhaps it has changed already; perhaps only by what was rolled back */
-	if (watch_stale)
+	/*
+	 * Who holds a lock is not helped by more time than he needs.  A definition
+	 * may have changed already; perhaps only by what was rolled back.
+	 */
+	if (watch_stale || error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
 		delay_ms = Min(delay_ms, detect_retry_interval_ms);
 	until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay_ms);
 	watch_stale = false;
@@ -243,7 +246,7 @@ round_failed(const ErrorData *error)
 	if (failure_kind(error) == FAILURE_CONFIGURATION)
 		round_pause(error);
 	round_log_failure(error);
-	round_back_off();
+	round_back_off(error);
 	failures++;
 }
 
