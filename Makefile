@@ -29,9 +29,13 @@ OBJS = \
 	src/name.o \
 	src/settings.o \
 	src/stream.o \
+	src/stream_alter.o \
 	src/stream_arguments.o \
+	src/stream_check.o \
 	src/stream_columns.o \
 	src/stream_create.o \
+	src/stream_definition.o \
+	src/stream_drop.o \
 	src/stream_query.o \
 	src/stream_transaction.o \
 	src/verbs.o \

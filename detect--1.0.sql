@@ -60,16 +60,21 @@ CREATE TABLE detect._stream (
 	stream_id int PRIMARY KEY,
 	name text NOT NULL UNIQUE,
 	server text,							-- NULL: fed by SQL alone
-	topic text,
+	topics text[] NOT NULL,					-- empty without a server
 	events_table regclass NOT NULL,
 	fields jsonb NOT NULL,					-- column to path
+	"unnest" text,							-- path of an array of elements
 	key text[] NOT NULL,
 	event_time text,
 	events_columns text[] NOT NULL,
+	default_query boolean NOT NULL,			-- nobody wrote it: same-named columns
 	start text NOT NULL,
 	consumers int NOT NULL,
 	partition_interval interval,
 	retention interval,
+	dead_letter_limit bigint,				-- NULL: no limit
+	on_limit text NOT NULL,					-- pause, keep_offsets
+	dead_letter_retention interval,			-- NULL: for ever
 	paused boolean NOT NULL,
 	paused_reason text,
 	paused_remedy text,
@@ -85,7 +90,8 @@ CREATE TABLE detect._applied_progress (
 	kafka_topic text,
 	kafka_partition int,
 	last_offset bigint NOT NULL,			-- of the last applied message
-	next_offset bigint NOT NULL,			-- to read from Kafka
+	last_element int NOT NULL,				-- of that message; the rest may be missing
+	next_offset bigint NOT NULL,			-- to read from Kafka; -1: as start says
 	last_timestamp timestamptz,				-- kafka_timestamp of the last applied message
 	accepted bigint NOT NULL,
 	duplicates bigint NOT NULL,
@@ -166,19 +172,54 @@ CREATE FUNCTION detect.create_stream(
 	name text,
 	server text DEFAULT NULL,
 	topic text DEFAULT NULL,
+	topics text[] DEFAULT NULL,
 	events_table regclass DEFAULT NULL,
 	columns text DEFAULT NULL,
 	fields jsonb DEFAULT NULL,
+	"unnest" text DEFAULT NULL,
 	query text DEFAULT NULL,
 	key text[] DEFAULT NULL,
 	event_time text DEFAULT NULL,
-	start text DEFAULT 'earliest',
+	start text DEFAULT NULL,
 	partition_interval interval DEFAULT NULL,
 	retention interval DEFAULT NULL,
-	consumers int DEFAULT 0) RETURNS void
+	consumers int DEFAULT NULL,
+	dead_letter_limit bigint DEFAULT NULL,
+	on_limit text DEFAULT NULL,
+	dead_letter_retention interval DEFAULT NULL,
+	if_not_exists boolean DEFAULT false) RETURNS void
 	AS 'MODULE_PATHNAME', 'detect_create_stream' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION detect.create_stream(text, text, text, regclass, text, jsonb, text, text[], text, text, interval, interval, int) IS
-	'makes a stream: messages of a topic become rows of an events table, each exactly once';
+COMMENT ON FUNCTION detect.create_stream IS
+	'makes a stream: messages of topics become rows of an events table, each exactly once';
+
+CREATE FUNCTION detect.alter_stream(
+	stream text,
+	server text DEFAULT NULL,
+	topic text DEFAULT NULL,
+	topics text[] DEFAULT NULL,
+	events_table regclass DEFAULT NULL,
+	columns text DEFAULT NULL,
+	fields jsonb DEFAULT NULL,
+	"unnest" text DEFAULT NULL,
+	query text DEFAULT NULL,
+	key text[] DEFAULT NULL,
+	event_time text DEFAULT NULL,
+	start text DEFAULT NULL,
+	partition_interval interval DEFAULT NULL,
+	retention interval DEFAULT NULL,
+	consumers int DEFAULT NULL,
+	dead_letter_limit bigint DEFAULT NULL,
+	on_limit text DEFAULT NULL,
+	dead_letter_retention interval DEFAULT NULL,
+	reset text[] DEFAULT NULL,
+	if_exists boolean DEFAULT false) RETURNS void
+	AS 'MODULE_PATHNAME', 'detect_alter_stream' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect.alter_stream IS
+	'changes a stream between two commits, its progress kept: what is omitted stays, what reset names becomes the default';
+
+CREATE FUNCTION detect.get_definition(name text) RETURNS text
+	AS 'MODULE_PATHNAME', 'detect_get_definition' LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect.get_definition(text) IS 'the SQL that makes a stream or a rollup again';
 
 CREATE FUNCTION detect.drop_stream(stream text, if_exists boolean DEFAULT false) RETURNS void
 	AS 'MODULE_PATHNAME', 'detect_drop_stream' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
@@ -288,16 +329,22 @@ CREATE FUNCTION detect._slots(
 	OUT sqlstate text, OUT last_error_at timestamptz, OUT retries bigint,
 	OUT batches bigint, OUT elements bigint, OUT identities bigint, OUT identity_bytes bigint,
 	OUT last_batch_at timestamptz, OUT events_per_second double precision,
-	OUT freshness_p50_ms double precision, OUT freshness_p99_ms double precision,
-	OUT step_us bigint[], OUT apply_pid int, OUT consume_pid int, OUT maintain_pid int)
+	OUT freshness_p50_ms double precision, OUT freshness_p99_ms double precision)
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'detect_slots' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
 COMMENT ON FUNCTION detect._slots() IS 'what the workers of this database''s streams say in shared memory';
 
+CREATE FUNCTION detect._workers(
+	OUT stream_id int, OUT duty text, OUT number int, OUT pid int, OUT state text, OUT step_us bigint[])
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'detect_workers' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION detect._workers() IS 'the workers of this database''s streams that run, or ran last';
+
 CREATE VIEW detect.stream WITH (security_barrier) AS
 	SELECT s.name AS stream, pg_get_userbyid(detect._stream_owner(s.name)) AS owner,
-		   s.server, s.topic, s.events_table, s.fields, s.key, s.event_time, s.start,
-		   s.partition_interval, s.retention, s.consumers, s.paused,
+		   s.server, s.topics, s.events_table, s.fields, s."unnest", s.key, s.event_time, s.start,
+		   s.partition_interval, s.retention, s.consumers,
+		   s.dead_letter_limit, s.on_limit, s.dead_letter_retention, s.paused,
 		   pg_get_viewdef(to_regclass(
 			   format('detect_query.%I', s.name))::oid) AS query,
 		   s.changed_by, s.changed_at
@@ -350,16 +397,17 @@ CREATE VIEW detect.stat_stream WITH (security_barrier) AS
 				THEN format('call detect.resume(%L) if this database is to take over', s.name)
 				WHEN w.stream_id IS NULL AND current_setting('detect.max_streams', true) IS NULL
 				THEN 'add detect to shared_preload_libraries and restart the server' END AS remedy,
-		   w.apply_pid AS pid, w.state_since,
+		   a.pid, w.state_since,
 		   p.accepted, p.duplicates, p.filtered, p.expired, p.dead_letters,
 		   p.lag_messages, p.lag_seconds,
 		   CASE WHEN w.last_batch_at > clock_timestamp() - interval '10 seconds'
 				THEN w.events_per_second ELSE 0 END AS events_per_second,
 		   w.freshness_p50_ms, w.freshness_p99_ms,
-		   w.last_batch_at, w.retries, w.sqlstate AS last_sqlstate, w.last_error_at,
+		   w.batches, w.elements, w.last_batch_at, w.retries, w.sqlstate AS last_sqlstate, w.last_error_at,
 		   w.identities, w.identity_bytes
 	FROM detect._stream s
 	LEFT JOIN detect._slots() w USING (stream_id)
+	LEFT JOIN detect._workers() a ON a.stream_id = s.stream_id AND a.duty = 'apply'
 	LEFT JOIN LATERAL (
 		SELECT sum(sp.accepted)::int8 AS accepted, sum(sp.duplicates)::int8 AS duplicates,
 			   sum(sp.filtered)::int8 AS filtered, sum(sp.expired)::int8 AS expired,
@@ -379,16 +427,18 @@ CREATE VIEW detect.stat_rollup WITH (security_barrier) AS
 COMMENT ON VIEW detect.stat_rollup IS 'how each rollup does';
 
 CREATE VIEW detect.stat_worker WITH (security_barrier) AS
-	SELECT s.name AS stream, d.duty, d.pid, w.batches, w.elements,
+	SELECT s.name AS stream, d.duty, d.number, w.pid, w.state,
 		   (w.step_us)[1] AS fetch_us, (w.step_us)[2] AS decode_us, (w.step_us)[3] AS stage_us,
 		   (w.step_us)[4] AS read_us, (w.step_us)[5] AS dedup_us, (w.step_us)[6] AS query_us,
 		   (w.step_us)[7] AS insert_us, (w.step_us)[8] AS rollup_us, (w.step_us)[9] AS commit_us
 	FROM detect._stream s
-	LEFT JOIN detect._slots() w USING (stream_id)
-	CROSS JOIN LATERAL (VALUES ('apply', w.apply_pid), ('consume', w.consume_pid),
-							   ('maintain', w.maintain_pid)) d (duty, pid)
-	WHERE (d.duty = 'apply' OR d.pid IS NOT NULL
-		   OR (d.duty = 'consume' AND s.consumers > 0))
+	CROSS JOIN LATERAL (
+		SELECT 'apply' AS duty, 0 AS number
+		UNION ALL SELECT 'maintain', 0
+		UNION ALL SELECT 'consume', n FROM generate_series(0, s.consumers - 1) n) d
+	LEFT JOIN detect._workers() w
+		ON w.stream_id = s.stream_id AND w.duty = d.duty AND w.number = d.number
+	WHERE (d.duty <> 'maintain' OR w.pid IS NOT NULL)
 	AND detect._may_see(detect._stream_owner(s.name));
 COMMENT ON VIEW detect.stat_worker IS
 	'workers of each stream, and where their time goes; a worker that should run and does not has no pid';
@@ -414,17 +464,16 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA detect FROM PUBLIC;
 
 -- Definitions are made by detect_admin; the verbs check ownership.
 GRANT EXECUTE ON FUNCTION
-	detect.create_stream(text, text, text, regclass, text, jsonb, text, text[], text, text, interval, interval, int),
-	detect.create_rollup(text, text, interval)
+	detect.create_stream, detect.create_rollup
 	TO detect_admin;
 GRANT EXECUTE ON FUNCTION
-	detect.drop_stream(text, boolean), detect.pause(text), detect.resume(text),
+	detect.alter_stream, detect.get_definition(text), detect.drop_stream(text, boolean), detect.pause(text), detect.resume(text),
 	detect.wait_for(text, interval), detect.drop_rollup(text, boolean),
 	detect.wait_for_rollup(text, interval), detect.decode(bytea, text, jsonb)
 	TO PUBLIC;
 -- Views call these as their reader; _slots leaves out what belongs to others.
 GRANT EXECUTE ON FUNCTION
-	detect._stream_owner(text), detect._may_see(oid), detect._is_copy(bigint, bigint), detect._slots(),
+	detect._stream_owner(text), detect._may_see(oid), detect._is_copy(bigint, bigint), detect._slots(), detect._workers(),
 	detect._combine(regprocedure, anyelement, anyelement),
 	detect._finalize(anyelement, regprocedure, "any"),
 	detect._staged(), detect._accepted()

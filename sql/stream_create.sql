@@ -49,7 +49,7 @@ SELECT detect.create_stream('full', server => '', topic => NULL, events_table =>
     query => 'SELECT k1, k2, seen_at, kafka_topic AS v FROM batch',
     key => '{k1,k2}', event_time => 'seen_at', start => '2024-01-01 00:00+02', partition_interval => '1 month',
     retention => '10 years', consumers => 1);
-SELECT stream, server, topic, events_table, key, event_time, start, partition_interval, retention, consumers, paused, fields
+SELECT stream, server, topics, events_table, key, event_time, start, partition_interval, retention, consumers, paused, fields
 FROM detect.stream ORDER BY stream COLLATE "C";
 SELECT stream, query FROM detect.stream ORDER BY stream COLLATE "C";
 SELECT c.relname, c.relkind, c.relpersistence, pg_get_userbyid(c.relowner) AS owner,
@@ -198,7 +198,7 @@ FROM (VALUES
     ('start, empty',         '''event'', start => '''''),
     ('start, infinite',      '''event'', start => ''infinity'''),
     ('start, no such day',   '''event'', start => ''2024-02-30'''),
-    ('consumers',            '''event'', consumers => 2'),
+    ('consumers', '''event'', consumers => 17'),
     ('consumers, negative',  '''event'', consumers => -1')) v (label, arguments);
 CREATE SERVER regress_kafka1 FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstrap_servers 'localhost:1');
 SET SESSION AUTHORIZATION regress_create_other;
@@ -209,11 +209,11 @@ SET search_path = stream_create, public;
 SET timezone = 'UTC';
 BEGIN;
 SELECT detect.create_stream('event');
-SELECT 'the only server, the name as topic', server, topic FROM detect.stream;
+SELECT 'the only server, the name as topic', server, topics FROM detect.stream;
 ROLLBACK;
 BEGIN;
 SELECT detect.create_stream('event', topic => 'city.events', start => 'latest');
-SELECT 'topic, start', server, topic, start FROM detect.stream;
+SELECT 'topic, start', server, topics, start FROM detect.stream;
 ROLLBACK;
 CREATE SERVER regress_kafka2 FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstrap_servers 'localhost:2');
 SELECT 'two servers', attempt($$'event'$$);

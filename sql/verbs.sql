@@ -125,7 +125,7 @@ SELECT detect.create_stream('remote', server => 'regress_nowhere');
 INSERT INTO detect_staging.remote VALUES (1), (2);
 SELECT regexp_replace(regress.outcome('SELECT detect.wait_for(''remote'', ''1 s'')'), ': 127[^\n]*', ' …');
 SELECT regress.wait_for_rows('SELECT id FROM verbs.remote', 2);
-SELECT paused, server, topic FROM detect.stream WHERE stream = 'remote';
+SELECT paused, server, topics FROM detect.stream WHERE stream = 'remote';
 SELECT detect.pause('remote');
 SELECT state, reason, accepted FROM detect.stat_stream WHERE stream = 'remote';
 SELECT detect.resume('remote');

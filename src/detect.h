@@ -46,6 +46,10 @@
 /* The name under which a stream's query reads its elements. */
 #define DETECT_BATCH "batch"
 
+/* What follows when a stream has as many dead letters as it may keep. */
+#define ON_LIMIT_PAUSE		  "pause"
+#define ON_LIMIT_KEEP_OFFSETS "keep_offsets"
+
 /* Progress of the elements that SQL staged is kept under this partition. */
 #define SQL_TOPIC	  ""
 #define SQL_PARTITION (-1)
@@ -91,17 +95,22 @@ typedef struct Stream
 	char *name;
 	Oid owner;	  /* of the query view */
 	char *server; /* NULL: fed by SQL alone */
-	char *topic;
+	List *topics; /* of char *, NIL without a server; their order is kept */
 	Oid events_table;
 	Oid staging_table;	  /* detect_staging.<name> */
 	Oid query_view;		  /* detect_query.<name> */
 	char *start;		  /* earliest, latest or a timestamp */
+	char *unnest;		  /* path of an array of elements, or NULL */
 	int consumers;		  /* 0: one worker consumes and applies */
 	List *key;			  /* of char *: columns of the identity */
 	char *event_time;	  /* NULL: events have no time */
 	List *events_columns; /* of char *: what the query's rows fill */
+	bool default_query;	  /* nobody wrote it: the same-named columns */
 	Interval *partition_interval;
-	Interval *retention; /* NULL: for ever */
+	Interval *retention;			 /* NULL: for ever */
+	int64 dead_letter_limit;		 /* kept with their payload; -1: no limit */
+	bool keep_offsets;				 /* past the limit; else the stream pauses */
+	Interval *dead_letter_retention; /* NULL: for ever */
 	int ncolumns;
 	StreamColumn *columns; /* without the ordinal, in table order */
 	AttrNumber ordinal_attnum;
@@ -146,10 +155,16 @@ typedef enum WorkerDuty
 {
 	DUTY_PROBE,	   /* tells the launcher a database's streams */
 	DUTY_APPLY,	   /* the applier; consumes too if alone */
-	DUTY_CONSUME,  /* a consumer beside the applier */
 	DUTY_MAINTAIN, /* indexes of closed partitions, retention */
+	DUTY_CONSUME,  /* a consumer beside the applier: of these several */
 	DUTIES
 } WorkerDuty;
+
+/* A slot has an entry for each duty, and for each consumer: DUTY_CONSUME is
+ * the first of them, and the last duty. */
+#define MAX_CONSUMERS	  16
+#define WORKER_ENTRIES	  (DUTY_CONSUME + MAX_CONSUMERS)
+#define ENTRY_DUTY(entry) ((WorkerDuty) Min((entry), DUTY_CONSUME))
 
 typedef enum StreamState
 {
@@ -159,6 +174,16 @@ typedef enum StreamState
 	STREAM_RUNNING,
 	STREAM_RETRYING /* environment error, same batch again */
 } StreamState;
+
+/* One worker of a stream that should run, or runs. */
+typedef struct WorkerEntry
+{
+	int pid;
+	PGPROC *proc;
+	bool exited_cleanly; /* the last worker, with code 0 */
+	StreamState state;
+	int64 step_us[STEPS]; /* since it started */
+} WorkerEntry;
 
 #define FRESHNESS_BUCKETS 128
 
@@ -187,19 +212,16 @@ typedef struct StreamSlot
 	bool maintain_wanted; /* the applier asks for DUTY_MAINTAIN */
 	char name[NAMEDATALEN];
 
-	/* Workers, by duty: consumers beside the applier share one entry. */
-	int pids[DUTIES];
-	PGPROC *procs[DUTIES];
-	bool exited_cleanly[DUTIES]; /* the last worker, with code 0 */
+	WorkerEntry workers[WORKER_ENTRIES];
 
 	/* How often something was staged: the applier looks when they change. */
 	uint32 staged_commits; /* by a consumer */
 	uint32 sql_commits;	   /* by SQL */
 
 	/* Stats. */
-	StreamState state;
 	TimestampTz state_since;
 	char reason[REASON_BYTES]; /* why it retries or stopped */
+	int reason_entry;		   /* of the worker who said so */
 	int last_sqlstate;
 	TimestampTz last_error_at;
 	int64 retries;
@@ -208,7 +230,6 @@ typedef struct StreamSlot
 	int64 identities; /* held in memory */
 	int64 identity_bytes;
 	int64 outcomes[OUTCOMES]; /* since the worker started */
-	int64 step_us[STEPS];
 	TimestampTz last_batch_at;
 	double events_per_second;
 	Freshness freshness;
@@ -237,6 +258,7 @@ extern DetectShared *detect_shared;
 typedef struct WorkerOrder
 {
 	WorkerDuty duty;
+	int entry; /* duty, or for consumers DUTY_CONSUME and their number */
 	int slot;
 	uint32 generation;
 	Oid database;
@@ -277,6 +299,7 @@ extern Stream *stream_load(const char *name, bool missing_ok);
 extern Stream *stream_load_by_id(int32 stream_id, bool missing_ok);
 extern Stream *stream_load_by_events_table(Oid events_table);
 extern int32 stream_number(const char *name, Oid *events_table);
+extern int stream_topic_index(const Stream *stream, const char *topic);
 extern ColumnSource stream_column_source(const char *name, Oid *reserved_type);
 extern void stream_check_objects(const Stream *stream);
 extern void stream_lock(int32 stream_id, LOCKMODE mode);
@@ -337,11 +360,12 @@ extern Size slot_shmem_bytes(void);
 extern void slot_shmem_init(void);
 extern StreamSlot *slot_find(Oid database, int32 stream_id);
 extern StreamSlot *slot_claim(const WorkerOrder *order);
+extern StreamState slot_state(const StreamSlot *slot);
 extern void slot_set_state(StreamSlot *slot, StreamState state);
 extern void slot_set_reason(StreamSlot *slot, const char *reason);
 extern void slot_note_error(StreamSlot *slot, int sqlstate, const char *reason);
 extern void slot_record_error(StreamSlot *slot, int sqlstate, const char *reason);
-extern void slot_wake(StreamSlot *slot, WorkerDuty duty);
+extern void slot_wake(StreamSlot *slot, int entry);
 extern void slot_wake_at_commit(int32 stream_id);
 extern void slot_tell_staged(StreamSlot *slot);
 extern void slot_want_maintenance(StreamSlot *slot);
@@ -362,7 +386,8 @@ freshness_percentile(const Freshness *freshness, double fraction, TimestampTz no
  * consumer_reload() and applier_reload().
  * ---------------------------------------------------------------------
  */
-extern StreamSlot *my_slot; /* of the worker's stream, else NULL */
+extern StreamSlot *my_slot;	  /* of the worker's stream, else NULL */
+extern WorkerEntry *my_entry; /* of the worker in it */
 extern bool worker_definition_changed;
 extern const char *const worker_duty_names[DUTIES];
 extern PGDLLEXPORT void detect_worker_main(Datum arg);

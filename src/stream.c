@@ -89,9 +89,10 @@ text_array_to_list(Datum array)
 	return result;
 }
 
-/* The path of a column: as fields say, else the member of its own name. */
+/* The path of a column: as fields say, else the member of its own name, in the
+ * item of an array where items are the elements. */
 static char *
-column_path(const char *name, List *field_columns, List *field_paths)
+column_path(const char *name, bool of_item, List *field_columns, List *field_paths)
 {
 	StringInfoData path;
 	ListCell *column;
@@ -104,7 +105,7 @@ column_path(const char *name, List *field_columns, List *field_paths)
 	}
 
 	initStringInfo(&path);
-	appendStringInfoString(&path, "$.\"");
+	appendStringInfoString(&path, of_item ? "@.\"" : "$.\"");
 	for (const char *c = name; *c; c++)
 	{
 		if (*c == '"' || *c == '\\')
@@ -144,7 +145,8 @@ stream_load_columns(Stream *stream, List *field_columns, List *field_paths)
 		column->source = stream_column_source(column->name, &reserved_type);
 		column->staged_as_text = column->type >= FirstNormalObjectId;
 		if (column->source == COLUMN_FIELD)
-			column->path = column_path(column->name, field_columns, field_paths);
+			column->path =
+				column_path(column->name, stream->unnest != NULL, field_columns, field_paths);
 		if (column->source == COLUMN_ORDINAL)
 			stream->ordinal_attnum = attribute->attnum;
 		else
@@ -228,7 +230,7 @@ stream_from_row(void)
 	stream->id = DatumGetInt32(row_datum(1, &isnull));
 	stream->name = copy_string(row_text(2));
 	stream->server = copy_string(row_text(3));
-	stream->topic = copy_string(row_text(4));
+	stream->topics = text_array_to_list(row_datum(4, &isnull));
 	stream->events_table = DatumGetObjectId(row_datum(5, &isnull));
 	field_columns = text_array_to_list(row_datum(6, &isnull));
 	field_paths = text_array_to_list(row_datum(7, &isnull));
@@ -242,6 +244,13 @@ stream_from_row(void)
 	stream->paused = DatumGetBool(row_datum(15, &isnull));
 	stream->paused_reason = copy_string(row_text(16));
 	stream->is_copy = !DatumGetBool(row_datum(17, &isnull));
+	stream->unnest = copy_string(row_text(18));
+	stream->dead_letter_limit = DatumGetInt64(row_datum(19, &isnull));
+	if (isnull)
+		stream->dead_letter_limit = -1;
+	stream->keep_offsets = strcmp(row_text(20), ON_LIMIT_KEEP_OFFSETS) == 0;
+	stream->dead_letter_retention = row_interval(21);
+	stream->default_query = DatumGetBool(row_datum(22, &isnull));
 	stream->staging_table = stream_object(DETECT_STAGING_SCHEMA, stream->name);
 	stream->query_view = stream_object(DETECT_QUERY_SCHEMA, stream->name);
 	stream->owner = relation_owner(stream->query_view);
@@ -264,12 +273,13 @@ stream_find(const char *condition, Oid type, Datum value)
 	values[2] = Int64GetDatum((int64) MyDatabaseId);
 
 	SPI_connect();
-	sql = psprintf("SELECT stream_id, name, server, topic, events_table::oid, "
+	sql = psprintf("SELECT stream_id, name, server, topics, events_table::oid, "
 				   "ARRAY(SELECT k FROM jsonb_each_text(fields) f(k, v) ORDER BY k), "
 				   "ARRAY(SELECT v FROM jsonb_each_text(fields) f(k, v) ORDER BY k), "
 				   "key, event_time, events_columns, start, consumers, "
 				   "partition_interval, retention, paused, paused_reason, "
-				   "home_system = $2 AND home_database = $3 "
+				   "home_system = $2 AND home_database = $3, "
+				   "\"unnest\", dead_letter_limit, on_limit, dead_letter_retention, default_query "
 				   "FROM detect._stream WHERE %s",
 				   condition);
 	if (catalog_execute(sql, 3, types, values, NULL) > 0)
@@ -319,6 +329,22 @@ Stream *
 stream_load_by_events_table(Oid events_table)
 {
 	return stream_find("events_table = $1::oid::regclass", OIDOID, ObjectIdGetDatum(events_table));
+}
+
+/*
+ * The place of a topic among those of the stream; the first if it is none.
+ */
+int
+stream_topic_index(const Stream *stream, const char *topic)
+{
+	ListCell *cell;
+
+	foreach(cell, stream->topics)
+	{
+		if (strcmp(lfirst(cell), topic) == 0)
+			return foreach_current_index(cell);
+	}
+	return 0;
 }
 
 /*

@@ -11,29 +11,58 @@
 #include "detect.h"
 #include "fmgr.h"
 #include "nodes/parsenodes.h"
+#include "utils/array.h"
+#include "utils/jsonb.h"
 
-/* The arguments of create_stream, in their order. */
+/* The arguments of create_stream, in their order, which is that of
+ * alter_stream too. */
 enum
 {
 	ARG_NAME,
 	ARG_SERVER,
 	ARG_TOPIC,
+	ARG_TOPICS,
 	ARG_EVENTS_TABLE,
 	ARG_COLUMNS,
 	ARG_FIELDS,
+	ARG_UNNEST,
 	ARG_QUERY,
 	ARG_KEY,
 	ARG_EVENT_TIME,
 	ARG_START,
 	ARG_PARTITION_INTERVAL,
 	ARG_RETENTION,
-	ARG_CONSUMERS
+	ARG_CONSUMERS,
+	ARG_DEAD_LETTER_LIMIT,
+	ARG_ON_LIMIT,
+	ARG_DEAD_LETTER_RETENTION,
+	DEFINITION_ARGS,
+	ARG_IF_NOT_EXISTS = DEFINITION_ARGS, /* of create_stream */
+	ARG_RESET = DEFINITION_ARGS,		 /* of alter_stream */
+	ARG_IF_EXISTS
 };
 
+/* A definition as its user writes it, with defaults filled in. */
+typedef struct StreamDefinition
+{
+	Stream *stream; /* but for columns and views */
+	List *columns;	/* of ColumnDef; NIL: those that the stream has */
+	Jsonb *fields;
+	char *query;		/* over batch; NULL: that which the stream has */
+	bool default_query; /* the same-named columns */
+	bool start_is_given;
+} StreamDefinition;
+
 /* in stream_arguments.c */
+extern const char *const stream_argument_names[DEFINITION_ARGS];
 extern char *arg_text(FunctionCallInfo fcinfo, int arg);
 extern void stream_check_caller(void);
-extern Stream *stream_from_arguments(FunctionCallInfo fcinfo);
+extern StreamDefinition *
+stream_definition_from_call(FunctionCallInfo fcinfo, const Stream *old, ArrayType *reset);
+
+/* in stream_check.c */
+extern void stream_check_fields(Jsonb *fields, const char *unnest, Oid staging_table);
+extern void stream_check_definition(const Stream *stream);
 
 /* The text of an argument, for parsed_text_error. */
 typedef struct ParsedText
@@ -47,20 +76,32 @@ typedef struct ParsedText
 extern List *stream_columns_parse(const char *columns);
 extern List *stream_columns_default(Oid events_table);
 extern Oid stream_columns_create_table(const char *name, List *column_defs, Oid owner);
+extern bool stream_columns_differ(Oid staging_table, List *column_defs);
+extern void stream_columns_alter_table(const Stream *stream, List *column_defs);
 
 /* in stream_query.c */
 extern void parsed_text_error(void *arg);
 extern Query *stream_query_parse(const char *text, const char *stream_name, Oid staging_table,
 								 AttrNumber ordinal_attnum);
-extern char *stream_query_default(List *column_names);
+extern char *stream_query_default(Oid staging_table, Oid events_table);
 extern List *stream_query_events_columns(Query *query, Oid events_table, Oid staging_table);
 extern Oid query_view_create(const char *name, Query *query, Oid owner);
 extern const char *closest_attribute(Oid relid, const char *name);
 
 /* in stream_create.c */
+extern void stream_make_query(StreamDefinition *definition);
+extern void stream_create_events_triggers(const Stream *stream);
+extern void stream_write(const StreamDefinition *definition);
+extern void stream_record_dependencies(const Stream *stream);
+
+/* in stream_definition.c */
+extern char *stream_query_text(const Stream *stream);
+extern char *stream_differences(const StreamDefinition *definition, const Stream *stream);
+
+/* in stream_drop.c */
+extern void stream_drop_object(Oid classid, Oid objectid);
 extern void stream_drop_trigger(Oid events_table);
 extern void stream_forget(int32 stream_id);
-extern void stream_record_dependencies(const Stream *stream);
 
 /* in name.c */
 extern void definition_check_name(const char *kind, const char *name);

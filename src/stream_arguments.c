@@ -1,12 +1,16 @@
 /*-------------------------------------------------------------------------
  *
  * stream_arguments.c
- *	  The arguments of detect.create_stream, checked one by one.
+ *	  The arguments of detect.create_stream and alter_stream, checked one by one.
  *
  * Everything that can be judged without the columns and the query is judged
  * here, in the order in which a user thinks: who am I, which table, where do
  * messages come from, what makes two events the same.  Each refusal says what
  * to change.
+ *
+ * An argument of alter_stream that is omitted keeps what the stream has, and
+ * one that reset names becomes what create_stream would have made of its
+ * absence: find_…() asks keeps() first.
  *
  *-------------------------------------------------------------------------
  */
@@ -44,6 +48,36 @@
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
+#define DEFAULT_DEAD_LETTER_LIMIT 100000
+
+/* By number: what reset and error messages call them. */
+const char *const stream_argument_names[DEFINITION_ARGS] = {"name",
+															"server",
+															"topic",
+															"topics",
+															"events_table",
+															"columns",
+															"fields",
+															"unnest",
+															"query",
+															"key",
+															"event_time",
+															"start",
+															"partition_interval",
+															"retention",
+															"consumers",
+															"dead_letter_limit",
+															"on_limit",
+															"dead_letter_retention"};
+
+/* Where the arguments come from. */
+typedef struct ArgumentSource
+{
+	FunctionCallInfo fcinfo;
+	const Stream *old; /* what is altered, NULL when one is created */
+	bool reset[DEFINITION_ARGS];
+} ArgumentSource;
+
 /*
  * A text argument as a string, NULL for NULL.
  */
@@ -51,6 +85,50 @@ char *
 arg_text(FunctionCallInfo fcinfo, int arg)
 {
 	return PG_ARGISNULL(arg) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(arg));
+}
+
+/* Whether an argument is not NULL. */
+static bool
+is_given(const ArgumentSource *source, int arg)
+{
+	FunctionCallInfo fcinfo = source->fcinfo;
+
+	return !PG_ARGISNULL(arg);
+}
+
+/* Whether what the stream has stays. */
+static bool
+keeps(const ArgumentSource *source, int arg)
+{
+	return source->old != NULL && !is_given(source, arg) && !source->reset[arg];
+}
+
+/* Read which arguments of alter_stream are to become their defaults. */
+static void
+read_reset(ArgumentSource *source, ArrayType *reset)
+{
+	Datum *elements;
+	bool *nulls;
+	int count;
+
+	deconstruct_array(reset, TEXTOID, -1, false, TYPALIGN_INT, &elements, &nulls, &count);
+	for (int i = 0; i < count; i++)
+	{
+		const char *name = nulls[i] ? "" : TextDatumGetCString(elements[i]);
+		int arg = ARG_SERVER;
+
+		while (arg < DEFINITION_ARGS && strcmp(stream_argument_names[arg], name) != 0)
+			arg++;
+		if (arg == DEFINITION_ARGS)
+			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+							errmsg("reset names \"%s\", which is no argument of a stream", name),
+							errhint("For example: reset => '{retention}'")));
+		if (is_given(source, arg))
+			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+							errmsg("\"%s\" is given, and reset names it too", name),
+							errhint("Leave one of them out.")));
+		source->reset[arg] = true;
+	}
 }
 
 /*
@@ -101,14 +179,14 @@ refuse_events_table(const char *table, const char *what, const char *hint)
 
 /* Whether another stream, or the wrong kind of relation, stands in the way. */
 static void
-check_events_table(Oid events_table)
+check_events_table(const Stream *stream, Oid events_table)
 {
 	Relation rel = relation_open(events_table, AccessShareLock);
 	const char *name = RelationGetRelationName(rel);
 	char kind = rel->rd_rel->relkind;
 	Stream *other;
 
-	if (!compat_owns_relation(events_table, GetUserId()))
+	if (!compat_owns_relation(events_table, stream->owner))
 		ereport(
 			ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE), errmsg("must be owner of table \"%s\"", name),
@@ -129,11 +207,11 @@ check_events_table(Oid events_table)
 			"ALTER TABLE … SET LOGGED: a crash would empty it while the progress in Kafka stays.");
 	if (rel->rd_rules != NULL) /* relhasrules stays when the last one goes */
 		refuse_events_table(name, "has rules", "Use a trigger in place of the rule.");
-	if (check_enable_rls(events_table, GetUserId(), true) == RLS_ENABLED)
+	if (check_enable_rls(events_table, stream->owner, true) == RLS_ENABLED)
 		refuse_events_table(name, "has row security that applies to its owner",
 							"ALTER TABLE … NO FORCE ROW LEVEL SECURITY.");
 	other = stream_load_by_events_table(events_table);
-	if (other)
+	if (other && strcmp(other->name, stream->name) != 0)
 		ereport(
 			ERROR,
 			(errcode(ERRCODE_DUPLICATE_OBJECT),
@@ -145,23 +223,26 @@ check_events_table(Oid events_table)
 
 /* The events table: as named, else the table with the stream's name. */
 static Oid
-find_events_table(FunctionCallInfo fcinfo, const char *stream_name)
+find_events_table(const ArgumentSource *source, const Stream *stream)
 {
+	FunctionCallInfo fcinfo = source->fcinfo;
 	Oid relid;
 
-	if (!PG_ARGISNULL(ARG_EVENTS_TABLE))
+	if (keeps(source, ARG_EVENTS_TABLE))
+		return source->old->events_table;
+	if (is_given(source, ARG_EVENTS_TABLE))
 		relid = PG_GETARG_OID(ARG_EVENTS_TABLE);
 	else
-		relid = RelnameGetRelid(stream_name);
+		relid = RelnameGetRelid(stream->name);
 	if (!OidIsValid(relid) || !SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
 		ereport(
 			ERROR,
 			(errcode(ERRCODE_UNDEFINED_TABLE),
-			 errmsg("there is no table for the events of stream \"%s\"", stream_name),
+			 errmsg("there is no table for the events of stream \"%s\"", stream->name),
 			 errhint(
 				 "Create the table first, and name it in events_table unless it is called \"%s\".",
-				 stream_name)));
-	check_events_table(relid);
+				 stream->name)));
+	check_events_table(stream, relid);
 	return relid;
 }
 
@@ -193,11 +274,13 @@ only_server(void)
 
 /* The checked name of the server, NULL when SQL alone feeds the stream. */
 static char *
-find_server(FunctionCallInfo fcinfo)
+find_server(const ArgumentSource *source, Oid owner)
 {
-	char *name = arg_text(fcinfo, ARG_SERVER);
+	char *name = arg_text(source->fcinfo, ARG_SERVER);
 	ForeignServer *server;
 
+	if (keeps(source, ARG_SERVER))
+		return source->old->server;
 	if (name && name[0] == '\0')
 		return NULL;
 	if (name == NULL)
@@ -217,12 +300,92 @@ find_server(FunctionCallInfo fcinfo)
 		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
 						errmsg("server \"%s\" is not a Kafka cluster", name),
 						errhint("Name a server of foreign data wrapper detect_kafka.")));
-	if (compat_server_aclcheck(server->serverid, GetUserId()) != ACLCHECK_OK)
+	if (compat_server_aclcheck(server->serverid, owner) != ACLCHECK_OK)
 		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 						errmsg("permission denied for server \"%s\"", name),
 						errhint("GRANT USAGE ON FOREIGN SERVER %s TO %s.", quote_identifier(name),
-								quote_identifier(GetUserNameFromId(GetUserId(), false)))));
+								quote_identifier(GetUserNameFromId(owner, false)))));
 	return name;
+}
+
+/* The strings of an array argument; what must not contain NULL. */
+static List *
+text_array_argument(FunctionCallInfo fcinfo, int arg)
+{
+	Datum *elements;
+	bool *nulls;
+	int count;
+	List *strings = NIL;
+
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(arg), TEXTOID, -1, false, TYPALIGN_INT, &elements,
+					  &nulls, &count);
+	for (int i = 0; i < count; i++)
+	{
+		if (nulls[i])
+			ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+							errmsg("%s must not contain NULL", stream_argument_names[arg])));
+		strings = lappend(strings, TextDatumGetCString(elements[i]));
+	}
+	return strings;
+}
+
+/* Each topic has a place of its own, and there are not too many. */
+static void
+check_topics(List *topics)
+{
+	ListCell *cell;
+
+	if (topics == NIL || list_length(topics) > PG_INT16_MAX)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("a stream reads 1 to %d topics, not %d", PG_INT16_MAX,
+							   list_length(topics))));
+	foreach(cell, topics)
+	{
+		const char *topic = lfirst(cell);
+
+		if (topic[0] == '\0')
+			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+							errmsg("the name of a topic must not be empty")));
+		for (int i = 0; i < foreach_current_index(cell); i++)
+		{
+			if (strcmp(list_nth(topics, i), topic) == 0)
+				ereport(ERROR, (errcode(ERRCODE_DUPLICATE_OBJECT),
+								errmsg("topics name \"%s\" more than once", topic)));
+		}
+	}
+}
+
+/* The topics: as named, else one with the stream's name. */
+static List *
+find_topics(const ArgumentSource *source, const Stream *stream)
+{
+	bool is_named = is_given(source, ARG_TOPIC) || is_given(source, ARG_TOPICS);
+	List *topics;
+
+	if (is_given(source, ARG_TOPIC) && is_given(source, ARG_TOPICS))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("topic and topics cannot be given both"),
+						errhint("Name all of them in topics.")));
+	if (stream->server == NULL && is_named)
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 is_given(source, ARG_TOPIC)
+				 ? errmsg("topic \"%s\" needs a server", arg_text(source->fcinfo, ARG_TOPIC))
+				 : errmsg("topics need a server"),
+			 errhint("CREATE SERVER … FOREIGN DATA WRAPPER detect_kafka, and name it in server.")));
+	if (stream->server == NULL)
+		return NIL;
+	if (is_given(source, ARG_TOPIC))
+		topics = list_make1(arg_text(source->fcinfo, ARG_TOPIC));
+	else if (is_given(source, ARG_TOPICS))
+		topics = text_array_argument(source->fcinfo, ARG_TOPICS);
+	else if (keeps(source, ARG_TOPIC) && keeps(source, ARG_TOPICS) && source->old->topics)
+		topics = source->old->topics;
+	else
+		topics = list_make1(stream->name);
+	check_topics(topics);
+	return topics;
 }
 
 /* Where to begin; a time with its zone, since workers have one of their own. */
@@ -276,35 +439,25 @@ primary_key_columns(Oid events_table)
 
 /* The columns of the identity: as named, else the primary key. */
 static List *
-find_key(FunctionCallInfo fcinfo, Oid events_table)
+find_key(const ArgumentSource *source, Oid events_table)
 {
-	Datum *elements;
-	bool *nulls;
-	int count;
-	List *key = NIL;
-
-	if (PG_ARGISNULL(ARG_KEY))
+	if (keeps(source, ARG_KEY))
+		return source->old->key;
+	if (!is_given(source, ARG_KEY))
 		return primary_key_columns(events_table);
-	deconstruct_array(PG_GETARG_ARRAYTYPE_P(ARG_KEY), TEXTOID, -1, false, TYPALIGN_INT, &elements,
-					  &nulls, &count);
-	for (int i = 0; i < count; i++)
-	{
-		if (nulls[i])
-			ereport(ERROR,
-					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("key must not contain NULL")));
-		key = lappend(key, TextDatumGetCString(elements[i]));
-	}
-	return key;
+	return text_array_argument(source->fcinfo, ARG_KEY);
 }
 
 /* The time of an event: as named, else the column that partitions the table. */
 static char *
-find_event_time(FunctionCallInfo fcinfo, Oid events_table)
+find_event_time(const ArgumentSource *source, Oid events_table)
 {
-	char *name = arg_text(fcinfo, ARG_EVENT_TIME);
+	char *name = arg_text(source->fcinfo, ARG_EVENT_TIME);
 	Relation rel;
 	PartitionKey key;
 
+	if (keeps(source, ARG_EVENT_TIME))
+		return source->old->event_time;
 	if (name)
 		return name;
 	rel = relation_open(events_table, AccessShareLock);
@@ -318,31 +471,51 @@ find_event_time(FunctionCallInfo fcinfo, Oid events_table)
 
 /* Partitions are made beside the events table, as the stream's owner. */
 static void
-check_makes_partitions(Oid events_table)
+check_makes_partitions(Oid events_table, Oid owner)
 {
 	Oid schema = get_rel_namespace(events_table);
 
-	if (compat_namespace_aclcheck(schema, GetUserId(), ACL_CREATE) != ACLCHECK_OK)
+	if (compat_namespace_aclcheck(schema, owner, ACL_CREATE) != ACLCHECK_OK)
 		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 						errmsg("permission denied for schema %s", get_namespace_name(schema)),
 						errdetail("The stream makes partitions of table \"%s\" there.",
 								  get_rel_name(events_table)),
 						errhint("GRANT CREATE ON SCHEMA %s TO %s.",
 								quote_identifier(get_namespace_name(schema)),
-								quote_identifier(GetUserNameFromId(GetUserId(), false)))));
+								quote_identifier(GetUserNameFromId(owner, false)))));
+}
+
+/* An interval: as given, else what the stream has, else NULL. */
+static Interval *
+find_interval(const ArgumentSource *source, int arg, Interval *old)
+{
+	FunctionCallInfo fcinfo = source->fcinfo;
+	Interval zero = {0};
+	Interval *interval;
+
+	if (keeps(source, arg))
+		return old;
+	if (!is_given(source, arg))
+		return NULL;
+	interval = PG_GETARG_INTERVAL_P(arg);
+	if (DatumGetBool(DirectFunctionCall2(interval_le, IntervalPGetDatum(interval),
+										 IntervalPGetDatum(&zero))))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("%s must be greater than zero", stream_argument_names[arg])));
+	return interval;
 }
 
 static void
-check_intervals(FunctionCallInfo fcinfo, Stream *stream)
+find_intervals(const ArgumentSource *source, Stream *stream)
 {
-	Interval zero = {0};
+	const Stream *old = source->old;
 
 	stream->partition_interval =
-		PG_ARGISNULL(ARG_PARTITION_INTERVAL) ? NULL : PG_GETARG_INTERVAL_P(ARG_PARTITION_INTERVAL);
-	stream->retention = PG_ARGISNULL(ARG_RETENTION) ? NULL : PG_GETARG_INTERVAL_P(ARG_RETENTION);
+		find_interval(source, ARG_PARTITION_INTERVAL, old ? old->partition_interval : NULL);
+	stream->retention = find_interval(source, ARG_RETENTION, old ? old->retention : NULL);
 	if (partition_is_by_event_time(stream))
 	{
-		check_makes_partitions(stream->events_table);
+		check_makes_partitions(stream->events_table, stream->owner);
 		if (stream->partition_interval == NULL)
 		{
 			stream->partition_interval = palloc0(sizeof(Interval));
@@ -353,50 +526,162 @@ check_intervals(FunctionCallInfo fcinfo, Stream *stream)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("retention needs event_time"),
 				 errhint("Name the column that tells when an event happened.")));
-	if ((stream->retention &&
-		 DatumGetBool(DirectFunctionCall2(interval_le, IntervalPGetDatum(stream->retention),
-										  IntervalPGetDatum(&zero)))) ||
-		(stream->partition_interval &&
-		 DatumGetBool(DirectFunctionCall2(interval_le,
-										  IntervalPGetDatum(stream->partition_interval),
-										  IntervalPGetDatum(&zero)))))
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("partition_interval and retention must be greater than zero")));
 }
 
-/*
- * A stream from the arguments that need no columns and no query to be judged.
- */
-Stream *
-stream_from_arguments(FunctionCallInfo fcinfo)
+/* How many consumers read beside the applier. */
+static int
+find_consumers(const ArgumentSource *source)
 {
-	Stream *stream = palloc0(sizeof(Stream));
+	FunctionCallInfo fcinfo = source->fcinfo;
+	int consumers;
 
-	if (PG_ARGISNULL(ARG_NAME))
-		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("a stream needs a name")));
-	stream->name = arg_text(fcinfo, ARG_NAME);
-	definition_check_name("stream", stream->name);
-	stream->owner = GetUserId();
-	stream->events_table = find_events_table(fcinfo, stream->name);
-	stream->server = find_server(fcinfo);
-	stream->topic = arg_text(fcinfo, ARG_TOPIC);
-	if (stream->server && stream->topic == NULL)
-		stream->topic = stream->name;
-	if (stream->server == NULL && stream->topic != NULL)
+	if (keeps(source, ARG_CONSUMERS))
+		return source->old->consumers;
+	consumers = is_given(source, ARG_CONSUMERS) ? PG_GETARG_INT32(ARG_CONSUMERS) : 0;
+	if (consumers < 0 || consumers > MAX_CONSUMERS)
 		ereport(
 			ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-			 errmsg("topic \"%s\" needs a server", stream->topic),
-			 errhint("CREATE SERVER … FOREIGN DATA WRAPPER detect_kafka, and name it in server.")));
-	stream->start = PG_ARGISNULL(ARG_START) ? "earliest" : find_start(arg_text(fcinfo, ARG_START));
-	stream->consumers = PG_ARGISNULL(ARG_CONSUMERS) ? 0 : PG_GETARG_INT32(ARG_CONSUMERS);
-	if (stream->consumers < 0 || stream->consumers > 1)
-		ereport(
-			ERROR,
-			(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("consumers must be 0 or 1"),
-			 errhint("0: one worker reads Kafka and applies; 1: a second worker reads Kafka.")));
-	stream->key = find_key(fcinfo, stream->events_table);
-	stream->event_time = find_event_time(fcinfo, stream->events_table);
-	check_intervals(fcinfo, stream);
+			 errmsg("consumers must be 0 to %d, not %d", MAX_CONSUMERS, consumers),
+			 errhint(
+				 "0: one worker reads Kafka and applies; more: so many workers beside it read Kafka.")));
+	return consumers;
+}
+
+/* What is kept of elements that fail.  Without Kafka there is no position to
+ * read them from again, so their payload is kept whatever the limit. */
+static void
+find_dead_letters(const ArgumentSource *source, Stream *stream)
+{
+	FunctionCallInfo fcinfo = source->fcinfo;
+	const Stream *old = source->old;
+	const char *on_limit = stream->server ? ON_LIMIT_KEEP_OFFSETS : ON_LIMIT_PAUSE;
+
+	stream->dead_letter_retention =
+		find_interval(source, ARG_DEAD_LETTER_RETENTION, old ? old->dead_letter_retention : NULL);
+
+	stream->dead_letter_limit = DEFAULT_DEAD_LETTER_LIMIT;
+	if (keeps(source, ARG_DEAD_LETTER_LIMIT))
+		stream->dead_letter_limit = old->dead_letter_limit;
+	else if (is_given(source, ARG_DEAD_LETTER_LIMIT))
+		stream->dead_letter_limit = PG_GETARG_INT64(ARG_DEAD_LETTER_LIMIT);
+	if (stream->dead_letter_limit < -1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("dead_letter_limit must not be negative"), errhint("-1 is no limit.")));
+
+	if (is_given(source, ARG_ON_LIMIT))
+		on_limit = arg_text(fcinfo, ARG_ON_LIMIT);
+	else if (keeps(source, ARG_ON_LIMIT) && stream->server)
+		on_limit = old->keep_offsets ? ON_LIMIT_KEEP_OFFSETS : ON_LIMIT_PAUSE;
+	stream->keep_offsets = strcmp(on_limit, ON_LIMIT_KEEP_OFFSETS) == 0;
+	if (!stream->keep_offsets && strcmp(on_limit, ON_LIMIT_PAUSE) != 0)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("on_limit cannot be \"%s\"", on_limit),
+						errhint("Give \"" ON_LIMIT_PAUSE "\" or \"" ON_LIMIT_KEEP_OFFSETS "\".")));
+	if (stream->keep_offsets && stream->server == NULL)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("on_limit => '" ON_LIMIT_KEEP_OFFSETS "' needs a server"),
+						errhint("What SQL has staged cannot be read again.")));
+}
+
+/* Where elements stand in a message, NULL if each message is one. */
+static char *
+find_unnest(const ArgumentSource *source)
+{
+	char *path = arg_text(source->fcinfo, ARG_UNNEST);
+
+	if (keeps(source, ARG_UNNEST))
+		return source->old->unnest;
+	if (path)
+		decode_check_path(path);
+	return path;
+}
+
+/* Fill in what needs no columns and no query to be judged. */
+static Stream *
+find_stream(const ArgumentSource *source)
+{
+	const Stream *old = source->old;
+	FunctionCallInfo fcinfo = source->fcinfo;
+	Stream *stream = palloc0(sizeof(Stream));
+
+	stream->id = old ? old->id : 0;
+	stream->name = arg_text(fcinfo, ARG_NAME);
+	stream->owner = old ? old->owner : GetUserId();
+	if (old == NULL)
+		definition_check_name("stream", stream->name);
+	stream->events_table = find_events_table(source, stream);
+	stream->server = find_server(source, stream->owner);
+	stream->topics = find_topics(source, stream);
+	stream->start = "earliest";
+	if (keeps(source, ARG_START))
+		stream->start = old->start;
+	else if (is_given(source, ARG_START))
+		stream->start = find_start(arg_text(fcinfo, ARG_START));
+	stream->unnest = find_unnest(source);
+	stream->consumers = find_consumers(source);
+	stream->key = find_key(source, stream->events_table);
+	stream->event_time = find_event_time(source, stream->events_table);
+	find_intervals(source, stream);
+	find_dead_letters(source, stream);
 	return stream;
+}
+
+/* The fields of the stream that is altered. */
+static Jsonb *
+old_fields(const Stream *old)
+{
+	Oid types[1] = {INT4OID};
+	Datum values[1] = {Int32GetDatum(old->id)};
+	MemoryContext caller_context = CurrentMemoryContext;
+	MemoryContext spi_context;
+	bool isnull;
+	Jsonb *fields;
+
+	SPI_connect();
+	catalog_execute("SELECT fields FROM detect._stream WHERE stream_id = $1", 1, types, values,
+					NULL);
+	spi_context = MemoryContextSwitchTo(caller_context);
+	fields =
+		DatumGetJsonbPCopy(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	MemoryContextSwitchTo(spi_context);
+	SPI_finish();
+	return fields;
+}
+
+/*
+ * The definition that the arguments of create_stream make (old NULL), or those
+ * of alter_stream out of what the stream was; reset, which may be NULL, names
+ * those that become their defaults.
+ */
+StreamDefinition *
+stream_definition_from_call(FunctionCallInfo fcinfo, const Stream *old, ArrayType *reset)
+{
+	ArgumentSource source = {.fcinfo = fcinfo, .old = old};
+	StreamDefinition *definition = palloc0(sizeof(StreamDefinition));
+
+	if (PG_ARGISNULL(ARG_NAME))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("a stream needs a name")));
+	if (reset)
+		read_reset(&source, reset);
+	definition->stream = find_stream(&source);
+	definition->start_is_given = is_given(&source, ARG_START);
+
+	if (is_given(&source, ARG_COLUMNS))
+		definition->columns = stream_columns_parse(arg_text(fcinfo, ARG_COLUMNS));
+	else if (!keeps(&source, ARG_COLUMNS))
+		definition->columns = stream_columns_default(definition->stream->events_table);
+
+	if (is_given(&source, ARG_FIELDS))
+		definition->fields = PG_GETARG_JSONB_P(ARG_FIELDS);
+	else if (keeps(&source, ARG_FIELDS))
+		definition->fields = old_fields(old);
+	else
+		definition->fields = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum("{}")));
+
+	definition->query = arg_text(fcinfo, ARG_QUERY);
+	definition->default_query = !is_given(&source, ARG_QUERY) &&
+								(old == NULL || source.reset[ARG_QUERY] || old->default_query);
+	return definition;
 }

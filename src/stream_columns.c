@@ -19,6 +19,7 @@
 #include "catalog/pg_type.h"
 #include "catalog/toasting.h"
 #include "commands/tablecmds.h"
+#include "executor/spi.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "parser/parse_type.h"
@@ -164,4 +165,90 @@ stream_columns_create_table(const char *name, List *column_defs, Oid owner)
 	AtEOXact_GUC(true, nest_level);
 	SetUserIdAndSecContext(saved_user, saved_context);
 	return table.objectId;
+}
+
+static char *
+column_type_text(const ColumnDef *column)
+{
+	return format_type_extended(column->typeName->typeOid, column->typeName->typemod,
+								FORMAT_TYPE_TYPEMOD_GIVEN | FORMAT_TYPE_FORCE_QUALIFY);
+}
+
+/* The new definition of a column by name, or NULL. */
+static ColumnDef *
+find_column_def(List *column_defs, const char *name)
+{
+	ListCell *cell;
+
+	foreach(cell, column_defs)
+	{
+		if (strcmp(lfirst_node(ColumnDef, cell)->colname, name) == 0)
+			return lfirst_node(ColumnDef, cell);
+	}
+	return NULL;
+}
+
+/* What makes the staging table's columns the new ones, as parts of an ALTER
+ * TABLE; empty when they are so already. */
+static char *
+alter_table_actions(Oid staging_table, List *column_defs)
+{
+	Relation rel = table_open(staging_table, AccessShareLock);
+	TupleDesc tupdesc = RelationGetDescr(rel);
+	StringInfoData actions;
+	ListCell *cell;
+
+	initStringInfo(&actions);
+	for (int i = 0; i < tupdesc->natts; i++)
+	{
+		Form_pg_attribute attribute = TupleDescAttr(tupdesc, i);
+		const char *name = quote_identifier(NameStr(attribute->attname));
+		ColumnDef *column;
+
+		if (attribute->attisdropped || strcmp(NameStr(attribute->attname), DETECT_ORDINAL) == 0)
+			continue;
+		column = find_column_def(column_defs, NameStr(attribute->attname));
+		if (column == NULL)
+			appendStringInfo(&actions, ", DROP COLUMN %s", name);
+		else if (column->typeName->typeOid != attribute->atttypid ||
+				 column->typeName->typemod != attribute->atttypmod)
+			appendStringInfo(&actions, ", ALTER COLUMN %s TYPE %s USING %s::%s", name,
+							 column_type_text(column), name, column_type_text(column));
+	}
+	foreach(cell, column_defs)
+	{
+		ColumnDef *column = lfirst_node(ColumnDef, cell);
+
+		if (get_attnum(staging_table, column->colname) == InvalidAttrNumber)
+			appendStringInfo(&actions, ", ADD COLUMN %s %s", quote_identifier(column->colname),
+							 column_type_text(column));
+	}
+	table_close(rel, AccessShareLock);
+	return actions.len > 0 ? actions.data + 2 : actions.data;
+}
+
+/*
+ * Whether a stream's columns are other ones than these.
+ */
+bool
+stream_columns_differ(Oid staging_table, List *column_defs)
+{
+	return alter_table_actions(staging_table, column_defs)[0] != '\0';
+}
+
+/*
+ * Give the staging table of a stream these columns; rows that SQL has staged
+ * stay.  Its query is gone, and the caller makes it again.
+ */
+void
+stream_columns_alter_table(const Stream *stream, List *column_defs)
+{
+	char *sql = psprintf("ALTER TABLE %s %s",
+						 quote_qualified_identifier(DETECT_STAGING_SCHEMA, stream->name),
+						 alter_table_actions(stream->staging_table, column_defs));
+
+	SPI_connect();
+	if (SPI_execute(sql, false, 0) != SPI_OK_UTILITY)
+		elog(ERROR, "could not execute \"%s\"", sql);
+	SPI_finish();
 }

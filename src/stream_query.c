@@ -313,19 +313,34 @@ stream_query_parse(const char *text, const char *stream_name, Oid staging_table,
 }
 
 /*
- * The query of a stream that names none: the columns of the same name.
+ * The query of a stream that names none: the columns that the events table has
+ * too, and does not compute.
  */
 char *
-stream_query_default(List *column_names)
+stream_query_default(Oid staging_table, Oid events_table)
 {
+	Relation rel = relation_open(staging_table, AccessShareLock);
+	TupleDesc tupdesc = RelationGetDescr(rel);
 	StringInfoData sql;
-	ListCell *cell;
+	const char *separator = "SELECT ";
 
 	initStringInfo(&sql);
-	appendStringInfoString(&sql, "SELECT ");
-	foreach(cell, column_names)
-		appendStringInfo(&sql, "%sb.%s", cell == list_head(column_names) ? "" : ", ",
-						 quote_identifier(lfirst(cell)));
+	for (int i = 0; i < tupdesc->natts; i++)
+	{
+		Form_pg_attribute attribute = TupleDescAttr(tupdesc, i);
+		AttrNumber attnum;
+
+		if (attribute->attisdropped)
+			continue;
+		attnum = get_attnum(events_table, NameStr(attribute->attname));
+		if (attnum == InvalidAttrNumber || get_attgenerated(events_table, attnum))
+			continue;
+		appendStringInfo(&sql, "%sb.%s", separator, quote_identifier(NameStr(attribute->attname)));
+		separator = ", ";
+	}
+	relation_close(rel, AccessShareLock);
+	if (sql.len == 0)
+		appendStringInfoString(&sql, "SELECT");
 	appendStringInfoString(&sql, " FROM batch b");
 	return sql.data;
 }

@@ -82,7 +82,7 @@ adopt_copy(const Stream *stream)
 		types, values, NULL);
 	SPI_finish();
 	progress_forget_staged(stream);
-	staging_table_drop(stream->id);
+	staging_tables_drop(stream->id);
 	stream_record_dependencies(stream);
 }
 
@@ -124,7 +124,25 @@ remaining_ms(const WaitTarget *target)
 					 BROKER_TIMEOUT_MS);
 }
 
-/* Ask Kafka where each partition of the topic ends now. */
+/* Ask Kafka where each partition of a topic ends now. */
+static void
+find_topic_ends(WaitTarget *target, KafkaClient *client, const char *topic)
+{
+	int partitions = kafka_partition_count(client, topic, remaining_ms(target));
+
+	for (int i = 0; i < partitions; i++)
+	{
+		KafkaPosition *end = palloc(sizeof(KafkaPosition));
+		int64 low;
+
+		end->topic = topic;
+		end->partition = i;
+		kafka_query_watermarks(client, topic, i, &low, &end->next_offset, remaining_ms(target));
+		target->ends = lappend(target->ends, end);
+	}
+}
+
+/* The same of all partitions of the stream. */
 static void
 find_ends(WaitTarget *target)
 {
@@ -141,19 +159,8 @@ find_ends(WaitTarget *target)
 	client = kafka_open(array, count, stream->name, CurrentMemoryContext);
 	PG_TRY();
 	{
-		int partitions = kafka_partition_count(client, stream->topic, remaining_ms(target));
-
-		for (int i = 0; i < partitions; i++)
-		{
-			KafkaPosition *end = palloc(sizeof(KafkaPosition));
-			int64 low;
-
-			end->topic = stream->topic;
-			end->partition = i;
-			kafka_query_watermarks(client, stream->topic, i, &low, &end->next_offset,
-								   remaining_ms(target));
-			target->ends = lappend(target->ends, end);
-		}
+		foreach(cell, stream->topics)
+			find_topic_ends(target, client, lfirst(cell));
 	}
 	PG_FINALLY();
 	{
@@ -175,7 +182,8 @@ messages_missing(const WaitTarget *target)
 		KafkaPosition *end = lfirst(cell);
 		Progress *progress = progress_find(applied, end->topic, end->partition);
 
-		missing += Max(end->next_offset - (progress ? progress->next_offset : 0), 0);
+		missing +=
+			end->next_offset - Min(progress ? Max(progress->next_offset, 0) : 0, end->next_offset);
 	}
 	return missing;
 }

@@ -69,6 +69,26 @@ load_progress(Applier *applier)
 	MemoryContextSwitchTo(old_context);
 }
 
+/* A reader for each writer; the first one reads what SQL stages, too. */
+static void
+create_readers(Applier *applier)
+{
+	applier->nreaders = Max(staging_writers(applier->stream), 1);
+	applier->first_reader = 0;
+	applier->readers =
+		MemoryContextAlloc(applier->context, applier->nreaders * sizeof(StagedReader *));
+	for (int i = 0; i < applier->nreaders; i++)
+		applier->readers[i] = staged_reader_create(applier->stream, i, applier->context);
+}
+
+/* Have all staging tables looked at from their beginning. */
+static void
+rewind_readers(Applier *applier)
+{
+	for (int i = 0; i < applier->nreaders; i++)
+		staged_reader_rewind(applier->readers[i]);
+}
+
 /* Load what an applier keeps from batch to batch. */
 static bool
 load(Applier *applier)
@@ -77,10 +97,10 @@ load(Applier *applier)
 	if (!stream_transaction_begin(applier->stream))
 		return false;
 	stream_check_objects(applier->stream);
-	if (applier->stream->server)
-		staging_table_ensure(applier->stream);
+	for (int writer = 0; writer < staging_writers(applier->stream); writer++)
+		staging_table_ensure(applier->stream, writer);
 	load_progress(applier);
-	applier->reader = staged_reader_create(applier->stream, applier->context);
+	create_readers(applier);
 	applier->dedup = dedup_create(applier->stream, applier->context);
 	applier->events = events_create(applier->stream, applier->context);
 	dedup_begin_batch(applier->dedup);
@@ -98,7 +118,8 @@ load(Applier *applier)
 }
 
 /*
- * Definitions have changed, though not the stream's own: load rollups again.
+ * Something has changed, though not the stream's definition: rollups are made
+ * and dropped, and verbs set progress.
  */
 void
 applier_reload(Applier *applier)
@@ -117,7 +138,7 @@ applier_forget(Applier *applier)
 		return;
 	dedup_abort_batch(applier->dedup);
 	events_abort(applier->events);
-	staged_reader_rewind(applier->reader);
+	rewind_readers(applier);
 }
 
 /* ---------------------------------------------------------------------
@@ -145,7 +166,8 @@ ensure_partitions(Applier *applier, Batch *batch)
 	return partition_ensure(stream, times, ntimes);
 }
 
-/* The consumer may have found partitions that the applier has not heard of. */
+/* A consumer may have found partitions that the applier has not heard of, or
+ * where one begins. */
 static List *
 read_staged_progress(Applier *applier)
 {
@@ -155,8 +177,9 @@ read_staged_progress(Applier *applier)
 	foreach(cell, staged)
 	{
 		Progress *progress = lfirst(cell);
+		Progress *applied = progress_find(applier->applied, progress->topic, progress->partition);
 
-		if (progress_find(applier->applied, progress->topic, progress->partition) == NULL)
+		if (applied == NULL || applied->next_offset == START_OFFSET)
 		{
 			load_progress(applier);
 			break;
@@ -175,7 +198,25 @@ stage_again(Applier *applier)
 	ereport(LOG, (errmsg("staged rows of stream \"%s\" are missing; reading them from Kafka again",
 						 applier->stream->name)));
 	staging_discard(applier->stream);
-	staged_reader_rewind(applier->reader);
+	rewind_readers(applier);
+}
+
+/* Look at the tables of all writers in turn; NULL when rows are missing. */
+static Batch *
+look_at_staged(Applier *applier)
+{
+	Batch *batch = palloc0(sizeof(Batch));
+	bool complete = true;
+
+	batch->staged_progress = read_staged_progress(applier);
+	PushActiveSnapshot(GetTransactionSnapshot());
+	for (int i = 0; i < applier->nreaders && complete && !batch->is_cut; i++)
+		complete = staged_read(applier->readers[(applier->first_reader + i) % applier->nreaders],
+							   batch, applier->applied);
+	PopActiveSnapshot();
+	/* who was left out because the batch was full comes first next time */
+	applier->first_reader = (applier->first_reader + 1) % applier->nreaders;
+	return complete ? batch : NULL;
 }
 
 /* Read what consumers have staged.  Progress first: rows are then seen by a
@@ -183,17 +224,11 @@ stage_again(Applier *applier)
 static Batch *
 read_staged(Applier *applier)
 {
-	Batch *batch = NULL;
+	Batch *batch = look_at_staged(applier);
 
-	/* a consumer may commit its first rows of a partition between the two */
-	for (int attempt = 0; attempt < 2 && batch == NULL; attempt++)
-	{
-		List *staged_progress = read_staged_progress(applier);
-
-		PushActiveSnapshot(GetTransactionSnapshot());
-		batch = staged_read(applier->reader, applier->applied, staged_progress);
-		PopActiveSnapshot();
-	}
+	/* a consumer may have committed its first rows of a partition between */
+	if (batch == NULL)
+		batch = look_at_staged(applier);
 	if (batch == NULL)
 	{
 		stage_again(applier);
@@ -216,7 +251,7 @@ read_batch(Applier *applier, bool from_sql)
 		return NULL;
 	old_context = MemoryContextSwitchTo(applier->batch_context);
 	if (from_sql)
-		batch = staged_read_sql(applier->reader,
+		batch = staged_read_sql(applier->readers[0],
 								progress_find(applier->applied, SQL_TOPIC, SQL_PARTITION));
 	else
 		batch = read_staged(applier);
@@ -228,7 +263,7 @@ read_batch(Applier *applier, bool from_sql)
 	{
 		if (!stream_transaction_begin(applier->stream))
 		{
-			staged_reader_rewind(applier->reader);
+			rewind_readers(applier);
 			return NULL;
 		}
 		made = ensure_partitions(applier, batch);
@@ -252,7 +287,7 @@ advance_without_messages(Applier *applier, Batch *batch)
 		Progress *applied = progress_find(applier->applied, staged->topic, staged->partition);
 
 		if (applied && staged->last_offset <= applied->last_offset &&
-			staged->next_offset > applied->next_offset)
+			staged->next_offset > applied->next_offset && progress_is_whole(applied))
 			advanced = lappend(advanced, staged);
 	}
 	if (advanced == NIL)
@@ -294,7 +329,7 @@ apply_once(Applier *applier, bool from_sql, int *next_look_ms)
 						  : !apply_batch(applier, batch))
 	{
 		/* rows that were read and not applied must be read again */
-		staged_reader_rewind(applier->reader);
+		rewind_readers(applier);
 		return true;
 	}
 	/* a batch that others hold row by row is no reason to hurry */
@@ -326,42 +361,69 @@ look_at(Applier *applier, Lookout *lookout, uint32 commits, bool from_sql)
  * ---------------------------------------------------------------------
  */
 
-/* Empty the staging table when it is drained and large, or the stream idle. */
+/* How many blocks of staging tables have been read: of the largest one. */
+static BlockNumber
+staged_blocks(const Applier *applier)
+{
+	BlockNumber blocks = 0;
+
+	for (int i = 0; i < applier->nreaders; i++)
+		blocks = Max(blocks, staged_reader_blocks(applier->readers[i]));
+	return blocks;
+}
+
+/* Empty staging tables that are drained and large, or all if the stream is
+ * idle. */
 static void
 truncate_staging(Applier *applier)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	bool is_idle = TimestampDifferenceExceeds(applier->last_batch_at, now, IDLE_MS);
-	BlockNumber blocks = staged_reader_blocks(applier->reader);
+	BlockNumber at_least = is_idle ? 1 : TRUNCATE_BLOCKS;
 
-	if (applier->stream->server == NULL || blocks == 0 || (!is_idle && blocks < TRUNCATE_BLOCKS) ||
+	if (applier->stream->server == NULL || staged_blocks(applier) < at_least ||
 		now < applier->truncate_due)
 		return;
 	applier->truncate_due = TimestampTzPlusMilliseconds(now, IDLE_MS);
 	if (!stream_transaction_begin(applier->stream))
 		return;
-	if (staging_truncate(applier->stream, is_idle ? 1 : TRUNCATE_BLOCKS))
-		staged_reader_rewind(applier->reader);
+	for (int i = 0; i < applier->nreaders; i++)
+	{
+		if (staged_reader_blocks(applier->readers[i]) >= at_least &&
+			staging_truncate(applier->stream, i, at_least))
+			staged_reader_rewind(applier->readers[i]);
+	}
 	stream_transaction_commit();
-	slot_wake(my_slot, DUTY_CONSUME);
+	for (int i = 0; i < applier->nreaders; i++)
+		slot_wake(my_slot, DUTY_CONSUME + i);
 }
 
-/* Load rollups again after a change, and fill one step of those that want it. */
+/* After a change: progress that somebody has set, and rollups. */
+static bool
+reload(Applier *applier)
+{
+	if (!stream_transaction_begin(applier->stream))
+		return false;
+	load_progress(applier);
+	events_reload(applier->events);
+	stream_transaction_commit();
+	rewind_readers(applier);
+	applier->kafka.due = applier->sql.due = 0;
+	applier->must_reload = false;
+	applier->may_fill = true;
+	return true;
+}
+
+/* Fill one step of the rollups that want it. */
 static bool
 tend_rollups(Applier *applier)
 {
 	bool filled;
 
-	if (!applier->must_reload && !applier->may_fill)
+	if (!applier->may_fill)
 		return false;
 	if (!stream_transaction_begin(applier->stream))
 		return true;
-	if (applier->must_reload)
-	{
-		events_reload(applier->events);
-		applier->must_reload = false;
-		applier->may_fill = true;
-	}
 	filled = events_fill_rollups(applier->events);
 	stream_transaction_commit();
 	applier->may_fill = filled;
@@ -411,6 +473,8 @@ applier_run(Applier *applier)
 
 	if (!applier->is_loaded && !load(applier))
 		return true;
+	if (applier->must_reload && !reload(applier))
+		return true;
 	if (applier->stream->server)
 		more = look_at(applier, &applier->kafka, my_slot->staged_commits, false);
 	more |= look_at(applier, &applier->sql, my_slot->sql_commits, true);
@@ -432,7 +496,7 @@ applier_wait_ms(const Applier *applier)
 
 	if (applier->stream->server)
 		due = Min(due, applier->kafka.due);
-	if (applier->is_loaded && staged_reader_blocks(applier->reader) > 0)
+	if (applier->is_loaded && staged_blocks(applier) > 0)
 		due = Min(due, Max(TimestampTzPlusMilliseconds(applier->last_batch_at, IDLE_MS + 1),
 						   applier->truncate_due));
 	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(), due);

@@ -23,13 +23,15 @@ struct Applier
 	const Stream *stream;
 	MemoryContext context;
 	MemoryContext batch_context;
-	StagedReader *reader;
+	int nreaders; /* one for each writer, at least one */
+	int first_reader;
+	StagedReader **readers;
 	Dedup *dedup;
 	Events *events;
 	List *applied; /* of Progress: as committed */
 	bool is_loaded;
 	bool may_fill;	  /* a rollup may want filling */
-	bool must_reload; /* rollups have changed */
+	bool must_reload; /* rollups or progress have changed */
 	int piece_size;	  /* elements that one transaction tries */
 	int unknown_failures;
 	Lookout kafka;

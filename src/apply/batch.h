@@ -50,6 +50,7 @@ typedef struct Batch
 	int count;
 	int allocated;
 	Element *elements;
+	Size bytes;	 /* of their staged rows */
 	bool is_cut; /* more is staged than fits */
 	bool from_sql;
 	bool has_locked_rows;  /* that somebody else holds for now */
@@ -62,8 +63,8 @@ typedef struct Events Events;
 
 /* in apply/staged_read.c */
 typedef struct StagedReader StagedReader;
-extern StagedReader *staged_reader_create(const Stream *stream, MemoryContext context);
-extern Batch *staged_read(StagedReader *reader, List *applied, List *staged_progress);
+extern StagedReader *staged_reader_create(const Stream *stream, int writer, MemoryContext context);
+extern bool staged_read(StagedReader *reader, Batch *batch, List *applied);
 extern Batch *staged_read_sql(StagedReader *reader, Progress *sql_progress);
 extern void staged_reader_rewind(StagedReader *reader);
 extern BlockNumber staged_reader_blocks(const StagedReader *reader);

@@ -61,7 +61,7 @@ sql_row_payload(const Stream *stream, const Element *element)
 static void
 fill_message(const Stream *stream, const Element *element, Datum *values, bool *nulls)
 {
-	Relation rel = table_open(staging_table_oid(stream->id), AccessShareLock);
+	Relation rel = table_open(staging_table_oid(stream->id, 0), AccessShareLock);
 	TupleDesc desc = RelationGetDescr(rel);
 	HeapTuple tuple = element->staged;
 	bool isnull;

@@ -77,6 +77,16 @@ take_sql_rows(Applier *applier, Batch *batch, int from, int to)
 	table_close(rel, NoLock);
 }
 
+/* Whether an element is the last one of its message. */
+static bool
+ends_message(const Batch *batch, int i)
+{
+	const Element *element = &batch->elements[i];
+
+	return i + 1 == batch->count || element[1].progress != element->progress ||
+		   element[1].offset != element->offset;
+}
+
 /* Count the outcomes of a piece in copies of the progress, and write those. */
 static List *
 advance_progress(Applier *applier, Batch *batch, int from, int to)
@@ -102,7 +112,9 @@ advance_progress(Applier *applier, Batch *batch, int from, int to)
 		if (batch->from_sql)
 			continue;
 		progress->last_offset = element->offset;
-		progress->next_offset = element->offset + 1;
+		progress->last_element = element->element;
+		/* a message of which elements are left is read again after a crash */
+		progress->next_offset = element->offset + (ends_message(batch, i) ? 1 : 0);
 		if (element->kafka_timestamp != DT_NOBEGIN)
 			progress->last_timestamp = element->kafka_timestamp;
 	}
@@ -113,7 +125,7 @@ advance_progress(Applier *applier, Batch *batch, int from, int to)
 			progress_find(batch->staged_progress, progress->topic, progress->partition);
 
 		/* past control records, which are no messages */
-		if (staged && staged->last_offset == progress->last_offset)
+		if (staged && staged->last_offset == progress->last_offset && progress_is_whole(progress))
 			progress->next_offset = staged->next_offset;
 		progress_write_applied(applier->stream, progress);
 	}
@@ -182,7 +194,7 @@ apply_piece(Applier *applier, Batch *batch, int from, int to)
 	if (batch->from_sql)
 		take_sql_rows(applier, batch, from, to);
 	dedup_begin_batch(applier->dedup);
-	decide_piece(applier->stream, applier->reader, applier->dedup, applier->events, batch, from,
+	decide_piece(applier->stream, applier->readers[0], applier->dedup, applier->events, batch, from,
 				 to);
 
 	INSTR_TIME_SET_CURRENT(since);

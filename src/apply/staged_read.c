@@ -3,7 +3,7 @@
  * staged_read.c
  *	  Staged rows become the elements of a batch.
  *
- * A consumer appends to its table, so the applier reads it from where it
+ * Each writer appends to its table, so the applier reads it from where it
  * stopped to its end, and after a start from block 0, skipping what lies below
  * applied progress.  That rows stand in the order of their offsets is usual
  * but not certain: an aborted staging transaction leaves room that later rows
@@ -29,11 +29,13 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
-/* Where the reader stands in the consumer's table. */
+/* Where the reader stands in a writer's table. */
 struct StagedReader
 {
 	const Stream *stream;
+	int writer;
 	ItemPointerData next;		  /* first row not read yet */
+	Progress *recent;			  /* of the row before, NULL at first */
 	AttrNumber event_time_attnum; /* in the stream's staging table, or 0 */
 	Oid event_time_type;
 	FmgrInfo *input; /* by column: for those staged as text */
@@ -43,15 +45,16 @@ struct StagedReader
 };
 
 /*
- * A reader that starts at block 0.
+ * A reader of a writer's table that starts at block 0.
  */
 StagedReader *
-staged_reader_create(const Stream *stream, MemoryContext context)
+staged_reader_create(const Stream *stream, int writer, MemoryContext context)
 {
 	MemoryContext old_context = MemoryContextSwitchTo(context);
 	StagedReader *reader = palloc0(sizeof(StagedReader));
 
 	reader->stream = stream;
+	reader->writer = writer;
 	reader->input = palloc0(Max(stream->ncolumns, 1) * sizeof(FmgrInfo));
 	reader->typioparam = palloc0(Max(stream->ncolumns, 1) * sizeof(Oid));
 	for (int i = 0; i < stream->ncolumns; i++)
@@ -214,6 +217,20 @@ element_allocate_values(const Stream *stream, Element *element)
 	memset(element->nulls, true, natts);
 }
 
+/* The applied progress of a staged row's partition; rows of a partition mostly
+ * follow one another. */
+static Progress *
+staged_progress(StagedReader *reader, List *applied, const Datum *staged)
+{
+	const char *topic = list_nth(reader->stream->topics, DatumGetInt16(staged[STAGED_TOPIC - 1]));
+	int32 partition = DatumGetInt32(staged[STAGED_PARTITION - 1]);
+
+	if (reader->recent == NULL || reader->recent->partition != partition ||
+		strcmp(reader->recent->topic, topic) != 0)
+		reader->recent = progress_find(applied, topic, partition);
+	return reader->recent;
+}
+
 /* Make an element of a staged row; false when it does not follow the last one. */
 static bool
 append_staged_row(StagedReader *reader, Batch *batch, List *applied, HeapTuple tuple,
@@ -225,25 +242,28 @@ append_staged_row(StagedReader *reader, Batch *batch, List *applied, HeapTuple t
 	Progress *progress;
 	Element *element;
 	int64 offset;
+	int32 number;
 
 	heap_deform_tuple(tuple, tupdesc, staged, nulls);
 	offset = DatumGetInt64(staged[STAGED_OFFSET - 1]);
-	progress = progress_find(applied, stream->topic, DatumGetInt32(staged[STAGED_PARTITION - 1]));
+	number = DatumGetInt32(staged[STAGED_ELEMENT - 1]);
+	progress = staged_progress(reader, applied, staged);
 	if (progress == NULL)
 		return false;
-	if (offset <= progress->last_offset)
+	if (offset < progress->last_offset ||
+		(offset == progress->last_offset && number <= progress->last_element))
 		return true; /* applied before a restart */
 	if (offset == progress->read_offset
-			? DatumGetInt32(staged[STAGED_ELEMENT - 1]) <= progress->read_element
+			? number <= progress->read_element
 			: DatumGetInt64(staged[STAGED_PREVIOUS_OFFSET - 1]) != progress->read_offset)
 		return false;
 	progress->read_offset = offset;
-	progress->read_element = DatumGetInt32(staged[STAGED_ELEMENT - 1]);
+	progress->read_element = number;
 
 	element = batch_append(batch);
 	element->progress = progress;
 	element->offset = offset;
-	element->element = DatumGetInt32(staged[STAGED_ELEMENT - 1]);
+	element->element = number;
 	if (!nulls[STAGED_TIMESTAMP - 1])
 		element->kafka_timestamp = DatumGetTimestampTz(staged[STAGED_TIMESTAMP - 1]);
 	element->staged = tuple;
@@ -262,10 +282,28 @@ append_staged_row(StagedReader *reader, Batch *batch, List *applied, HeapTuple t
 
 /* Whether a batch has as much as one commit should apply. */
 static bool
-batch_is_full(const Batch *batch, Size bytes)
+batch_is_full(const Batch *batch)
 {
 	return batch->count >= detect_max_batch_rows ||
-		   bytes >= (Size) detect_max_batch_kilobytes * 1024;
+		   batch->bytes >= (Size) detect_max_batch_kilobytes * 1024;
+}
+
+/* Whether a batch ends before this row.  A message is not torn apart. */
+static bool
+batch_ends_before(const StagedReader *reader, const Batch *batch, HeapTuple tuple,
+				  TupleDesc tupdesc)
+{
+	const Element *last = &batch->elements[batch->count - 1];
+	bool isnull;
+	int topic;
+
+	if (!batch_is_full(batch))
+		return false;
+	topic = DatumGetInt16(heap_getattr(tuple, STAGED_TOPIC, tupdesc, &isnull));
+	return last->offset != DatumGetInt64(heap_getattr(tuple, STAGED_OFFSET, tupdesc, &isnull)) ||
+		   last->progress->partition !=
+			   DatumGetInt32(heap_getattr(tuple, STAGED_PARTITION, tupdesc, &isnull)) ||
+		   strcmp(last->progress->topic, list_nth(reader->stream->topics, topic)) != 0;
 }
 
 /*
@@ -278,7 +316,6 @@ read_forward(StagedReader *reader, Relation rel, Batch *batch, List *applied)
 	ItemPointerData last;
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	TableScanDesc scan;
-	Size bytes = 0;
 	bool in_order = true;
 
 	ItemPointerSet(&last, MaxBlockNumber, MaxOffsetNumber);
@@ -287,17 +324,15 @@ read_forward(StagedReader *reader, Relation rel, Batch *batch, List *applied)
 	{
 		HeapTuple tuple;
 
-		if (batch_is_full(batch, bytes))
-		{
-			batch->is_cut = true;
-			break;
-		}
 		CHECK_FOR_INTERRUPTS();
 		tuple = ExecCopySlotHeapTuple(slot);
+		batch->is_cut = batch_ends_before(reader, batch, tuple, RelationGetDescr(rel));
+		if (batch->is_cut)
+			break;
 		in_order = append_staged_row(reader, batch, applied, tuple, RelationGetDescr(rel));
 		if (!in_order)
 			break;
-		bytes += tuple->t_len;
+		batch->bytes += tuple->t_len;
 		reader->next = slot->tts_tid;
 		reader->next.ip_posid++;
 	}
@@ -306,19 +341,34 @@ read_forward(StagedReader *reader, Relation rel, Batch *batch, List *applied)
 	return in_order;
 }
 
-/* Order of staged rows: partition, offset, element. */
+/* Order of staged rows: topic, partition, offset, element. */
+static int64
+staged_number(AttrNumber attnum, Datum value)
+{
+	switch (attnum)
+	{
+		case STAGED_OFFSET:
+			return DatumGetInt64(value);
+		case STAGED_TOPIC:
+			return DatumGetInt16(value);
+		default:
+			return DatumGetInt32(value);
+	}
+}
+
 static int
 compare_staged(const ListCell *a, const ListCell *b, TupleDesc tupdesc)
 {
-	static const AttrNumber order[] = {STAGED_PARTITION, STAGED_OFFSET, STAGED_ELEMENT};
+	static const AttrNumber order[] = {STAGED_TOPIC, STAGED_PARTITION, STAGED_OFFSET,
+									   STAGED_ELEMENT};
 
 	for (int i = 0; i < lengthof(order); i++)
 	{
 		bool isnull;
 		Datum left = heap_getattr(lfirst(a), order[i], tupdesc, &isnull);
 		Datum right = heap_getattr(lfirst(b), order[i], tupdesc, &isnull);
-		int64 l = order[i] == STAGED_OFFSET ? DatumGetInt64(left) : DatumGetInt32(left);
-		int64 r = order[i] == STAGED_OFFSET ? DatumGetInt64(right) : DatumGetInt32(right);
+		int64 l = staged_number(order[i], left);
+		int64 r = staged_number(order[i], right);
 
 		if (l != r)
 			return l < r ? -1 : 1;
@@ -334,16 +384,15 @@ compare_staged_rows(const ListCell *a, const ListCell *b)
 	return compare_staged(a, b, sorting_tupdesc);
 }
 
-/* Whether a staged row has been applied already. */
+/* Whether a staged row belongs to a message that has been applied already. */
 static bool
-is_applied(const StagedReader *reader, List *applied, TupleTableSlot *slot)
+is_applied(StagedReader *reader, List *applied, TupleTableSlot *slot)
 {
-	bool isnull;
-	int32 partition = DatumGetInt32(slot_getattr(slot, STAGED_PARTITION, &isnull));
-	Progress *progress = progress_find(applied, reader->stream->topic, partition);
+	Progress *progress;
 
-	return progress &&
-		   DatumGetInt64(slot_getattr(slot, STAGED_OFFSET, &isnull)) <= progress->last_offset;
+	slot_getsomeattrs(slot, STAGED_TOPIC);
+	progress = staged_progress(reader, applied, slot->tts_values);
+	return progress && DatumGetInt64(slot->tts_values[STAGED_OFFSET - 1]) < progress->next_offset;
 }
 
 /*
@@ -358,7 +407,6 @@ read_sorted(StagedReader *reader, Relation rel, Batch *batch, List *applied)
 	TableScanDesc scan = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
 	List *tuples = NIL;
 	ListCell *cell;
-	Size bytes = 0;
 
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
 	{
@@ -373,19 +421,20 @@ read_sorted(StagedReader *reader, Relation rel, Batch *batch, List *applied)
 	list_sort(tuples, compare_staged_rows);
 	foreach(cell, tuples)
 	{
-		batch->is_cut = batch_is_full(batch, bytes);
+		batch->is_cut = batch_ends_before(reader, batch, lfirst(cell), RelationGetDescr(rel));
 		if (batch->is_cut)
 			break;
 		if (!append_staged_row(reader, batch, applied, lfirst(cell), RelationGetDescr(rel)))
 			return false;
-		bytes += ((HeapTuple) lfirst(cell))->t_len;
+		batch->bytes += ((HeapTuple) lfirst(cell))->t_len;
 	}
 	return true;
 }
 
-/* Whether everything was read that the staged progress speaks of. */
+/* Whether everything was read that the staged progress of this writer speaks
+ * of. */
 static bool
-is_complete(const Batch *batch, List *applied)
+is_complete(const StagedReader *reader, const Batch *batch, List *applied)
 {
 	ListCell *cell;
 
@@ -396,54 +445,62 @@ is_complete(const Batch *batch, List *applied)
 		Progress *staged = lfirst(cell);
 		Progress *progress = progress_find(applied, staged->topic, staged->partition);
 
+		if (staging_writer_of(reader->stream, staged->topic, staged->partition) != reader->writer)
+			continue;
 		if (progress == NULL || progress->read_offset < staged->last_offset)
 			return false;
 	}
 	return true;
 }
 
-/* Start a look: nothing read yet of any partition. */
-static Batch *
-batch_begin(List *applied, List *staged_progress)
+/* Start a look at the table of one writer: nothing read yet of its partitions. */
+static void
+begin_look(StagedReader *reader, List *applied)
 {
-	Batch *batch = palloc0(sizeof(Batch));
 	ListCell *cell;
 
-	batch->staged_progress = staged_progress;
+	reader->recent = NULL;
 	foreach(cell, applied)
 	{
 		Progress *progress = lfirst(cell);
 
+		if (progress->partition == SQL_PARTITION ||
+			staging_writer_of(reader->stream, progress->topic, progress->partition) !=
+				reader->writer)
+			continue;
 		progress->read_offset = progress->last_offset;
-		progress->read_element = PG_INT32_MAX;
+		progress->read_element = progress->last_element;
 	}
-	return batch;
 }
 
 /*
- * Take what is staged, up to a bound, in the order of offsets within each
- * partition.  NULL when rows are missing that staged progress, which was read
- * under an older snapshot, says are there: then they must be read from Kafka
- * again.  The caller is in a transaction with an active snapshot, holds the
- * stream's lock, and has the batch's memory current.
+ * Add what a writer has staged to the batch, until that is full, in the order
+ * of offsets within each partition.  False when rows are missing that staged
+ * progress, which was read under an older snapshot, says are there: then they
+ * must be read from Kafka again.  The caller is in a transaction with an active
+ * snapshot, holds the stream's lock, and has the batch's memory current.
  */
-Batch *
-staged_read(StagedReader *reader, List *applied, List *staged_progress)
+bool
+staged_read(StagedReader *reader, Batch *batch, List *applied)
 {
-	Relation rel = table_open(staging_table_oid(reader->stream->id), AccessShareLock);
-	Batch *batch = batch_begin(applied, staged_progress);
+	Relation rel =
+		table_open(staging_table_oid(reader->stream->id, reader->writer), AccessShareLock);
+	int count = batch->count;
+	bool complete;
 
 	reader->staged_values = palloc(RelationGetDescr(rel)->natts * sizeof(Datum));
 	reader->staged_nulls = palloc(RelationGetDescr(rel)->natts * sizeof(bool));
-	if (!read_forward(reader, rel, batch, applied) || !is_complete(batch, applied))
+	begin_look(reader, applied);
+	complete = read_forward(reader, rel, batch, applied) && is_complete(reader, batch, applied);
+	if (!complete)
 	{
 		staged_reader_rewind(reader);
-		batch = batch_begin(applied, staged_progress);
-		if (!read_sorted(reader, rel, batch, applied) || !is_complete(batch, applied))
-			batch = NULL;
+		batch->count = count;
+		begin_look(reader, applied);
+		complete = read_sorted(reader, rel, batch, applied) && is_complete(reader, batch, applied);
 	}
 	table_close(rel, AccessShareLock);
-	return batch;
+	return complete;
 }
 
 /* Make an element of a row that SQL staged. */
@@ -476,19 +533,16 @@ staged_read_sql(StagedReader *reader, Progress *sql_progress)
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	TableScanDesc scan = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
 	Batch *batch = palloc0(sizeof(Batch));
-	Size bytes = 0;
 
 	batch->from_sql = true;
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
 	{
 		CHECK_FOR_INTERRUPTS();
-		if (batch_is_full(batch, bytes))
-		{
-			batch->is_cut = true;
+		batch->is_cut = batch_is_full(batch);
+		if (batch->is_cut)
 			break;
-		}
 		append_sql_row(reader, batch, sql_progress, slot);
-		bytes += batch->elements[batch->count - 1].staged->t_len;
+		batch->bytes += batch->elements[batch->count - 1].staged->t_len;
 	}
 	table_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);

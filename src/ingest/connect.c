@@ -66,16 +66,13 @@ kafka_milliseconds(const char *time)
 
 /* The first offset of a partition that nobody has read yet. */
 static int64
-resolve_start(Consumer *consumer, int32 partition, bool is_new_stream)
+resolve_start(Consumer *consumer, const char *topic, int32 partition, const char *start)
 {
-	const Stream *stream = consumer->stream;
-	const char *start = is_new_stream ? stream->start : "earliest";
-	KafkaPosition position = {stream->topic, partition, 0};
+	KafkaPosition position = {topic, partition, 0};
 	int64 low;
 	int64 high;
 
-	kafka_query_watermarks(consumer->client, stream->topic, partition, &low, &high,
-						   BROKER_TIMEOUT_MS);
+	kafka_query_watermarks(consumer->client, topic, partition, &low, &high, BROKER_TIMEOUT_MS);
 	if (strcmp(start, "earliest") == 0)
 		return low;
 	if (strcmp(start, "latest") == 0)
@@ -92,7 +89,7 @@ read_progresses(Consumer *consumer, List **staged, List **applied)
 	if (!stream_transaction_begin(consumer->stream))
 		return false;
 	MemoryContextSwitchTo(consumer->round_context);
-	staging_table_ensure(consumer->stream);
+	staging_table_ensure(consumer->stream, consumer->number);
 	*staged = progress_read_staged(consumer->stream);
 	*applied = progress_read_applied(consumer->stream);
 	stream_transaction_commit();
@@ -111,56 +108,84 @@ write_starts(Consumer *consumer, List *starts)
 		return false;
 	MemoryContextSwitchTo(consumer->round_context);
 	foreach(cell, starts)
-		progress_write_applied(consumer->stream, lfirst(cell));
+		progress_write_start(consumer->stream, lfirst(cell));
 	/* "latest" means another offset later: this must not be lost in a crash */
 	ForceSyncCommit();
 	stream_transaction_commit();
 	return true;
 }
 
+/* Whether some partition of a topic has been read. */
+static bool
+topic_is_known(List *applied, const char *topic)
+{
+	ListCell *cell;
+
+	foreach(cell, applied)
+	{
+		const Progress *progress = lfirst(cell);
+
+		if (strcmp(progress->topic, topic) == 0 && progress->next_offset != START_OFFSET)
+			return true;
+	}
+	return false;
+}
+
 /* The progress to go on from, of one partition; new ones are added to starts. */
 static Progress *
-choose_progress(Consumer *consumer, int32 partition, List *staged, List *applied, List **starts)
+choose_progress(Consumer *consumer, const char *topic, int32 partition, List *staged, List *applied,
+				List **starts)
 {
-	const char *topic = consumer->stream->topic;
+	const char *start = topic_is_known(applied, topic) ? "earliest" : consumer->stream->start;
 	Progress *progress = progress_find(staged, topic, partition);
-	bool is_new_stream = true;
-	ListCell *cell;
 
 	if (progress == NULL)
 		progress = progress_find(applied, topic, partition);
-	if (progress)
+	if (progress && progress->next_offset != START_OFFSET)
 		return progress;
 
-	foreach(cell, applied)
-		is_new_stream &= strcmp(((Progress *) lfirst(cell))->topic, topic) != 0;
 	progress = palloc0(sizeof(Progress));
 	progress->topic = pstrdup(topic);
 	progress->partition = partition;
-	progress->next_offset = resolve_start(consumer, partition, is_new_stream);
+	progress->next_offset = resolve_start(consumer, topic, partition, start);
 	progress->last_offset = progress->next_offset - 1;
 	progress->last_timestamp = DT_NOBEGIN;
 	*starts = lappend(*starts, progress);
 	return progress;
 }
 
-/* The progress of each partition of the topic. */
+/* The progress of each partition that this consumer reads.  A topic that does
+ * not exist keeps it from reading those that do only if there are none. */
 static List *
 choose_progresses(Consumer *consumer, List *staged, List *applied, List **starts)
 {
 	const Stream *stream = consumer->stream;
+	const char *missing = NULL;
 	List *progresses = NIL;
-	int partitions;
+	ListCell *cell;
 
 	MemoryContextSwitchTo(consumer->round_context);
-	partitions = kafka_partition_count(consumer->client, stream->topic, BROKER_TIMEOUT_MS);
-	if (partitions == 0)
-		ereport(ERROR, (errcode(ERRCODE_CONNECTION_DOES_NOT_EXIST),
-						errmsg("topic \"%s\" does not exist on server \"%s\"", stream->topic,
-							   stream->server),
+	consumer->npartitions = 0;
+	foreach(cell, stream->topics)
+	{
+		const char *topic = lfirst(cell);
+		int count = kafka_partition_count(consumer->client, topic, BROKER_TIMEOUT_MS);
+
+		if (count == 0)
+			missing =
+				psprintf("topic \"%s\" does not exist on server \"%s\"", topic, stream->server);
+		consumer->npartitions += count;
+		for (int i = 0; i < count; i++)
+		{
+			if (staging_writer_of(stream, topic, i) == consumer->number)
+				progresses = lappend(progresses,
+									 choose_progress(consumer, topic, i, staged, applied, starts));
+		}
+	}
+	if (consumer->npartitions == 0)
+		ereport(ERROR, (errcode(ERRCODE_CONNECTION_DOES_NOT_EXIST), errmsg("%s", missing),
 						errhint("Create the topic; the stream begins by itself.")));
-	for (int i = 0; i < partitions; i++)
-		progresses = lappend(progresses, choose_progress(consumer, i, staged, applied, starts));
+	consumer->missing_topic = missing ? MemoryContextStrdup(consumer->context, missing) : NULL;
 	return progresses;
 }
 
@@ -262,8 +287,19 @@ consumer_connect(Consumer *consumer)
 	consumer->partitions_due =
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), PARTITIONS_INTERVAL_MS);
 	consumer->connect_failures = 0;
-	slot_set_state(my_slot, STREAM_RUNNING);
+	consumer_note_running(consumer);
 	return true;
+}
+
+/*
+ * Say that the consumer reads, and what it can't.
+ */
+void
+consumer_note_running(Consumer *consumer)
+{
+	slot_set_state(my_slot, STREAM_RUNNING);
+	if (consumer->missing_topic)
+		slot_set_reason(my_slot, consumer->missing_topic);
 }
 
 /*
@@ -282,20 +318,23 @@ consumer_disconnect(Consumer *consumer)
 }
 
 /*
- * Look now and then whether the topic has got more partitions.  If so, the
+ * Look now and then whether the topics have got more partitions.  If so, the
  * client is closed, and the next run reads those too.
  */
 bool
 consumer_finds_new_partitions(Consumer *consumer)
 {
 	TimestampTz now = GetCurrentTimestamp();
+	int npartitions = 0;
+	ListCell *cell;
 
 	if (now < consumer->partitions_due || consumer->nevents > 0 ||
-		my_slot->state == STREAM_CONNECTING)
+		my_entry->state == STREAM_CONNECTING)
 		return false;
 	consumer->partitions_due = TimestampTzPlusMilliseconds(now, PARTITIONS_INTERVAL_MS);
-	if (kafka_partition_count(consumer->client, consumer->stream->topic, BROKER_TIMEOUT_MS) <=
-		list_length(consumer->progresses))
+	foreach(cell, consumer->stream->topics)
+		npartitions += kafka_partition_count(consumer->client, lfirst(cell), BROKER_TIMEOUT_MS);
+	if (npartitions <= consumer->npartitions)
 		return false;
 	consumer_disconnect(consumer);
 	return true;

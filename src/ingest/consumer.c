@@ -56,17 +56,18 @@ typedef struct StageWriter
 } StageWriter;
 
 /*
- * A consumer for a stream; it connects when it first runs.  It lives in
- * context.
+ * The consumer of this number for a stream; it connects when it first runs.
+ * It lives in context.
  */
 Consumer *
-consumer_create(const Stream *stream, MemoryContext context)
+consumer_create(const Stream *stream, int number, MemoryContext context)
 {
 	Consumer *consumer = MemoryContextAllocZero(context, sizeof(Consumer));
 	MemoryContext old_context = MemoryContextSwitchTo(context);
 	DecodeColumn *columns = palloc(Max(stream->ncolumns, 1) * sizeof(DecodeColumn));
 
 	consumer->stream = stream;
+	consumer->number = number;
 	consumer->context = context;
 	consumer->round_context =
 		AllocSetContextCreate(context, "detect round", ALLOCSET_DEFAULT_SIZES);
@@ -145,7 +146,8 @@ stage_begin(Consumer *consumer)
 	StageWriter *writer = palloc0(sizeof(StageWriter));
 
 	writer->consumer = consumer;
-	writer->rel = table_open(staging_table_ensure(consumer->stream), RowExclusiveLock);
+	writer->rel =
+		table_open(staging_table_ensure(consumer->stream, consumer->number), RowExclusiveLock);
 	/* the applier may have thrown away what was staged while we waited */
 	if (watch_stale)
 		ereport(
@@ -215,7 +217,8 @@ event_timestamp(const KafkaEvent *event, TimestampTz *result)
 
 /* Set what is known of a message whatever its payload holds. */
 static void
-stage_fill_message(TupleTableSlot *slot, const KafkaEvent *event, const Progress *progress)
+stage_fill_message(TupleTableSlot *slot, const KafkaEvent *event, const Progress *progress,
+				   int16 topic)
 {
 	Datum *values = slot->tts_values;
 	bool *nulls = slot->tts_isnull;
@@ -228,7 +231,7 @@ stage_fill_message(TupleTableSlot *slot, const KafkaEvent *event, const Progress
 	values[STAGED_PARTITION - 1] = Int32GetDatum(event->partition);
 	values[STAGED_ELEMENT - 1] = Int32GetDatum(0);
 	values[STAGED_SQLSTATE - 1] = Int32GetDatum(0);
-	values[STAGED_TOPIC - 1] = Int16GetDatum(0);
+	values[STAGED_TOPIC - 1] = Int16GetDatum(topic);
 	for (int i = STAGED_OFFSET; i <= STAGED_TOPIC; i++)
 		nulls[i - 1] = i == STAGED_TIMESTAMP;
 	if (event_timestamp(event, &timestamp))
@@ -270,7 +273,8 @@ stage_message(StageWriter *writer, const KafkaEvent *event, const Progress *prog
 		writer->slots[writer->nslots++] = table_slot_create(writer->rel, NULL);
 	slot = writer->slots[writer->nrows++];
 	ExecClearTuple(slot);
-	stage_fill_message(slot, event, progress);
+	stage_fill_message(slot, event, progress,
+					   stream_topic_index(consumer->stream, progress->topic));
 	if (decoder_decode(consumer->decoder, event->payload, event->payload_bytes, writer->decoded,
 					   writer->decoded_nulls, &error))
 	{
@@ -456,7 +460,7 @@ must_wait_for_applier(Consumer *consumer)
 		return false;
 	if (!stream_transaction_begin(consumer->stream))
 		return true;
-	rel = table_open(staging_table_ensure(consumer->stream), AccessShareLock);
+	rel = table_open(staging_table_ensure(consumer->stream, consumer->number), AccessShareLock);
 	blocks = staging_blocks(rel);
 	table_close(rel, AccessShareLock);
 	stream_transaction_commit();
@@ -500,7 +504,7 @@ consumer_run(Consumer *consumer)
 	if (rows < 0)
 		return true;
 	if (broker_has_answered(consumer))
-		slot_set_state(my_slot, STREAM_RUNNING);
+		consumer_note_running(consumer);
 	kafka_release_messages(consumer->client);
 	consumer->nevents = 0;
 	consumer->has_unpublished |= rows > 0;

@@ -13,7 +13,7 @@
 typedef struct Consumer Consumer;
 
 /* in ingest/consumer.c */
-extern Consumer *consumer_create(const Stream *stream, MemoryContext context);
+extern Consumer *consumer_create(const Stream *stream, int number, MemoryContext context);
 extern bool consumer_is_connected(const Consumer *consumer);
 extern int consumer_event_fd(const Consumer *consumer);
 extern bool consumer_run(Consumer *consumer);

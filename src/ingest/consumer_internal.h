@@ -16,6 +16,7 @@
 struct Consumer
 {
 	const Stream *stream;
+	int number;			   /* among those of the stream, from 0 */
 	MemoryContext context; /* the worker's */
 	MemoryContext round_context;
 	KafkaClient *client;	 /* NULL until it first looks for a broker */
@@ -23,9 +24,11 @@ struct Consumer
 	int connect_failures;	 /* in a row */
 	TimestampTz connect_due; /* not to be tried before */
 	Decoder *decoder;
-	int nfields;		/* columns that the decoder fills */
-	List *progresses;	/* of Progress: staged, as committed */
-	KafkaEvent *events; /* polled and not staged yet */
+	int nfields;		 /* columns that the decoder fills */
+	List *progresses;	 /* of Progress: staged, as committed */
+	int npartitions;	 /* of all topics, those of other consumers too */
+	char *missing_topic; /* what to say of one that does not exist, or NULL */
+	KafkaEvent *events;	 /* polled and not staged yet */
 	int nevents;
 	int max_events;
 	instr_time step_began; /* the step that is being timed */
@@ -37,6 +40,7 @@ struct Consumer
 
 /* in ingest/connect.c */
 extern bool consumer_connect(Consumer *consumer);
+extern void consumer_note_running(Consumer *consumer);
 extern void consumer_disconnect(Consumer *consumer);
 extern void consumer_publish_applied(Consumer *consumer);
 extern bool consumer_finds_new_partitions(Consumer *consumer);

@@ -28,7 +28,7 @@
 #define SHORT_RUNS_FREE	  4		/* … once there are more than these in a row */
 #define UNWANTED_GRACE_MS 10000 /* to exit by itself, before SIGTERM */
 
-/* What the launcher knows of one duty of one slot. */
+/* What the launcher knows of one entry of one slot. */
 typedef struct Launch
 {
 	BackgroundWorkerHandle *handle; /* NULL: not running, or adopted */
@@ -41,13 +41,13 @@ typedef struct Launch
 	bool waits_for_worker_slot;
 } Launch;
 
-static Launch (*launches)[DUTIES]; /* by slot */
-static TimestampTz next_due;	   /* when there must be another turn */
+static Launch (*launches)[WORKER_ENTRIES]; /* by slot */
+static TimestampTz next_due;			   /* when there must be another turn */
 
-/* Whether a worker for this duty is registered or alive, by the handle or, of
+/* Whether a worker for this entry is registered or alive, by the handle or, of
  * a worker that an earlier launcher started, by its pid in the slot. */
 static bool
-launch_is_running(Launch *launch, const StreamSlot *slot, WorkerDuty duty)
+launch_is_running(Launch *launch, const StreamSlot *slot, int entry)
 {
 	pid_t pid;
 
@@ -58,13 +58,13 @@ launch_is_running(Launch *launch, const StreamSlot *slot, WorkerDuty duty)
 		pfree(launch->handle);
 		launch->handle = NULL;
 	}
-	return slot->pids[duty] != 0;
+	return slot->workers[entry].pid != 0;
 }
 
 /* A worker has ended: say so where it could not, and set when the next may
  * start.  A database is probed before, but not after a finite duty. */
 static void
-launch_ended(Launch *launch, int slot_index, WorkerDuty duty, TimestampTz now)
+launch_ended(Launch *launch, int slot_index, int entry, TimestampTz now)
 {
 	StreamSlot *slot = &detect_shared->slots[slot_index];
 	int delay_ms = 0;
@@ -72,9 +72,9 @@ launch_ended(Launch *launch, int slot_index, WorkerDuty duty, TimestampTz now)
 	Oid database;
 
 	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
-	clean = slot->exited_cleanly[duty];
+	clean = slot->workers[entry].exited_cleanly;
 	database = slot->database;
-	if (!clean && slot->wanted && duty != DUTY_MAINTAIN && slot->reason[0] == '\0')
+	if (!clean && slot->wanted && entry != DUTY_MAINTAIN && slot->reason[0] == '\0')
 		strlcpy(slot->reason, "the worker ended unexpectedly: see the server log", REASON_BYTES);
 	LWLockRelease(detect_shared->lock);
 
@@ -87,17 +87,17 @@ launch_ended(Launch *launch, int slot_index, WorkerDuty duty, TimestampTz now)
 		delay_ms = launcher_retry_delay_ms(launch->failures - SHORT_RUNS_FREE);
 	launch->failures++;
 	launch->due = TimestampTzPlusMilliseconds(now, delay_ms);
-	if (duty != DUTY_MAINTAIN)
+	if (entry != DUTY_MAINTAIN)
 		probe_request(database, launch->due);
 }
 
 /* Start a worker, or say in the slot that there is none to be had. */
 static void
-launch_start(Launch *launch, int slot_index, const StreamSlot *copy, WorkerDuty duty,
-			 TimestampTz now)
+launch_start(Launch *launch, int slot_index, const StreamSlot *copy, int entry, TimestampTz now)
 {
 	StreamSlot *slot = &detect_shared->slots[slot_index];
-	WorkerOrder order = {.duty = duty,
+	WorkerOrder order = {.duty = ENTRY_DUTY(entry),
+						 .entry = entry,
 						 .slot = slot_index,
 						 .generation = copy->generation,
 						 .database = copy->database,
@@ -105,7 +105,7 @@ launch_start(Launch *launch, int slot_index, const StreamSlot *copy, WorkerDuty 
 						 .stream_id = copy->stream_id};
 
 	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
-	slot->exited_cleanly[duty] = false;
+	slot->workers[entry].exited_cleanly = false;
 	LWLockRelease(detect_shared->lock);
 
 	if (!launcher_start(&order, copy->name, &launch->handle))
@@ -129,7 +129,7 @@ launch_start(Launch *launch, int slot_index, const StreamSlot *copy, WorkerDuty 
 	launch->unwanted_since = 0;
 
 	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
-	if (duty == DUTY_MAINTAIN)
+	if (entry == DUTY_MAINTAIN)
 		slot->maintain_wanted = false;
 	LWLockRelease(detect_shared->lock);
 }
@@ -137,14 +137,14 @@ launch_start(Launch *launch, int slot_index, const StreamSlot *copy, WorkerDuty 
 /* Let a worker that is not wanted any more exit by itself, which it does as
  * soon as it reads its definition; after a while ask it by signal. */
 static void
-launch_stop(Launch *launch, int slot_index, WorkerDuty duty, TimestampTz now)
+launch_stop(Launch *launch, int slot_index, int entry, TimestampTz now)
 {
 	StreamSlot *slot = &detect_shared->slots[slot_index];
 
 	if (launch->unwanted_since == 0)
 	{
 		launch->unwanted_since = now;
-		slot_wake(slot, duty);
+		slot_wake(slot, entry);
 	}
 	if (!TimestampDifferenceExceeds(launch->unwanted_since, now, UNWANTED_GRACE_MS))
 	{
@@ -156,8 +156,8 @@ launch_stop(Launch *launch, int slot_index, WorkerDuty duty, TimestampTz now)
 	if (launch->handle)
 		TerminateBackgroundWorker(launch->handle);
 	LWLockAcquire(detect_shared->lock, LW_SHARED);
-	if (slot->pids[duty] != 0)
-		kill(slot->pids[duty], SIGTERM);
+	if (slot->workers[entry].pid != 0)
+		kill(slot->workers[entry].pid, SIGTERM);
 	LWLockRelease(detect_shared->lock);
 	launch->unwanted_since = now; /* again, should that not help */
 }
@@ -174,18 +174,18 @@ database_is_in_maintenance(Oid database)
 	return false;
 }
 
-/* Whether the copied slot asks for a worker of this duty. */
+/* Whether the copied slot asks for a worker of this entry. */
 static bool
-duty_is_wanted(const StreamSlot *copy, WorkerDuty duty)
+worker_is_wanted(const StreamSlot *copy, int entry)
 {
 	if (!copy->wanted)
 		return false;
-	switch (duty)
+	switch (ENTRY_DUTY(entry))
 	{
 		case DUTY_APPLY:
 			return true;
 		case DUTY_CONSUME:
-			return copy->consumers > 0;
+			return entry - DUTY_CONSUME < copy->consumers;
 		case DUTY_MAINTAIN:
 			return copy->maintain_wanted && !database_is_in_maintenance(copy->database);
 		default:
@@ -193,17 +193,17 @@ duty_is_wanted(const StreamSlot *copy, WorkerDuty duty)
 	}
 }
 
-/* Start, stop or count the end of the worker of one duty of one slot. */
+/* Start, stop or count the end of one worker of a slot. */
 static void
-launch_tend(int slot_index, const StreamSlot *copy, WorkerDuty duty, TimestampTz now)
+launch_tend(int slot_index, const StreamSlot *copy, int entry, TimestampTz now)
 {
-	Launch *launch = &launches[slot_index][duty];
+	Launch *launch = &launches[slot_index][entry];
 	bool was_running = launch->running;
 	bool may_stay;
 
-	launch->running = launch_is_running(launch, copy, duty);
+	launch->running = launch_is_running(launch, copy, entry);
 	if (was_running && !launch->running)
-		launch_ended(launch, slot_index, duty, now);
+		launch_ended(launch, slot_index, entry, now);
 	if (!was_running && launch->running)
 	{
 		launch->owner = copy->owner;
@@ -213,11 +213,11 @@ launch_tend(int slot_index, const StreamSlot *copy, WorkerDuty duty, TimestampTz
 	if (launch->running)
 	{
 		may_stay = launch->owner == copy->owner &&
-				   (duty == DUTY_MAINTAIN ? !copy->dropped : duty_is_wanted(copy, duty));
+				   (entry == DUTY_MAINTAIN ? !copy->dropped : worker_is_wanted(copy, entry));
 		if (may_stay)
 			launch->unwanted_since = 0;
 		else
-			launch_stop(launch, slot_index, duty, now);
+			launch_stop(launch, slot_index, entry, now);
 		return;
 	}
 	if (!copy->wanted)
@@ -227,9 +227,9 @@ launch_tend(int slot_index, const StreamSlot *copy, WorkerDuty duty, TimestampTz
 		launch->due = 0;
 		return;
 	}
-	if (duty_is_wanted(copy, duty) && launch->due <= now && !probe_is_open(copy->database))
-		launch_start(launch, slot_index, copy, duty, now);
-	if (duty_is_wanted(copy, duty) && launch->due > now)
+	if (worker_is_wanted(copy, entry) && launch->due <= now && !probe_is_open(copy->database))
+		launch_start(launch, slot_index, copy, entry, now);
+	if (worker_is_wanted(copy, entry) && launch->due > now)
 		next_due = Min(next_due, launch->due);
 }
 
@@ -259,10 +259,10 @@ launch_forgive(Oid database)
 	{
 		if (detect_shared->slots[i].database != database)
 			continue;
-		for (int duty = DUTY_APPLY; duty < DUTIES; duty++)
+		for (int entry = DUTY_APPLY; entry < WORKER_ENTRIES; entry++)
 		{
-			launches[i][duty].failures = 0;
-			launches[i][duty].due = 0;
+			launches[i][entry].failures = 0;
+			launches[i][entry].due = 0;
 		}
 	}
 }
@@ -291,10 +291,10 @@ launch_tend_slots(void)
 		if (!copy.in_use)
 			continue;
 
-		for (int duty = DUTY_APPLY; duty < DUTIES; duty++)
+		for (int entry = DUTY_APPLY; entry < WORKER_ENTRIES; entry++)
 		{
-			launch_tend(i, &copy, (WorkerDuty) duty, now);
-			running |= launches[i][duty].running;
+			launch_tend(i, &copy, entry, now);
+			running |= launches[i][entry].running;
 		}
 		if (copy.dropped && !running)
 			launch_free_slot(i);

@@ -156,10 +156,10 @@ wake_workers(Oid database)
 
 		if (!slot->in_use || slot->database != database)
 			continue;
-		for (int duty = 0; duty < DUTIES; duty++)
+		for (int entry = 0; entry < WORKER_ENTRIES; entry++)
 		{
-			if (slot->procs[duty])
-				SetLatch(&slot->procs[duty]->procLatch);
+			if (slot->workers[entry].proc)
+				SetLatch(&slot->workers[entry].proc->procLatch);
 		}
 	}
 }

@@ -65,10 +65,10 @@ progress_read_applied(const Stream *stream)
 	int rows;
 
 	SPI_connect();
-	rows = progress_select(stream,
-						   "SELECT kafka_topic, kafka_partition, last_offset, next_offset, "
-						   "accepted, duplicates, filtered, expired, dead_letters, last_timestamp "
-						   "FROM detect._applied_progress WHERE stream_id = $1 ORDER BY 1, 2");
+	rows = progress_select(
+		stream, "SELECT kafka_topic, kafka_partition, last_offset, next_offset, accepted, "
+				"duplicates, filtered, expired, dead_letters, last_timestamp, last_element "
+				"FROM detect._applied_progress WHERE stream_id = $1 ORDER BY 1, 2");
 	MemoryContextSwitchTo(caller_context);
 	for (int i = 0; i < rows; i++)
 	{
@@ -81,6 +81,8 @@ progress_read_applied(const Stream *stream)
 		timestamp = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 10, &isnull);
 		if (!isnull)
 			progress->last_timestamp = DatumGetTimestampTz(timestamp);
+		progress->last_element =
+			DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 11, &isnull));
 		result = lappend(result, progress);
 	}
 	SPI_finish();
@@ -134,25 +136,82 @@ progress_find(List *progresses, const char *topic, int32 partition)
 }
 
 /*
+ * Whether all elements of the last message are applied.
+ */
+bool
+progress_is_whole(const Progress *progress)
+{
+	return progress->next_offset != progress->last_offset;
+}
+
+/*
  * Write the applied progress of one partition.  The applier is the only writer
  * of such a row while it holds the stream's lock.
  */
 void
 progress_write_applied(const Stream *stream, const Progress *progress)
 {
-	Datum values[11] = {0};
-	bool nulls[11] = {0};
+	Datum values[12] = {0};
+	bool nulls[12] = {0};
 
 	values[0] = Int32GetDatum(stream->id);
 	values[1] = CStringGetTextDatum(progress->topic);
 	values[2] = Int32GetDatum(progress->partition);
 	values[3] = Int64GetDatum(progress->last_offset);
-	values[4] = Int64GetDatum(progress->next_offset);
-	values[5] = TimestampTzGetDatum(progress->last_timestamp);
-	nulls[5] = TIMESTAMP_IS_NOBEGIN(progress->last_timestamp);
+	values[4] = Int32GetDatum(progress->last_element);
+	values[5] = Int64GetDatum(progress->next_offset);
+	values[6] = TimestampTzGetDatum(progress->last_timestamp);
+	nulls[6] = TIMESTAMP_IS_NOBEGIN(progress->last_timestamp);
 	for (int outcome = 0; outcome < OUTCOMES; outcome++)
-		values[6 + outcome] = Int64GetDatum(progress->outcomes[outcome]);
+		values[7 + outcome] = Int64GetDatum(progress->outcomes[outcome]);
 	catalog_upsert("_applied_progress", 3, values, nulls);
+}
+
+/* The SQL that sets where a partition is read next, and keeps its outcomes. */
+#define SET_POSITION_SQL                                                                       \
+	"INSERT INTO detect._applied_progress AS a VALUES ($1, $2, $3, $4, 2147483647, $5, NULL, " \
+	"0, 0, 0, 0, 0) ON CONFLICT (stream_id, kafka_topic, kafka_partition) DO UPDATE SET "      \
+	"last_offset = EXCLUDED.last_offset, last_element = EXCLUDED.last_element, "               \
+	"next_offset = EXCLUDED.next_offset"
+
+static void
+set_position(const Stream *stream, const char *sql, const char *topic, int32 partition,
+			 int64 last_offset, int64 next_offset)
+{
+	Oid types[5] = {INT4OID, TEXTOID, INT4OID, INT8OID, INT8OID};
+	Datum values[5];
+
+	values[0] = Int32GetDatum(stream->id);
+	values[1] = CStringGetTextDatum(topic);
+	values[2] = Int32GetDatum(partition);
+	values[3] = Int64GetDatum(last_offset);
+	values[4] = Int64GetDatum(next_offset);
+	SPI_connect();
+	catalog_execute(sql, 5, types, values, NULL);
+	SPI_finish();
+}
+
+/*
+ * Write where reading of a partition begins, unless somebody has written it
+ * meanwhile.
+ */
+void
+progress_write_start(const Stream *stream, const Progress *progress)
+{
+	set_position(stream, SET_POSITION_SQL " WHERE a.next_offset < 0", progress->topic,
+				 progress->partition, progress->last_offset, progress->next_offset);
+}
+
+/*
+ * Have a partition read from another offset, or from where the stream's start
+ * says (START_OFFSET).  The caller holds the stream's lock exclusively and
+ * throws away what is staged.
+ */
+void
+progress_seek(const Stream *stream, const char *topic, int32 partition, int64 next_offset)
+{
+	set_position(stream, SET_POSITION_SQL, topic, partition,
+				 next_offset == START_OFFSET ? START_OFFSET - 1 : next_offset - 1, next_offset);
 }
 
 /*

@@ -255,7 +255,8 @@ round_failed(const ErrorData *error)
 static void
 round_succeeded(void)
 {
-	if (my_slot->state != STREAM_CONNECTING && (failures > 0 || my_slot->state == STREAM_STARTING))
+	if (my_entry->state != STREAM_CONNECTING &&
+		(failures > 0 || my_entry->state == STREAM_STARTING))
 		slot_set_state(my_slot, STREAM_RUNNING);
 	failures = 0;
 }
@@ -280,7 +281,9 @@ round_open_duties(void)
 	if (consumes && consumer == NULL)
 	{
 		MemoryContextReset(consumer_context);
-		consumer = consumer_create(me.stream, consumer_context);
+		consumer = consumer_create(
+			me.stream, me.order.duty == DUTY_CONSUME ? me.order.entry - DUTY_CONSUME : 0,
+			consumer_context);
 	}
 }
 

@@ -9,8 +9,8 @@
  * become another process's.  So a PGPROC found in a slot under the lock, in
  * whatever mode, is alive, and its latch may be set.
  *
- * At most one worker of a duty ever holds a slot's entry: that is what makes
- * the applier the only one of its stream.
+ * At most one worker ever holds an entry of a slot: that is what makes the
+ * applier the only one of its stream.
  *
  *-------------------------------------------------------------------------
  */
@@ -67,44 +67,29 @@ slot_find(Oid database, int32 stream_id)
 	return NULL;
 }
 
-/* Counters say what happened since the worker started. */
+/* Counters say what happened since the applier started. */
 static void
-slot_reset_counters(StreamSlot *slot, WorkerDuty duty)
+slot_reset_counters(StreamSlot *slot)
 {
-	if (duty == DUTY_CONSUME)
-	{
-		for (int step = STEP_FETCH; step <= STEP_STAGE; step++)
-			slot->step_us[step] = 0;
-	}
-	else if (duty == DUTY_APPLY)
-	{
-		slot->batches = 0;
-		slot->elements = 0;
-		slot->identities = 0;
-		slot->identity_bytes = 0;
-		slot->events_per_second = 0;
-		memset(slot->outcomes, 0, sizeof(slot->outcomes));
-		memset(slot->step_us, 0, sizeof(slot->step_us));
-		memset(&slot->freshness, 0, sizeof(slot->freshness));
-	}
+	slot->batches = 0;
+	slot->elements = 0;
+	slot->identities = 0;
+	slot->identity_bytes = 0;
+	slot->events_per_second = 0;
+	memset(slot->outcomes, 0, sizeof(slot->outcomes));
+	memset(&slot->freshness, 0, sizeof(slot->freshness));
 }
 
 /* Give the claimed entry back, and tell the launcher. */
 static void
 slot_release(int code, Datum arg)
 {
-	WorkerDuty duty = (WorkerDuty) DatumGetInt32(arg);
-	StreamSlot *slot = my_slot;
-
 	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
-	slot->pids[duty] = 0;
-	slot->procs[duty] = NULL;
-	slot->exited_cleanly[duty] = code == 0;
-	if (duty == DUTY_APPLY)
-	{
-		slot->state = STREAM_STOPPED;
-		slot->state_since = GetCurrentTimestamp();
-	}
+	my_entry->pid = 0;
+	my_entry->proc = NULL;
+	my_entry->exited_cleanly = code == 0;
+	my_entry->state = STREAM_STOPPED;
+	my_slot->state_since = GetCurrentTimestamp();
 	LWLockRelease(detect_shared->lock);
 	launcher_wake();
 }
@@ -118,46 +103,65 @@ StreamSlot *
 slot_claim(const WorkerOrder *order)
 {
 	StreamSlot *slot = &detect_shared->slots[order->slot];
-	WorkerDuty duty = order->duty;
+	WorkerEntry *entry = &slot->workers[order->entry];
 	bool claimed = false;
 
 	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
 	if (slot->in_use && slot->generation == order->generation && slot->wanted &&
-		slot->owner == order->owner && slot->pids[duty] == 0)
+		slot->owner == order->owner && entry->pid == 0)
 	{
 		claimed = true;
-		slot->pids[duty] = MyProcPid;
-		slot->procs[duty] = MyProc;
-		slot->exited_cleanly[duty] = false;
-		slot_reset_counters(slot, duty);
-		if (duty == DUTY_APPLY)
-		{
-			slot->state = STREAM_STARTING;
-			slot->state_since = GetCurrentTimestamp();
-		}
+		memset(entry, 0, sizeof(WorkerEntry));
+		entry->pid = MyProcPid;
+		entry->proc = MyProc;
+		entry->state = STREAM_STARTING;
+		slot->state_since = GetCurrentTimestamp();
+		if (order->duty == DUTY_APPLY)
+			slot_reset_counters(slot);
 	}
 	LWLockRelease(detect_shared->lock);
 	if (!claimed)
 		return NULL;
 
 	my_slot = slot;
-	on_shmem_exit(slot_release, Int32GetDatum((int32) duty));
+	my_entry = entry;
+	on_shmem_exit(slot_release, (Datum) 0);
 	return slot;
 }
 
 /*
- * Say how the stream is doing.  That it runs ends the last error's reason.
+ * How the stream is doing: as its applier, unless a consumer of it is worse
+ * off.  The caller has copied the slot, or holds the lock.
+ */
+StreamState
+slot_state(const StreamSlot *slot)
+{
+	StreamState state = slot->workers[DUTY_APPLY].state;
+
+	for (int i = DUTY_CONSUME; i < WORKER_ENTRIES; i++)
+	{
+		StreamState consumer = slot->workers[i].state;
+
+		if (slot->workers[i].pid != 0 && state == STREAM_RUNNING && consumer != STREAM_STOPPED)
+			state = consumer;
+	}
+	return state;
+}
+
+/*
+ * Say how this worker is doing.  That it runs ends the reason of its last
+ * error.
  */
 void
 slot_set_state(StreamSlot *slot, StreamState state)
 {
 	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
-	if (slot->state != state)
+	if (my_entry->state != state)
 	{
-		slot->state = state;
+		my_entry->state = state;
 		slot->state_since = GetCurrentTimestamp();
 	}
-	if (state == STREAM_RUNNING)
+	if (state == STREAM_RUNNING && slot->reason_entry == my_entry - slot->workers)
 		slot->reason[0] = '\0';
 	LWLockRelease(detect_shared->lock);
 }
@@ -173,6 +177,7 @@ slot_set_reason(StreamSlot *slot, const char *reason)
 	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
 	memcpy(slot->reason, reason, length);
 	slot->reason[length] = '\0';
+	slot->reason_entry = my_entry ? my_entry - slot->workers : DUTY_APPLY;
 	LWLockRelease(detect_shared->lock);
 }
 
@@ -198,19 +203,19 @@ void
 slot_record_error(StreamSlot *slot, int sqlstate, const char *reason)
 {
 	slot_note_error(slot, sqlstate, reason);
-	if (slot->pids[DUTY_MAINTAIN] != MyProcPid)
+	if (my_entry != &slot->workers[DUTY_MAINTAIN])
 		slot_set_state(slot, STREAM_RETRYING);
 }
 
 /*
- * Wake the worker that has this duty for the slot's stream, if it runs.
+ * Wake a worker of the slot's stream, if it runs.
  */
 void
-slot_wake(StreamSlot *slot, WorkerDuty duty)
+slot_wake(StreamSlot *slot, int entry)
 {
 	LWLockAcquire(detect_shared->lock, LW_SHARED);
-	if (slot->procs[duty])
-		SetLatch(&slot->procs[duty]->procLatch);
+	if (slot->workers[entry].proc)
+		SetLatch(&slot->workers[entry].proc->procLatch);
 	LWLockRelease(detect_shared->lock);
 }
 
@@ -222,8 +227,8 @@ slot_tell_staged(StreamSlot *slot)
 {
 	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
 	slot->staged_commits++;
-	if (slot->procs[DUTY_APPLY])
-		SetLatch(&slot->procs[DUTY_APPLY]->procLatch);
+	if (slot->workers[DUTY_APPLY].proc)
+		SetLatch(&slot->workers[DUTY_APPLY].proc->procLatch);
 	LWLockRelease(detect_shared->lock);
 }
 
@@ -241,8 +246,8 @@ slot_wake_appliers(void)
 		if (slot == NULL)
 			continue;
 		slot->sql_commits++;
-		if (slot->procs[DUTY_APPLY])
-			SetLatch(&slot->procs[DUTY_APPLY]->procLatch);
+		if (slot->workers[DUTY_APPLY].proc)
+			SetLatch(&slot->workers[DUTY_APPLY].proc->procLatch);
 	}
 	LWLockRelease(detect_shared->lock);
 }

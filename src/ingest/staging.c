@@ -1,9 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * staging.c
- *	  The consumer's staging table: made, and emptied in place.
+ *	  The consumers' staging tables: made, and emptied in place.
  *
- * detect._staged_<stream> belongs to the extension, so that pg_dump neither
+ * Each writer has a table of its own, so that rows stand in the order in which
+ * it staged them.  A partition of a topic belongs to one writer for as long as
+ * the definition is what it is; when that changes, all of them begin anew.
+ *
+ * detect._staged_<stream>_<writer> belongs to the extension, so that pg_dump neither
  * copies nor locks it, and depends on no object of a user: columns of types
  * that are not built in are text.  It is unlogged: a crash empties it, and
  * everything in it can be read from Kafka again.
@@ -39,25 +43,46 @@
 
 PG_FUNCTION_INFO_V1(detect_staged);
 
-/* Name of a stream's staging table in schema detect. */
-static char *
-staging_table_name(int32 stream_id)
+/*
+ * How many processes stage messages of a stream: its consumers, or its applier
+ * if that consumes too.
+ */
+int
+staging_writers(const Stream *stream)
 {
-	return psprintf("_staged_%d", stream_id);
+	if (stream->server == NULL)
+		return 0;
+	return Max(stream->consumers, 1);
 }
 
 /*
- * The staging table of a stream's consumer; InvalidOid when it is missing.
+ * Who stages the messages of a partition.
+ */
+int
+staging_writer_of(const Stream *stream, const char *topic, int32 partition)
+{
+	return (stream_topic_index(stream, topic) + partition) % staging_writers(stream);
+}
+
+/* Name of a writer's staging table in schema detect. */
+static char *
+staging_table_name(int32 stream_id, int writer)
+{
+	return psprintf("_staged_%d_%d", stream_id, writer);
+}
+
+/*
+ * The staging table of a writer; InvalidOid when it is missing.
  */
 Oid
-staging_table_oid(int32 stream_id)
+staging_table_oid(int32 stream_id, int writer)
 {
-	return catalog_relation(staging_table_name(stream_id), true);
+	return catalog_relation(staging_table_name(stream_id, writer), true);
 }
 
 /* CREATE TABLE for the columns of a stream. */
 static char *
-staging_table_sql(const Stream *stream)
+staging_table_sql(const Stream *stream, int writer)
 {
 	StringInfoData sql;
 
@@ -68,7 +93,7 @@ staging_table_sql(const Stream *stream)
 		"kafka_offset int8 NOT NULL, previous_offset int8 NOT NULL, kafka_timestamp timestamptz, "
 		"kafka_partition int4 NOT NULL, element int4 NOT NULL, sqlstate int4 NOT NULL, "
 		"topic int2 NOT NULL, reason text, payload bytea, kafka_key bytea, kafka_headers text",
-		staging_table_name(stream->id));
+		staging_table_name(stream->id, writer));
 	for (int i = 0; i < stream->ncolumns; i++)
 	{
 		const StreamColumn *column = &stream->columns[i];
@@ -113,15 +138,26 @@ staging_table_fits(const Stream *stream, Oid relid)
 	return fits;
 }
 
+static void
+drop_staging_table(Oid relid)
+{
+	ObjectAddress table;
+
+	ObjectAddressSet(table, RelationRelationId, relid);
+	performDeletion(&table, DROP_RESTRICT,
+					PERFORM_DELETION_SKIP_EXTENSIONS | PERFORM_DELETION_INTERNAL);
+	CommandCounterIncrement();
+}
+
 /*
- * The OID of the stream's staging table.  It is made if it is missing, for a
- * dump does not carry it, and made anew, without what was staged, if the
- * stream's columns have changed.
+ * The OID of a writer's staging table.  It is made if it is missing, for a
+ * dump does not carry it.  If the stream's columns have changed, all tables of
+ * the stream are dropped, with what was staged, and this one is made anew.
  */
 Oid
-staging_table_ensure(const Stream *stream)
+staging_table_ensure(const Stream *stream, int writer)
 {
-	Oid relid = staging_table_oid(stream->id);
+	Oid relid = staging_table_oid(stream->id, writer);
 	ObjectAddress table;
 	ObjectAddress extension;
 	int nest_level;
@@ -131,20 +167,20 @@ staging_table_ensure(const Stream *stream)
 	if (OidIsValid(relid))
 	{
 		progress_forget_staged(stream);
-		staging_table_drop(stream->id);
+		staging_tables_drop(stream->id);
 	}
 
 	nest_level = NewGUCNestLevel();
 	catalog_use_default_storage();
 	SPI_connect();
-	catalog_execute(staging_table_sql(stream), 0, NULL, NULL, NULL);
+	catalog_execute(staging_table_sql(stream, writer), 0, NULL, NULL, NULL);
 	catalog_execute(psprintf("ALTER TABLE detect.%s ALTER payload SET STORAGE EXTERNAL",
-							 staging_table_name(stream->id)),
+							 staging_table_name(stream->id, writer)),
 					0, NULL, NULL, NULL);
 	SPI_finish();
 	AtEOXact_GUC(true, nest_level);
 
-	relid = staging_table_oid(stream->id);
+	relid = staging_table_oid(stream->id, writer);
 	ObjectAddressSet(table, RelationRelationId, relid);
 	ObjectAddressSet(extension, ExtensionRelationId, get_extension_oid("detect", false));
 	recordDependencyOn(&table, &extension, DEPENDENCY_EXTENSION);
@@ -152,20 +188,18 @@ staging_table_ensure(const Stream *stream)
 }
 
 /*
- * Drop a stream's staging table, if it has one.
+ * Drop the staging tables that a stream has, of whatever definition.
  */
 void
-staging_table_drop(int32 stream_id)
+staging_tables_drop(int32 stream_id)
 {
-	ObjectAddress table;
-	Oid relid = staging_table_oid(stream_id);
+	for (int writer = 0; writer < MAX_CONSUMERS; writer++)
+	{
+		Oid relid = staging_table_oid(stream_id, writer);
 
-	if (!OidIsValid(relid))
-		return;
-	ObjectAddressSet(table, RelationRelationId, relid);
-	performDeletion(&table, DROP_RESTRICT,
-					PERFORM_DELETION_SKIP_EXTENSIONS | PERFORM_DELETION_INTERNAL);
-	CommandCounterIncrement();
+		if (OidIsValid(relid))
+			drop_staging_table(relid);
+	}
 }
 
 /*
@@ -186,35 +220,44 @@ staging_blocks(Relation rel)
 	return blocks;
 }
 
-/*
- * Empty the staging table if it has at least so many blocks and nobody is
- * using it.  That every row in it is applied is checked under the lock, by the
- * progress that was committed with the rows.  True if the table is empty now.
- */
-bool
-staging_truncate(const Stream *stream, BlockNumber at_least)
+/* Whether all that a writer has staged is applied. */
+static bool
+is_drained(const Stream *stream, int writer)
 {
-	Oid relid = staging_table_oid(stream->id);
-	Relation rel;
-	List *staged;
-	List *applied;
+	List *applied = progress_read_applied(stream);
 	ListCell *cell;
-	bool drained = true;
 
-	if (!OidIsValid(relid) || !ConditionalLockRelationOid(relid, AccessExclusiveLock))
-		return false;
-	rel = table_open(relid, NoLock);
-	staged = progress_read_staged(stream);
-	applied = progress_read_applied(stream);
-	foreach(cell, staged)
+	foreach(cell, progress_read_staged(stream))
 	{
 		Progress *progress = lfirst(cell);
 		Progress *effect = progress_find(applied, progress->topic, progress->partition);
 
-		if (effect == NULL || effect->last_offset < progress->last_offset)
-			drained = false;
+		if (staging_writer_of(stream, progress->topic, progress->partition) != writer)
+			continue;
+		if (effect == NULL || effect->last_offset < progress->last_offset ||
+			!progress_is_whole(effect))
+			return false;
 	}
-	drained = drained && staging_blocks(rel) >= at_least;
+	return true;
+}
+
+/*
+ * Empty a writer's staging table if it has at least so many blocks and nobody
+ * is using it.  That every row in it is applied is checked under the lock, by
+ * the progress that was committed with the rows.  True if the table is empty
+ * now.
+ */
+bool
+staging_truncate(const Stream *stream, int writer, BlockNumber at_least)
+{
+	Oid relid = staging_table_oid(stream->id, writer);
+	Relation rel;
+	bool drained;
+
+	if (!OidIsValid(relid) || !ConditionalLockRelationOid(relid, AccessExclusiveLock))
+		return false;
+	rel = table_open(relid, NoLock);
+	drained = staging_blocks(rel) >= at_least && is_drained(stream, writer);
 	if (drained)
 		heap_truncate_one_rel(rel);
 	table_close(rel, NoLock);
@@ -222,17 +265,20 @@ staging_truncate(const Stream *stream, BlockNumber at_least)
 }
 
 /*
- * Throw away what is staged, progress first, and have the consumer begin again
+ * Throw away what is staged, progress first, and have the consumers begin again
  * from applied progress.  The caller holds the stream's lock.
  */
 void
 staging_discard(const Stream *stream)
 {
-	Relation rel = table_open(staging_table_ensure(stream), AccessExclusiveLock);
-
 	progress_forget_staged(stream);
-	heap_truncate_one_rel(rel);
-	table_close(rel, NoLock);
+	for (int writer = 0; writer < staging_writers(stream); writer++)
+	{
+		Relation rel = table_open(staging_table_ensure(stream, writer), AccessExclusiveLock);
+
+		heap_truncate_one_rel(rel);
+		table_close(rel, NoLock);
+	}
 	CacheInvalidateRelcacheByRelid(catalog_relation("_stream", false));
 }
 

@@ -17,9 +17,9 @@ enum
 	STAGED_PREVIOUS_OFFSET, /* of the message staged before it in its partition */
 	STAGED_TIMESTAMP,		/* kafka_timestamp, NULL when Kafka has none */
 	STAGED_PARTITION,
-	STAGED_ELEMENT,	 /* 0, or the item of the message's array */
+	STAGED_ELEMENT,	 /* 0, or the item of the message's array, or -1 */
 	STAGED_SQLSTATE, /* 0, or why it could not be decoded */
-	STAGED_TOPIC,
+	STAGED_TOPIC,	 /* its place among the stream's topics */
 	STAGED_REASON,
 	STAGED_PAYLOAD,
 	STAGED_KEY,
@@ -27,13 +27,22 @@ enum
 	STAGED_FIXED_COLUMNS = STAGED_HEADERS
 };
 
-/* Where a partition of a topic stands, in staging or in effect. */
+/* Not resolved yet: begin where the stream's start says. */
+#define START_OFFSET (-1)
+
+/* The element of a whole message that could not be taken apart. */
+#define ELEMENT_MESSAGE (-1)
+
+/* Where a partition of a topic stands, in staging or in effect.  Of a message
+ * with many elements the first ones may be applied and the others not; then
+ * next_offset is its own. */
 typedef struct Progress
 {
 	char *topic;
 	int32 partition;
 	int64 last_offset;			/* of the last message */
-	int64 next_offset;			/* to read from Kafka */
+	int32 last_element;			/* applied progress alone: of that message */
+	int64 next_offset;			/* to read from Kafka; START_OFFSET: as start says */
 	int64 end_offset;			/* staged progress alone: of the topic */
 	TimestampTz last_timestamp; /* applied progress alone; DT_NOBEGIN: none */
 	int64 outcomes[OUTCOMES];	/* applied progress alone */
@@ -43,18 +52,24 @@ typedef struct Progress
 } Progress;
 
 /* in ingest/staging.c */
-extern Oid staging_table_oid(int32 stream_id);
-extern Oid staging_table_ensure(const Stream *stream);
-extern void staging_table_drop(int32 stream_id);
+extern int staging_writers(const Stream *stream);
+extern int staging_writer_of(const Stream *stream, const char *topic, int32 partition);
+extern Oid staging_table_oid(int32 stream_id, int writer);
+extern Oid staging_table_ensure(const Stream *stream, int writer);
+extern void staging_tables_drop(int32 stream_id);
 extern BlockNumber staging_blocks(Relation rel);
 extern void staging_discard(const Stream *stream);
-extern bool staging_truncate(const Stream *stream, BlockNumber at_least);
+extern bool staging_truncate(const Stream *stream, int writer, BlockNumber at_least);
 
 /* in ingest/progress.c */
 extern List *progress_read_applied(const Stream *stream);
 extern List *progress_read_staged(const Stream *stream);
 extern Progress *progress_find(List *progresses, const char *topic, int32 partition);
+extern bool progress_is_whole(const Progress *progress);
 extern void progress_write_applied(const Stream *stream, const Progress *progress);
+extern void progress_write_start(const Stream *stream, const Progress *progress);
+extern void
+progress_seek(const Stream *stream, const char *topic, int32 partition, int64 next_offset);
 extern void progress_write_staged(const Stream *stream, const Progress *progress);
 extern void progress_forget_staged(const Stream *stream);
 extern void progress_resume_partitions(const Stream *stream);

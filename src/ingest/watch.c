@@ -145,13 +145,16 @@ watch_fingerprint(const Stream *stream)
 	append_item(&out, get_rel_name(stream->events_table));
 	append_item(&out, get_namespace_name(get_rel_namespace(stream->events_table)));
 	append_item(&out, stream->server);
-	append_item(&out, stream->topic);
+	append_items(&out, stream->topics);
+	append_item(&out, stream->unnest);
 	append_item(&out, stream->start);
 	append_item(&out, stream->event_time);
 	append_items(&out, stream->key);
 	append_items(&out, stream->events_columns);
 	append_interval(&out, stream->partition_interval);
 	append_interval(&out, stream->retention);
+	appendStringInfo(&out, INT64_FORMAT "%d,", stream->dead_letter_limit, stream->keep_offsets);
+	append_interval(&out, stream->dead_letter_retention);
 	for (int i = 0; i < stream->ncolumns; i++)
 	{
 		const StreamColumn *column = &stream->columns[i];

@@ -29,10 +29,11 @@
 #define PROBE_LOCK_TIMEOUT "2s"
 
 StreamSlot *my_slot = NULL;
+WorkerEntry *my_entry = NULL;
 bool worker_definition_changed = false;
 Worker me;
 
-const char *const worker_duty_names[DUTIES] = {"probe", "apply", "consume", "maintain"};
+const char *const worker_duty_names[DUTIES] = {"probe", "apply", "maintain", "consume"};
 
 static MemoryContext definition_context; /* of me.stream and … */
 static char *fingerprint;				 /* … of what it was when loaded */

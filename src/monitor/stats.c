@@ -19,17 +19,17 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 
-#define SLOT_COLUMNS 19
+#define SLOT_COLUMNS   15
+#define WORKER_COLUMNS 6
 
 PG_FUNCTION_INFO_V1(detect_slots);
+PG_FUNCTION_INFO_V1(detect_workers);
 
-/* A word for how the stream is doing, as views show it. */
+/* A word for a state, as views show it. */
 static const char *
-state_word(const StreamSlot *slot)
+state_word(StreamState state)
 {
-	if (slot->wanted && slot->pids[DUTY_APPLY] == 0)
-		return "waiting for a worker";
-	switch (slot->state)
+	switch (state)
 	{
 		case STREAM_STOPPED:
 			return "stopped";
@@ -42,18 +42,18 @@ state_word(const StreamSlot *slot)
 		case STREAM_RETRYING:
 			return "retrying";
 	}
-	elog(ERROR, "unknown stream state %d", (int) slot->state);
+	elog(ERROR, "unknown stream state %d", (int) state);
 	return NULL; /* keep compiler quiet */
 }
 
 /* The time of each step as bigint[]. */
 static Datum
-step_array(const StreamSlot *slot)
+step_array(const WorkerEntry *worker)
 {
 	Datum elements[STEPS];
 
 	for (int step = 0; step < STEPS; step++)
-		elements[step] = Int64GetDatum(slot->step_us[step]);
+		elements[step] = Int64GetDatum(worker->step_us[step]);
 	return PointerGetDatum(
 		construct_array(elements, STEPS, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 }
@@ -77,7 +77,9 @@ emit_slot(ReturnSetInfo *result, const StreamSlot *slot, TimestampTz now)
 	int i = 0;
 
 	values[i++] = Int32GetDatum(slot->stream_id);
-	values[i++] = CStringGetTextDatum(state_word(slot));
+	values[i++] = CStringGetTextDatum(slot->wanted && slot->workers[DUTY_APPLY].pid == 0
+										  ? "waiting for a worker"
+										  : state_word(slot_state(slot)));
 	nulls[i] = slot->state_since == 0;
 	values[i++] = TimestampTzGetDatum(slot->state_since);
 	nulls[i] = slot->reason[0] == '\0';
@@ -98,16 +100,53 @@ emit_slot(ReturnSetInfo *result, const StreamSlot *slot, TimestampTz now)
 	values[i++] = Float8GetDatum(p50_ms);
 	nulls[i] = !freshness_percentile(&slot->freshness, 0.99, now, &p99_ms);
 	values[i++] = Float8GetDatum(p99_ms);
-	values[i++] = step_array(slot);
-	nulls[i] = slot->pids[DUTY_APPLY] == 0;
-	values[i++] = Int32GetDatum(slot->pids[DUTY_APPLY]);
-	nulls[i] = slot->pids[DUTY_CONSUME] == 0;
-	values[i++] = Int32GetDatum(slot->pids[DUTY_CONSUME]);
-	nulls[i] = slot->pids[DUTY_MAINTAIN] == 0;
-	values[i++] = Int32GetDatum(slot->pids[DUTY_MAINTAIN]);
 	Assert(i == SLOT_COLUMNS);
 
 	tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+}
+
+/* Append a row for each worker of a slot that was copied under the lock. */
+static void
+emit_workers(ReturnSetInfo *result, const StreamSlot *slot)
+{
+	for (int entry = DUTY_APPLY; entry < WORKER_ENTRIES; entry++)
+	{
+		const WorkerEntry *worker = &slot->workers[entry];
+		WorkerDuty duty = ENTRY_DUTY(entry);
+		Datum values[WORKER_COLUMNS];
+		bool nulls[WORKER_COLUMNS] = {0};
+
+		values[0] = Int32GetDatum(slot->stream_id);
+		values[1] = CStringGetTextDatum(worker_duty_names[duty]);
+		values[2] = Int32GetDatum(entry - duty);
+		values[3] = Int32GetDatum(worker->pid);
+		nulls[3] = worker->pid == 0;
+		values[4] = CStringGetTextDatum(state_word(worker->state));
+		values[5] = step_array(worker);
+		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+	}
+}
+
+/* Copy a slot of this database that the caller may see. */
+static bool
+copy_slot(int i, StreamSlot *copy)
+{
+	LWLockAcquire(detect_shared->lock, LW_SHARED);
+	*copy = detect_shared->slots[i];
+	LWLockRelease(detect_shared->lock);
+	return copy->in_use && !copy->dropped && copy->database == MyDatabaseId && may_see(copy);
+}
+
+/* Begin a set of rows; how many slots there are to look at. */
+static int
+begin_rows(FunctionCallInfo fcinfo, int natts)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	InitMaterializedSRF(fcinfo, 0);
+	if (result->setDesc->natts != natts)
+		elog(ERROR, "function has %d columns, not %d", result->setDesc->natts, natts);
+	return detect_shared ? detect_shared->nslots : 0;
 }
 
 /*
@@ -117,24 +156,31 @@ emit_slot(ReturnSetInfo *result, const StreamSlot *slot, TimestampTz now)
 Datum
 detect_slots(PG_FUNCTION_ARGS)
 {
-	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	int nslots = begin_rows(fcinfo, SLOT_COLUMNS);
 	TimestampTz now = GetCurrentTimestamp();
+	StreamSlot slot;
 
-	InitMaterializedSRF(fcinfo, 0);
-	if (detect_shared == NULL)
-		return (Datum) 0;
-	if (result->setDesc->natts != SLOT_COLUMNS)
-		elog(ERROR, "detect._slots has %d columns, not %d", result->setDesc->natts, SLOT_COLUMNS);
-
-	for (int i = 0; i < detect_shared->nslots; i++)
+	for (int i = 0; i < nslots; i++)
 	{
-		StreamSlot slot;
+		if (copy_slot(i, &slot))
+			emit_slot((ReturnSetInfo *) fcinfo->resultinfo, &slot, now);
+	}
+	return (Datum) 0;
+}
 
-		LWLockAcquire(detect_shared->lock, LW_SHARED);
-		slot = detect_shared->slots[i];
-		LWLockRelease(detect_shared->lock);
-		if (slot.in_use && !slot.dropped && slot.database == MyDatabaseId && may_see(&slot))
-			emit_slot(result, &slot, now);
+/*
+ * detect._workers(): a row for each worker that these streams have or may have.
+ */
+Datum
+detect_workers(PG_FUNCTION_ARGS)
+{
+	int nslots = begin_rows(fcinfo, WORKER_COLUMNS);
+	StreamSlot slot;
+
+	for (int i = 0; i < nslots; i++)
+	{
+		if (copy_slot(i, &slot))
+			emit_workers((ReturnSetInfo *) fcinfo->resultinfo, &slot);
 	}
 	return (Datum) 0;
 }

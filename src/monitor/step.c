@@ -8,7 +8,7 @@
 #include "detect.h"
 
 /*
- * Add the time since then to a step of this worker's stream, and begin to
+ * Add the time since then to a step of this worker, and begin to
  * measure the next one.
  */
 void
@@ -20,7 +20,7 @@ step_time(Step step, instr_time *since)
 	INSTR_TIME_SET_CURRENT(now);
 	elapsed = now;
 	INSTR_TIME_SUBTRACT(elapsed, *since);
-	if (my_slot)
-		my_slot->step_us[step] += INSTR_TIME_GET_MICROSEC(elapsed);
+	if (my_entry)
+		my_entry->step_us[step] += INSTR_TIME_GET_MICROSEC(elapsed);
 	*since = now;
 }

@@ -42,7 +42,12 @@ CREATE TEMP TABLE after AS SELECT * FROM bench.cpu_now(:kafka_pid);
 \else
     SELECT detect.wait_for('camera');
 \endif
-CREATE TEMP TABLE steps AS SELECT * FROM detect.stat_worker WHERE duty = 'apply';
+CREATE TEMP TABLE steps AS
+SELECT sum(fetch_us) AS fetch_us, sum(decode_us) AS decode_us, sum(stage_us) AS stage_us, sum(read_us) AS read_us,
+       sum(dedup_us) AS dedup_us, sum(query_us) AS query_us, sum(insert_us) AS insert_us, sum(rollup_us) AS rollup_us,
+       sum(commit_us) AS commit_us, s.batches, s.elements
+FROM detect.stat_worker JOIN (SELECT stream, batches, elements FROM detect.stat_stream) s USING (stream)
+GROUP BY s.batches, s.elements;
 CREATE TEMP TABLE memory AS
 SELECT process, bench.memory_kb(pid, 'VmHWM') AS peak_kb, bench.memory_kb(pid, 'RssAnon') AS own_kb
 FROM (SELECT 'session' AS process, pg_backend_pid() AS pid WHERE :'is_copy' OR :'is_sql'

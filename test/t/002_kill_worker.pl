@@ -1,8 +1,8 @@
 # Processes die at random moments; each event is counted once nevertheless, and
 # one that was accepted before a crash is still a duplicate after it.
 #
-# Two streams at once: one worker that consumes and applies, and a consumer
-# beside its applier.  Whoever dies by SIGKILL takes the server's shared memory
+# Two streams at once: one worker that consumes and applies, and two consumers
+# beside their applier.  Whoever dies by SIGKILL takes the server's shared memory
 # along, so each round also empties all unlogged tables.
 
 use strict;
@@ -49,7 +49,7 @@ foreach my $stream ('camera', 'gate')
 		$node, 'city', $broker,
 		name      => $stream,
 		table     => "${stream}_detection",
-		consumers => $stream eq 'gate' ? 1 : 0);
+		consumers => $stream eq 'gate' ? 2 : 0);
 }
 
 for my $round (1 .. ROUNDS)

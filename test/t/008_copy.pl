@@ -114,7 +114,7 @@ $node->command_ok(
 produce(1000);
 is_paused_copy('restored', $applied, 'restored');
 is( $node->safe_psql('restored', q{
-		SELECT s.stream, s.owner, s.server, s.topic, s.events_table, s.key, s.event_time, r.rollup, r.view, t.state
+		SELECT s.stream, s.owner, s.server, s.topics[1], s.events_table, s.key, s.event_time, r.rollup, r.view, t.state
 		FROM detect.stream s JOIN detect.rollup r USING (stream) JOIN detect.stat_rollup t USING (rollup)}),
 	'camera|ops|city|camera|detection|{detection_oid}|timestamp_detected|camera_per_minute|camera_per_minute|active',
 	'stream and rollup are as they were');

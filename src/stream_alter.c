@@ -1,0 +1,159 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream_alter.c
+ *	  detect.alter_stream: another definition, progress kept.
+ *
+ * It holds the stream's lock until its transaction ends: the change falls
+ * between two commits, together with whatever ALTER TABLE stands beside it.
+ * What consumers have staged under the old definition is thrown away and read
+ * from Kafka again; rows that SQL has staged stay.  Offsets mean nothing on
+ * another server, so a stream that moves there must say where to start.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "detect.h"
+
+#include "catalog/dependency.h"
+#include "catalog/pg_class.h"
+#include "fmgr.h"
+#include "ingest/staging.h"
+#include "stream.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+
+PG_FUNCTION_INFO_V1(detect_alter_stream);
+
+/* The stream to be altered, locked; NULL when there is none and if_exists. */
+static Stream *
+find_stream(FunctionCallInfo fcinfo)
+{
+	bool if_exists = !PG_ARGISNULL(ARG_IF_EXISTS) && PG_GETARG_BOOL(ARG_IF_EXISTS);
+	Stream *stream;
+
+	if (PG_ARGISNULL(ARG_NAME))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("detect.alter_stream needs the name of a stream")));
+	stream = stream_load(arg_text(fcinfo, ARG_NAME), if_exists);
+	if (stream == NULL)
+	{
+		ereport(NOTICE,
+				(errmsg("stream \"%s\" does not exist, skipping", arg_text(fcinfo, ARG_NAME))));
+		return NULL;
+	}
+	stream_check_owner(stream);
+	stream_lock(stream->id, AccessExclusiveLock);
+	return stream_load_by_id(stream->id, false);
+}
+
+/* Whether offsets get another meaning. */
+static bool
+moves(const Stream *stream, const Stream *old)
+{
+	return old->server && stream->server && strcmp(old->server, stream->server) != 0;
+}
+
+/* Refuse a move that would lose events without a word. */
+static void
+check_move(const StreamDefinition *definition, const Stream *old)
+{
+	const Stream *stream = definition->stream;
+
+	if (!moves(stream, old))
+		return;
+	if (!definition->start_is_given)
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("another server needs start"),
+			 errdetail("Offsets of server \"%s\" mean nothing on server \"%s\".", old->server,
+					   stream->server),
+			 errhint(
+				 "Give a time from before the move, or \"earliest\": what was applied already is known by its key.")));
+	if (stream->key == NIL && strcmp(stream->start, "latest") != 0)
+		ereport(
+			NOTICE,
+			(errmsg(
+				"stream \"%s\" keeps every message: those that both servers have become two events",
+				stream->name)));
+}
+
+/* Make columns and query anew where they change. */
+static void
+remake_query(StreamDefinition *definition, const Stream *old)
+{
+	Stream *stream = definition->stream;
+	bool columns_differ =
+		definition->columns && stream_columns_differ(old->staging_table, definition->columns);
+
+	stream->staging_table = old->staging_table;
+	stream->query_view = old->query_view;
+	stream->events_columns = old->events_columns;
+	if (!columns_differ && definition->query == NULL &&
+		definition->default_query == old->default_query &&
+		stream->events_table == old->events_table &&
+		strcmp(stream->server ? stream->server : "", old->server ? old->server : "") == 0)
+		return;
+
+	/* the new view depends on what the definition now uses, and on nothing else */
+	if (!definition->default_query && definition->query == NULL)
+		definition->query = stream_query_text(old);
+	stream_drop_object(RelationRelationId, old->query_view);
+	if (columns_differ)
+		stream_columns_alter_table(stream, definition->columns);
+	stream_make_query(definition);
+	stream_record_dependencies(stream);
+}
+
+/* Another events table: its triggers, and those of the old one. */
+static void
+move_triggers(const Stream *stream, const Stream *old)
+{
+	if (stream->events_table == old->events_table)
+		return;
+	stream_drop_trigger(old->events_table);
+	stream_create_events_triggers(stream);
+}
+
+/* Have all partitions read from where start says. */
+static void
+restart_progress(const Stream *stream)
+{
+	ListCell *cell;
+
+	foreach(cell, progress_read_applied(stream))
+	{
+		const Progress *progress = lfirst(cell);
+
+		if (progress->partition != SQL_PARTITION)
+			progress_seek(stream, progress->topic, progress->partition, START_OFFSET);
+	}
+}
+
+/*
+ * detect.alter_stream(stream, …): see README.md.
+ */
+Datum
+detect_alter_stream(PG_FUNCTION_ARGS)
+{
+	Stream *old = find_stream(fcinfo);
+	StreamDefinition *definition;
+	Stream *stream;
+
+	if (old == NULL)
+		PG_RETURN_VOID();
+	definition = stream_definition_from_call(
+		fcinfo, old, PG_ARGISNULL(ARG_RESET) ? NULL : PG_GETARG_ARRAYTYPE_P(ARG_RESET));
+	stream = definition->stream;
+	check_move(definition, old);
+	remake_query(definition, old);
+	stream_check_fields(definition->fields, stream->unnest, stream->staging_table);
+	move_triggers(stream, old);
+	stream_write(definition);
+
+	progress_forget_staged(stream);
+	staging_tables_drop(stream->id);
+	if (moves(stream, old))
+		restart_progress(stream);
+	stream_check_definition(stream_load_by_id(stream->id, false));
+	stream_changed();
+	PG_RETURN_VOID();
+}

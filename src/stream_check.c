@@ -1,0 +1,151 @@
+/*-------------------------------------------------------------------------
+ *
+ * stream_check.c
+ *	  Whether a definition can work, once its columns and its query are there.
+ *
+ * What is refused here would otherwise make every element a dead letter, or
+ * pause the stream at its first batch.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "detect.h"
+
+#include "access/relation.h"
+#include "apply/batch.h"
+#include "apply/dedup.h"
+#include "ingest/decode.h"
+#include "stream.h"
+#include "utils/builtins.h"
+#include "utils/jsonb.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+/*
+ * Raise an error unless each field names a column, and a path that the decoder
+ * can walk.
+ */
+void
+stream_check_fields(Jsonb *fields, const char *unnest, Oid staging_table)
+{
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue value;
+
+	if (!JB_ROOT_IS_OBJECT(fields))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("fields must be a JSON object"),
+				 errhint("For example: fields => '{\"lon\": \"$.pos.lon\"}'")));
+	it = JsonbIteratorInit(&fields->root);
+	while ((token = JsonbIteratorNext(&it, &value, true)) != WJB_DONE)
+	{
+		char *name;
+		Oid reserved_type;
+
+		if (token != WJB_KEY)
+			continue;
+		name = pnstrdup(value.val.string.val, value.val.string.len);
+		if (stream_column_source(name, &reserved_type) != COLUMN_FIELD)
+			ereport(ERROR,
+					(errcode(ERRCODE_RESERVED_NAME),
+					 errmsg("fields names \"%s\", which is not filled from the payload", name),
+					 errhint("Leave it out of fields.")));
+		if (get_attnum(staging_table, name) == InvalidAttrNumber)
+		{
+			const char *closest = closest_attribute(staging_table, name);
+
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("fields names \"%s\", which is no column of the stream", name),
+					 closest ? errhint("Perhaps you meant the column \"%s\".", closest) : 0));
+		}
+		(void) JsonbIteratorNext(&it, &value, true);
+		if (value.type != jbvString)
+			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+							errmsg("the path of column \"%s\" in fields is not a string", name)));
+		decode_check_path(pnstrdup(value.val.string.val, value.val.string.len));
+	}
+}
+
+/* NOT NULL columns that nothing fills would make every element a dead letter. */
+static void
+check_not_null_columns(const Stream *stream)
+{
+	Relation rel = relation_open(stream->events_table, AccessShareLock);
+	TupleDesc tupdesc = RelationGetDescr(rel);
+
+	for (int i = 0; i < tupdesc->natts; i++)
+	{
+		Form_pg_attribute attribute = TupleDescAttr(tupdesc, i);
+		bool filled = false;
+		ListCell *cell;
+
+		if (attribute->attisdropped || !attribute->attnotnull || attribute->atthasdef ||
+			attribute->attidentity || attribute->attgenerated)
+			continue;
+		foreach(cell, stream->events_columns)
+			filled = filled || strcmp(lfirst(cell), NameStr(attribute->attname)) == 0;
+		if (!filled)
+			ereport(ERROR, (errcode(ERRCODE_NOT_NULL_VIOLATION),
+							errmsg("nothing fills column \"%s\" of table \"%s\", which is NOT NULL",
+								   NameStr(attribute->attname), RelationGetRelationName(rel)),
+							errhint("Add it to columns or to the query, or give it a default.")));
+	}
+	relation_close(rel, AccessShareLock);
+}
+
+/* What tells events apart, and when they happened, is known before the query
+ * runs: it must be in the stream and come through the query as it is. */
+static void
+check_handed_on(const Stream *stream)
+{
+	List *names = list_copy(stream->key);
+	ListCell *cell;
+
+	if (stream->event_time)
+		names = lappend(names, stream->event_time);
+	foreach(cell, names)
+	{
+		const char *name = lfirst(cell);
+		AttrNumber staged = get_attnum(stream->staging_table, name);
+		Oid type = get_atttype(stream->events_table, get_attnum(stream->events_table, name));
+		bool is_handed_on = false;
+		ListCell *column;
+
+		if (staged == InvalidAttrNumber)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("stream \"%s\" has no column \"%s\" for the event time", stream->name,
+							name),
+					 errhint("Add the column to columns: it is looked at before the query runs.")));
+		if (get_atttype(stream->staging_table, staged) != type)
+			ereport(
+				ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg(
+					 "event time \"%s\" has type %s in stream \"%s\", but type %s in events table \"%s\"",
+					 name, format_type_be(get_atttype(stream->staging_table, staged)), stream->name,
+					 format_type_be(type), get_rel_name(stream->events_table)),
+				 errhint("Change the type in one of them.")));
+		foreach(column, stream->events_columns)
+			is_handed_on = is_handed_on || strcmp(lfirst(column), name) == 0;
+		if (!is_handed_on)
+			ereport(
+				ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the query of stream \"%s\" does not hand on column \"%s\"", stream->name,
+						name),
+				 errhint("Let the query output the columns of key and event_time as they are.")));
+	}
+}
+
+/*
+ * Raise an error unless a stream, as it was just loaded, can run.
+ */
+void
+stream_check_definition(const Stream *stream)
+{
+	check_not_null_columns(stream);
+	dedup_check_definition(stream);
+	query_check_text(stream);
+	check_handed_on(stream);
+}
