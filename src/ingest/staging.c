@@ -149,26 +149,14 @@ drop_staging_table(Oid relid)
 	CommandCounterIncrement();
 }
 
-/*
- * The OID of a writer's staging table.  It is made if it is missing, for a
- * dump does not carry it.  If the stream's columns have changed, all tables of
- * the stream are dropped, with what was staged, and this one is made anew.
- */
-Oid
-staging_table_ensure(const Stream *stream, int writer)
+/* Make a writer's staging table, a member of the extension. */
+static Oid
+create_staging_table(const Stream *stream, int writer)
 {
-	Oid relid = staging_table_oid(stream->id, writer);
 	ObjectAddress table;
 	ObjectAddress extension;
 	int nest_level;
-
-	if (OidIsValid(relid) && staging_table_fits(stream, relid))
-		return relid;
-	if (OidIsValid(relid))
-	{
-		progress_forget_staged(stream);
-		staging_tables_drop(stream->id);
-	}
+	Oid relid;
 
 	nest_level = NewGUCNestLevel();
 	catalog_use_default_storage();
@@ -185,6 +173,30 @@ staging_table_ensure(const Stream *stream, int writer)
 	ObjectAddressSet(extension, ExtensionRelationId, get_extension_oid("detect", false));
 	recordDependencyOn(&table, &extension, DEPENDENCY_EXTENSION);
 	return relid;
+}
+
+/*
+ * The OID of a writer's staging table.  It is made if it is missing, for a
+ * dump does not carry it; several workers may find that at once.  If the
+ * stream's columns have changed, all tables of the stream are dropped, with
+ * what was staged, and this one is made anew.
+ */
+Oid
+staging_table_ensure(const Stream *stream, int writer)
+{
+	Oid relid = staging_table_oid(stream->id, writer);
+
+	if (OidIsValid(relid) && staging_table_fits(stream, relid))
+		return relid;
+	if (OidIsValid(relid))
+	{
+		progress_forget_staged(stream);
+		staging_tables_drop(stream->id);
+	}
+	LockDatabaseObject(catalog_relation("_stream", false), (Oid) stream->id, 1 + writer,
+					   AccessExclusiveLock);
+	relid = staging_table_oid(stream->id, writer);
+	return OidIsValid(relid) ? relid : create_staging_table(stream, writer);
 }
 
 /*

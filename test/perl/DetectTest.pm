@@ -360,13 +360,13 @@ sub ledger_questions
 		['rollup rows that should not be', 'SELECT count(*) FROM (TABLE ROLLUP EXCEPT ALL TABLE recomputed) x', 0],
 		[
 			'applied offsets are the ends of the topic',
-			"SELECT string_agg(a.next_offset::text, ',' ORDER BY a.kafka_partition) $progress",
+			"SELECT string_agg(a.next_offset::text, ',' ORDER BY a.kafka_topic COLLATE \"C\", a.kafka_partition) $progress",
 			join(',', @$ends)
 		],
 		[
 			'outcomes of each partition are the elements delivered',
 			"SELECT string_agg((accepted + duplicates + filtered + expired + dead_letters)::text, ',' "
-			  . "ORDER BY a.kafka_partition) $progress",
+			  . "ORDER BY a.kafka_topic COLLATE \"C\", a.kafka_partition) $progress",
 			join(',', @$ends)
 		],
 		# a stream that was made again found some of its events in the table
@@ -398,17 +398,17 @@ sub ledger_questions
 
 # Waits until a stream has applied its topic, then compares what the database
 # holds with what the broker was given.  One test, which tells all differences.
-# Options: name, table and topic of the stream; replayed, if the table had
-# events when the stream was made.
+# Options: name, table and topic, or topics, of the stream; replayed, if the
+# table had events when the stream was made.
 sub ledger_is_exact
 {
 	my ($node, $database, $broker, $what, %options) = @_;
 	my $stream = $options{name} // 'camera';
-	my $topic  = $options{topic} // $stream;
+	my @topics = sort @{ $options{topics} // [ $options{topic} // $stream ] };
 	my $table  = $options{table} // 'detection';
-	my $path   = write_lines($broker->lines($topic));
+	my $path   = write_lines(map { $broker->lines($_) } @topics);
 	my @questions =
-	  ledger_questions($stream, [ $broker->ends($topic) ], $options{replayed});
+	  ledger_questions($stream, [ map { $broker->ends($_) } @topics ], $options{replayed});
 	my @wrong;
 
 	wait_for($node, $database, $stream);
