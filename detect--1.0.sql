@@ -240,10 +240,17 @@ CREATE FUNCTION detect.wait_for(stream text, timeout interval DEFAULT '1 minute'
 COMMENT ON FUNCTION detect.wait_for(text, interval) IS
 	'returns when everything that was in the topic, or staged by SQL, at the call is applied';
 
-CREATE FUNCTION detect.decode(payload bytea, columns text, fields jsonb DEFAULT NULL) RETURNS jsonb
+CREATE FUNCTION detect.decode(payload bytea, columns text, fields jsonb DEFAULT NULL, "unnest" text DEFAULT NULL)
+	RETURNS jsonb
 	AS 'MODULE_PATHNAME', 'detect_decode' LANGUAGE C STABLE PARALLEL UNSAFE;
-COMMENT ON FUNCTION detect.decode(bytea, text, jsonb) IS
-	'shows what a stream with these columns and fields would take from a payload';
+COMMENT ON FUNCTION detect.decode(bytea, text, jsonb, text) IS
+	'shows what a stream with these columns and fields would take from a payload; with unnest, an array of its elements';
+
+CREATE FUNCTION detect._unknown_fields(payloads bytea[], columns text, fields jsonb DEFAULT NULL, "unnest" text DEFAULT NULL)
+	RETURNS TABLE (of_item boolean, name text, count bigint)
+	AS 'MODULE_PATHNAME', 'detect_unknown_fields' LANGUAGE C STABLE PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect._unknown_fields(bytea[], text, jsonb, text) IS
+	'members of these payloads that no column takes, counted as a stream would';
 
 CREATE FUNCTION detect._staged() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'detect_staged' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -469,7 +476,7 @@ GRANT EXECUTE ON FUNCTION
 GRANT EXECUTE ON FUNCTION
 	detect.alter_stream, detect.get_definition(text), detect.drop_stream(text, boolean), detect.pause(text), detect.resume(text),
 	detect.wait_for(text, interval), detect.drop_rollup(text, boolean),
-	detect.wait_for_rollup(text, interval), detect.decode(bytea, text, jsonb)
+	detect.wait_for_rollup(text, interval), detect.decode(bytea, text, jsonb, text)
 	TO PUBLIC;
 -- Views call these as their reader; _slots leaves out what belongs to others.
 GRANT EXECUTE ON FUNCTION

@@ -145,7 +145,6 @@ FROM (VALUES
     ('a quote does not hide',    '{"q"":1}',                  '{"a":"$.\"q\\\"\""}'),
     ('empty name',               '{"":1}',                    '{"a":"$.\"\""}'),
     ('all of it',                '{"x":[1, 2]}',              '{"b":"$"}'),
-    ('@ for $',                  '{"p":{"x":1}}',             '{"a":"@.p.x"}'),
     ('array at the top',         '[4, {"x":5}]',              '{"a":"$[0]","b":"$[1].x"}'),
     ('object instead of it',     '{"x":5}',                   '{"a":"$[0]"}'),
     ('scalar instead of it',     '5',                         '{"a":"$[0]"}')
@@ -155,8 +154,9 @@ FROM (VALUES
 SELECT path, pg_temp.outcome('{}', 'a int', jsonb_build_object('a', path)) AS outcome
 FROM unnest(ARRAY['', 'a', '.a', '$a', '$.', '$..a', '$.*', '$.**', '$.**.a', '$.a[*]', '$[last]', '$[0 to 1]', '$[0,1]', '$[-1]',
                   '$[ 0 ]', '$[', '$[0', '$[99999999999]', '$.a.size()', '$.a ? (@ > 1)', 'lax $.a', 'strict $.a', '$ .a', '$.a ',
-                  '$.a + 1', '$.1a', '$.a-b', '$."a', '$."a\x"', '$."\u0000"', '$.$b', '$b']) AS path;
+                  '$.a + 1', '$.1a', '$.a-b', '$."a', '$."a\x"', '$."\u0000"', '$.$b', '$b', '@', '@.a']) AS path;
 SELECT detect.decode('{}', 'a int', '{"a": "$.a[*]"}');
+SELECT detect.decode('{}', 'a int', '{"a": "@.a"}');
 
 -- integers
 SELECT label, pg_temp.outcome(payload, 'a bigint, b int, c smallint') AS outcome

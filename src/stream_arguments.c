@@ -594,7 +594,7 @@ find_unnest(const ArgumentSource *source)
 	if (keeps(source, ARG_UNNEST))
 		return source->old->unnest;
 	if (path)
-		decode_check_path(path);
+		decode_check_path(path, false);
 	return path;
 }
 

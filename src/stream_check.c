@@ -62,7 +62,7 @@ stream_check_fields(Jsonb *fields, const char *unnest, Oid staging_table)
 		if (value.type != jbvString)
 			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 							errmsg("the path of column \"%s\" in fields is not a string", name)));
-		decode_check_path(pnstrdup(value.val.string.val, value.val.string.len));
+		decode_check_path(pnstrdup(value.val.string.val, value.val.string.len), unnest != NULL);
 	}
 }
 

@@ -86,7 +86,7 @@ consumer_create(const Stream *stream, int number, MemoryContext context)
 		consumer->nfields++;
 	}
 	StartTransactionCommand();
-	consumer->decoder = decoder_create(columns, consumer->nfields, context);
+	consumer->decoder = decoder_create(columns, consumer->nfields, NULL, context);
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(old_context);
 	return consumer;
@@ -275,8 +275,8 @@ stage_message(StageWriter *writer, const KafkaEvent *event, const Progress *prog
 	ExecClearTuple(slot);
 	stage_fill_message(slot, event, progress,
 					   stream_topic_index(consumer->stream, progress->topic));
-	if (decoder_decode(consumer->decoder, event->payload, event->payload_bytes, writer->decoded,
-					   writer->decoded_nulls, &error))
+	if (decoder_begin_message(consumer->decoder, event->payload, event->payload_bytes, &error) &&
+		decoder_next_element(consumer->decoder, writer->decoded, writer->decoded_nulls, &error))
 	{
 		for (int i = 0; i < consumer->nfields; i++)
 		{

@@ -7,6 +7,11 @@
  *				  UTF-8    validate, note     fast, else
  *						   wanted values      input function
  *
+ * With unnest the walk also notes the items of the array, and each is walked
+ * along the tree of "@" when its turn comes.  What a column takes by a path from
+ * "$" is the same for all elements of a message: it is converted once, and when
+ * its type refuses it, the whole message is bad.
+ *
  * A payload is copied once, into a buffer that ends with zero bytes
  * (decode_buffer.c); all that follows points into it.  It is walked once
  * (decode_walk.c, json_scan.c), along the tree of all paths (decode_path.c).
@@ -25,7 +30,6 @@
 #include "postgres.h"
 
 #include "lib/stringinfo.h"
-#include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 
 #include "decode_internal.h"
@@ -33,6 +37,7 @@
 /* A column: where its value is noted, and how it is converted. */
 typedef struct ColumnDecoder
 {
+	DecodeTree *tree;
 	DecodeNode *node;
 	const JsonValue *value;
 	FastKind fast_kind;
@@ -44,29 +49,45 @@ struct Decoder
 	MemoryContext context;
 	int column_count;
 	ColumnDecoder *columns;
-	DecodeNode *root;
-	int target_count;
-	JsonValue *targets;
+	DecodeTree message;
 
+	/* With unnest; without, the message is the element. */
+	const char *unnest_path;
+	DecodeNode *unnest_node;
+	DecodeTree item;
+	DecodeItems items;
+	Datum *shared_values; /* of columns with a path from "$" */
+	bool *shared_nulls;
+
+	/* The message that is being decoded. */
 	DecodeBuffer buffer;
+	int element_count;
+	int next_element;
+
 	DecodeGuard guard;
 };
 
-static bool walk_payload(Decoder *decoder, DecodeError *error);
-static bool check_by_server(Decoder *decoder, DecodeError *error);
-static Datum run_jsonb_in(void *argument);
-static bool check_top(Decoder *decoder, JsonKind kind, DecodeError *error);
+static void init_column(Decoder *decoder, ColumnDecoder *column, const DecodeColumn *definition);
+static bool begin_elements(Decoder *decoder, DecodeError *error);
+static bool check_top(const Decoder *decoder, JsonKind kind, DecodeError *error);
+static bool check_item(const Decoder *decoder, JsonKind kind, DecodeError *error);
+static const char *kind_name(JsonKind kind);
+static bool convert_columns(Decoder *decoder, const DecodeTree *tree, Datum *values, bool *nulls,
+							DecodeError *error);
 static bool convert_column(Decoder *decoder, ColumnDecoder *column, Datum *value, bool *isnull,
 						   DecodeError *error);
 
 /*
  * Make a decoder for these columns.
  *
- * It lives in a context of its own below 'context', and ends with that.
- * Raises an error for an invalid path and for a type without values.
+ * With 'unnest_path' each item of the array there is an element, otherwise the
+ * message is.  The decoder lives in a context of its own below 'context', and
+ * ends with that.  Raises an error for an invalid path and for a type without
+ * values.
  */
 Decoder *
-decoder_create(const DecodeColumn *columns, int ncolumns, MemoryContext context)
+decoder_create(const DecodeColumn *columns, int ncolumns, const char *unnest_path,
+			   MemoryContext context)
 {
 	MemoryContext own_context =
 		AllocSetContextCreate(context, "detect decoder", ALLOCSET_DEFAULT_SIZES);
@@ -76,20 +97,30 @@ decoder_create(const DecodeColumn *columns, int ncolumns, MemoryContext context)
 	decoder->context = own_context;
 	decoder->column_count = ncolumns;
 	decoder->columns = palloc0(ncolumns * sizeof(ColumnDecoder));
-	decoder->root = decode_node_create();
+	decode_tree_init(&decoder->message);
+	if (unnest_path)
+	{
+		decoder->unnest_path = pstrdup(unnest_path);
+		decoder->unnest_node = decode_tree_add(&decoder->message, unnest_path, false);
+		decoder->unnest_node->is_unnested = true;
+		decoder->unnest_node->has_items = true;
+		decoder->items.context = own_context;
+		decode_tree_init(&decoder->item);
+		decoder->shared_values = palloc0(ncolumns * sizeof(Datum));
+		decoder->shared_nulls = palloc0(ncolumns * sizeof(bool));
+	}
+	for (int i = 0; i < ncolumns; i++)
+		init_column(decoder, &decoder->columns[i], &columns[i]);
+
+	decode_tree_finish(&decoder->message);
+	if (unnest_path)
+		decode_tree_finish(&decoder->item);
 	for (int i = 0; i < ncolumns; i++)
 	{
 		ColumnDecoder *column = &decoder->columns[i];
 
-		column->node = decode_path_add(decoder->root, columns[i].path);
-		column->fast_kind = json_fast_kind(columns[i].type, columns[i].typmod);
-		decode_input_init(&column->input, &columns[i]);
+		column->value = &column->tree->targets[column->node->target];
 	}
-
-	decoder->target_count = decode_paths_finish(decoder->root);
-	decoder->targets = palloc0(decoder->target_count * sizeof(JsonValue));
-	for (int i = 0; i < ncolumns; i++)
-		decoder->columns[i].value = &decoder->targets[decoder->columns[i].node->target];
 
 	decode_buffer_init(&decoder->buffer, own_context);
 	MemoryContextSwitchTo(caller_context);
@@ -97,7 +128,22 @@ decoder_create(const DecodeColumn *columns, int ncolumns, MemoryContext context)
 }
 
 /*
- * Start a batch of payloads.
+ * Set a column up, in the current context.
+ */
+static void
+init_column(Decoder *decoder, ColumnDecoder *column, const DecodeColumn *definition)
+{
+	bool has_unnest = decoder->unnest_node != NULL;
+	bool is_of_item = has_unnest && definition->path[0] == '@';
+
+	column->tree = is_of_item ? &decoder->item : &decoder->message;
+	column->node = decode_tree_add(column->tree, definition->path, has_unnest);
+	column->fast_kind = json_fast_kind(definition->type, definition->typmod);
+	decode_input_init(&column->input, definition);
+}
+
+/*
+ * Start a batch of elements.
  *
  * The caller is in a transaction with an active snapshot, and until
  * decoder_end_batch() writes nothing, begins or ends no (sub)transaction, and
@@ -109,7 +155,8 @@ decoder_begin_batch(Decoder *decoder)
 	guard_begin(&decoder->guard);
 	for (int i = 0; i < decoder->column_count; i++)
 		decode_input_begin(&decoder->columns[i].input);
-	decode_buffer_begin(&decoder->buffer);
+	if (decoder->next_element == decoder->element_count)
+		decode_buffer_begin(&decoder->buffer);
 }
 
 /*
@@ -122,32 +169,107 @@ decoder_end_batch(Decoder *decoder)
 }
 
 /*
- * Decode one payload; NULL is that of a message without any.
+ * Take a message by its payload; NULL is that of a message without any.
  *
- * Returns true and fills values and nulls, which have room for all columns;
- * by-reference values are allocated in the current context.  Returns false and
- * fills *error when the payload is bad; values are undefined then.  Errors that
- * are not the payload's are thrown.
+ * Returns true when it is valid, and decoder_element_count() elements can be
+ * taken.  What they share is then allocated in the current context, which the
+ * caller keeps as long as any of them.  Returns false and fills *error when the
+ * message is bad as a whole.  Errors that are not the message's are thrown.
  */
 bool
-decoder_decode(Decoder *decoder, const char *payload, size_t payload_bytes, Datum *values,
-			   bool *nulls, DecodeError *error)
+decoder_begin_message(Decoder *decoder, const char *payload, size_t payload_bytes,
+					  DecodeError *error)
 {
+	JsonValue top;
+
+	decoder->element_count = 0;
+	decoder->next_element = 0;
 	if (payload == NULL)
 		return decode_fail(error, ERRCODE_INVALID_PARAMETER_VALUE, "message has no payload");
 	if (payload_bytes == 0)
 		return decode_fail(error, ERRCODE_INVALID_PARAMETER_VALUE, "payload is empty");
 
 	if (!decode_buffer_load(&decoder->buffer, &decoder->guard, payload, payload_bytes, error) ||
-		!walk_payload(decoder, error))
+		!decode_walk_payload(&decoder->buffer, &decoder->guard, &decoder->message, &decoder->items,
+							 &top, error) ||
+		!check_top(decoder, top.kind, error))
 		return false;
-
-	for (int i = 0; i < decoder->column_count; i++)
-	{
-		if (!convert_column(decoder, &decoder->columns[i], &values[i], &nulls[i], error))
-			return false;
-	}
+	if (decoder->unnest_node)
+		return begin_elements(decoder, error);
+	decoder->element_count = 1;
 	return true;
+}
+
+/*
+ * How many elements the message has.
+ */
+int
+decoder_element_count(const Decoder *decoder)
+{
+	return decoder->element_count;
+}
+
+/*
+ * Decode the next element of the message.
+ *
+ * Returns true and fills values and nulls, which have room for all columns;
+ * by-reference values are allocated in the current context.  Returns false and
+ * fills *error when this element is bad; values are undefined then, and the
+ * elements behind it can still be taken.  Errors that are not the element's are
+ * thrown.
+ */
+bool
+decoder_next_element(Decoder *decoder, Datum *values, bool *nulls, DecodeError *error)
+{
+	DecodeTree *tree = decoder->unnest_node ? &decoder->item : &decoder->message;
+	int element = decoder->next_element;
+
+	if (element == decoder->element_count)
+		elog(ERROR, "the message has no more elements");
+	decoder->next_element++;
+	if (decoder->unnest_node)
+	{
+		JsonValue item;
+
+		decode_walk_item(&decoder->buffer, decoder->items.starts[element], tree, &item);
+		if (!check_item(decoder, item.kind, error))
+			return false;
+		memcpy(values, decoder->shared_values, decoder->column_count * sizeof(Datum));
+		memcpy(nulls, decoder->shared_nulls, decoder->column_count * sizeof(bool));
+	}
+	if (!convert_columns(decoder, tree, values, nulls, error))
+		return false;
+	if (unknown_was_met(tree->root))
+		unknown_count_walk(tree->root, decoder->buffer.scratch);
+	return true;
+}
+
+/*
+ * The members that no column took since the last reset, in the current context.
+ *
+ * Counted are messages and items that were decoded.  Names are kept as long as
+ * the decoder.
+ */
+UnknownField *
+decoder_unknown_fields(const Decoder *decoder, int *nfields)
+{
+	UnknownField *fields = palloc(2 * (MAX_UNKNOWN_NAMES + 1) * sizeof(UnknownField));
+
+	*nfields = unknown_list(decoder->message.root, false, fields);
+	if (decoder->unnest_node)
+		*nfields += unknown_list(decoder->item.root, true, fields + *nfields);
+	return fields;
+}
+
+/*
+ * Count unknown fields from zero again.
+ */
+void
+decoder_reset_unknown_fields(Decoder *decoder)
+{
+	unknown_reset(decoder->message.root);
+	if (decoder->unnest_node)
+		unknown_reset(decoder->item.root);
 }
 
 /*
@@ -177,92 +299,104 @@ decode_fail(DecodeError *error, int sqlstate, const char *format, ...)
 }
 
 /*
- * Validate the payload in the buffer and note the values that columns want.
+ * Find the elements of the message, and convert what they share.
  */
 static bool
-walk_payload(Decoder *decoder, DecodeError *error)
+begin_elements(Decoder *decoder, DecodeError *error)
 {
-	JsonScanner scanner;
-	JsonValue top;
-	bool is_checked = false;
+	JsonKind kind = decoder->message.targets[decoder->unnest_node->target].kind;
+	int element_count = 0;
 
-	for (;;)
-	{
-		memset(decoder->targets, 0, decoder->target_count * sizeof(JsonValue));
-		json_scan_begin(&scanner, decoder->buffer.text, decoder->buffer.bytes);
-		scanner.is_server_checked = is_checked;
-		if (!decode_walk(&scanner, decoder->root, decoder->targets, decoder->buffer.scratch, &top))
-		{
-			error->reason = json_scan_reason(&scanner, &error->sqlstate);
-			return false;
-		}
-		if (!scanner.needs_server_check || is_checked)
-			break;
-		if (!check_by_server(decoder, error))
-			return false;
-		is_checked = true;
-	}
-	return check_top(decoder, top.kind, error);
-}
+	if (kind == JSON_KIND_ARRAY)
+		element_count = decoder->items.count;
+	else if (kind > JSON_KIND_NULL)
+		return decode_fail(error, ERRCODE_SQL_JSON_ARRAY_NOT_FOUND,
+						   "unnest path \"%s\" leads to a JSON %s, not an array",
+						   decoder->unnest_path, kind_name(kind));
+	if (element_count > MAX_ITEMS)
+		return decode_fail(error, ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+						   "unnest path \"%s\" leads to an array of %d items, more than %d",
+						   decoder->unnest_path, element_count, MAX_ITEMS);
 
-/*
- * Let the server judge the payload in the buffer.
- */
-static bool
-check_by_server(Decoder *decoder, DecodeError *error)
-{
-	Datum result;
-
-	if (!guard_call(&decoder->guard, run_jsonb_in, decoder->buffer.text, false, &result, error))
-	{
-		error->reason = psprintf("invalid JSON: %s", error->reason);
+	if (!convert_columns(decoder, &decoder->message, decoder->shared_values, decoder->shared_nulls,
+						 error))
 		return false;
-	}
-	pfree(DatumGetPointer(result));
+	if (unknown_was_met(decoder->message.root))
+		unknown_count_walk(decoder->message.root, decoder->buffer.scratch);
+	decoder->element_count = element_count;
 	return true;
 }
 
 /*
- * The guarded call.
+ * Refuse a payload that is no object, nor an array where paths want items.
+ *
+ * One that is unnested itself is judged by begin_elements().
  */
-static Datum
-run_jsonb_in(void *argument)
+static bool
+check_top(const Decoder *decoder, JsonKind kind, DecodeError *error)
 {
-	return DirectFunctionCall1(jsonb_in, CStringGetDatum((char *) argument));
+	const DecodeNode *root = decoder->message.root;
+
+	if (kind == JSON_KIND_OBJECT || (kind == JSON_KIND_ARRAY && root->has_items) ||
+		root->is_unnested)
+		return true;
+	return decode_fail(error, ERRCODE_SQL_JSON_OBJECT_NOT_FOUND,
+					   "payload is a JSON %s, not an object", kind_name(kind));
 }
 
 /*
- * Refuse a payload that is no object, nor an array where paths want items.
+ * Refuse an item that all paths of "@" lead past.
  */
 static bool
-check_top(Decoder *decoder, JsonKind kind, DecodeError *error)
+check_item(const Decoder *decoder, JsonKind kind, DecodeError *error)
 {
-	const char *found;
+	const DecodeNode *root = decoder->item.root;
 
+	if (kind == JSON_KIND_OBJECT || (kind == JSON_KIND_ARRAY && root->has_items) ||
+		root->target >= 0 || root->children == NULL)
+		return true;
+	return decode_fail(error, ERRCODE_SQL_JSON_OBJECT_NOT_FOUND, "item is a JSON %s, not an object",
+					   kind_name(kind));
+}
+
+/*
+ * What a value is, in an error text.
+ */
+static const char *
+kind_name(JsonKind kind)
+{
 	switch (kind)
 	{
 		case JSON_KIND_OBJECT:
-			return true;
+			return "object";
 		case JSON_KIND_ARRAY:
-			if (decoder->root->has_items)
-				return true;
-			found = "array";
-			break;
+			return "array";
 		case JSON_KIND_STRING:
-			found = "string";
-			break;
+			return "string";
 		case JSON_KIND_NUMBER:
-			found = "number";
-			break;
+			return "number";
 		case JSON_KIND_NULL:
-			found = "null";
-			break;
+			return "null";
 		default:
-			found = "boolean";
-			break;
+			return "boolean";
 	}
-	return decode_fail(error, ERRCODE_SQL_JSON_OBJECT_NOT_FOUND,
-					   "payload is a JSON %s, not an object", found);
+}
+
+/*
+ * Convert the values that were noted for the columns of a tree.
+ */
+static bool
+convert_columns(Decoder *decoder, const DecodeTree *tree, Datum *values, bool *nulls,
+				DecodeError *error)
+{
+	for (int i = 0; i < decoder->column_count; i++)
+	{
+		ColumnDecoder *column = &decoder->columns[i];
+
+		if (column->tree == tree && !convert_column(decoder, column, &values[i], &nulls[i], error))
+			return false;
+	}
+	return true;
 }
 
 /*

@@ -38,12 +38,61 @@ typedef struct DecodeNode
 	struct DecodeNode **buckets; /* members by hash; NULL: none */
 	struct DecodeNode *bucket_next;
 	uint32 bucket_mask;
-	bool has_items; /* some child is an item of an array */
+	bool has_items;	  /* some child is an item of an array */
+	bool is_unnested; /* each item of it becomes an element */
 
 	/* What the last message taught: the member to expect first, and next. */
 	struct DecodeNode *first_member;
 	struct DecodeNode *follower;
+
+	struct UnknownMembers *unknown_members; /* of a root that counts them */
+	struct UnknownMember *unknown;			/* set if this is one of them */
 } DecodeNode;
+
+/* Names counted at a root; all further ones count as "(others)". */
+#define MAX_UNKNOWN_NAMES 100
+
+/* A member of the root that no path leads into, with a node to be found by. */
+typedef struct UnknownMember
+{
+	DecodeNode node;
+	char name[NAMEDATALEN];
+	uint64 count;
+	bool is_seen; /* in the walk that is not counted yet */
+	struct UnknownMember *next_seen;
+} UnknownMember;
+
+typedef struct UnknownMembers
+{
+	MemoryContext context;
+	int count;
+	UnknownMember *members[MAX_UNKNOWN_NAMES + 1]; /* the first is all others */
+
+	/* What the last walk met; it counts once its outcome is known. */
+	UnknownMember *seen;
+	int new_count;
+	JsonValue new_names[MAX_UNKNOWN_NAMES];
+} UnknownMembers;
+
+/* All paths from one place, "$" or "@", and what the last walk found there. */
+typedef struct DecodeTree
+{
+	DecodeNode *root;
+	int target_count;
+	JsonValue *targets;
+} DecodeTree;
+
+/* More items of one message are not unnested. */
+#define MAX_ITEMS 100000
+
+/* Where the items of the unnested array begin in the payload. */
+typedef struct DecodeItems
+{
+	MemoryContext context;
+	int count; /* beyond MAX_ITEMS they are only counted */
+	int capacity;
+	const char **starts;
+} DecodeItems;
 
 /* How to convert a value without the input function of its type. */
 typedef enum FastKind
@@ -122,14 +171,27 @@ extern bool decode_buffer_load(DecodeBuffer *buffer, DecodeGuard *guard, const c
 							   size_t payload_bytes, DecodeError *error);
 
 /* in decode_path.c */
-extern DecodeNode *decode_node_create(void);
-extern DecodeNode *decode_path_add(DecodeNode *root, const char *path);
-extern int decode_paths_finish(DecodeNode *root);
+extern void decode_tree_init(DecodeTree *tree);
+extern DecodeNode *decode_tree_add(DecodeTree *tree, const char *path, bool has_unnest);
+extern void decode_tree_finish(DecodeTree *tree);
+extern void decode_node_set_name(DecodeNode *node, const char *name, size_t name_bytes);
+extern void decode_add_member(DecodeNode *node, DecodeNode *member);
 extern DecodeNode *decode_find_member(const DecodeNode *node, const char *name, size_t name_bytes);
 
+/* in decode_unknown.c */
+extern void unknown_init(DecodeNode *root);
+extern void unknown_begin_walk(DecodeNode *root);
+extern void unknown_note_name(DecodeNode *root, const JsonValue *name, const char *unescaped,
+							  size_t unescaped_bytes);
+extern void unknown_count_walk(DecodeNode *root, char *scratch);
+extern int unknown_list(const DecodeNode *root, bool of_item, UnknownField *fields);
+extern void unknown_reset(DecodeNode *root);
+
 /* in decode_walk.c */
-extern bool decode_walk(JsonScanner *scanner, DecodeNode *root, JsonValue *targets, char *scratch,
-						JsonValue *top);
+extern bool decode_walk_payload(const DecodeBuffer *buffer, DecodeGuard *guard, DecodeTree *tree,
+								DecodeItems *items, JsonValue *top, DecodeError *error);
+extern void
+decode_walk_item(const DecodeBuffer *buffer, const char *start, DecodeTree *tree, JsonValue *item);
 
 /* in decode_input.c */
 extern void guard_begin(DecodeGuard *guard);
@@ -153,5 +215,29 @@ json_number_convert(FastKind kind, const JsonValue *value, Datum *result, Decode
 
 /* in json_time.c */
 extern FastResult json_time_convert(FastKind kind, const char *p, const char *end, Datum *result);
+
+/*
+ * Has the last walk met members that are not counted yet?
+ */
+static inline bool
+unknown_was_met(const DecodeNode *root)
+{
+	const UnknownMembers *unknown = root->unknown_members;
+
+	return unknown && (unknown->seen || unknown->new_count > 0);
+}
+
+/*
+ * Note that the walk met a member that no path leads into.
+ */
+static inline void
+unknown_note(UnknownMembers *unknown, UnknownMember *member)
+{
+	if (member->is_seen)
+		return;
+	member->is_seen = true;
+	member->next_seen = unknown->seen;
+	unknown->seen = member;
+}
 
 #endif /* DETECT_DECODE_INTERNAL_H */

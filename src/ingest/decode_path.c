@@ -6,7 +6,7 @@
  * A path is "$" and any number of member and index steps of SQL/JSON paths:
  * .name, ."odd name", [0].  Each leads to at most one value; what could lead
  * to several (wildcards, ranges) or computes (filters, methods) is refused.
- * "@", the item of an array under unnest, may stand for "$".
+ * With unnest, "@" stands for the item and begins a tree of its own.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,11 +21,13 @@
 /* Longer indexes have no item in any message. */
 #define MAX_INDEX_DIGITS 9
 
+static void check_start(const char *path, bool has_unnest);
 static const char *read_step(const char *path, const char *p, DecodeNode *step);
 static const char *read_plain_name(const char *path, const char *p, DecodeNode *step);
 static const char *read_quoted_name(const char *path, const char *p, DecodeNode *step);
 static const char *read_index(const char *path, const char *p, DecodeNode *step);
 static void refuse_path(const char *path, const char *detail) pg_attribute_noreturn();
+static DecodeNode *create_node(void);
 static DecodeNode *find_step(const DecodeNode *node, const DecodeNode *step);
 static DecodeNode *add_step(DecodeNode *node, const DecodeNode *step);
 static int finish_node(DecodeNode *node, int next_target);
@@ -33,41 +35,42 @@ static inline uint32 hash_name(const char *name, size_t name_bytes);
 
 /*
  * Raise an error unless 'path' is one that columns can have.
+ *
+ * With unnest they may begin with "@"; an unnest path itself may not.
  */
 void
-decode_check_path(const char *path)
+decode_check_path(const char *path, bool has_unnest)
 {
-	(void) decode_path_add(decode_node_create(), path);
+	DecodeTree tree;
+
+	decode_tree_init(&tree);
+	(void) decode_tree_add(&tree, path, has_unnest);
 }
 
 /*
- * A node without name, in the current context: the root of a tree.
+ * Make a tree without paths; its memory is of the current context.
  */
-DecodeNode *
-decode_node_create(void)
+void
+decode_tree_init(DecodeTree *tree)
 {
-	DecodeNode *node = palloc0(sizeof(DecodeNode));
-
-	node->target = -1;
-	return node;
+	memset(tree, 0, sizeof(DecodeTree));
+	tree->root = create_node();
 }
 
 /*
  * Add the steps of 'path' to the tree, in memory of the current context.
  *
  * Returns the node that the path ends at, whose target is set to 0 as a mark
- * that its value is wanted.  decode_paths_finish() must follow.
+ * that its value is wanted.  decode_tree_finish() must follow.
  */
 DecodeNode *
-decode_path_add(DecodeNode *root, const char *path)
+decode_tree_add(DecodeTree *tree, const char *path, bool has_unnest)
 {
-	DecodeNode *node = root;
-	const char *p = path;
+	DecodeNode *node = tree->root;
+	const char *p = path + 1;
 	int depth = 0;
 
-	if (*p != '$' && *p != '@')
-		refuse_path(path, "A path must start with \"$\".");
-	p++;
+	check_start(path, has_unnest);
 	while (*p != '\0')
 	{
 		DecodeNode step = {0};
@@ -86,12 +89,36 @@ decode_path_add(DecodeNode *root, const char *path)
 /*
  * Number the targets of the tree and make its members searchable.
  *
- * Returns how many targets there are.
+ * Members that no path leads into are counted, unless a path takes the whole.
  */
-int
-decode_paths_finish(DecodeNode *root)
+void
+decode_tree_finish(DecodeTree *tree)
 {
-	return finish_node(root, 0);
+	DecodeNode *root = tree->root;
+
+	if (root->target < 0)
+		root->unknown_members = palloc0(sizeof(UnknownMembers));
+	tree->target_count = finish_node(root, 0);
+	tree->targets = palloc0(tree->target_count * sizeof(JsonValue));
+	if (root->unknown_members)
+		unknown_init(root);
+}
+
+/*
+ * Raise an error unless the path begins at a place that there is.
+ */
+static void
+check_start(const char *path, bool has_unnest)
+{
+	if (*path == '$' || (*path == '@' && has_unnest))
+		return;
+	if (*path == '@')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("invalid path \"%s\"", path),
+				 errdetail("\"@\" is the item of an unnested array, and here there is none."),
+				 errhint("Begin the path with \"$\", the message, or name an array in unnest.")));
+	refuse_path(path, has_unnest ? "A path must start with \"$\" or \"@\"."
+								 : "A path must start with \"$\".");
 }
 
 /*
@@ -189,6 +216,18 @@ refuse_path(const char *path, const char *detail)
 }
 
 /*
+ * A node without name, in the current context.
+ */
+static DecodeNode *
+create_node(void)
+{
+	DecodeNode *node = palloc0(sizeof(DecodeNode));
+
+	node->target = -1;
+	return node;
+}
+
+/*
  * The child that 'step' leads to, or NULL.
  */
 static DecodeNode *
@@ -212,32 +251,35 @@ find_step(const DecodeNode *node, const DecodeNode *step)
 static DecodeNode *
 add_step(DecodeNode *node, const DecodeNode *step)
 {
-	DecodeNode *child = decode_node_create();
-	bool is_plain = true;
+	DecodeNode *child = create_node();
 
-	child->name = step->name;
-	child->name_bytes = step->name_bytes;
 	child->index = step->index;
 	child->sibling = node->children;
 	node->children = child;
-	if (step->name == NULL)
-	{
+	if (step->name)
+		decode_node_set_name(child, step->name, step->name_bytes);
+	else
 		node->has_items = true;
-		return child;
-	}
+	return child;
+}
+
+/*
+ * Give a node the name of a member.  'name' is a string that stays.
+ */
+void
+decode_node_set_name(DecodeNode *node, const char *name, size_t name_bytes)
+{
+	node->name = name;
+	node->name_bytes = name_bytes;
 
 	/* Bytes compared with it skip validation: it must be valid itself. */
-	for (size_t i = 0; i < step->name_bytes; i++)
+	for (size_t i = 0; i < name_bytes; i++)
 	{
-		if ((unsigned char) step->name[i] < ' ' || step->name[i] == '"' || step->name[i] == '\\')
-			is_plain = false;
+		if ((unsigned char) name[i] < ' ' || name[i] == '"' || name[i] == '\\')
+			return;
 	}
-	if (is_plain)
-	{
-		child->quoted = psprintf("\"%s\"", step->name);
-		child->quoted_bytes = step->name_bytes + 2;
-	}
-	return child;
+	node->quoted = psprintf("\"%s\"", name);
+	node->quoted_bytes = name_bytes + 2;
 }
 
 /*
@@ -261,6 +303,8 @@ finish_node(DecodeNode *node, int next_target)
 			members++;
 	}
 	node->end_target = next_target;
+	if (node->unknown_members)
+		members += lengthof(node->unknown_members->members);
 	if (members == 0)
 		return next_target;
 
@@ -270,15 +314,23 @@ finish_node(DecodeNode *node, int next_target)
 	node->buckets = palloc0(size * sizeof(DecodeNode *));
 	for (DecodeNode *child = node->children; child; child = child->sibling)
 	{
-		DecodeNode **bucket;
-
-		if (child->name == NULL)
-			continue;
-		bucket = &node->buckets[hash_name(child->name, child->name_bytes) & node->bucket_mask];
-		child->bucket_next = *bucket;
-		*bucket = child;
+		if (child->name)
+			decode_add_member(node, child);
 	}
 	return next_target;
+}
+
+/*
+ * Let a member be found by its name.
+ */
+void
+decode_add_member(DecodeNode *node, DecodeNode *member)
+{
+	uint32 hash = hash_name(member->name, member->name_bytes);
+	DecodeNode **bucket = &node->buckets[hash & node->bucket_mask];
+
+	member->bucket_next = *bucket;
+	*bucket = member;
 }
 
 /*

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * decode_sql.c
- *	  The decoder from SQL: detect.decode(payload, columns, fields).
+ *	  The decoder from SQL: detect.decode(payload, columns, fields, unnest).
  *
  * Shows what a payload would become, or why it would not.  As the decoder may
  * open a subtransaction, the function is parallel unsafe; and as input
@@ -20,71 +20,158 @@
 #include "nodes/parsenodes.h"
 #include "parser/parse_type.h"
 #include "parser/parser.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
+#include "utils/tuplestore.h"
 
 #include "decode.h"
 
 PG_FUNCTION_INFO_V1(detect_decode);
+PG_FUNCTION_INFO_V1(detect_unknown_fields);
 
 #define COLUMNS_PREFIX "CREATE TABLE columns ("
 
-static DecodeColumn *parse_columns(const char *text, int *ncolumns);
+/* An element, taken while the decoder's batch lasts. */
+typedef struct DecodedElement
+{
+	bool is_valid;
+	Datum row;
+	DecodeError error;
+} DecodedElement;
+
+static Decoder *create_decoder(FunctionCallInfo fcinfo, TupleDesc *descriptor);
+static DecodeColumn *parse_columns(const char *text, const char *place, int *ncolumns);
 static List *parse_definitions(const char *text);
 static void move_error_position(void *argument);
-static void parse_column(const ColumnDef *definition, DecodeColumn *column);
-static void apply_fields(Jsonb *fields, DecodeColumn *columns, int ncolumns);
+static void parse_column(const ColumnDef *definition, const char *place, DecodeColumn *column);
+static void apply_fields(Jsonb *fields, bool has_unnest, DecodeColumn *columns, int ncolumns);
 static DecodeColumn *find_column(DecodeColumn *columns, int ncolumns, const char *name);
-static Datum row_to_jsonb(const DecodeColumn *columns, int ncolumns, Datum *values, bool *nulls);
+static DecodedElement *take_elements(Decoder *decoder, TupleDesc descriptor);
+static void init_to_jsonb(FmgrInfo *function);
+static Datum elements_to_jsonb(const DecodedElement *elements, int nelements, FmgrInfo *to_jsonb);
+static void push_text(JsonbParseState **state, JsonbIteratorToken token, const char *text);
 
 /*
- * detect.decode(payload bytea, columns text, fields jsonb) returns jsonb
+ * detect.decode(payload bytea, columns text, fields jsonb, unnest text)
+ * returns jsonb
  *
  * The columns of a payload, as an object of column names and values.  Raises
- * the decoder's error for a payload that it refuses.
+ * the decoder's error for a payload that it refuses.  With unnest an array of
+ * such objects, in which a bad element is an object of its error and sqlstate.
  */
 Datum
 detect_decode(PG_FUNCTION_ARGS)
 {
 	bytea *payload = PG_ARGISNULL(0) ? NULL : PG_GETARG_BYTEA_PP(0);
+	TupleDesc descriptor;
+	Decoder *decoder = create_decoder(fcinfo, &descriptor);
+	DecodedElement *elements = NULL;
+	DecodeError error;
+	FmgrInfo to_jsonb;
+	bool is_valid;
+
+	decoder_begin_batch(decoder);
+	is_valid = decoder_begin_message(decoder, payload ? VARDATA_ANY(payload) : NULL,
+									 payload ? VARSIZE_ANY_EXHDR(payload) : 0, &error);
+	if (is_valid)
+		elements = take_elements(decoder, descriptor);
+	decoder_end_batch(decoder);
+
+	init_to_jsonb(&to_jsonb);
+	if (is_valid && !PG_ARGISNULL(3))
+		PG_RETURN_DATUM(elements_to_jsonb(elements, decoder_element_count(decoder), &to_jsonb));
+	if (is_valid && elements[0].is_valid)
+		PG_RETURN_DATUM(FunctionCall1(&to_jsonb, elements[0].row));
+	if (is_valid)
+		error = elements[0].error;
+	ereport(ERROR, (errcode(error.sqlstate), errmsg_internal("%s", error.reason)));
+}
+
+/*
+ * detect._unknown_fields(payloads bytea[], columns text, fields jsonb,
+ * unnest text) returns table (of_item boolean, name text, count bigint)
+ *
+ * What a decoder counts of these payloads, one after another.
+ */
+Datum
+detect_unknown_fields(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	TupleDesc descriptor;
+	Decoder *decoder = create_decoder(fcinfo, &descriptor);
+	UnknownField *fields;
+	Datum *payloads;
+	bool *nulls;
+	int npayloads;
+	int nfields;
+
+	InitMaterializedSRF(fcinfo, 0);
+	if (PG_ARGISNULL(0))
+		return (Datum) 0;
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(0), BYTEAOID, -1, false, TYPALIGN_INT, &payloads,
+					  &nulls, &npayloads);
+	for (int i = 0; i < npayloads; i++)
+	{
+		bytea *payload = nulls[i] ? NULL : DatumGetByteaPP(payloads[i]);
+		DecodeError error;
+
+		decoder_begin_batch(decoder);
+		if (decoder_begin_message(decoder, payload ? VARDATA_ANY(payload) : NULL,
+								  payload ? VARSIZE_ANY_EXHDR(payload) : 0, &error))
+			(void) take_elements(decoder, descriptor);
+		decoder_end_batch(decoder);
+	}
+
+	fields = decoder_unknown_fields(decoder, &nfields);
+	for (int i = 0; i < nfields; i++)
+	{
+		Datum values[] = {BoolGetDatum(fields[i].of_item), CStringGetTextDatum(fields[i].name),
+						  Int64GetDatum((int64) fields[i].count)};
+		bool no_nulls[lengthof(values)] = {false};
+
+		tuplestore_putvalues(result->setResult, result->setDesc, values, no_nulls);
+	}
+	return (Datum) 0;
+}
+
+/*
+ * Make a decoder from the arguments behind the first: columns, fields, unnest.
+ *
+ * Tells in *descriptor what an element is as a row.
+ */
+static Decoder *
+create_decoder(FunctionCallInfo fcinfo, TupleDesc *descriptor)
+{
+	char *unnest_path = PG_ARGISNULL(3) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(3));
 	DecodeColumn *columns;
 	int ncolumns;
-	Decoder *decoder;
-	Datum *values;
-	bool *nulls;
-	DecodeError error;
-	bool is_valid;
 
 	if (PG_ARGISNULL(1))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("columns must not be null"),
 				 errhint("Give names and types, like in CREATE TABLE: 'id bigint, name text'.")));
-	columns = parse_columns(text_to_cstring(PG_GETARG_TEXT_PP(1)), &ncolumns);
+	columns =
+		parse_columns(text_to_cstring(PG_GETARG_TEXT_PP(1)), unnest_path ? "@" : "$", &ncolumns);
 	if (!PG_ARGISNULL(2))
-		apply_fields(PG_GETARG_JSONB_P(2), columns, ncolumns);
+		apply_fields(PG_GETARG_JSONB_P(2), unnest_path != NULL, columns, ncolumns);
 
-	decoder = decoder_create(columns, ncolumns, CurrentMemoryContext);
-	values = palloc(ncolumns * sizeof(Datum));
-	nulls = palloc(ncolumns * sizeof(bool));
-
-	decoder_begin_batch(decoder);
-	is_valid = decoder_decode(decoder, payload ? VARDATA_ANY(payload) : NULL,
-							  payload ? VARSIZE_ANY_EXHDR(payload) : 0, values, nulls, &error);
-	decoder_end_batch(decoder);
-	if (!is_valid)
-		ereport(ERROR, (errcode(error.sqlstate), errmsg_internal("%s", error.reason)));
-
-	PG_RETURN_DATUM(row_to_jsonb(columns, ncolumns, values, nulls));
+	*descriptor = CreateTemplateTupleDesc(ncolumns);
+	for (int i = 0; i < ncolumns; i++)
+		TupleDescInitEntry(*descriptor, i + 1, columns[i].name, columns[i].type, columns[i].typmod,
+						   0);
+	BlessTupleDesc(*descriptor);
+	return decoder_create(columns, ncolumns, unnest_path, CurrentMemoryContext);
 }
 
 /*
  * Read "name type, name type"; the path of each column is the member of its
- * name.
+ * name of that place, "$" or "@".
  */
 static DecodeColumn *
-parse_columns(const char *text, int *ncolumns)
+parse_columns(const char *text, const char *place, int *ncolumns)
 {
 	List *definitions = parse_definitions(text);
 	DecodeColumn *columns = palloc0(list_length(definitions) * sizeof(DecodeColumn));
@@ -102,7 +189,7 @@ parse_columns(const char *text, int *ncolumns)
 			ereport(ERROR, (errcode(ERRCODE_DUPLICATE_COLUMN),
 							errmsg("column \"%s\" specified more than once",
 								   ((ColumnDef *) definition)->colname)));
-		parse_column((ColumnDef *) definition, &columns[*ncolumns]);
+		parse_column((ColumnDef *) definition, place, &columns[*ncolumns]);
 		(*ncolumns)++;
 	}
 	return columns;
@@ -162,7 +249,7 @@ move_error_position(void *argument)
  * Look up the type of a column.
  */
 static void
-parse_column(const ColumnDef *definition, DecodeColumn *column)
+parse_column(const ColumnDef *definition, const char *place, DecodeColumn *column)
 {
 	StringInfoData path;
 
@@ -180,7 +267,7 @@ parse_column(const ColumnDef *definition, DecodeColumn *column)
 	typenameTypeIdAndMod(NULL, definition->typeName, &column->type, &column->typmod);
 
 	initStringInfo(&path);
-	appendStringInfoString(&path, "$.");
+	appendStringInfo(&path, "%s.", place);
 	escape_json(&path, column->name);
 	column->path = path.data;
 }
@@ -189,7 +276,7 @@ parse_column(const ColumnDef *definition, DecodeColumn *column)
  * Set the paths of columns that 'fields' names: {"column": "$.path"}.
  */
 static void
-apply_fields(Jsonb *fields, DecodeColumn *columns, int ncolumns)
+apply_fields(Jsonb *fields, bool has_unnest, DecodeColumn *columns, int ncolumns)
 {
 	JsonbIterator *iterator;
 	JsonbIteratorToken token;
@@ -221,7 +308,7 @@ apply_fields(Jsonb *fields, DecodeColumn *columns, int ncolumns)
 						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						 errmsg("path of column \"%s\" must be a JSON string", column->name)));
 			column->path = pnstrdup(item.val.string.val, item.val.string.len);
-			decode_check_path(column->path);
+			decode_check_path(column->path, has_unnest);
 		}
 	}
 }
@@ -241,26 +328,83 @@ find_column(DecodeColumn *columns, int ncolumns, const char *name)
 }
 
 /*
- * Make the object: to_jsonb() of a record of the columns.
+ * Take the elements of a message that has begun.
  */
-static Datum
-row_to_jsonb(const DecodeColumn *columns, int ncolumns, Datum *values, bool *nulls)
+static DecodedElement *
+take_elements(Decoder *decoder, TupleDesc descriptor)
 {
-	TupleDesc descriptor = CreateTemplateTupleDesc(ncolumns);
-	HeapTuple tuple;
-	FmgrInfo function;
-	List *arguments;
+	int nelements = decoder_element_count(decoder);
+	DecodedElement *elements = palloc0(Max(nelements, 1) * sizeof(DecodedElement));
+	Datum *values = palloc(descriptor->natts * sizeof(Datum));
+	bool *nulls = palloc(descriptor->natts * sizeof(bool));
 
-	for (int i = 0; i < ncolumns; i++)
-		TupleDescInitEntry(descriptor, i + 1, columns[i].name, columns[i].type, columns[i].typmod,
-						   0);
-	BlessTupleDesc(descriptor);
-	tuple = heap_form_tuple(descriptor, values, nulls);
+	for (int i = 0; i < nelements; i++)
+	{
+		elements[i].is_valid = decoder_next_element(decoder, values, nulls, &elements[i].error);
+		if (elements[i].is_valid)
+			elements[i].row = HeapTupleGetDatum(heap_form_tuple(descriptor, values, nulls));
+	}
+	return elements;
+}
 
-	fmgr_info(F_TO_JSONB, &function);
-	arguments = list_make1(makeNullConst(RECORDOID, -1, InvalidOid));
+/*
+ * Prepare calls of to_jsonb() with a record.
+ */
+static void
+init_to_jsonb(FmgrInfo *function)
+{
+	List *arguments = list_make1(makeNullConst(RECORDOID, -1, InvalidOid));
+
+	fmgr_info(F_TO_JSONB, function);
 	fmgr_info_set_expr((Node *) makeFuncExpr(F_TO_JSONB, JSONBOID, arguments, InvalidOid,
 											 InvalidOid, COERCE_EXPLICIT_CALL),
-					   &function);
-	return FunctionCall1(&function, HeapTupleGetDatum(tuple));
+					   function);
+}
+
+/*
+ * Make the array of the elements of a message.
+ */
+static Datum
+elements_to_jsonb(const DecodedElement *elements, int nelements, FmgrInfo *to_jsonb)
+{
+	JsonbParseState *state = NULL;
+
+	pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
+	for (int i = 0; i < nelements; i++)
+	{
+		const DecodedElement *element = &elements[i];
+
+		if (element->is_valid)
+		{
+			Jsonb *object = DatumGetJsonbP(FunctionCall1(to_jsonb, element->row));
+			JsonbValue item;
+
+			item.type = jbvBinary;
+			item.val.binary.data = &object->root;
+			item.val.binary.len = VARSIZE_ANY_EXHDR(object);
+			pushJsonbValue(&state, WJB_ELEM, &item);
+			continue;
+		}
+		pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+		push_text(&state, WJB_KEY, "error");
+		push_text(&state, WJB_VALUE, element->error.reason);
+		push_text(&state, WJB_KEY, "sqlstate");
+		push_text(&state, WJB_VALUE, pstrdup(unpack_sql_state(element->error.sqlstate)));
+		pushJsonbValue(&state, WJB_END_OBJECT, NULL);
+	}
+	return JsonbPGetDatum(JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_ARRAY, NULL)));
+}
+
+/*
+ * Add a key or a value to an object.  The text is not copied.
+ */
+static void
+push_text(JsonbParseState **state, JsonbIteratorToken token, const char *text)
+{
+	JsonbValue string;
+
+	string.type = jbvString;
+	string.val.string.val = unconstify(char *, text);
+	string.val.string.len = (int) strlen(text);
+	pushJsonbValue(state, token, &string);
 }

@@ -8,13 +8,19 @@
  * noted as places in the payload and converted when the whole of it has turned
  * out to be valid.  Members mostly come in the order of the message before, so
  * the expected one is compared first, quotes included: a hit needs no search
- * for the end of the name.
+ * for the end of the name.  Members that no path leads into are nodes too, once
+ * they have been counted (decode_unknown.c).
+ *
+ * Of an array that is unnested only the beginnings of its items are noted: each
+ * item is walked again, along the tree of "@", when its turn comes.  So memory
+ * does not grow with items times columns, and "$" can lead into the same array.
  *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "mb/pg_wchar.h"
+#include "utils/fmgrprotos.h"
 
 #include "decode_internal.h"
 
@@ -22,42 +28,135 @@ typedef struct DecodeWalk
 {
 	JsonScanner *scanner;
 	JsonValue *targets;
-	char *scratch; /* for names with escapes */
+	char *scratch;		/* for names with escapes */
+	DecodeItems *items; /* of the unnested array */
 } DecodeWalk;
 
+static bool walk_all(DecodeWalk *walk, DecodeTree *tree, JsonValue *top);
+static bool check_by_server(const DecodeBuffer *buffer, DecodeGuard *guard, DecodeError *error);
+static Datum run_jsonb_in(void *argument);
+static void begin_walk(DecodeTree *tree);
 static bool walk_value(DecodeWalk *walk, DecodeNode *node, JsonValue *value);
 static bool walk_object(DecodeWalk *walk, DecodeNode *node, JsonValue *value);
 static bool walk_name(DecodeWalk *walk, DecodeNode *node, DecodeNode ***guess, DecodeNode **member);
 static bool walk_array(DecodeWalk *walk, DecodeNode *node, JsonValue *value);
 static bool walk_member(DecodeWalk *walk, DecodeNode *node);
+static void note_item(DecodeItems *items, int index, const char *start);
 static DecodeNode *find_item(const DecodeNode *node, int index);
 static bool enter(JsonScanner *scanner, JsonValue *value, JsonKind kind);
 static void leave(JsonScanner *scanner, JsonValue *value);
 
 /*
- * Validate a payload from its first to its last byte.
+ * Validate the payload in the buffer from its first to its last byte.
  *
- * Fills the targets of the tree, all of them JSON_KIND_ABSENT before, and
- * tells in *top what the payload is.  Scratch has room for the payload.
- * Returns false, with the reason in the scanner, when it is no valid JSON.
- * When the scanner then needs a server check, the targets hold nothing yet:
- * the caller makes it and walks again.
+ * Fills the targets of the tree, and the items where one of its nodes is
+ * unnested; tells in *top what the payload is.  Returns false and fills *error
+ * when it is no valid JSON.
  */
 bool
-decode_walk(JsonScanner *scanner, DecodeNode *root, JsonValue *targets, char *scratch,
-			JsonValue *top)
+decode_walk_payload(const DecodeBuffer *buffer, DecodeGuard *guard, DecodeTree *tree,
+					DecodeItems *items, JsonValue *top, DecodeError *error)
 {
-	DecodeWalk walk = {scanner, targets, scratch};
+	JsonScanner scanner;
+	DecodeWalk walk = {&scanner, tree->targets, buffer->scratch, items};
+	bool is_checked = false;
 
+	for (;;)
+	{
+		json_scan_begin(&scanner, buffer->text, buffer->bytes);
+		scanner.is_server_checked = is_checked;
+		if (!walk_all(&walk, tree, top))
+		{
+			error->reason = json_scan_reason(&scanner, &error->sqlstate);
+			return false;
+		}
+		if (!scanner.needs_server_check || is_checked)
+			return true;
+		if (!check_by_server(buffer, guard, error))
+			return false;
+		is_checked = true;
+	}
+}
+
+/*
+ * Read the item that begins at 'start' of a payload that is valid.
+ *
+ * Fills the targets of the tree, and tells in *item what it is.
+ */
+void
+decode_walk_item(const DecodeBuffer *buffer, const char *start, DecodeTree *tree, JsonValue *item)
+{
+	JsonScanner scanner;
+	DecodeWalk walk = {&scanner, tree->targets, buffer->scratch, NULL};
+
+	begin_walk(tree);
+	json_scan_begin(&scanner, buffer->text, buffer->bytes);
+	scanner.is_server_checked = true;
+	scanner.cursor = start;
+	if (!walk_value(&walk, tree->root, item))
+		elog(ERROR, "item at byte %d of a valid payload is invalid", (int) (start - buffer->text));
+	if (tree->root->target >= 0)
+		tree->targets[tree->root->target] = *item;
+}
+
+/*
+ * Read the payload from its first to its last byte.
+ *
+ * Returns false, with the reason in the scanner, when it is no valid JSON.  When
+ * the scanner then needs a server check, the targets hold nothing yet.
+ */
+static bool
+walk_all(DecodeWalk *walk, DecodeTree *tree, JsonValue *top)
+{
+	JsonScanner *scanner = walk->scanner;
+
+	begin_walk(tree);
 	json_skip_space(scanner);
-	if (!walk_value(&walk, root, top))
+	if (!walk_value(walk, tree->root, top))
 		return false;
 	json_skip_space(scanner);
 	if (scanner->cursor != scanner->end)
 		return json_scan_expected(scanner, "the end of the payload");
-	if (root->target >= 0)
-		targets[root->target] = *top;
+	if (tree->root->target >= 0)
+		tree->targets[tree->root->target] = *top;
 	return true;
+}
+
+/*
+ * Let the server judge the payload in the buffer.
+ */
+static bool
+check_by_server(const DecodeBuffer *buffer, DecodeGuard *guard, DecodeError *error)
+{
+	Datum result;
+
+	if (!guard_call(guard, run_jsonb_in, buffer->text, false, &result, error))
+	{
+		error->reason = psprintf("invalid JSON: %s", error->reason);
+		return false;
+	}
+	pfree(DatumGetPointer(result));
+	return true;
+}
+
+/*
+ * The guarded call.
+ */
+static Datum
+run_jsonb_in(void *argument)
+{
+	return DirectFunctionCall1(jsonb_in, CStringGetDatum((char *) argument));
+}
+
+/*
+ * Forget what the last walk along the tree found.
+ */
+static void
+begin_walk(DecodeTree *tree)
+{
+	memset(tree->targets, 0, tree->target_count * sizeof(JsonValue));
+	if (unknown_was_met(tree->root))
+		unknown_begin_walk(tree->root);
 }
 
 /*
@@ -144,6 +243,8 @@ walk_name(DecodeWalk *walk, DecodeNode *node, DecodeNode ***guess, DecodeNode **
 	JsonScanner *scanner = walk->scanner;
 	DecodeNode *expected = node ? **guess : NULL;
 	JsonValue name;
+	const char *start;
+	size_t bytes;
 
 	if (expected && expected->quoted_bytes <= (size_t) (scanner->end - scanner->cursor) &&
 		memcmp(scanner->cursor, expected->quoted, expected->quoted_bytes) == 0)
@@ -151,6 +252,8 @@ walk_name(DecodeWalk *walk, DecodeNode *node, DecodeNode ***guess, DecodeNode **
 		scanner->cursor += expected->quoted_bytes;
 		*guess = &expected->follower;
 		*member = expected;
+		if (expected->unknown)
+			unknown_note(node->unknown_members, expected->unknown);
 		return true;
 	}
 
@@ -158,6 +261,8 @@ walk_name(DecodeWalk *walk, DecodeNode *node, DecodeNode ***guess, DecodeNode **
 		return false;
 	if (node == NULL)
 		return true;
+	start = name.start;
+	bytes = name.end - name.start;
 	if (name.has_escapes)
 	{
 		/* It may have a character that the server lacks: not to be tried. */
@@ -166,11 +271,19 @@ walk_name(DecodeWalk *walk, DecodeNode *node, DecodeNode ***guess, DecodeNode **
 			scanner->needs_server_check = true;
 			return true;
 		}
-		name.end = walk->scratch + json_unescape(name.start, name.end, walk->scratch);
-		name.start = walk->scratch;
+		bytes = json_unescape(name.start, name.end, walk->scratch);
+		start = walk->scratch;
 	}
-	*member = decode_find_member(node, name.start, name.end - name.start);
-	if (*member && (*member)->quoted_bytes > 0)
+	*member = decode_find_member(node, start, bytes);
+	if (*member == NULL)
+	{
+		if (node->unknown_members)
+			unknown_note_name(node, &name, start, bytes);
+		return true;
+	}
+	if ((*member)->unknown)
+		unknown_note(node->unknown_members, (*member)->unknown);
+	if ((*member)->quoted_bytes > 0)
 	{
 		**guess = *member;
 		*guess = &(*member)->follower;
@@ -185,13 +298,18 @@ static bool
 walk_array(DecodeWalk *walk, DecodeNode *node, JsonValue *value)
 {
 	JsonScanner *scanner = walk->scanner;
+	DecodeItems *items = node && node->is_unnested ? walk->items : NULL;
 
 	if (!enter(scanner, value, JSON_KIND_ARRAY))
 		return false;
+	if (items)
+		items->count = 0;
 	if (*scanner->cursor != ']')
 	{
 		for (int index = 0;; index++)
 		{
+			if (items)
+				note_item(items, index, scanner->cursor);
 			if (!walk_member(walk, node ? find_item(node, index) : NULL))
 				return false;
 			json_skip_space(scanner);
@@ -223,6 +341,28 @@ walk_member(DecodeWalk *walk, DecodeNode *node)
 		memset(&walk->targets[node->first_target], 0,
 			   (node->end_target - node->first_target) * sizeof(JsonValue));
 	return walk_value(walk, node, node->target >= 0 ? &walk->targets[node->target] : &ignored);
+}
+
+/*
+ * Note where an item of the unnested array begins.
+ */
+static void
+note_item(DecodeItems *items, int index, const char *start)
+{
+	items->count = index + 1;
+	if (index >= MAX_ITEMS)
+		return;
+	if (index >= items->capacity)
+	{
+		int capacity = Max(2 * items->capacity, 64);
+
+		if (items->starts == NULL)
+			items->starts = MemoryContextAlloc(items->context, capacity * sizeof(char *));
+		else
+			items->starts = repalloc(items->starts, capacity * sizeof(char *));
+		items->capacity = capacity;
+	}
+	items->starts[index] = start;
 }
 
 /*
