@@ -66,6 +66,7 @@ OBJS = \
 	src/ingest/server_option.o \
 	src/ingest/session.o \
 	src/ingest/slot.o \
+	src/ingest/stage.o \
 	src/ingest/staging.o \
 	src/ingest/watch.o \
 	src/ingest/worker.o \

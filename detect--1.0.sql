@@ -135,6 +135,15 @@ CREATE TABLE detect._dead_letter (
 CREATE UNIQUE INDEX _dead_letter_element ON detect._dead_letter
 	(stream_id, kafka_topic, kafka_partition, kafka_offset, element);
 
+-- Members of messages that no column takes, as consumers meet them.
+CREATE TABLE detect._unknown_field (
+	stream_id int,
+	name text,								-- of an unnested item with @. before it
+	elements bigint NOT NULL,				-- that had it
+	last_seen timestamptz NOT NULL,
+	PRIMARY KEY (stream_id, name)
+);
+
 -- A rollup's query is the view detect_query.<name>, its states are the table
 -- detect_state.<name>, and its owner is that table's owner.
 CREATE TABLE detect._rollup (
@@ -411,7 +420,7 @@ CREATE VIEW detect.stat_stream WITH (security_barrier) AS
 				THEN w.events_per_second ELSE 0 END AS events_per_second,
 		   w.freshness_p50_ms, w.freshness_p99_ms,
 		   w.batches, w.elements, w.last_batch_at, w.retries, w.sqlstate AS last_sqlstate, w.last_error_at,
-		   w.identities, w.identity_bytes
+		   w.identities, w.identity_bytes, u.unknown_fields
 	FROM detect._stream s
 	LEFT JOIN detect._slots() w USING (stream_id)
 	LEFT JOIN detect._workers() a ON a.stream_id = s.stream_id AND a.duty = 'apply'
@@ -421,6 +430,9 @@ CREATE VIEW detect.stat_stream WITH (security_barrier) AS
 			   sum(sp.dead_letters)::int8 AS dead_letters,
 			   sum(sp.lag_messages)::int8 AS lag_messages, max(sp.lag_seconds) AS lag_seconds
 		FROM detect.stat_partition sp WHERE sp.stream = s.name) p ON true
+	LEFT JOIN LATERAL (
+		SELECT jsonb_object_agg(f.name, f.elements) AS unknown_fields
+		FROM detect._unknown_field f WHERE f.stream_id = s.stream_id) u ON true
 	WHERE detect._may_see(detect._stream_owner(s.name));
 COMMENT ON VIEW detect.stat_stream IS
 	'how each stream does: state and reason, outcomes, lag, speed and freshness; a stream that should run and does not is a row too';

@@ -15,6 +15,8 @@
 
 #include "catalog/dependency.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
 #include "fmgr.h"
 #include "ingest/staging.h"
 #include "stream.h"
@@ -113,6 +115,19 @@ move_triggers(const Stream *stream, const Stream *old)
 	stream_create_events_triggers(stream);
 }
 
+/* What no column took may be taken now. */
+static void
+forget_unknown_fields(const Stream *stream)
+{
+	Oid types[1] = {INT4OID};
+	Datum values[1] = {Int32GetDatum(stream->id)};
+
+	SPI_connect();
+	catalog_execute("DELETE FROM detect._unknown_field WHERE stream_id = $1", 1, types, values,
+					NULL);
+	SPI_finish();
+}
+
 /* Have all partitions read from where start says. */
 static void
 restart_progress(const Stream *stream)
@@ -149,6 +164,7 @@ detect_alter_stream(PG_FUNCTION_ARGS)
 	move_triggers(stream, old);
 	stream_write(definition);
 
+	forget_unknown_fields(stream);
 	progress_forget_staged(stream);
 	staging_tables_drop(stream->id);
 	if (moves(stream, old))

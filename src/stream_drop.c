@@ -62,7 +62,8 @@ stream_forget(int32 stream_id)
 {
 	Oid types[1] = {INT4OID};
 	Datum values[1] = {Int32GetDatum(stream_id)};
-	const char *tables[] = {"_stream", "_applied_progress", "_staged_progress", "_dead_letter"};
+	const char *tables[] = {"_stream", "_applied_progress", "_staged_progress", "_dead_letter",
+							"_unknown_field"};
 
 	SPI_connect();
 	for (int i = 0; i < lengthof(tables); i++)

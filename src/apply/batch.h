@@ -40,6 +40,7 @@ typedef struct Element
 
 	ItemPointerData sql_tid; /* of the row that SQL staged, else invalid */
 	HeapTuple staged;		 /* the whole staged row, in the batch's context */
+	HeapTuple message;		 /* the first row of its message, which has the payload */
 	Datum *values;			 /* of the staging table's columns, by attnum - 1 */
 	bool *nulls;
 } Element;

@@ -72,7 +72,8 @@ fill_message(const Stream *stream, const Element *element, Datum *values, bool *
 	values[LETTER_TIMESTAMP] =
 		heap_getattr(tuple, STAGED_TIMESTAMP, desc, &nulls[LETTER_TIMESTAMP]);
 	values[LETTER_KEY] = heap_getattr(tuple, STAGED_KEY, desc, &nulls[LETTER_KEY]);
-	values[LETTER_PAYLOAD] = heap_getattr(tuple, STAGED_PAYLOAD, desc, &nulls[LETTER_PAYLOAD]);
+	values[LETTER_PAYLOAD] =
+		heap_getattr(element->message, STAGED_PAYLOAD, desc, &nulls[LETTER_PAYLOAD]);
 	values[LETTER_HEADERS] = heap_getattr(tuple, STAGED_HEADERS, desc, &isnull);
 	nulls[LETTER_HEADERS] = isnull;
 	if (!isnull)

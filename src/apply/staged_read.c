@@ -34,8 +34,10 @@ struct StagedReader
 {
 	const Stream *stream;
 	int writer;
-	ItemPointerData next;		  /* first row not read yet */
-	Progress *recent;			  /* of the row before, NULL at first */
+	ItemPointerData next; /* first row not read yet */
+	Progress *recent;	  /* of the row before, NULL at first */
+	HeapTuple message;	  /* first row of its message, NULL at first */
+	int64 message_offset;
 	AttrNumber event_time_attnum; /* in the stream's staging table, or 0 */
 	Oid event_time_type;
 	FmgrInfo *input; /* by column: for those staged as text */
@@ -231,6 +233,21 @@ staged_progress(StagedReader *reader, List *applied, const Datum *staged)
 	return reader->recent;
 }
 
+/* The first row of the message that a row belongs to.  It may be applied
+ * already, when a worker died in the middle of the message. */
+static HeapTuple
+staged_message(StagedReader *reader, const Progress *before, HeapTuple tuple, int64 offset,
+			   int32 element)
+{
+	if (element <= 0 || reader->message == NULL || reader->recent != before ||
+		reader->message_offset != offset)
+	{
+		reader->message = tuple;
+		reader->message_offset = offset;
+	}
+	return reader->message;
+}
+
 /* Make an element of a staged row; false when it does not follow the last one. */
 static bool
 append_staged_row(StagedReader *reader, Batch *batch, List *applied, HeapTuple tuple,
@@ -239,8 +256,10 @@ append_staged_row(StagedReader *reader, Batch *batch, List *applied, HeapTuple t
 	const Stream *stream = reader->stream;
 	Datum *staged = reader->staged_values;
 	bool *nulls = reader->staged_nulls;
+	const Progress *before = reader->recent;
 	Progress *progress;
 	Element *element;
+	HeapTuple message;
 	int64 offset;
 	int32 number;
 
@@ -250,6 +269,7 @@ append_staged_row(StagedReader *reader, Batch *batch, List *applied, HeapTuple t
 	progress = staged_progress(reader, applied, staged);
 	if (progress == NULL)
 		return false;
+	message = staged_message(reader, before, tuple, offset, number);
 	if (offset < progress->last_offset ||
 		(offset == progress->last_offset && number <= progress->last_element))
 		return true; /* applied before a restart */
@@ -261,6 +281,7 @@ append_staged_row(StagedReader *reader, Batch *batch, List *applied, HeapTuple t
 	progress->read_element = number;
 
 	element = batch_append(batch);
+	element->message = message;
 	element->progress = progress;
 	element->offset = offset;
 	element->element = number;
@@ -460,6 +481,7 @@ begin_look(StagedReader *reader, List *applied)
 	ListCell *cell;
 
 	reader->recent = NULL;
+	reader->message = NULL;
 	foreach(cell, applied)
 	{
 		Progress *progress = lfirst(cell);

@@ -18,6 +18,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "executor/spi.h"
 #include "ingest/consumer.h"
 #include "ingest/consumer_internal.h"
 #include "ingest/decode.h"
@@ -27,9 +28,6 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
-
-/* Rows that are handed to the table at once. */
-#define STAGE_ROWS 1000
 
 /* After a round this small it pays to let more arrive. */
 #define SMALL_ROUND_ROWS 500
@@ -41,19 +39,7 @@
 
 #define IDLE_WAIT_MS 1000
 
-/* Rows on their way into the staging table. */
-typedef struct StageWriter
-{
-	Consumer *consumer;
-	Relation rel;
-	BulkInsertState bulk;
-	CommandId cid;
-	int nslots;
-	int nrows;
-	TupleTableSlot **slots;
-	Datum *decoded; /* of the decoder's columns */
-	bool *decoded_nulls;
-} StageWriter;
+#define UNKNOWN_FIELDS_INTERVAL_MS 10000
 
 /*
  * The consumer of this number for a stream; it connects when it first runs.
@@ -86,7 +72,7 @@ consumer_create(const Stream *stream, int number, MemoryContext context)
 		consumer->nfields++;
 	}
 	StartTransactionCommand();
-	consumer->decoder = decoder_create(columns, consumer->nfields, NULL, context);
+	consumer->decoder = decoder_create(columns, consumer->nfields, stream->unnest, context);
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(old_context);
 	return consumer;
@@ -136,162 +122,9 @@ consumer_forget(Consumer *consumer)
 }
 
 /* ---------------------------------------------------------------------
- * Staging
+ * A round
  * ---------------------------------------------------------------------
  */
-
-static StageWriter *
-stage_begin(Consumer *consumer)
-{
-	StageWriter *writer = palloc0(sizeof(StageWriter));
-
-	writer->consumer = consumer;
-	writer->rel =
-		table_open(staging_table_ensure(consumer->stream, consumer->number), RowExclusiveLock);
-	/* the applier may have thrown away what was staged while we waited */
-	if (watch_stale)
-		ereport(
-			ERROR,
-			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-			 errmsg("could not stage messages of stream \"%s\" because its definition is changing",
-					consumer->stream->name)));
-	writer->bulk = GetBulkInsertState();
-	writer->cid = GetCurrentCommandId(true);
-	writer->slots = palloc0(STAGE_ROWS * sizeof(TupleTableSlot *));
-	writer->decoded = palloc(Max(consumer->nfields, 1) * sizeof(Datum));
-	writer->decoded_nulls = palloc(Max(consumer->nfields, 1) * sizeof(bool));
-	decoder_begin_batch(consumer->decoder);
-	return writer;
-}
-
-/* Hand the rows collected so far to the table, behind all others.  The decoder
- * may have a subtransaction open, in which nothing may be written. */
-static void
-stage_flush(StageWriter *writer)
-{
-	decoder_end_batch(writer->consumer->decoder);
-	step_time(STEP_DECODE, &writer->consumer->step_began);
-	if (writer->nrows > 0)
-		table_multi_insert(writer->rel, writer->slots, writer->nrows, writer->cid,
-						   TABLE_INSERT_SKIP_FSM, writer->bulk);
-	for (int i = 0; i < writer->nrows; i++)
-		ExecClearTuple(writer->slots[i]);
-	writer->nrows = 0;
-	step_time(STEP_STAGE, &writer->consumer->step_began);
-}
-
-static void
-stage_end(StageWriter *writer)
-{
-	stage_flush(writer);
-	for (int i = 0; i < writer->nslots; i++)
-		ExecDropSingleTupleTableSlot(writer->slots[i]);
-	FreeBulkInsertState(writer->bulk);
-	table_finish_bulk_insert(writer->rel, TABLE_INSERT_SKIP_FSM);
-	table_close(writer->rel, NoLock);
-}
-
-static Datum
-bytes_datum(const char *bytes, size_t nbytes)
-{
-	bytea *result = palloc(nbytes + VARHDRSZ);
-
-	SET_VARSIZE(result, nbytes + VARHDRSZ);
-	memcpy(VARDATA(result), bytes, nbytes);
-	return PointerGetDatum(result);
-}
-
-/* kafka_timestamp, false when Kafka has none or it is outside of what
- * PostgreSQL can hold. */
-static bool
-event_timestamp(const KafkaEvent *event, TimestampTz *result)
-{
-	int64 epoch_us = (int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
-
-	if (!event->has_timestamp || event->timestamp_ms < 0 ||
-		event->timestamp_ms > (PG_INT64_MAX / 1000))
-		return false;
-	*result = event->timestamp_ms * 1000 - epoch_us;
-	return IS_VALID_TIMESTAMP(*result);
-}
-
-/* Set what is known of a message whatever its payload holds. */
-static void
-stage_fill_message(TupleTableSlot *slot, const KafkaEvent *event, const Progress *progress,
-				   int16 topic)
-{
-	Datum *values = slot->tts_values;
-	bool *nulls = slot->tts_isnull;
-	TimestampTz timestamp;
-	char *headers = kafka_message_headers(event);
-
-	memset(nulls, true, slot->tts_tupleDescriptor->natts);
-	values[STAGED_OFFSET - 1] = Int64GetDatum(event->offset);
-	values[STAGED_PREVIOUS_OFFSET - 1] = Int64GetDatum(progress->last_offset);
-	values[STAGED_PARTITION - 1] = Int32GetDatum(event->partition);
-	values[STAGED_ELEMENT - 1] = Int32GetDatum(0);
-	values[STAGED_SQLSTATE - 1] = Int32GetDatum(0);
-	values[STAGED_TOPIC - 1] = Int16GetDatum(topic);
-	for (int i = STAGED_OFFSET; i <= STAGED_TOPIC; i++)
-		nulls[i - 1] = i == STAGED_TIMESTAMP;
-	if (event_timestamp(event, &timestamp))
-	{
-		values[STAGED_TIMESTAMP - 1] = TimestampTzGetDatum(timestamp);
-		nulls[STAGED_TIMESTAMP - 1] = false;
-	}
-	if (event->payload)
-	{
-		values[STAGED_PAYLOAD - 1] = bytes_datum(event->payload, event->payload_bytes);
-		nulls[STAGED_PAYLOAD - 1] = false;
-	}
-	if (event->key)
-	{
-		values[STAGED_KEY - 1] = bytes_datum(event->key, event->key_bytes);
-		nulls[STAGED_KEY - 1] = false;
-	}
-	if (headers)
-	{
-		values[STAGED_HEADERS - 1] = CStringGetTextDatum(headers);
-		nulls[STAGED_HEADERS - 1] = false;
-	}
-}
-
-/* Make a staged row of a message, decoded or with the reason why not. */
-static void
-stage_message(StageWriter *writer, const KafkaEvent *event, const Progress *progress)
-{
-	Consumer *consumer = writer->consumer;
-	TupleTableSlot *slot;
-	DecodeError error;
-
-	if (writer->nrows == STAGE_ROWS)
-	{
-		stage_flush(writer);
-		decoder_begin_batch(consumer->decoder);
-	}
-	if (writer->nrows == writer->nslots)
-		writer->slots[writer->nslots++] = table_slot_create(writer->rel, NULL);
-	slot = writer->slots[writer->nrows++];
-	ExecClearTuple(slot);
-	stage_fill_message(slot, event, progress,
-					   stream_topic_index(consumer->stream, progress->topic));
-	if (decoder_begin_message(consumer->decoder, event->payload, event->payload_bytes, &error) &&
-		decoder_next_element(consumer->decoder, writer->decoded, writer->decoded_nulls, &error))
-	{
-		for (int i = 0; i < consumer->nfields; i++)
-		{
-			slot->tts_values[STAGED_FIXED_COLUMNS + i] = writer->decoded[i];
-			slot->tts_isnull[STAGED_FIXED_COLUMNS + i] = writer->decoded_nulls[i];
-		}
-	}
-	else
-	{
-		slot->tts_values[STAGED_SQLSTATE - 1] = Int32GetDatum(error.sqlstate);
-		slot->tts_values[STAGED_REASON - 1] = CStringGetTextDatum(error.reason);
-		slot->tts_isnull[STAGED_REASON - 1] = false;
-	}
-	ExecStoreVirtualTuple(slot);
-}
 
 /* Copies of the progress, to be changed by a round. */
 static List *
@@ -310,46 +143,48 @@ copy_progresses(List *progresses)
 	return copies;
 }
 
-/* Take one thing that Kafka said into the round; true if it is a row. */
-static bool
+/* Take one thing that Kafka said into the round; how many rows it gives. */
+static int
 take_event(StageWriter **writer, Consumer *consumer, const KafkaEvent *event, List *progresses)
 {
 	Progress *progress =
 		event->topic ? progress_find(progresses, event->topic, event->partition) : NULL;
+	int rows;
 
 	switch (event->kind)
 	{
 		case KAFKA_MESSAGE:
 			if (progress == NULL || event->offset < progress->next_offset)
-				return false; /* delivered again */
+				return 0; /* delivered again */
 			if (*writer == NULL)
 				*writer = stage_begin(consumer);
-			stage_message(*writer, event, progress);
-			progress->last_offset = event->offset;
+			rows = stage_message(*writer, event, progress);
+			if (rows > 0)
+				progress->last_offset = event->offset;
 			progress->next_offset = event->offset + 1;
-			return true;
+			return rows;
 		case KAFKA_END_OF_PARTITION:
 			if (progress)
 			{
 				progress->next_offset = Max(progress->next_offset, event->offset);
 				progress->end_offset = event->offset;
 			}
-			return false;
+			return 0;
 		case KAFKA_PARTITION_ERROR:
 			if (progress && progress->paused_reason)
-				return false; /* said already */
+				return 0; /* said already */
 			if (progress && event->error_kind == KAFKA_ERROR_OFFSET)
 				progress->paused_reason = psprintf("offset %lld is not in the topic any more: %s",
 												   (long long) progress->next_offset, event->error);
 			else
 				slot_set_reason(my_slot, event->error);
-			return false;
+			return 0;
 		case KAFKA_CLIENT_ERROR:
 			slot_set_state(my_slot, STREAM_CONNECTING);
 			slot_set_reason(my_slot, event->error);
-			return false;
+			return 0;
 	}
-	return false;
+	return 0;
 }
 
 /* Write the progress that a round has changed. */
@@ -423,6 +258,65 @@ broker_has_answered(const Consumer *consumer)
 	return kind == KAFKA_MESSAGE || kind == KAFKA_END_OF_PARTITION;
 }
 
+/* Whether members of messages that no column takes are to be told of. */
+static bool
+unknown_fields_are_due(const Consumer *consumer)
+{
+	int nfields;
+
+	if (GetCurrentTimestamp() < consumer->unknown_fields_due)
+		return false;
+	(void) decoder_unknown_fields(consumer->decoder, &nfields);
+	return nfields > 0;
+}
+
+/* Add to the counts of members that no column takes. */
+static void
+write_unknown_fields(const Consumer *consumer)
+{
+	Oid types[3] = {INT4OID, TEXTOID, INT8OID};
+	Datum values[3];
+	int nfields;
+	UnknownField *fields = decoder_unknown_fields(consumer->decoder, &nfields);
+
+	values[0] = Int32GetDatum(consumer->stream->id);
+	SPI_connect();
+	for (int i = 0; i < nfields; i++)
+	{
+		values[1] = CStringGetTextDatum(fields[i].of_item ? psprintf("@.%s", fields[i].name)
+														  : fields[i].name);
+		values[2] = Int64GetDatum((int64) fields[i].count);
+		catalog_execute("INSERT INTO detect._unknown_field AS u VALUES ($1, $2, $3, now()) "
+						"ON CONFLICT (stream_id, name) DO UPDATE SET "
+						"elements = u.elements + EXCLUDED.elements, last_seen = EXCLUDED.last_seen",
+						3, types, values, NULL);
+	}
+	SPI_finish();
+}
+
+/* After the commit. */
+static void
+forget_unknown_fields(Consumer *consumer)
+{
+	decoder_reset_unknown_fields(consumer->decoder);
+	consumer->unknown_fields_due =
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), UNKNOWN_FIELDS_INTERVAL_MS);
+}
+
+/* Tell of them while nothing else is to be written. */
+static bool
+flush_unknown_fields(Consumer *consumer)
+{
+	if (!unknown_fields_are_due(consumer))
+		return true;
+	if (!stream_transaction_begin(consumer->stream))
+		return false;
+	write_unknown_fields(consumer);
+	stream_transaction_commit();
+	forget_unknown_fields(consumer);
+	return true;
+}
+
 /* Stage what was polled, in one transaction; how many rows, or -1 when the
  * definition has changed and nothing was done. */
 static int
@@ -431,6 +325,7 @@ stage_round(Consumer *consumer)
 	StageWriter *writer = NULL;
 	List *progresses;
 	int rows = 0;
+	bool tells_unknown;
 
 	if (!stream_transaction_begin(consumer->stream))
 		return -1;
@@ -442,7 +337,12 @@ stage_round(Consumer *consumer)
 	if (writer)
 		stage_end(writer);
 	write_progresses(consumer, progresses);
+	tells_unknown = unknown_fields_are_due(consumer);
+	if (tells_unknown)
+		write_unknown_fields(consumer);
 	stream_transaction_commit();
+	if (tells_unknown)
+		forget_unknown_fields(consumer);
 	slot_tell_staged(my_slot);
 	step_time(STEP_STAGE, &consumer->step_began);
 	remember_progresses(consumer, progresses);
@@ -498,7 +398,7 @@ consumer_run(Consumer *consumer)
 		step_time(STEP_FETCH, &since);
 	}
 	if (consumer->nevents == 0)
-		return false;
+		return !flush_unknown_fields(consumer);
 
 	rows = round_changes_anything(consumer) ? stage_round(consumer) : 0;
 	if (rows < 0)

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * consumer_internal.h
- *	  What the two files of the consumer share.
+ *	  What the files of the consumer share.
  *
  *-------------------------------------------------------------------------
  */
@@ -35,8 +35,15 @@ struct Consumer
 	TimestampTz linger_until;
 	bool has_unpublished; /* progress that the group was not told */
 	TimestampTz publish_due;
-	TimestampTz partitions_due; /* when to look for new partitions */
+	TimestampTz partitions_due;		/* when to look for new partitions */
+	TimestampTz unknown_fields_due; /* when to tell of them again */
 };
+
+/* in ingest/stage.c */
+typedef struct StageWriter StageWriter;
+extern StageWriter *stage_begin(Consumer *consumer);
+extern int stage_message(StageWriter *writer, const KafkaEvent *event, const Progress *progress);
+extern void stage_end(StageWriter *writer);
 
 /* in ingest/connect.c */
 extern bool consumer_connect(Consumer *consumer);

@@ -250,14 +250,15 @@ sub stream_is
 	return $ok;
 }
 
-# The process that has a duty for a stream, once it runs.
+# The process that has a duty for a stream, once it runs: the first consumer of
+# several.
 sub worker_pid
 {
 	my ($node, $database, $stream, $duty) = @_;
 	my $from =
 	  "FROM detect.stat_worker WHERE stream = '$stream' AND duty = '"
 	  . ($duty // 'apply')
-	  . "' AND pid IS NOT NULL";
+	  . "' AND pid IS NOT NULL ORDER BY number LIMIT 1";
 
 	$node->poll_query_until($database, "SELECT true $from")
 	  or die "no worker of stream $stream";

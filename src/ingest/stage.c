@@ -1,0 +1,251 @@
+/*-------------------------------------------------------------------------
+ *
+ * stage.c
+ *	  Messages become rows of a staging table: one for each element.
+ *
+ * Rows are collected and handed to the table a thousand at a time.  The decoder
+ * may have a subtransaction open, in which nothing may be written: it ends its
+ * batch before each flush, and goes on afterwards, in the middle of a message
+ * too.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "detect.h"
+
+#include "access/heapam.h"
+#include "access/table.h"
+#include "access/tableam.h"
+#include "access/xact.h"
+#include "ingest/consumer_internal.h"
+#include "utils/builtins.h"
+#include "utils/rel.h"
+
+/* Rows that are handed to the table at once. */
+#define STAGE_ROWS 1000
+
+/* Rows on their way into the staging table. */
+struct StageWriter
+{
+	Consumer *consumer;
+	Relation rel;
+	BulkInsertState bulk;
+	CommandId cid;
+	bool repeats_payload; /* a column of each element wants it */
+	int nslots;
+	int nrows;
+	TupleTableSlot **slots;
+	Datum *decoded; /* of the decoder's columns */
+	bool *decoded_nulls;
+};
+
+/*
+ * Begin to stage, in a transaction under the stream's lock.
+ */
+StageWriter *
+stage_begin(Consumer *consumer)
+{
+	StageWriter *writer = palloc0(sizeof(StageWriter));
+
+	writer->consumer = consumer;
+	writer->rel =
+		table_open(staging_table_ensure(consumer->stream, consumer->number), RowExclusiveLock);
+	/* the applier may have thrown away what was staged while we waited */
+	if (watch_stale)
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+			 errmsg("could not stage messages of stream \"%s\" because its definition is changing",
+					consumer->stream->name)));
+	for (int i = 0; i < consumer->stream->ncolumns; i++)
+		writer->repeats_payload |= consumer->stream->columns[i].source == COLUMN_KAFKA_VALUE;
+	writer->bulk = GetBulkInsertState();
+	writer->cid = GetCurrentCommandId(true);
+	writer->slots = palloc0(STAGE_ROWS * sizeof(TupleTableSlot *));
+	writer->decoded = palloc(Max(consumer->nfields, 1) * sizeof(Datum));
+	writer->decoded_nulls = palloc(Max(consumer->nfields, 1) * sizeof(bool));
+	decoder_begin_batch(consumer->decoder);
+	return writer;
+}
+
+/* Hand the rows collected so far to the table, behind all others.  The decoder
+ * may have a subtransaction open, in which nothing may be written. */
+static void
+stage_flush(StageWriter *writer)
+{
+	decoder_end_batch(writer->consumer->decoder);
+	step_time(STEP_DECODE, &writer->consumer->step_began);
+	if (writer->nrows > 0)
+		table_multi_insert(writer->rel, writer->slots, writer->nrows, writer->cid,
+						   TABLE_INSERT_SKIP_FSM, writer->bulk);
+	for (int i = 0; i < writer->nrows; i++)
+		ExecClearTuple(writer->slots[i]);
+	writer->nrows = 0;
+	step_time(STEP_STAGE, &writer->consumer->step_began);
+}
+
+/*
+ * Write what is left, and let go of the table.
+ */
+void
+stage_end(StageWriter *writer)
+{
+	stage_flush(writer);
+	for (int i = 0; i < writer->nslots; i++)
+		ExecDropSingleTupleTableSlot(writer->slots[i]);
+	FreeBulkInsertState(writer->bulk);
+	table_finish_bulk_insert(writer->rel, TABLE_INSERT_SKIP_FSM);
+	table_close(writer->rel, NoLock);
+}
+
+static Datum
+bytes_datum(const char *bytes, size_t nbytes)
+{
+	bytea *result = palloc(nbytes + VARHDRSZ);
+
+	SET_VARSIZE(result, nbytes + VARHDRSZ);
+	memcpy(VARDATA(result), bytes, nbytes);
+	return PointerGetDatum(result);
+}
+
+/* kafka_timestamp, false when Kafka has none or it is outside of what
+ * PostgreSQL can hold. */
+static bool
+event_timestamp(const KafkaEvent *event, TimestampTz *result)
+{
+	int64 epoch_us = (int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
+
+	if (!event->has_timestamp || event->timestamp_ms < 0 ||
+		event->timestamp_ms > (PG_INT64_MAX / 1000))
+		return false;
+	*result = event->timestamp_ms * 1000 - epoch_us;
+	return IS_VALID_TIMESTAMP(*result);
+}
+
+/* Set what is known of a message whatever its payload holds. */
+static void
+fill_message(TupleTableSlot *slot, const KafkaEvent *event, const Progress *progress, int16 topic)
+{
+	Datum *values = slot->tts_values;
+	bool *nulls = slot->tts_isnull;
+	TimestampTz timestamp;
+	char *headers = kafka_message_headers(event);
+
+	memset(nulls, true, slot->tts_tupleDescriptor->natts);
+	values[STAGED_OFFSET - 1] = Int64GetDatum(event->offset);
+	values[STAGED_PREVIOUS_OFFSET - 1] = Int64GetDatum(progress->last_offset);
+	values[STAGED_PARTITION - 1] = Int32GetDatum(event->partition);
+	values[STAGED_SQLSTATE - 1] = Int32GetDatum(0);
+	values[STAGED_TOPIC - 1] = Int16GetDatum(topic);
+	for (int i = STAGED_OFFSET; i <= STAGED_TOPIC; i++)
+		nulls[i - 1] = i == STAGED_TIMESTAMP;
+	if (event_timestamp(event, &timestamp))
+	{
+		values[STAGED_TIMESTAMP - 1] = TimestampTzGetDatum(timestamp);
+		nulls[STAGED_TIMESTAMP - 1] = false;
+	}
+	if (event->key)
+	{
+		values[STAGED_KEY - 1] = bytes_datum(event->key, event->key_bytes);
+		nulls[STAGED_KEY - 1] = false;
+	}
+	if (headers)
+	{
+		values[STAGED_HEADERS - 1] = CStringGetTextDatum(headers);
+		nulls[STAGED_HEADERS - 1] = false;
+	}
+}
+
+/* A row for an element of a message, whose number is in the message; what the
+ * decoder gives is to be filled in. */
+static TupleTableSlot *
+next_row(StageWriter *writer, const KafkaEvent *event, const Progress *progress, int32 element)
+{
+	Consumer *consumer = writer->consumer;
+	TupleTableSlot *slot;
+
+	if (writer->nrows == STAGE_ROWS)
+	{
+		stage_flush(writer);
+		decoder_begin_batch(consumer->decoder);
+	}
+	if (writer->nrows == writer->nslots)
+		writer->slots[writer->nslots++] = table_slot_create(writer->rel, NULL);
+	slot = writer->slots[writer->nrows++];
+	ExecClearTuple(slot);
+	fill_message(slot, event, progress, stream_topic_index(consumer->stream, progress->topic));
+	slot->tts_values[STAGED_ELEMENT - 1] = Int32GetDatum(element);
+	return slot;
+}
+
+/* The payload, which a dead letter keeps.  Of a message with many elements it
+ * stands in the first row, unless each event wants it. */
+static void
+fill_payload(const StageWriter *writer, TupleTableSlot *slot, const KafkaEvent *event,
+			 int32 element)
+{
+	if (event->payload == NULL || (element > 0 && !writer->repeats_payload))
+		return;
+	slot->tts_values[STAGED_PAYLOAD - 1] = bytes_datum(event->payload, event->payload_bytes);
+	slot->tts_isnull[STAGED_PAYLOAD - 1] = false;
+}
+
+/* What the decoder made of an element, or why nothing. */
+static void
+fill_decoded(const StageWriter *writer, TupleTableSlot *slot, bool decoded,
+			 const DecodeError *error)
+{
+	if (!decoded)
+	{
+		slot->tts_values[STAGED_SQLSTATE - 1] = Int32GetDatum(error->sqlstate);
+		slot->tts_values[STAGED_REASON - 1] = CStringGetTextDatum(error->reason);
+		slot->tts_isnull[STAGED_REASON - 1] = false;
+		return;
+	}
+	memcpy(&slot->tts_values[STAGED_FIXED_COLUMNS], writer->decoded,
+		   writer->consumer->nfields * sizeof(Datum));
+	memcpy(&slot->tts_isnull[STAGED_FIXED_COLUMNS], writer->decoded_nulls,
+		   writer->consumer->nfields * sizeof(bool));
+}
+
+/* Stage a message that is bad as a whole. */
+static void
+stage_bad_message(StageWriter *writer, const KafkaEvent *event, const Progress *progress,
+				  const DecodeError *error)
+{
+	int32 element = writer->consumer->stream->unnest ? ELEMENT_MESSAGE : 0;
+	TupleTableSlot *slot = next_row(writer, event, progress, element);
+
+	fill_payload(writer, slot, event, element);
+	fill_decoded(writer, slot, false, error);
+	ExecStoreVirtualTuple(slot);
+}
+
+/*
+ * Stage a message: a row for each of its elements, decoded or with the reason
+ * why not.  Returns how many.
+ */
+int
+stage_message(StageWriter *writer, const KafkaEvent *event, const Progress *progress)
+{
+	Decoder *decoder = writer->consumer->decoder;
+	DecodeError error;
+	int count;
+
+	if (!decoder_begin_message(decoder, event->payload, event->payload_bytes, &error))
+	{
+		stage_bad_message(writer, event, progress, &error);
+		return 1;
+	}
+	count = decoder_element_count(decoder);
+	for (int element = 0; element < count; element++)
+	{
+		TupleTableSlot *slot = next_row(writer, event, progress, element);
+		bool decoded =
+			decoder_next_element(decoder, writer->decoded, writer->decoded_nulls, &error);
+
+		fill_payload(writer, slot, event, element);
+		fill_decoded(writer, slot, decoded, &error);
+		ExecStoreVirtualTuple(slot);
+	}
+	return count;
+}
