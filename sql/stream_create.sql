@@ -401,6 +401,7 @@ FROM (VALUES
     ('interval 0',              '''by_time'', key => ''{id}'', partition_interval => ''0'''),
     ('interval negative',       '''by_time'', key => ''{id}'', partition_interval => ''-1 day'''),
     ('interval too short',      '''by_time'', key => ''{id}'', partition_interval => ''999 ms'''),
+    ('interval too long',       '''by_time'', key => ''{id}'', partition_interval => ''1001 years'''),
     ('months and days',         '''by_time'', key => ''{id}'', partition_interval => ''1 month 1 day'''),
     ('months less days',        '''by_time'', key => ''{id}'', partition_interval => ''1 month -1 day'''),
     ('hours of a date',         '''by_date'', partition_interval => ''36 hours'''),

@@ -469,22 +469,6 @@ find_event_time(const ArgumentSource *source, Oid events_table)
 	return name;
 }
 
-/* Partitions are made beside the events table, as the stream's owner. */
-static void
-check_makes_partitions(Oid events_table, Oid owner)
-{
-	Oid schema = get_rel_namespace(events_table);
-
-	if (compat_namespace_aclcheck(schema, owner, ACL_CREATE) != ACLCHECK_OK)
-		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-						errmsg("permission denied for schema %s", get_namespace_name(schema)),
-						errdetail("The stream makes partitions of table \"%s\" there.",
-								  get_rel_name(events_table)),
-						errhint("GRANT CREATE ON SCHEMA %s TO %s.",
-								quote_identifier(get_namespace_name(schema)),
-								quote_identifier(GetUserNameFromId(owner, false)))));
-}
-
 /* An interval: as given, else what the stream has, else NULL. */
 static Interval *
 find_interval(const ArgumentSource *source, int arg, Interval *old)
@@ -515,7 +499,7 @@ find_intervals(const ArgumentSource *source, Stream *stream)
 	stream->retention = find_interval(source, ARG_RETENTION, old ? old->retention : NULL);
 	if (partition_is_by_event_time(stream))
 	{
-		check_makes_partitions(stream->events_table, stream->owner);
+		partition_check_rights(stream->events_table, stream->owner);
 		if (stream->partition_interval == NULL)
 		{
 			stream->partition_interval = palloc0(sizeof(Interval));

@@ -3,10 +3,10 @@
  * applier.c
  *	  What is staged becomes events, rollups, dead letters and progress.
  *
- * A batch is read in one transaction, in which missing partitions are made
- * too (many of them in further ones), and applied in another: either everything that it causes and the
- * progress past it commit, or nothing does.  See piece.c for what follows when
- * something fails.  Between batches the applier empties the staging table,
+ * A batch is read in one transaction, the partitions that it lacks are made in
+ * others, and it is applied in a last one: either everything that it causes
+ * and the progress past it commit, or nothing does.  See piece.c for what
+ * follows when something fails.  Between batches the applier empties the staging table,
  * fills rollups and asks for the maintenance of partitions.
  *
  *-------------------------------------------------------------------------
@@ -146,24 +146,44 @@ applier_forget(Applier *applier)
  * ---------------------------------------------------------------------
  */
 
-/* Make partitions that the elements of a batch need, not too many at once; how
- * many were made. */
-static int
-ensure_partitions(Applier *applier, Batch *batch)
+/* The event times of a batch that partitions are made for. */
+static TimestampTz *
+times_to_cover(const Stream *stream, const Batch *batch, int *ntimes)
+{
+	TimestampTz *times = palloc(Max(batch->count, 1) * sizeof(TimestampTz));
+	EventTimes accepted = event_times(stream, batch->now);
+
+	*ntimes = 0;
+	for (int i = 0; i < batch->count; i++)
+	{
+		if (!element_is_out_of_range(&batch->elements[i], &accepted))
+			times[(*ntimes)++] = batch->elements[i].event_time;
+	}
+	return times;
+}
+
+/* Make the partitions that a batch lacks, in transactions of their own, not
+ * too many in each; false when the definition has changed. */
+static bool
+ensure_partitions(Applier *applier, const Batch *batch)
 {
 	const Stream *stream = applier->stream;
 	TimestampTz *times;
-	int ntimes = 0;
+	int ntimes;
+	int made;
 
-	if (!partition_is_by_event_time(stream))
-		return 0;
-	times = palloc(Max(batch->count, 1) * sizeof(TimestampTz));
-	for (int i = 0; i < batch->count; i++)
+	if (stream->partition_interval == NULL)
+		return true;
+	MemoryContextSwitchTo(applier->batch_context);
+	times = times_to_cover(stream, batch, &ntimes);
+	do
 	{
-		if (!element_is_out_of_range(stream, &batch->elements[i], batch->now))
-			times[ntimes++] = batch->elements[i].event_time;
-	}
-	return partition_ensure(stream, times, ntimes);
+		if (!stream_transaction_begin(stream))
+			return false;
+		made = partition_ensure(stream, times, ntimes);
+		stream_transaction_commit();
+	} while (made > 0);
+	return true;
 }
 
 /* A consumer may have found partitions that the applier has not heard of, or
@@ -244,7 +264,6 @@ read_batch(Applier *applier, bool from_sql)
 	MemoryContext old_context;
 	Batch *batch;
 	instr_time since;
-	int made;
 
 	INSTR_TIME_SET_CURRENT(since);
 	if (!stream_transaction_begin(applier->stream))
@@ -257,17 +276,11 @@ read_batch(Applier *applier, bool from_sql)
 		batch = read_staged(applier);
 	batch->now = GetCurrentTimestamp();
 	MemoryContextSwitchTo(old_context);
-	made = ensure_partitions(applier, batch);
 	stream_transaction_commit();
-	while (made > 0)
+	if (!ensure_partitions(applier, batch))
 	{
-		if (!stream_transaction_begin(applier->stream))
-		{
-			rewind_readers(applier);
-			return NULL;
-		}
-		made = ensure_partitions(applier, batch);
-		stream_transaction_commit();
+		rewind_readers(applier);
+		return NULL;
 	}
 	step_time(STEP_READ, &since);
 	return batch;
@@ -438,9 +451,9 @@ tend_partitions(Applier *applier)
 
 	if (now < applier->next_maintain_check)
 		return;
-	applier->next_maintain_check = TimestampTzPlusMilliseconds(now, MAINTAIN_CHECK_MS);
 	if (!stream_transaction_begin(applier->stream))
 		return;
+	applier->next_maintain_check = TimestampTzPlusMilliseconds(now, MAINTAIN_CHECK_MS);
 	if (maintain_is_due(applier->stream))
 	{
 		slot_want_maintenance(my_slot);

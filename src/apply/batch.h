@@ -60,6 +60,13 @@ typedef struct Batch
 	List *staged_progress; /* of the same look, NIL for SQL */
 } Batch;
 
+/* Events before are expired, events after are a producer's mistake. */
+typedef struct EventTimes
+{
+	TimestampTz oldest; /* DT_NOBEGIN without retention */
+	TimestampTz newest;
+} EventTimes;
+
 typedef struct Events Events;
 
 /* in apply/staged_read.c */
@@ -83,7 +90,8 @@ extern void events_abort(Events *events);
 /* in apply/decide.c */
 extern void decide_piece(const Stream *stream, StagedReader *reader, Dedup *dedup, Events *events,
 						 Batch *batch, int from, int to);
-extern bool element_is_out_of_range(const Stream *stream, const Element *element, TimestampTz now);
+extern EventTimes event_times(const Stream *stream, TimestampTz now);
+extern bool element_is_out_of_range(const Element *element, const EventTimes *times);
 
 /* in apply/query.c */
 extern void query_check_text(const Stream *stream);

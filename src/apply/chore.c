@@ -280,6 +280,9 @@ maintain_is_due(const Stream *stream)
 		retry->due_at = TimestampTzPlusMilliseconds(now, retry->delay_ms);
 		due = true;
 	}
+	/* what failed may have gone without us */
+	if (chores == NIL && hash_get_num_entries(retries) > 0)
+		slot_clear_reason(my_slot);
 	list_free_deep(chores);
 	forget_done_retries(retries);
 	return due;

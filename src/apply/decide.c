@@ -30,8 +30,7 @@ typedef struct Piece
 {
 	const Stream *stream;
 	Dedup *dedup;
-	TimestampTz oldest; /* DT_NOBEGIN without retention */
-	TimestampTz newest;
+	EventTimes times;
 	AttrNumber time_attnum;	 /* of the event time in the staging table, or 0 */
 	PartitionRanges *ranges; /* looked up when they are asked for */
 	Element **candidates;
@@ -50,13 +49,19 @@ reject(Batch *batch, Element *element, int sqlstate, const char *reason)
 	element->outcome = OUTCOME_DEAD_LETTER;
 }
 
-static TimestampTz
-oldest_time(const Stream *stream, TimestampTz now)
+/*
+ * Which event times are accepted now.
+ */
+EventTimes
+event_times(const Stream *stream, TimestampTz now)
 {
-	if (stream->retention == NULL)
-		return DT_NOBEGIN;
-	return DatumGetTimestampTz(DirectFunctionCall2(
-		timestamptz_mi_interval, TimestampTzGetDatum(now), IntervalPGetDatum(stream->retention)));
+	EventTimes times = {.oldest = DT_NOBEGIN, .newest = now + FUTURE_LIMIT_HOURS * USECS_PER_HOUR};
+
+	if (stream->retention)
+		times.oldest = DatumGetTimestampTz(
+			DirectFunctionCall2(timestamptz_mi_interval, TimestampTzGetDatum(now),
+								IntervalPGetDatum(stream->retention)));
+	return times;
 }
 
 /*
@@ -64,11 +69,10 @@ oldest_time(const Stream *stream, TimestampTz now)
  * too far ahead.
  */
 bool
-element_is_out_of_range(const Stream *stream, const Element *element, TimestampTz now)
+element_is_out_of_range(const Element *element, const EventTimes *times)
 {
 	return element->sqlstate != 0 || TIMESTAMP_NOT_FINITE(element->event_time) ||
-		   element->event_time < oldest_time(stream, now) ||
-		   element->event_time > now + FUTURE_LIMIT_HOURS * USECS_PER_HOUR;
+		   element->event_time < times->oldest || element->event_time > times->newest;
 }
 
 /* The identity of an element; false when a column of it is NULL. */
@@ -170,11 +174,11 @@ sort_element(Piece *piece, Batch *batch, Element *element)
 	else if (!has_partition(piece, element))
 		reject(batch, element, ERRCODE_DATETIME_FIELD_OVERFLOW,
 			   "event time is null or -infinity, and no partition takes it");
-	else if (has_event_time(piece, element) && element->event_time > piece->newest)
+	else if (has_event_time(piece, element) && element->event_time > piece->times.newest)
 		reject(batch, element, ERRCODE_DATETIME_FIELD_OVERFLOW,
 			   psprintf("event time %s is more than %d hours in the future",
 						timestamptz_to_str(element->event_time), FUTURE_LIMIT_HOURS));
-	else if (has_event_time(piece, element) && element->event_time < piece->oldest)
+	else if (has_event_time(piece, element) && element->event_time < piece->times.oldest)
 		element->outcome = OUTCOME_EXPIRED;
 	else if (element->is_known || !claim_identity(piece->dedup, element))
 	{
@@ -228,11 +232,9 @@ void
 decide_piece(const Stream *stream, StagedReader *reader, Dedup *dedup, Events *events, Batch *batch,
 			 int from, int to)
 {
-	TimestampTz now = batch->now;
 	Piece piece = {.stream = stream,
 				   .dedup = dedup,
-				   .oldest = oldest_time(stream, now),
-				   .newest = now + FUTURE_LIMIT_HOURS * USECS_PER_HOUR,
+				   .times = event_times(stream, batch->now),
 				   .time_attnum = stream->event_time
 									  ? get_attnum(stream->staging_table, stream->event_time)
 									  : 0,

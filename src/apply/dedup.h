@@ -47,6 +47,7 @@ extern TimestampTz partition_time(Oid type, Datum value);
 
 /* in apply/partition_make.c */
 extern int partition_ensure(const Stream *stream, const TimestampTz *times, int ntimes);
+extern void partition_check_rights(Oid events_table, Oid owner);
 
 /* in apply/chore.c */
 extern bool maintain_is_due(const Stream *stream);

@@ -32,6 +32,8 @@
 #include "apply/chore.h"
 #include "apply/partition.h"
 
+static int failures = 0; /* of the present run */
+
 /* Runs a command as a client's would be; it may commit within. */
 static void
 run_through_portal(const char *sql)
@@ -104,22 +106,58 @@ run_command(const char *sql, int lock_timeout_ms)
 	return error;
 }
 
-/* Tells of a chore that failed.  Being kept waiting is no failure. */
+/* What the user can do about a chore that failed, or NULL. */
+static const char *
+failure_remedy(const char *partition, const ErrorData *error)
+{
+	switch (error->sqlerrcode)
+	{
+		case ERRCODE_UNIQUE_VIOLATION:
+			return "Delete all but one of the rows with this key; until then the partition's identities stay in memory.";
+		case ERRCODE_INSUFFICIENT_PRIVILEGE:
+			return psprintf("%s must own the partition and may need CREATE on its schema.",
+							quote_identifier(GetUserNameFromId(GetUserId(), false)));
+		case ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST:
+			return "Drop what depends on it.";
+		default:
+			return error->hint;
+	}
+}
+
+/*
+ * Tells of a chore that failed: the first of a run in the log and in the
+ * stream's reason, of the others how many.  Being kept waiting is no failure.
+ */
 static void
 report_failure(const char *chore, const char *partition, const ErrorData *error)
 {
 	char *reason = psprintf("could not %s partition %s: %s%s%s", chore, partition, error->message,
 							error->detail ? ": " : "", error->detail ? error->detail : "");
+	bool is_locked = error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
+	const char *remedy;
 
-	ereport(
-		LOG,
-		(errcode(error->sqlerrcode), errmsg("%s", reason),
-		 error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION
-			 ? errhint(
-				   "Delete all but one of the rows with this key; until then the partition's identities stay in memory.")
-			 : 0));
-	if (my_slot != NULL && error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
-		slot_record_error(my_slot, error->sqlerrcode, reason);
+	if (!is_locked && failures++ > 0)
+		return;
+	/* names are looked up */
+	begin_reading();
+	remedy = failure_remedy(partition, error);
+	end_reading();
+	ereport(LOG,
+			(errcode(error->sqlerrcode), errmsg("%s", reason), remedy ? errhint("%s", remedy) : 0));
+	if (my_slot != NULL && !is_locked)
+		slot_record_error(my_slot, error->sqlerrcode,
+						  remedy ? psprintf("%s. %s", reason, remedy) : reason);
+}
+
+/* Ends a run: how many chores failed, or that none does any more. */
+static void
+report_end(const Stream *stream)
+{
+	if (failures > 1)
+		ereport(LOG, (errmsg("%d more partitions of stream \"%s\" could not be tended",
+							 failures - 1, stream->name)));
+	if (failures == 0 && my_slot != NULL)
+		slot_clear_reason(my_slot);
 }
 
 /* A relation's name with its schema, quoted; NULL if it is gone. */
@@ -307,9 +345,13 @@ retire_partition(const Stream *stream, Oid partition, const char *name, bool is_
 		error = run_command(psprintf("COMMENT ON TABLE %s IS %s", name,
 									 quote_literal_cstr(PARTITION_RETIRED_COMMENT)),
 							partition_lock_timeout_ms());
-	if (error == NULL)
-		error = run_command(psprintf("ALTER TABLE %s DETACH PARTITION %s %s", table, name, way),
-							partition_lock_timeout_ms());
+	if (error != NULL)
+	{
+		report_failure("retire", name, error);
+		return true;
+	}
+	error = run_command(psprintf("ALTER TABLE %s DETACH PARTITION %s %s", table, name, way),
+						partition_lock_timeout_ms());
 	if (error != NULL)
 	{
 		report_failure("detach", name, error);
@@ -345,8 +387,8 @@ do_chore(const Stream *stream, const Chore *chore, bool *may_detach)
 }
 
 /*
- * Does the chores of a stream's partitions; one that fails is reported and
- * does not keep the others from being done.  Called outside any transaction
+ * Does the chores of a stream's partitions; those that fail are reported and
+ * do not keep the others from being done.  Called outside any transaction
  * as the stream's owner; the stream outlives transactions.
  */
 void
@@ -363,11 +405,13 @@ maintain_run(const Stream *stream)
 	chores = chore_list(stream);
 	end_reading();
 
+	failures = 0;
 	foreach(cell, chores)
 	{
 		CHECK_FOR_INTERRUPTS();
 		do_chore(stream, lfirst(cell), &may_detach);
 	}
+	report_end(stream);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 }

@@ -297,6 +297,24 @@ check_partition_key(const Stream *stream, Relation table)
 			 errhint("Use a plain table, or one partitioned by range of the event time.")));
 }
 
+/*
+ * Raises an error unless a partition, if it still is there, is an ordinary
+ * table.
+ */
+void
+partition_check_kind(Oid partition)
+{
+	char relkind = get_rel_relkind(partition);
+
+	if (relkind == RELKIND_RELATION || relkind == '\0')
+		return;
+	ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
+					relkind == RELKIND_PARTITIONED_TABLE
+						? errmsg("partition \"%s\" is partitioned itself", get_rel_name(partition))
+						: errmsg("partition \"%s\" is a foreign table", get_rel_name(partition)),
+					errhint("Detach it: partitions of an events table are ordinary tables.")));
+}
+
 /* Raises an error if a partition is anything but an ordinary table. */
 static void
 check_partitions(Relation table)
@@ -305,22 +323,7 @@ check_partitions(Relation table)
 	ListCell *cell;
 
 	foreach(cell, children)
-	{
-		char relkind = get_rel_relkind(lfirst_oid(cell));
-
-		if (relkind == RELKIND_PARTITIONED_TABLE)
-			ereport(ERROR,
-					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("partition \"%s\" of events table \"%s\" is partitioned itself",
-							get_rel_name(lfirst_oid(cell)), RelationGetRelationName(table)),
-					 errhint("Detach it: partitions of an events table are ordinary tables.")));
-		if (relkind != RELKIND_RELATION)
-			ereport(ERROR,
-					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-					 errmsg("partition \"%s\" of events table \"%s\" is a foreign table",
-							get_rel_name(lfirst_oid(cell)), RelationGetRelationName(table)),
-					 errhint("Detach it: partitions of an events table are ordinary tables.")));
-	}
+		partition_check_kind(lfirst_oid(cell));
 }
 
 /* Raises an error if the event of this moment would find no partition, and

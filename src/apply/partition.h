@@ -20,8 +20,9 @@ typedef struct PartitionRange
 {
 	TimestampTz from;
 	TimestampTz to;
-	Oid partition;	/* InvalidOid: to be made */
-	bool detaching; /* takes no rows any more */
+	Oid partition;	 /* InvalidOid: to be made */
+	bool detaching;	 /* takes no rows any more */
+	int64 intervals; /* its width, if to be made */
 } PartitionRange;
 
 typedef struct PartitionRanges
@@ -36,6 +37,7 @@ extern PartitionRanges *partition_ranges(Relation table);
 extern int partition_range_after(const PartitionRanges *ranges, TimestampTz time);
 extern int partition_range_of(const PartitionRanges *ranges, TimestampTz time);
 extern void partition_check_definition(const Stream *stream);
+extern void partition_check_kind(Oid partition);
 
 /* in apply/partition_make.c */
 extern int partition_lock_timeout_ms(void);
@@ -43,8 +45,8 @@ extern int partition_lock_timeout_ms(void);
 /* in apply/partition_interval.c */
 extern void partition_interval_check(const Interval *interval, Oid event_time_type);
 extern int64 partition_interval_us(const Interval *interval);
-extern void partition_interval_around(const Interval *interval, TimestampTz time, TimestampTz *from,
-									  TimestampTz *to);
+extern int64 partition_interval_around(const Interval *interval, TimestampTz time, TimestampTz now,
+									   TimestampTz *from, TimestampTz *to);
 extern void partition_time_fields(TimestampTz time, struct pg_tm *fields, fsec_t *microseconds);
 extern char *partition_bound_literal(TimestampTz time, Oid type);
 

@@ -7,18 +7,31 @@
  * time zone is: days, hours and minutes are counted from 2000-01-01, whole
  * weeks from a Monday, months and years by the calendar.
  *
+ * The older the wider: a partition takes 100, 10,000, … intervals where that
+ * many end at least as long ago as they are wide.  So times that are spread
+ * over thousands of years lie in some hundred partitions, and what is younger
+ * than 100 intervals never lies in a wide one.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
-#include "common/int.h"
 #include "utils/date.h"
 #include "utils/datetime.h"
 
 #include "apply/partition.h"
 
 #define USECS_PER_WEEK (7 * USECS_PER_DAY)
+
+#define LONGEST_YEARS 1000
+#define LONGEST_DAYS  (LONGEST_YEARS * 366)
+
+/* From one width to the next. */
+#define WIDER 100
+
+/* Nothing wider can lie in the past: time begins in 4714 BC. */
+#define WIDEST_US (10000 * 366 * USECS_PER_DAY)
 
 /* Microseconds of an interval without months. */
 int64
@@ -35,6 +48,12 @@ partition_interval_check(const Interval *interval, Oid event_time_type)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("partition_interval mixes months with days or hours"),
 						errhint("Use whole months or years, or days, hours and minutes.")));
+	if (interval->month > LONGEST_YEARS * MONTHS_PER_YEAR || interval->day > LONGEST_DAYS ||
+		interval->time > LONGEST_DAYS * USECS_PER_DAY)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("partition_interval must be at most %d years", LONGEST_YEARS),
+				 errhint("One partition for all times needs no interval: use a plain table.")));
 	if (interval->month < 0 ||
 		(interval->month == 0 && partition_interval_us(interval) < USECS_PER_SEC))
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -55,43 +74,80 @@ floor_divide(int64 dividend, int64 divisor)
 	return dividend % divisor < 0 ? quotient - 1 : quotient;
 }
 
-/* Midnight of the first day of a month, counted from January 2000. */
+/* Midnight of the first day of a month, counted from January 2000; the
+ * beginning of time for months before it. */
 static TimestampTz
 month_start(int64 month)
 {
-	int64 years = floor_divide(month, 12);
-	int day = date2j(2000 + (int) years, (int) (month - years * 12) + 1, 1);
-	TimestampTz start;
+	int64 years = floor_divide(month, MONTHS_PER_YEAR);
+	int day;
 
-	if (pg_mul_s64_overflow(day - POSTGRES_EPOCH_JDATE, USECS_PER_DAY, &start))
-		return DT_NOEND;
-	return start;
+	if (2000 + years < JULIAN_MINYEAR)
+		return MIN_TIMESTAMP;
+	day = date2j(2000 + (int) years, (int) (month - years * MONTHS_PER_YEAR) + 1, 1);
+	return (day - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY;
 }
 
-/* Finds the multiple of the interval that a finite time lies in. */
-void
-partition_interval_around(const Interval *interval, TimestampTz time, TimestampTz *from,
-						  TimestampTz *to)
+/* Finds the multiple of so many months that a time lies in. */
+static void
+months_around(int64 months, TimestampTz time, TimestampTz *from, TimestampTz *to)
+{
+	int year;
+	int month;
+	int day;
+	int64 bucket;
+
+	j2date((int) floor_divide(time, USECS_PER_DAY) + POSTGRES_EPOCH_JDATE, &year, &month, &day);
+	bucket = floor_divide((year - 2000) * MONTHS_PER_YEAR + month - 1, months);
+	*from = month_start(bucket * months);
+	*to = month_start((bucket + 1) * months);
+}
+
+/* Finds the multiple of so many intervals that a time lies in. */
+static void
+multiple_around(const Interval *interval, int64 intervals, TimestampTz time, TimestampTz *from,
+				TimestampTz *to)
 {
 	int64 width = partition_interval_us(interval);
 	int64 origin = width % USECS_PER_WEEK == 0 ? 2 * USECS_PER_DAY : 0;
 
 	if (interval->month != 0)
 	{
-		int year;
-		int month;
-		int day;
-		int64 bucket;
-
-		j2date((int) floor_divide(time, USECS_PER_DAY) + POSTGRES_EPOCH_JDATE, &year, &month, &day);
-		bucket = floor_divide((year - 2000) * 12 + month - 1, interval->month);
-		*from = month_start(bucket * interval->month);
-		*to = month_start((bucket + 1) * interval->month);
+		months_around(interval->month * intervals, time, from, to);
 		return;
 	}
-	*from = floor_divide(time - origin, width) * width + origin;
-	if (pg_add_s64_overflow(*from, width, to))
-		*to = DT_NOEND;
+	*from = floor_divide(time - origin, width * intervals) * width * intervals + origin;
+	*to = *from + width * intervals;
+}
+
+/*
+ * Finds the partition to be made for a time, which is finite and no further
+ * ahead than events may be: from, inclusive, to, exclusive.  Result is its
+ * width in intervals: the older the wider.
+ */
+int64
+partition_interval_around(const Interval *interval, TimestampTz time, TimestampTz now,
+						  TimestampTz *from, TimestampTz *to)
+{
+	int64 longest_us = interval->month != 0 ? interval->month * 31 * USECS_PER_DAY
+											: partition_interval_us(interval);
+	int64 intervals = 1;
+
+	multiple_around(interval, 1, time, from, to);
+	while (intervals <= WIDEST_US / longest_us / WIDER)
+	{
+		TimestampTz wide_from;
+		TimestampTz wide_to;
+
+		multiple_around(interval, intervals * WIDER, time, &wide_from, &wide_to);
+		if (wide_to > now || now - wide_to < wide_to - wide_from)
+			break;
+		*from = wide_from;
+		*to = wide_to;
+		intervals *= WIDER;
+	}
+	*from = Max(*from, MIN_TIMESTAMP);
+	return intervals;
 }
 
 /* Fields of a time in UTC. */
@@ -103,7 +159,7 @@ partition_time_fields(TimestampTz time, struct pg_tm *fields, fsec_t *microsecon
 				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE), errmsg("event time out of range")));
 }
 
-/* A bound as it is written in SQL. */
+/* A finite bound as it is written in SQL. */
 char *
 partition_bound_literal(TimestampTz time, Oid type)
 {
@@ -111,9 +167,6 @@ partition_bound_literal(TimestampTz time, Oid type)
 	fsec_t microseconds;
 	const char *era;
 	int year;
-
-	if (!IS_VALID_TIMESTAMP(time))
-		return time < 0 ? "MINVALUE" : "MAXVALUE";
 
 	partition_time_fields(time, &fields, &microseconds);
 	year = fields.tm_year > 0 ? fields.tm_year : 1 - fields.tm_year;

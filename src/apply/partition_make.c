@@ -9,7 +9,8 @@
  * partition, so it waits for a second only, and the caller tries again.
  *
  * Bounds are multiples of partition_interval, and cut short where partitions
- * of the user lie: making one never fails because of one that is there.
+ * lie, be they the user's or narrower ones: making one never fails because of
+ * one that is there.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,10 +21,13 @@
 #include "catalog/pg_class.h"
 #include "commands/defrem.h"
 #include "commands/tablespace.h"
+#include "compat.h"
 #include "executor/spi.h"
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/proc.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -48,6 +52,7 @@
 /* What the statements that make a partition need to know. */
 typedef struct PartitionMaker
 {
+	Oid table;
 	Oid schema;
 	const char *schema_name;
 	const char *table_name;
@@ -58,11 +63,11 @@ typedef struct PartitionMaker
 } PartitionMaker;
 
 /*
- * Chooses a name: the table's, and when the partition starts, as finely as
- * the interval asks for.
+ * Chooses a name: the table's, when the partition starts, as finely as the
+ * interval asks for, and of how many intervals it is if of more than one.
  */
 static char *
-partition_name(const PartitionMaker *maker, TimestampTz from)
+partition_name(const PartitionMaker *maker, const PartitionRange *range)
 {
 	struct pg_tm fields;
 	fsec_t microseconds;
@@ -70,7 +75,7 @@ partition_name(const PartitionMaker *maker, TimestampTz from)
 	char *name;
 	int attempt;
 
-	partition_time_fields(IS_VALID_TIMESTAMP(from) ? from : 0, &fields, &microseconds);
+	partition_time_fields(range->from, &fields, &microseconds);
 	initStringInfo(&start);
 	if (fields.tm_year <= 0)
 		appendStringInfo(&start, "bc%04d", 1 - fields.tm_year);
@@ -84,6 +89,8 @@ partition_name(const PartitionMaker *maker, TimestampTz from)
 		appendStringInfo(&start, "_%02d%02d", fields.tm_hour, fields.tm_min);
 	if (partition_interval_us(maker->interval) % USECS_PER_MINUTE != 0)
 		appendStringInfo(&start, "%02d", fields.tm_sec);
+	if (range->intervals > 1)
+		appendStringInfo(&start, "_x" INT64_FORMAT, range->intervals);
 
 	name = makeObjectName(maker->table_name, start.data, NULL);
 	for (attempt = 2; OidIsValid(get_relname_relid(name, maker->schema)); attempt++)
@@ -102,6 +109,26 @@ partition_lock_timeout_ms(void)
 	return Max(LOCK_TIMEOUT_MS, DeadlockTimeout + LOCK_TIMEOUT_MS / 4);
 }
 
+/*
+ * Raises an error unless the stream's owner may make partitions of the events
+ * table: they are made in its schema.
+ */
+void
+partition_check_rights(Oid events_table, Oid owner)
+{
+	Oid schema = get_rel_namespace(events_table);
+
+	if (compat_namespace_aclcheck(schema, owner, ACL_CREATE) == ACLCHECK_OK)
+		return;
+	ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					errmsg("permission denied for schema %s", get_namespace_name(schema)),
+					errdetail("The stream makes partitions of table \"%s\" there.",
+							  get_rel_name(events_table)),
+					errhint("GRANT CREATE ON SCHEMA %s TO %s.",
+							quote_identifier(get_namespace_name(schema)),
+							quote_identifier(GetUserNameFromId(owner, false)))));
+}
+
 /* Runs a statement; errors are raised. */
 static void
 execute(const char *sql)
@@ -116,11 +143,12 @@ execute(const char *sql)
 static void
 make_partition(const PartitionMaker *maker, const PartitionRange *range, int lock_timeout_ms)
 {
-	char *name = partition_name(maker, range->from);
+	char *name = partition_name(maker, range);
 	char *partition = quote_qualified_identifier(maker->schema_name, name);
 	char *table = quote_qualified_identifier(maker->schema_name, maker->table_name);
 	int settings = NewGUCNestLevel();
 
+	partition_check_rights(maker->table, GetUserId());
 	(void) set_config_option("lock_timeout", psprintf("%d", lock_timeout_ms), PGC_USERSET,
 							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
@@ -144,8 +172,25 @@ make_partition(const PartitionMaker *maker, const PartitionRange *range, int loc
 	AtEOXact_GUC(true, settings);
 }
 
+/* Tells of a partition that could not be made ahead.  Being kept waiting for a
+ * lock is no failure. */
+static void
+report_ahead(const PartitionMaker *maker, const ErrorData *error)
+{
+	char *reason = psprintf("could not make a partition of \"%s\" ahead: %s", maker->table_name,
+							error->message);
+
+	ereport(LOG,
+			(errcode(error->sqlerrcode), errmsg("%s", reason), errdetail("It will be tried again."),
+			 error->hint ? errhint("%s", error->hint) : 0));
+	if (error->hint)
+		reason = psprintf("%s. %s", reason, error->hint);
+	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+		slot_note_error(my_slot, error->sqlerrcode, reason);
+}
+
 /*
- * Makes one partition ahead.  An error is logged and undone: there is time,
+ * Makes one partition ahead.  An error is reported and undone: there is time,
  * and the present batch must not wait for the future.  Result is false then.
  */
 static bool
@@ -174,10 +219,7 @@ make_partition_ahead(const PartitionMaker *maker, const PartitionRange *range)
 		CurrentResourceOwner = owner;
 		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
 			ReThrowError(error);
-		ereport(LOG, (errcode(error->sqlerrcode),
-					  errmsg("could not make a partition of \"%s\" ahead: %s", maker->table_name,
-							 error->message),
-					  errdetail("It will be tried again.")));
+		report_ahead(maker, error);
 		FreeErrorData(error);
 		made = false;
 	}
@@ -192,7 +234,7 @@ make_partition_ahead(const PartitionMaker *maker, const PartitionRange *range)
  * lie.  Result is its place, or -1 if the time is covered, or is infinite.
  */
 static int
-plan_partition(PartitionRanges *ranges, const Interval *interval, TimestampTz time)
+plan_partition(PartitionRanges *ranges, const Interval *interval, TimestampTz time, TimestampTz now)
 {
 	PartitionRange range = {0};
 	int at;
@@ -201,7 +243,7 @@ plan_partition(PartitionRanges *ranges, const Interval *interval, TimestampTz ti
 		return -1;
 
 	at = partition_range_after(ranges, time);
-	partition_interval_around(interval, time, &range.from, &range.to);
+	range.intervals = partition_interval_around(interval, time, now, &range.from, &range.to);
 	if (at > 0)
 		range.from = Max(range.from, ranges->ranges[at - 1].to);
 	if (at < ranges->n)
@@ -215,9 +257,13 @@ plan_partition(PartitionRanges *ranges, const Interval *interval, TimestampTz ti
 	return at;
 }
 
-/* Plans partitions for the batch's times; the number planned. */
+/*
+ * Plans partitions for the batch's times; the number planned.  Raises an error
+ * if one that is there, and would take some of them, is no ordinary table.
+ */
 static int
-plan_needed(PartitionRanges *ranges, const Interval *interval, const TimestampTz *times, int ntimes)
+plan_needed(PartitionRanges *ranges, const Interval *interval, const TimestampTz *times, int ntimes,
+			TimestampTz now)
 {
 	PartitionRange last = {0};
 	int planned = 0;
@@ -231,9 +277,13 @@ plan_needed(PartitionRanges *ranges, const Interval *interval, const TimestampTz
 		if (times[i] >= last.from && times[i] < last.to)
 			continue;
 		at = partition_range_of(ranges, times[i]);
-		if (at < 0 && !OidIsValid(ranges->default_partition))
+		if (at >= 0)
+			partition_check_kind(ranges->ranges[at].partition);
+		else if (OidIsValid(ranges->default_partition))
+			partition_check_kind(ranges->default_partition);
+		else
 		{
-			at = plan_partition(ranges, interval, times[i]);
+			at = plan_partition(ranges, interval, times[i], now);
 			planned += at >= 0;
 		}
 		if (at >= 0)
@@ -260,11 +310,10 @@ default_is_small(Oid default_partition)
 
 /* Makes the partitions of now and of what comes next; the number made. */
 static int
-make_lead(const PartitionMaker *maker, PartitionRanges *ranges)
+make_lead(const PartitionMaker *maker, PartitionRanges *ranges, TimestampTz now)
 {
 	static TimestampTz retry_at = 0; /* of this process, for its one stream */
 	static int retry_ms = LEAD_FIRST_RETRY_MS;
-	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz time = now;
 	int made = 0;
 	int i;
@@ -279,7 +328,7 @@ make_lead(const PartitionMaker *maker, PartitionRanges *ranges)
 
 		/* Asked only where something is to be made: it reads the file system. */
 		if (partition_range_of(ranges, time) < 0 && default_is_small(ranges->default_partition))
-			at = plan_partition(ranges, maker->interval, time);
+			at = plan_partition(ranges, maker->interval, time, now);
 		if (at >= 0 && !make_partition_ahead(maker, &ranges->ranges[at]))
 		{
 			retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), retry_ms);
@@ -287,8 +336,11 @@ make_lead(const PartitionMaker *maker, PartitionRanges *ranges)
 			return made;
 		}
 		made += at >= 0;
-		partition_interval_around(maker->interval, time, &from, &time);
+		(void) partition_interval_around(maker->interval, time, now, &from, &time);
 	}
+	if (retry_at != 0)
+		slot_clear_reason(my_slot);
+	retry_at = 0;
 	retry_ms = LEAD_FIRST_RETRY_MS;
 	return made;
 }
@@ -310,6 +362,7 @@ partition_maker(const Stream *stream, Relation table)
 		appendStringInfo(&options, " TABLESPACE %s",
 						 quote_identifier(get_tablespace_name(table->rd_rel->reltablespace)));
 
+	maker.table = RelationGetRelid(table);
 	maker.schema = RelationGetNamespace(table);
 	maker.schema_name = get_namespace_name(maker.schema);
 	maker.table_name = pstrdup(RelationGetRelationName(table));
@@ -333,6 +386,7 @@ partition_ensure(const Stream *stream, const TimestampTz *times, int ntimes)
 	Relation table;
 	PartitionRanges *ranges;
 	PartitionMaker maker;
+	TimestampTz now = GetCurrentTimestamp();
 	int needed;
 	int i;
 
@@ -344,11 +398,11 @@ partition_ensure(const Stream *stream, const TimestampTz *times, int ntimes)
 	maker = partition_maker(stream, table);
 	table_close(table, NoLock);
 
-	needed = plan_needed(ranges, stream->partition_interval, times, ntimes);
+	needed = plan_needed(ranges, stream->partition_interval, times, ntimes, now);
 	for (i = 0; i < ranges->n && needed > 0; i++)
 	{
 		if (!OidIsValid(ranges->ranges[i].partition))
 			make_partition(&maker, &ranges->ranges[i], partition_lock_timeout_ms());
 	}
-	return needed + make_lead(&maker, ranges);
+	return needed + make_lead(&maker, ranges, now);
 }

@@ -182,6 +182,18 @@ slot_set_reason(StreamSlot *slot, const char *reason)
 }
 
 /*
+ * What kept failing beside a stream that runs is mended.
+ */
+void
+slot_clear_reason(StreamSlot *slot)
+{
+	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
+	if (slot->state == STREAM_RUNNING)
+		slot->reason[0] = '\0';
+	LWLockRelease(detect_shared->lock);
+}
+
+/*
  * Record an error that leaves the stream in the state it is in.
  */
 void
