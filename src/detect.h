@@ -363,7 +363,7 @@ extern StreamSlot *slot_claim(const WorkerOrder *order);
 extern StreamState slot_state(const StreamSlot *slot);
 extern void slot_set_state(StreamSlot *slot, StreamState state);
 extern void slot_set_reason(StreamSlot *slot, const char *reason);
-extern void slot_clear_reason(StreamSlot *slot);
+extern void slot_clear_reason(StreamSlot *slot, WorkerDuty duty);
 extern void slot_note_error(StreamSlot *slot, int sqlstate, const char *reason);
 extern void slot_record_error(StreamSlot *slot, int sqlstate, const char *reason);
 extern void slot_wake(StreamSlot *slot, int entry);

@@ -281,8 +281,8 @@ maintain_is_due(const Stream *stream)
 		due = true;
 	}
 	/* what failed may have gone without us */
-	if (chores == NIL && hash_get_num_entries(retries) > 0)
-		slot_clear_reason(my_slot);
+	if (chores == NIL)
+		slot_clear_reason(my_slot, DUTY_MAINTAIN);
 	list_free_deep(chores);
 	forget_done_retries(retries);
 	return due;

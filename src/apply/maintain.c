@@ -157,7 +157,7 @@ report_end(const Stream *stream)
 		ereport(LOG, (errmsg("%d more partitions of stream \"%s\" could not be tended",
 							 failures - 1, stream->name)));
 	if (failures == 0 && my_slot != NULL)
-		slot_clear_reason(my_slot);
+		slot_clear_reason(my_slot, DUTY_MAINTAIN);
 }
 
 /* A relation's name with its schema, quoted; NULL if it is gone. */

@@ -339,7 +339,7 @@ make_lead(const PartitionMaker *maker, PartitionRanges *ranges, TimestampTz now)
 		(void) partition_interval_around(maker->interval, time, now, &from, &time);
 	}
 	if (retry_at != 0)
-		slot_clear_reason(my_slot);
+		slot_clear_reason(my_slot, DUTY_APPLY);
 	retry_at = 0;
 	retry_ms = LEAD_FIRST_RETRY_MS;
 	return made;

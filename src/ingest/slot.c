@@ -182,13 +182,13 @@ slot_set_reason(StreamSlot *slot, const char *reason)
 }
 
 /*
- * What kept failing beside a stream that runs is mended.
+ * What a worker of this duty found failing beside a stream that runs is mended.
  */
 void
-slot_clear_reason(StreamSlot *slot)
+slot_clear_reason(StreamSlot *slot, WorkerDuty duty)
 {
 	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
-	if (slot->state == STREAM_RUNNING)
+	if (slot->reason_entry == duty)
 		slot->reason[0] = '\0';
 	LWLockRelease(detect_shared->lock);
 }
