@@ -36,6 +36,7 @@ OBJS = \
 	src/stream_create.o \
 	src/stream_definition.o \
 	src/stream_drop.o \
+	src/stream_output.o \
 	src/stream_query.o \
 	src/stream_transaction.o \
 	src/verbs.o \

@@ -46,6 +46,9 @@
 /* The name under which a stream's query reads its elements. */
 #define DETECT_BATCH "batch"
 
+/* An output column of a stream's query: why an element is rejected, or NULL. */
+#define REJECT_REASON "reject_reason"
+
 /* What follows when a stream has as many dead letters as it may keep. */
 #define ON_LIMIT_PAUSE		  "pause"
 #define ON_LIMIT_KEEP_OFFSETS "keep_offsets"

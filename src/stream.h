@@ -84,8 +84,10 @@ extern void parsed_text_error(void *arg);
 extern Query *stream_query_parse(const char *text, const char *stream_name, Oid staging_table,
 								 AttrNumber ordinal_attnum);
 extern char *stream_query_default(Oid staging_table, Oid events_table);
-extern List *stream_query_events_columns(Query *query, Oid events_table, Oid staging_table);
 extern Oid query_view_create(const char *name, Query *query, Oid owner);
+
+/* in stream_output.c */
+extern List *stream_query_events_columns(Query *query, Oid events_table, Oid staging_table);
 extern const char *closest_attribute(Oid relid, const char *name);
 
 /* in stream_create.c */

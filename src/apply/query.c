@@ -27,8 +27,6 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
-#define REJECT_REASON "reject_reason"
-
 /* Takes the rows of the query. */
 typedef struct RowReceiver
 {
