@@ -87,8 +87,9 @@ refuse_row(const Events *events, const Element *element, const char *what, const
 					errmsg("the query of stream \"%s\" %s", events->stream->name, what),
 					element->progress->partition == SQL_PARTITION
 						? errdetail("This was seen at an element that SQL staged.")
-						: errdetail("This was seen at partition %d, offset %lld.",
-									element->progress->partition, (long long) element->offset),
+						: errdetail("This was seen at topic \"%s\", partition %d, offset %lld, element %d.",
+									element->progress->topic, element->progress->partition,
+									(long long) element->offset, element->element),
 					errhint("%s", hint)));
 }
 
