@@ -220,7 +220,7 @@ create_case(
 	key        => "'{id}'",
 	event_time => "'at'");
 outcomes_are('uncovered', '100|0|0|0', 'a partition is made');
-$node->safe_psql('city', 'DROP TABLE city.uncovered_20200101');
+$node->safe_psql('city', 'DROP TABLE city.uncovered_20191227_x100');
 $broker->produce('uncovered', events_of_2020(51 .. 150));
 outcomes_are('uncovered', '200|0|0|0', 'and made again when it was dropped, with what was in it');
 
