@@ -38,6 +38,8 @@ OBJS = \
 	src/stream_drop.o \
 	src/stream_output.o \
 	src/stream_query.o \
+	src/stream_source.o \
+	src/stream_table.o \
 	src/stream_transaction.o \
 	src/verbs.o \
 	src/ingest/connect.o \

@@ -53,12 +53,35 @@ typedef struct StreamDefinition
 	bool start_is_given;
 } StreamDefinition;
 
+/* Where the arguments come from. */
+typedef struct ArgumentSource
+{
+	FunctionCallInfo fcinfo;
+	const Stream *old; /* what is altered, NULL when one is created */
+	bool reset[DEFINITION_ARGS];
+} ArgumentSource;
+
 /* in stream_arguments.c */
+extern bool argument_is_given(const ArgumentSource *source, int arg);
+extern bool argument_keeps(const ArgumentSource *source, int arg);
+extern List *arg_text_array(FunctionCallInfo fcinfo, int arg);
 extern const char *const stream_argument_names[DEFINITION_ARGS];
 extern char *arg_text(FunctionCallInfo fcinfo, int arg);
 extern void stream_check_caller(void);
 extern StreamDefinition *
 stream_definition_from_call(FunctionCallInfo fcinfo, const Stream *old, ArrayType *reset);
+
+/* in stream_source.c */
+extern Oid stream_check_server(const char *name, Oid user);
+extern char *argument_server(const ArgumentSource *source, Oid owner);
+extern List *argument_topics(const ArgumentSource *source, const Stream *stream);
+extern char *argument_start(const ArgumentSource *source);
+extern char *argument_unnest(const ArgumentSource *source);
+
+/* in stream_table.c */
+extern Oid argument_events_table(const ArgumentSource *source, const Stream *stream);
+extern List *argument_key(const ArgumentSource *source, Oid events_table);
+extern char *argument_event_time(const ArgumentSource *source, Oid events_table);
 
 /* in stream_check.c */
 extern void stream_check_fields(Jsonb *fields, const char *unnest, Oid staging_table);

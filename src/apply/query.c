@@ -83,14 +83,16 @@ receiver_destroy(DestReceiver *self)
 static void
 refuse_row(const Events *events, const Element *element, const char *what, const char *hint)
 {
-	ereport(ERROR, (errcode(ERRCODE_INVALID_TABLE_DEFINITION),
-					errmsg("the query of stream \"%s\" %s", events->stream->name, what),
-					element->progress->partition == SQL_PARTITION
-						? errdetail("This was seen at an element that SQL staged.")
-						: errdetail("This was seen at topic \"%s\", partition %d, offset %lld, element %d.",
-									element->progress->topic, element->progress->partition,
-									(long long) element->offset, element->element),
-					errhint("%s", hint)));
+	ereport(
+		ERROR,
+		(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+		 errmsg("the query of stream \"%s\" %s", events->stream->name, what),
+		 element->progress->partition == SQL_PARTITION
+			 ? errdetail("This was seen at an element that SQL staged.")
+			 : errdetail("This was seen at topic \"%s\", partition %d, offset %lld, element %d.",
+						 element->progress->topic, element->progress->partition,
+						 (long long) element->offset, element->element),
+		 errhint("%s", hint)));
 }
 
 /* A key that the query changes would let a duplicate pass as a new event. */
