@@ -27,6 +27,7 @@ OBJS = \
 	src/detect.o \
 	src/dropped.o \
 	src/name.o \
+	src/peek.o \
 	src/settings.o \
 	src/stream.o \
 	src/stream_alter.o \
@@ -59,6 +60,7 @@ OBJS = \
 	src/ingest/kafka.o \
 	src/ingest/kafka_header.o \
 	src/ingest/kafka_poll.o \
+	src/ingest/kafka_read.o \
 	src/ingest/kafka_request.o \
 	src/ingest/launch.o \
 	src/ingest/launcher.o \

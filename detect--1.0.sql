@@ -226,6 +226,16 @@ CREATE FUNCTION detect.alter_stream(
 COMMENT ON FUNCTION detect.alter_stream IS
 	'changes a stream between two commits, its progress kept: what is omitted stays, what reset names becomes the default';
 
+CREATE FUNCTION detect.peek(
+	server text, topic text, count int DEFAULT 10, newest boolean DEFAULT true,
+	timeout interval DEFAULT '10 seconds',
+	OUT kafka_topic text, OUT kafka_partition int, OUT kafka_offset bigint,
+	OUT kafka_timestamp timestamptz, OUT kafka_key bytea, OUT kafka_headers jsonb,
+	OUT kafka_value bytea, OUT payload text) RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'detect_peek' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE ROWS 10;
+COMMENT ON FUNCTION detect.peek(text, text, int, boolean, interval) IS
+	'shows messages of a topic, the newest or the first ones of its partitions, and leaves no trace';
+
 CREATE FUNCTION detect.get_definition(name text) RETURNS text
 	AS 'MODULE_PATHNAME', 'detect_get_definition' LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION detect.get_definition(text) IS 'the SQL that makes a stream or a rollup again';
@@ -483,7 +493,7 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA detect FROM PUBLIC;
 
 -- Definitions are made by detect_admin; the verbs check ownership.
 GRANT EXECUTE ON FUNCTION
-	detect.create_stream, detect.create_rollup
+	detect.create_stream, detect.create_rollup, detect.peek(text, text, int, boolean, interval)
 	TO detect_admin;
 GRANT EXECUTE ON FUNCTION
 	detect.alter_stream, detect.get_definition(text), detect.drop_stream(text, boolean), detect.pause(text), detect.resume(text),

@@ -78,6 +78,10 @@ extern List *argument_topics(const ArgumentSource *source, const Stream *stream)
 extern char *argument_start(const ArgumentSource *source);
 extern char *argument_unnest(const ArgumentSource *source);
 
+/* in peek.c */
+extern List *
+peek_messages(Oid server, const char *topic, int count, bool newest, TimestampTz deadline);
+
 /* in stream_table.c */
 extern Oid argument_events_table(const ArgumentSource *source, const Stream *stream);
 extern List *argument_key(const ArgumentSource *source, Oid events_table);

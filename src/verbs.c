@@ -148,15 +148,10 @@ find_ends(WaitTarget *target)
 {
 	const Stream *stream = target->stream;
 	Oid server = GetForeignServerByName(stream->server, false)->serverid;
-	List *properties = kafka_connection_properties(server, stream->owner);
-	KafkaProperty *array = palloc(Max(list_length(properties), 1) * sizeof(KafkaProperty));
-	KafkaClient *client;
+	KafkaClient *client =
+		kafka_open_server(server, stream->owner, stream->name, CurrentMemoryContext);
 	ListCell *cell;
-	int count = 0;
 
-	foreach(cell, properties)
-		array[count++] = *(KafkaProperty *) lfirst(cell);
-	client = kafka_open(array, count, stream->name, CurrentMemoryContext);
 	PG_TRY();
 	{
 		foreach(cell, stream->topics)

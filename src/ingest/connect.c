@@ -33,24 +33,17 @@
 static void
 open_client(Consumer *consumer)
 {
-	List *properties;
-	KafkaProperty *array;
-	ListCell *cell;
-	int count = 0;
+	const Stream *stream = consumer->stream;
+	KafkaClient *client;
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(consumer->round_context);
-	properties = kafka_connection_properties(
-		GetForeignServerByName(consumer->stream->server, false)->serverid, consumer->stream->owner);
+	client = kafka_open_server(GetForeignServerByName(stream->server, false)->serverid,
+							   stream->owner, stream->name, consumer->context);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
-
-	array = MemoryContextAlloc(consumer->round_context,
-							   Max(list_length(properties), 1) * sizeof(KafkaProperty));
-	foreach(cell, properties)
-		array[count++] = *(KafkaProperty *) lfirst(cell);
-	consumer->client = kafka_open(array, count, consumer->stream->name, consumer->context);
+	consumer->client = client;
 }
 
 /* The first millisecond, as Kafka counts, that is not before a time. */
