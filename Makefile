@@ -3,13 +3,14 @@
 #   make demo          a whole running system for a minute, on a bare machine
 #   make test          every kind of test; ends with 'N passed, N failed'
 #   make               the extension;  make install  puts it into PostgreSQL
+#   make ledger        seeds of messages and faults against an exact ledger
 #   make installcheck  pg_regress alone (not as root)
 #   make lint          style and house rules;  make format  lets clang-format mend
 #   make bench         throughput;  make bench-soak  10,000/s for ten minutes;
 #                      see test/bench/README.md
 #   make deps          the packages that all of this needs
 #
-# The targets demo, test, lint and bench work before PostgreSQL is installed:
+# The targets demo, test, ledger, lint and bench work before PostgreSQL is installed:
 # they install the packages and then start make again, which by then finds
 # pg_config.  FAULT_POINTS=1 builds the points where tests let a worker fail.
 
@@ -159,6 +160,10 @@ deps:
 test: deps
 	@test/run $(TESTS)
 
+# SEEDS=1000 runs so many, SEED=17 that one again.
+ledger: deps
+	@LEDGER_SEEDS=$(SEEDS) LEDGER_SEED=$(SEED) test/run ledger
+
 demo: deps
 	@$(MAKE) --no-print-directory all test-programs
 	@test/demo
@@ -174,4 +179,4 @@ lint: deps
 format: deps
 	clang-format -i $(wildcard src/*.[ch] src/*/*.[ch] test/broker/*.[ch])
 
-.PHONY: deps test demo bench bench-soak lint format test-programs
+.PHONY: deps test ledger demo bench bench-soak lint format test-programs
