@@ -9,7 +9,6 @@ use warnings;
 use DetectTest;
 use LedgerDefinition;
 use LedgerMessage;
-use Test::More;
 
 use constant {
 	STEPS    => 7,
@@ -83,13 +82,10 @@ sub existing_duty
 sub duty_pid
 {
 	my ($run, $stream, $duty) = @_;
-	my @pids = split(/\n/,
-		worker_pid($run->{node}, $run->{database}, $stream->{name}, existing_duty($stream, $duty)));
 
-	return $pids[0];
+	return worker_pid($run->{node}, $run->{database}, $stream->{name}, existing_duty($stream, $duty));
 }
 
-# A process that ended by itself, meanwhile, was not to be killed.
 sub kill_duty
 {
 	my ($run, $step, $duty) = @_;
@@ -332,7 +328,6 @@ sub run_step
 	my $stream = $step->{stream};
 	my $before = delivered($stream);
 
-	note(describe($step));
 	$fault->{before}->($run, $step) if $fault->{before};
 	produce($run, $_, @{ $step->{chunks}{ $_->{name} } }) foreach @{ $run->{streams} };
 	$fault->{then}->($run, $step) if $fault->{then};
