@@ -34,11 +34,11 @@ my $truth_sql = <<'SQL';
 	FROM valid LEFT JOIN location USING (geographical_location_oid) WHERE class = 'event';
 	CREATE TEMP VIEW expected_letters AS
 	SELECT kafka_topic, kafka_partition, kafka_offset, CASE origin WHEN 'kafka' THEN element END AS element, class AS sqlstate,
-		   CASE origin WHEN 'kafka' THEN encode(payload, 'hex') ELSE (json::jsonb)->>'detection_oid' END AS content
+		   CASE origin WHEN 'kafka' THEN encode(payload, 'escape') ELSE (json::jsonb)->>'detection_oid' END AS content
 	FROM element WHERE counted AND length(class) = 5 AND class <> 'event';
 	CREATE TEMP VIEW letters AS
 	SELECT kafka_topic, kafka_partition, kafka_offset, CASE WHEN kafka_topic IS NOT NULL THEN element END AS element, sqlstate,
-		   CASE WHEN kafka_topic IS NOT NULL THEN encode(payload, 'hex')
+		   CASE WHEN kafka_topic IS NOT NULL THEN encode(payload, 'escape')
 				ELSE convert_from(payload, 'UTF8')::jsonb->>'detection_oid' END AS content
 	FROM detect.dead_letter WHERE stream = 'STREAM';
 	CREATE TEMP VIEW expected_outcomes AS
@@ -120,8 +120,9 @@ sub difference_sql
 	my ($comparison, $what, $left, $right) = @_;
 
 	return "
-		SELECT E'$what\\t' || d::text || COALESCE(format(E'\\t%s %s/%s/%s/%s %s', m.kind, m.kafka_topic, m.kafka_partition,
-			   m.kafka_offset, m.element, COALESCE(encode(m.payload, 'escape'), 'null')), '')
+		SELECT E'$what\\t' || d::text || CASE WHEN m.kind IS NULL THEN '' ELSE
+			   format(E'\\t%s %s/%s/%s/%s %s', m.kind, m.kafka_topic, m.kafka_partition,
+			   m.kafka_offset, m.element, COALESCE(encode(m.payload, 'escape'), 'null')) END
 		FROM (($left) EXCEPT ALL ($right)) d LEFT JOIN $comparison->{table} m ON $comparison->{members}
 		ORDER BY m.kafka_topic, m.kafka_partition, m.kafka_offset LIMIT " . SHOWN . ";\n";
 }
