@@ -281,6 +281,7 @@ append_staged_row(StagedReader *reader, Batch *batch, List *applied, HeapTuple t
 	progress->read_element = number;
 
 	element = batch_append(batch);
+	batch->bytes += tuple->t_len;
 	element->message = message;
 	element->progress = progress;
 	element->offset = offset;
@@ -314,12 +315,14 @@ static bool
 batch_ends_before(const StagedReader *reader, const Batch *batch, HeapTuple tuple,
 				  TupleDesc tupdesc)
 {
-	const Element *last = &batch->elements[batch->count - 1];
+	const Element *last;
 	bool isnull;
 	int topic;
 
-	if (!batch_is_full(batch))
+	/* what is applied already fills none */
+	if (batch->count == 0 || !batch_is_full(batch))
 		return false;
+	last = &batch->elements[batch->count - 1];
 	topic = DatumGetInt16(heap_getattr(tuple, STAGED_TOPIC, tupdesc, &isnull));
 	return last->offset != DatumGetInt64(heap_getattr(tuple, STAGED_OFFSET, tupdesc, &isnull)) ||
 		   last->progress->partition !=
@@ -353,7 +356,6 @@ read_forward(StagedReader *reader, Relation rel, Batch *batch, List *applied)
 		in_order = append_staged_row(reader, batch, applied, tuple, RelationGetDescr(rel));
 		if (!in_order)
 			break;
-		batch->bytes += tuple->t_len;
 		reader->next = slot->tts_tid;
 		reader->next.ip_posid++;
 	}
@@ -447,7 +449,6 @@ read_sorted(StagedReader *reader, Relation rel, Batch *batch, List *applied)
 			break;
 		if (!append_staged_row(reader, batch, applied, lfirst(cell), RelationGetDescr(rel)))
 			return false;
-		batch->bytes += ((HeapTuple) lfirst(cell))->t_len;
 	}
 	return true;
 }

@@ -110,6 +110,7 @@ shared_buffers = 64MB
 wal_sender_timeout = 0
 # small batches: many commits to be killed between
 detect.max_batch_rows = 500
+detect.max_batch_size = 64kB
 detect.retry_interval = 100ms
 });
 	return $node;
