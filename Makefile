@@ -25,6 +25,7 @@ PGFILEDESC = "detect - real-time analytics for detections"
 # this list with the tree.
 OBJS = \
 	src/catalog.o \
+	src/dead_letter_verbs.o \
 	src/detect.o \
 	src/dropped.o \
 	src/name.o \
@@ -74,11 +75,13 @@ OBJS = \
 	src/ingest/slot.o \
 	src/ingest/stage.o \
 	src/ingest/staging.o \
+	src/ingest/stream_decoder.o \
 	src/ingest/watch.o \
 	src/ingest/worker.o \
 	src/apply/applier.o \
 	src/apply/chore.o \
 	src/apply/dead_letter.o \
+	src/apply/dead_letter_row.o \
 	src/apply/decide.o \
 	src/apply/dedup.o \
 	src/apply/events.o \
@@ -95,6 +98,7 @@ OBJS = \
 	src/apply/piece.o \
 	src/apply/plan.o \
 	src/apply/query.o \
+	src/apply/retry.o \
 	src/apply/segment.o \
 	src/apply/staged_read.o \
 	src/rollup/definition.o \

@@ -121,19 +121,27 @@ CREATE TABLE detect._dead_letter (
 	kafka_topic text,						-- NULL: staged by SQL
 	kafka_partition int,
 	kafka_offset bigint,
-	element int NOT NULL,
+	element int NOT NULL,					-- -1: the whole message
 	kafka_timestamp timestamptz,
 	kafka_key bytea,
 	kafka_headers jsonb,
 	payload bytea,
+	payload_bytes bigint,					-- of the whole; NULL: the message had none
+	is_whole boolean NOT NULL,				-- else a retry reads Kafka again
 	stage text NOT NULL,
 	sqlstate text NOT NULL,
 	reason text NOT NULL,
 	attempts int NOT NULL,
-	recorded_at timestamptz NOT NULL
+	recorded_at timestamptz NOT NULL,
+	last_attempt_at timestamptz NOT NULL,
+	retry_asked_at timestamptz,				-- NULL: no retry is asked for
+	retried_element int NOT NULL			-- of a whole message: its retry has come this far
 );
 CREATE UNIQUE INDEX _dead_letter_element ON detect._dead_letter
 	(stream_id, kafka_topic, kafka_partition, kafka_offset, element);
+CREATE INDEX _dead_letter_time ON detect._dead_letter (stream_id, recorded_at);
+CREATE INDEX _dead_letter_retry ON detect._dead_letter (stream_id, dead_letter_id)
+	WHERE retry_asked_at IS NOT NULL;
 
 -- Members of messages that no column takes, as consumers meet them.
 CREATE TABLE detect._unknown_field (
@@ -258,6 +266,24 @@ CREATE FUNCTION detect.wait_for(stream text, timeout interval DEFAULT '1 minute'
 	AS 'MODULE_PATHNAME', 'detect_wait_for' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION detect.wait_for(text, interval) IS
 	'returns when everything that was in the topic, or staged by SQL, at the call is applied';
+
+CREATE FUNCTION detect.retry_dead_letters(
+	stream text,
+	from_time timestamptz DEFAULT '-infinity',
+	to_time timestamptz DEFAULT 'infinity',
+	sqlstate text DEFAULT NULL) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'detect_retry_dead_letters' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect.retry_dead_letters(text, timestamptz, timestamptz, text) IS
+	'has dead letters tried again with the current definition; how many are asked for';
+
+CREATE FUNCTION detect.purge_dead_letters(
+	stream text,
+	from_time timestamptz DEFAULT '-infinity',
+	to_time timestamptz DEFAULT 'infinity',
+	sqlstate text DEFAULT NULL) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'detect_purge_dead_letters' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect.purge_dead_letters(text, timestamptz, timestamptz, text) IS
+	'deletes dead letters; how many';
 
 CREATE FUNCTION detect.decode(payload bytea, columns text, fields jsonb DEFAULT NULL, "unnest" text DEFAULT NULL)
 	RETURNS jsonb
@@ -474,8 +500,9 @@ COMMENT ON VIEW detect.stat_worker IS
 
 CREATE VIEW detect.dead_letter WITH (security_barrier) AS
 	SELECT d.dead_letter_id, s.name AS stream, d.kafka_topic, d.kafka_partition, d.kafka_offset,
-		   d.element, d.kafka_timestamp, d.kafka_key, d.kafka_headers, d.payload,
-		   d.stage, d.sqlstate, d.reason, d.attempts, d.recorded_at
+		   d.element, d.kafka_timestamp, d.kafka_key, d.kafka_headers, d.payload, d.payload_bytes,
+		   d.is_whole, d.stage, d.sqlstate, d.reason, d.attempts, d.recorded_at, d.last_attempt_at,
+		   d.retry_asked_at
 	FROM detect._dead_letter d
 	JOIN detect._stream s USING (stream_id)
 	WHERE pg_has_role(detect._stream_owner(s.name), 'USAGE');
@@ -497,7 +524,8 @@ GRANT EXECUTE ON FUNCTION
 	TO detect_admin;
 GRANT EXECUTE ON FUNCTION
 	detect.alter_stream, detect.get_definition(text), detect.drop_stream(text, boolean), detect.pause(text), detect.resume(text),
-	detect.wait_for(text, interval), detect.drop_rollup(text, boolean),
+	detect.wait_for(text, interval), detect.retry_dead_letters(text, timestamptz, timestamptz, text),
+	detect.purge_dead_letters(text, timestamptz, timestamptz, text), detect.drop_rollup(text, boolean),
 	detect.wait_for_rollup(text, interval), detect.decode(bytea, text, jsonb, text)
 	TO PUBLIC;
 -- Views call these as their reader; _slots leaves out what belongs to others.

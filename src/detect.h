@@ -20,6 +20,7 @@
 
 #include "access/attnum.h"
 #include "executor/tuptable.h"
+#include "nodes/execnodes.h"
 #include "nodes/pg_list.h"
 #include "portability/instr_time.h"
 #include "postmaster/bgworker.h"
@@ -273,6 +274,7 @@ typedef struct WorkerOrder
  * in settings.c
  * ---------------------------------------------------------------------
  */
+extern int detect_dead_letter_payload_kilobytes;
 extern int detect_max_streams;
 extern int detect_max_batch_rows;
 extern int detect_max_batch_kilobytes;
@@ -284,9 +286,24 @@ extern void settings_define(void);
  * in catalog.c: our own tables, read and written by C
  * ---------------------------------------------------------------------
  */
+
+/* A table of ours, open for simple inserts and updates. */
+typedef struct CatalogWriter
+{
+	Relation rel;
+	EState *estate;
+	ResultRelInfo *result;
+	TupleTableSlot *slot;
+} CatalogWriter;
+
 extern Oid catalog_relation(const char *name, bool missing_ok);
 extern Oid catalog_owner(void);
 extern bool catalog_installed(void);
+extern CatalogWriter *catalog_open(const char *table);
+extern void catalog_close(CatalogWriter *writer);
+extern void catalog_write(CatalogWriter *writer, const Datum *values, const bool *nulls);
+extern void catalog_rewrite(CatalogWriter *writer, TupleTableSlot *found, const Datum *values,
+							const bool *nulls);
 extern void catalog_insert(const char *table, Datum *values, const bool *nulls);
 extern void catalog_upsert(const char *table, int nkeys, Datum *values, const bool *nulls);
 extern int
@@ -303,6 +320,7 @@ extern Stream *stream_load_by_id(int32 stream_id, bool missing_ok);
 extern Stream *stream_load_by_events_table(Oid events_table);
 extern int32 stream_number(const char *name, Oid *events_table);
 extern int stream_topic_index(const Stream *stream, const char *topic);
+extern char *stream_member_path(const char *from, const char *name);
 extern ColumnSource stream_column_source(const char *name, Oid *reserved_type);
 extern void stream_check_objects(const Stream *stream);
 extern void stream_lock(int32 stream_id, LOCKMODE mode);

@@ -9,7 +9,7 @@
 #define DETECT_APPLIER_INTERNAL_H
 
 #include "apply/applier.h"
-#include "apply/batch.h"
+#include "apply/dead_letter.h"
 
 /* When a source of staged rows must be looked at again. */
 typedef struct Lookout
@@ -28,6 +28,8 @@ struct Applier
 	StagedReader **readers;
 	Dedup *dedup;
 	Events *events;
+	DeadLetters *letters;
+	RetryReader *retry_reader;
 	List *applied; /* of Progress: as committed */
 	bool is_loaded;
 	bool may_fill;	  /* a rollup may want filling */
@@ -36,6 +38,8 @@ struct Applier
 	int unknown_failures;
 	Lookout kafka;
 	Lookout sql;
+	Lookout retry;
+	TimestampTz next_expiry; /* of dead letters */
 	TimestampTz next_maintain_check;
 	TimestampTz last_batch_at;
 	TimestampTz truncate_due; /* the next try, after one that failed */

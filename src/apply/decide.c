@@ -165,7 +165,7 @@ has_partition(Piece *piece, const Element *element)
 static void
 sort_element(Piece *piece, Batch *batch, Element *element)
 {
-	if (element->is_gone)
+	if (element->is_gone || element->is_void)
 		return;
 	if (element->sqlstate != 0)
 		element->outcome = OUTCOME_DEAD_LETTER;

@@ -108,8 +108,11 @@ advance_progress(Applier *applier, Batch *batch, int from, int to)
 			*progress = *element->progress;
 			advanced = lappend(advanced, progress);
 		}
-		progress->outcomes[element->outcome]++;
-		if (batch->from_sql)
+		if (!element->is_void)
+			progress->outcomes[element->outcome]++;
+		if (element->replaces_letter)
+			progress->outcomes[OUTCOME_DEAD_LETTER]--;
+		if (batch->source != SOURCE_KAFKA)
 			continue;
 		progress->last_offset = element->offset;
 		progress->last_element = element->element;
@@ -132,17 +135,22 @@ advance_progress(Applier *applier, Batch *batch, int from, int to)
 	return advanced;
 }
 
-/* Write the dead letters of a piece. */
+/* Write the dead letters of a piece, and settle those that were retried. */
 static void
 write_dead_letters(Applier *applier, Batch *batch, int from, int to)
 {
 	for (int i = from; i < to; i++)
 	{
-		Element *element = &batch->elements[i];
+		const Element *element = &batch->elements[i];
 
-		if (!element->is_gone && element->outcome == OUTCOME_DEAD_LETTER)
-			dead_letter_write(applier->stream, element);
+		if (element->is_gone)
+			continue;
+		if (element->letter)
+			retry_settle(applier->letters, batch, i, to);
+		else if (element->outcome == OUTCOME_DEAD_LETTER)
+			dead_letters_write(applier->letters, element);
 	}
+	dead_letters_close(applier->letters);
 }
 
 /* After the commit: what is known follows. */
@@ -165,10 +173,11 @@ remember_commit(Applier *applier, Batch *batch, int from, int to, List *advanced
 	{
 		Element *element = &batch->elements[i];
 
-		if (element->is_gone)
+		if (element->is_gone || element->is_void)
 			continue;
 		my_slot->outcomes[element->outcome]++;
-		if (element->kafka_timestamp != DT_NOBEGIN)
+		/* a letter is as old as it is, however fast it is retried */
+		if (element->kafka_timestamp != DT_NOBEGIN && element->letter == NULL)
 			slot_record_freshness(my_slot, now - element->kafka_timestamp, 1);
 	}
 	my_slot->batches++;
@@ -191,8 +200,10 @@ apply_piece(Applier *applier, Batch *batch, int from, int to)
 	events_stage = "apply";
 	if (!stream_transaction_begin(applier->stream))
 		return false;
-	if (batch->from_sql)
+	if (batch->source == SOURCE_SQL)
 		take_sql_rows(applier, batch, from, to);
+	if (batch->source == SOURCE_LETTERS)
+		retry_take(applier->letters, batch, from, to);
 	dedup_begin_batch(applier->dedup);
 	decide_piece(applier->stream, applier->readers[0], applier->dedup, applier->events, batch, from,
 				 to);
@@ -204,6 +215,7 @@ apply_piece(Applier *applier, Batch *batch, int from, int to)
 	MemoryContextSwitchTo(old_context);
 	stream_transaction_commit();
 	dedup_commit_batch(applier->dedup);
+	dead_letters_commit(applier->letters);
 	remember_commit(applier, batch, from, to, advanced);
 	step_time(STEP_COMMIT, &since);
 	return true;
@@ -229,6 +241,7 @@ try_piece(Applier *applier, Batch *batch, int from, int to, bool *changed)
 		RESUME_INTERRUPTS();
 		dedup_abort_batch(applier->dedup);
 		events_abort(applier->events);
+		dead_letters_abort(applier->letters);
 	}
 	PG_END_TRY();
 	return error;
@@ -267,12 +280,14 @@ blame_element(Applier *applier, Element *element, const ErrorData *error)
 }
 
 /* Whether an error is for the applier to deal with; the worker deals with the
- * others. */
+ * others.  Of many elements some may have room among the dead letters. */
 static bool
-is_about_elements(Applier *applier, const ErrorData *error)
+is_about_elements(Applier *applier, const ErrorData *error, int count)
 {
 	FailureKind kind = failure_kind(error);
 
+	if (error->sqlerrcode == ERRCODE_DEAD_LETTER_LIMIT)
+		return count > 1;
 	if (kind == FAILURE_UNKNOWN)
 		return applier->unknown_failures < UNKNOWN_FAILURES;
 	return kind == FAILURE_DATA;
@@ -297,7 +312,7 @@ apply_range(Applier *applier, Batch *batch, int from, int to)
 			applier->unknown_failures = 0;
 		return true;
 	}
-	if (!is_about_elements(applier, error))
+	if (!is_about_elements(applier, error, to - from))
 		ReThrowError(error);
 	if (to - from == 1)
 	{
