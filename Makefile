@@ -25,6 +25,7 @@ PGFILEDESC = "detect - real-time analytics for detections"
 # this list with the tree.
 OBJS = \
 	src/catalog.o \
+	src/dead_letter_refill.o \
 	src/dead_letter_verbs.o \
 	src/detect.o \
 	src/dropped.o \

@@ -15,6 +15,7 @@
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "dead_letter_verbs.h"
 #include "fmgr.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
@@ -23,25 +24,13 @@
 PG_FUNCTION_INFO_V1(detect_retry_dead_letters);
 PG_FUNCTION_INFO_V1(detect_purge_dead_letters);
 
-/* The letters that a verb is about; the parameters of its SQL. */
-#define CHOSEN \
-	"stream_id = $1 AND recorded_at >= $2 AND recorded_at < $3 AND ($4 IS NULL OR sqlstate = $4)"
-
-typedef struct Choice
-{
-	Stream *stream;
-	Oid types[4];
-	Datum values[4];
-	char nulls[4];
-} Choice;
-
 /* What the arguments choose.  The stream's lock keeps its definition as it is,
  * and no batch out. */
-static Choice
+static LetterChoice
 choice_from_call(FunctionCallInfo fcinfo, const char *verb)
 {
-	Choice choice = {.types = {INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID},
-					 .nulls = {' ', ' ', ' ', ' '}};
+	LetterChoice choice = {.types = {INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID},
+						   .nulls = {' ', ' ', ' ', ' '}};
 
 	for (int i = 0; i < 3; i++)
 	{
@@ -63,9 +52,11 @@ choice_from_call(FunctionCallInfo fcinfo, const char *verb)
 	return choice;
 }
 
-/* Do something with the chosen letters; how many there were. */
-static int64
-execute(const Choice *choice, const char *sql)
+/*
+ * Do something with the chosen letters; how many there were.
+ */
+int64
+letter_choice_execute(const LetterChoice *choice, const char *sql)
 {
 	int64 rows;
 
@@ -82,11 +73,12 @@ execute(const Choice *choice, const char *sql)
 Datum
 detect_retry_dead_letters(PG_FUNCTION_ARGS)
 {
-	Choice choice = choice_from_call(fcinfo, "retry_dead_letters");
+	LetterChoice choice = choice_from_call(fcinfo, "retry_dead_letters");
 	int64 asked;
 
-	asked = execute(&choice, "UPDATE detect._dead_letter SET retry_asked_at = now() "
-							 "WHERE is_whole AND " CHOSEN);
+	letters_refill(&choice);
+	asked = letter_choice_execute(&choice, "UPDATE detect._dead_letter SET retry_asked_at = now() "
+										   "WHERE is_whole AND " LETTERS_CHOSEN);
 	if (asked > 0)
 	{
 		CacheInvalidateRelcacheByRelid(catalog_relation("_stream", false));
@@ -102,8 +94,9 @@ detect_retry_dead_letters(PG_FUNCTION_ARGS)
 Datum
 detect_purge_dead_letters(PG_FUNCTION_ARGS)
 {
-	Choice choice = choice_from_call(fcinfo, "purge_dead_letters");
-	int64 purged = execute(&choice, "DELETE FROM detect._dead_letter WHERE " CHOSEN);
+	LetterChoice choice = choice_from_call(fcinfo, "purge_dead_letters");
+	int64 purged =
+		letter_choice_execute(&choice, "DELETE FROM detect._dead_letter WHERE " LETTERS_CHOSEN);
 
 	/* the applier counts what is left */
 	if (purged > 0)
