@@ -116,7 +116,7 @@ CREATE UNLOGGED TABLE detect._staged_progress (
 CREATE SEQUENCE detect._dead_letter_id;
 
 CREATE TABLE detect._dead_letter (
-	dead_letter_id bigint PRIMARY KEY,
+	dead_letter_id bigint NOT NULL,			-- of a sequence; an index would cost, and none but that of retries is needed
 	stream_id int NOT NULL,
 	kafka_topic text,						-- NULL: staged by SQL
 	kafka_partition int,
@@ -140,7 +140,7 @@ CREATE TABLE detect._dead_letter (
 CREATE UNIQUE INDEX _dead_letter_element ON detect._dead_letter
 	(stream_id, kafka_topic, kafka_partition, kafka_offset, element);
 CREATE INDEX _dead_letter_time ON detect._dead_letter (stream_id, recorded_at);
-CREATE INDEX _dead_letter_retry ON detect._dead_letter (stream_id, dead_letter_id)
+CREATE UNIQUE INDEX _dead_letter_retry ON detect._dead_letter (stream_id, dead_letter_id)
 	WHERE retry_asked_at IS NOT NULL;
 
 -- Members of messages that no column takes, as consumers meet them.

@@ -82,10 +82,11 @@ create_readers(Applier *applier)
 		applier->readers[i] = staged_reader_create(applier->stream, i, applier->context);
 }
 
-/* Have all staging tables looked at from their beginning. */
+/* Have all sources looked at from their beginning. */
 static void
 rewind_readers(Applier *applier)
 {
+	retry_rewind(applier->retry_reader);
 	for (int i = 0; i < applier->nreaders; i++)
 		staged_reader_rewind(applier->readers[i]);
 }
@@ -351,6 +352,8 @@ apply_once(Applier *applier, BatchSource source, int *next_look_ms)
 		rewind_readers(applier);
 		return true;
 	}
+	if (source == SOURCE_LETTERS && batch->has_locked_rows)
+		retry_rewind(applier->retry_reader);
 	/* a batch that others hold row by row is no reason to hurry */
 	more = batch->is_cut && (source == SOURCE_KAFKA || batch->taken > 0);
 	if (!more)

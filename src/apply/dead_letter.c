@@ -91,10 +91,11 @@ open_letters(DeadLetters *letters)
 	letters->writer = catalog_open("_dead_letter");
 	letters->found =
 		table_slot_create(letters->writer->rel, &letters->writer->estate->es_tupleTable);
-	letters->id_index =
-		index_open(RelationGetPrimaryKeyIndex(letters->writer->rel), AccessShareLock);
+	letters->retry_index =
+		index_open(catalog_relation("_dead_letter_retry", false), AccessShareLock);
 	letters->element_index =
 		index_open(catalog_relation("_dead_letter_element", false), AccessShareLock);
+	letters->new_ground = NIL;
 	letters->sequence = catalog_relation("_dead_letter_id", false);
 	letters->staged_desc = NULL;
 	if (OidIsValid(staged))
@@ -150,9 +151,10 @@ find_letter(DeadLetters *letters, Relation index, ScanKey keys, int nkeys)
 	return found;
 }
 
-/* Find the letter of the same place. */
+/* Find the letter of the same place; of many letters of a partition, the first
+ * whose offset is not below this one. */
 static bool
-find_by_place(DeadLetters *letters, const Datum *values, const bool *nulls)
+find_by_place(DeadLetters *letters, const Datum *values, bool or_behind)
 {
 	static const struct
 	{
@@ -165,15 +167,40 @@ find_by_place(DeadLetters *letters, const Datum *values, const bool *nulls)
 				 {LETTER_ELEMENT, F_INT4EQ}};
 	ScanKeyData keys[lengthof(place)];
 
-	if (nulls[LETTER_TOPIC])
-		return false;
 	for (int i = 0; i < lengthof(place); i++)
 	{
 		ScanKeyInit(&keys[i], i + 1, BTEqualStrategyNumber, place[i].equal,
 					values[place[i].column]);
 		keys[i].sk_collation = letters->element_index->rd_indcollation[i];
 	}
-	return find_letter(letters, letters->element_index, keys, lengthof(place));
+	if (!or_behind)
+		return find_letter(letters, letters->element_index, keys, lengthof(place));
+	ScanKeyInit(&keys[3], 4, BTGreaterEqualStrategyNumber, F_INT8GE, values[LETTER_OFFSET]);
+	return find_letter(letters, letters->element_index, keys, 4);
+}
+
+/* Find the letter that an element has already: its message was read before.
+ * Offsets grow, so where no letter lies ahead none needs to be looked for. */
+static bool
+find_older(DeadLetters *letters, const Element *element, const Datum *values)
+{
+	if (element->progress->partition == SQL_PARTITION)
+		return false;
+	if (element->letter == NULL)
+	{
+		if (list_member_ptr(letters->new_ground, element->progress))
+			return false;
+		if (!find_by_place(letters, values, true))
+		{
+			MemoryContext old_context =
+				MemoryContextSwitchTo(GetMemoryChunkContext(letters->writer));
+
+			letters->new_ground = lappend(letters->new_ground, element->progress);
+			MemoryContextSwitchTo(old_context);
+			return false;
+		}
+	}
+	return find_by_place(letters, values, false);
 }
 
 /* The values of the letter that was found. */
@@ -237,7 +264,7 @@ dead_letters_write(DeadLetters *letters, const Element *element)
 		dead_letter_cut_payload(values, nulls);
 	else
 		dead_letter_drop_payload(values, nulls);
-	if (find_by_place(letters, values, nulls))
+	if (find_older(letters, element, values))
 		write_again(letters, values, nulls);
 	else
 	{
@@ -258,16 +285,13 @@ dead_letters_write(DeadLetters *letters, const Element *element)
 bool
 dead_letters_lock(DeadLetters *letters, RetriedLetter *letter)
 {
-	ScanKeyData key;
+	ScanKeyData keys[2];
 	TM_FailureData failure;
-	bool isnull;
 
 	open_letters(letters);
-	ScanKeyInit(&key, 1, BTEqualStrategyNumber, F_INT8EQ, letter->values[LETTER_ID]);
-	if (!find_letter(letters, letters->id_index, &key, 1))
-		return false;
-	(void) slot_getattr(letters->found, LETTER_RETRY_ASKED_AT + 1, &isnull);
-	if (isnull)
+	ScanKeyInit(&keys[0], 1, BTEqualStrategyNumber, F_INT4EQ, letter->values[LETTER_STREAM]);
+	ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT8EQ, letter->values[LETTER_ID]);
+	if (!find_letter(letters, letters->retry_index, keys, lengthof(keys)))
 		return false;
 	letter->tid = letters->found->tts_tid;
 	return table_tuple_lock(letters->writer->rel, &letter->tid, GetActiveSnapshot(), letters->found,
@@ -352,11 +376,11 @@ dead_letters_expire(DeadLetters *letters)
 	values[1] = IntervalPGetDatum(stream->dead_letter_retention);
 	values[2] = Int32GetDatum(EXPIRED_AT_ONCE);
 	SPI_connect();
-	catalog_execute("WITH old AS (SELECT dead_letter_id FROM detect._dead_letter "
+	catalog_execute("WITH old AS (SELECT ctid FROM detect._dead_letter "
 					"WHERE stream_id = $1 AND recorded_at < now() - $2 AND retry_asked_at IS NULL "
 					"ORDER BY recorded_at LIMIT $3 FOR UPDATE SKIP LOCKED), "
 					"gone AS (DELETE FROM detect._dead_letter d USING old "
-					"WHERE d.dead_letter_id = old.dead_letter_id "
+					"WHERE d.ctid = old.ctid "
 					"RETURNING d.is_whole OR d.payload IS NOT NULL AS kept) "
 					"SELECT count(*), count(*) FILTER (WHERE kept) FROM gone",
 					3, types, values, NULL);
@@ -376,7 +400,7 @@ dead_letters_close(DeadLetters *letters)
 {
 	if (letters->writer == NULL)
 		return;
-	index_close(letters->id_index, NoLock);
+	index_close(letters->retry_index, NoLock);
 	index_close(letters->element_index, NoLock);
 	catalog_close(letters->writer);
 	letters->writer = NULL;

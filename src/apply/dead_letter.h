@@ -60,9 +60,10 @@ typedef struct DeadLetters
 	/* Open in the transaction that needs them, else NULL. */
 	CatalogWriter *writer;
 	TupleTableSlot *found;
-	Relation id_index;
+	Relation retry_index;
 	Relation element_index;
 	Oid sequence;
+	List *new_ground;	   /* of Progress: no letters from this transaction's elements on */
 	TupleDesc staged_desc; /* of a consumer's table; NULL without a server */
 	TupleDesc row_desc;	   /* of a row that SQL staged, as JSON shows it */
 } DeadLetters;
@@ -94,6 +95,7 @@ typedef struct RetryReader RetryReader;
 
 /* in apply/retry.c */
 extern RetryReader *retry_reader_create(const Stream *stream, MemoryContext context);
+extern void retry_rewind(RetryReader *reader);
 extern Batch *retry_read(RetryReader *reader, StagedReader *staged_reader, List *applied);
 extern void retry_take(DeadLetters *letters, Batch *batch, int from, int to);
 extern void retry_settle(DeadLetters *letters, Batch *batch, int i, int to);

@@ -40,6 +40,7 @@ struct RetryReader
 	Decoder *messages; /* made when they are needed */
 	Decoder *rows;
 	Decoder *current; /* that has a batch open, or NULL */
+	int64 read_until; /* dead_letter_id: a look goes on where the last one ended */
 
 	/* The message that is being taken apart: letters of one mostly follow one
 	 * another. */
@@ -60,6 +61,16 @@ retry_reader_create(const Stream *stream, MemoryContext context)
 	reader->stream = stream;
 	reader->context = context;
 	return reader;
+}
+
+/*
+ * Begin with the oldest letter next time: somebody has asked for more, or some
+ * were left alone.
+ */
+void
+retry_rewind(RetryReader *reader)
+{
+	reader->read_until = 0;
 }
 
 /* A letter from a row of SPI_tuptable, in the current context. */
@@ -90,24 +101,26 @@ letter_from_row(int row)
 /* The letters to be retried next, as many as a batch takes, in the current
  * context. */
 static List *
-select_letters(const Stream *stream)
+select_letters(RetryReader *reader)
 {
+	const Stream *stream = reader->stream;
 	MemoryContext context = CurrentMemoryContext;
-	Oid types[3] = {INT4OID, INT4OID, INT8OID};
-	Datum values[3];
+	Oid types[4] = {INT4OID, INT4OID, INT8OID, INT8OID};
+	Datum values[4];
 	List *letters = NIL;
 	int rows;
 
 	values[0] = Int32GetDatum(stream->id);
 	values[1] = Int32GetDatum(Min(LETTERS_AT_ONCE, detect_max_batch_rows));
 	values[2] = Int64GetDatum((int64) detect_max_batch_kilobytes * 1024);
+	values[3] = Int64GetDatum(reader->read_until);
 	SPI_connect();
 	rows = catalog_execute(
 		"SELECT * FROM (SELECT d.*, sum(payload_bytes) OVER (ORDER BY dead_letter_id) AS bytes "
 		"FROM (SELECT * FROM detect._dead_letter WHERE stream_id = $1 "
-		"AND retry_asked_at IS NOT NULL ORDER BY dead_letter_id LIMIT $2) d) b "
+		"AND retry_asked_at IS NOT NULL AND dead_letter_id > $4 ORDER BY dead_letter_id LIMIT $2) d) b "
 		"WHERE COALESCE(bytes - payload_bytes, 0) < $3 ORDER BY dead_letter_id",
-		3, types, values, NULL);
+		4, types, values, NULL);
 	MemoryContextSwitchTo(context);
 	for (int i = 0; i < rows; i++)
 		letters = lappend(letters, letter_from_row(i));
@@ -362,14 +375,17 @@ Batch *
 retry_read(RetryReader *reader, StagedReader *staged_reader, List *applied)
 {
 	Batch *batch = palloc0(sizeof(Batch));
-	List *letters = select_letters(reader->stream);
+	List *letters = select_letters(reader);
 	int ncolumns = STAGED_FIXED_COLUMNS + reader->stream->ncolumns;
 	ListCell *cell;
 
 	batch->source = SOURCE_LETTERS;
 	batch->is_cut = letters != NIL;
 	if (letters == NIL)
+	{
+		retry_rewind(reader);
 		return batch;
+	}
 	open_decoders(reader);
 	reader->open = NULL;
 	reader->current = NULL; /* an error may have left it */
@@ -378,6 +394,7 @@ retry_read(RetryReader *reader, StagedReader *staged_reader, List *applied)
 	foreach(cell, letters)
 		append_letter(reader, staged_reader, batch, applied, lfirst(cell));
 	use_decoder(reader, NULL);
+	reader->read_until = DatumGetInt64(((RetriedLetter *) llast(letters))->values[LETTER_ID]);
 	return batch;
 }
 
