@@ -118,6 +118,7 @@ CREATE SEQUENCE detect._dead_letter_id;
 CREATE TABLE detect._dead_letter (
 	dead_letter_id bigint NOT NULL,			-- of a sequence; an index would cost, and none but that of retries is needed
 	stream_id int NOT NULL,
+	kafka_server text NOT NULL,				-- offsets of another one mean something else; '': staged by SQL
 	kafka_topic text,						-- NULL: staged by SQL
 	kafka_partition int,
 	kafka_offset bigint,
@@ -138,7 +139,7 @@ CREATE TABLE detect._dead_letter (
 	retried_element int NOT NULL			-- of a whole message: its retry has come this far
 );
 CREATE UNIQUE INDEX _dead_letter_element ON detect._dead_letter
-	(stream_id, kafka_topic, kafka_partition, kafka_offset, element);
+	(stream_id, kafka_server, kafka_topic, kafka_partition, kafka_offset, element);
 CREATE INDEX _dead_letter_time ON detect._dead_letter (stream_id, recorded_at);
 CREATE UNIQUE INDEX _dead_letter_retry ON detect._dead_letter (stream_id, dead_letter_id)
 	WHERE retry_asked_at IS NOT NULL;
@@ -499,7 +500,8 @@ COMMENT ON VIEW detect.stat_worker IS
 	'workers of each stream, and where their time goes; a worker that should run and does not has no pid';
 
 CREATE VIEW detect.dead_letter WITH (security_barrier) AS
-	SELECT d.dead_letter_id, s.name AS stream, d.kafka_topic, d.kafka_partition, d.kafka_offset,
+	SELECT d.dead_letter_id, s.name AS stream, NULLIF(d.kafka_server, '') AS kafka_server,
+		   d.kafka_topic, d.kafka_partition, d.kafka_offset,
 		   d.element, d.kafka_timestamp, d.kafka_key, d.kafka_headers, d.payload, d.payload_bytes,
 		   d.is_whole, d.stage, d.sqlstate, d.reason, d.attempts, d.recorded_at, d.last_attempt_at,
 		   d.retry_asked_at

@@ -47,6 +47,7 @@ static const Oid refill_types[REFILL_COLUMNS] = {TEXTOID,  INT4OID,	 INT8OID,
 typedef struct Refill
 {
 	int32 stream_id;
+	const char *server; /* that is read */
 	MemoryContext context;
 	int count;
 	Size bytes;
@@ -60,10 +61,10 @@ static int
 select_positions(const LetterChoice *choice, const KafkaPosition *after, KafkaPosition *positions)
 {
 	MemoryContext context = CurrentMemoryContext;
-	Oid types[8] = {INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID,
-					TEXTOID, INT4OID,		 INT8OID,		 INT4OID};
-	char nulls[8] = {' ', ' ', ' ', choice->nulls[3], ' ', ' ', ' ', ' '};
-	Datum values[8];
+	Oid types[9] = {INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID, TEXTOID,
+					INT4OID, INT8OID,		 INT4OID,		 TEXTOID};
+	char nulls[9] = {' ', ' ', ' ', choice->nulls[3], ' ', ' ', ' ', ' ', ' '};
+	Datum values[9];
 	int count;
 
 	memcpy(values, choice->values, sizeof(choice->values));
@@ -71,12 +72,14 @@ select_positions(const LetterChoice *choice, const KafkaPosition *after, KafkaPo
 	values[5] = Int32GetDatum(after ? after->partition : 0);
 	values[6] = Int64GetDatum(after ? after->next_offset : 0);
 	values[7] = Int32GetDatum(POSITIONS_AT_ONCE);
+	values[8] = CStringGetTextDatum(choice->stream->server);
 	SPI_connect();
 	count = catalog_execute("SELECT DISTINCT kafka_topic, kafka_partition, kafka_offset "
-							"FROM detect._dead_letter WHERE NOT is_whole AND " LETTERS_CHOSEN
+							"FROM detect._dead_letter WHERE NOT is_whole AND kafka_server = $9 "
+							"AND " LETTERS_CHOSEN
 							" AND (kafka_topic, kafka_partition, kafka_offset) > ($5, $6, $7) "
 							"ORDER BY kafka_topic, kafka_partition, kafka_offset LIMIT $8",
-							8, types, values, nulls);
+							9, types, values, nulls);
 	for (int i = 0; i < count; i++)
 	{
 		HeapTuple row = SPI_tuptable->vals[i];
@@ -96,8 +99,8 @@ static void
 write_messages(Refill *refill)
 {
 	MemoryContext old_context = MemoryContextSwitchTo(refill->context);
-	Oid types[1 + REFILL_COLUMNS] = {INT4OID};
-	Datum values[1 + REFILL_COLUMNS];
+	Oid types[2 + REFILL_COLUMNS] = {INT4OID};
+	Datum values[2 + REFILL_COLUMNS];
 	int dims[1] = {refill->count};
 	int lbs[1] = {1};
 
@@ -114,15 +117,18 @@ write_messages(Refill *refill)
 			PointerGetDatum(construct_md_array(refill->values[i], refill->nulls[i], 1, dims, lbs,
 											   refill_types[i], typlen, typbyval, typalign));
 	}
+	types[1 + REFILL_COLUMNS] = TEXTOID;
+	values[1 + REFILL_COLUMNS] = CStringGetTextDatum(refill->server);
 	SPI_connect();
-	catalog_execute("UPDATE detect._dead_letter d SET payload = m.payload, "
-					"payload_bytes = octet_length(m.payload), kafka_key = m.key, "
-					"kafka_headers = m.headers::jsonb, is_whole = true "
-					"FROM unnest($2, $3, $4, $5, $6, $7) "
-					"AS m (topic, partition, position, payload, key, headers) "
-					"WHERE d.stream_id = $1 AND NOT d.is_whole AND d.kafka_topic = m.topic "
-					"AND d.kafka_partition = m.partition AND d.kafka_offset = m.position",
-					1 + REFILL_COLUMNS, types, values, NULL);
+	catalog_execute(
+		"UPDATE detect._dead_letter d SET payload = m.payload, "
+		"payload_bytes = octet_length(m.payload), kafka_key = m.key, "
+		"kafka_headers = m.headers::jsonb, is_whole = true "
+		"FROM unnest($2, $3, $4, $5, $6, $7) "
+		"AS m (topic, partition, position, payload, key, headers) "
+		"WHERE d.stream_id = $1 AND NOT d.is_whole AND d.kafka_server = $8 AND d.kafka_topic = m.topic "
+		"AND d.kafka_partition = m.partition AND d.kafka_offset = m.position",
+		2 + REFILL_COLUMNS, types, values, NULL);
 	SPI_finish();
 	refill->count = 0;
 	refill->bytes = 0;
@@ -175,6 +181,7 @@ read_messages(const LetterChoice *choice, KafkaClient *client)
 	int count;
 
 	refill->stream_id = choice->stream->id;
+	refill->server = choice->stream->server;
 	refill->context = AllocSetContextCreate(context, "detect messages", ALLOCSET_DEFAULT_SIZES);
 	while ((count = select_positions(choice, after, positions)) > 0)
 	{

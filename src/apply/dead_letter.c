@@ -160,11 +160,9 @@ find_by_place(DeadLetters *letters, const Datum *values, bool or_behind)
 	{
 		int column;
 		RegProcedure equal;
-	} place[] = {{LETTER_STREAM, F_INT4EQ},
-				 {LETTER_TOPIC, F_TEXTEQ},
-				 {LETTER_PARTITION, F_INT4EQ},
-				 {LETTER_OFFSET, F_INT8EQ},
-				 {LETTER_ELEMENT, F_INT4EQ}};
+	} place[] = {{LETTER_STREAM, F_INT4EQ}, {LETTER_SERVER, F_TEXTEQ},
+				 {LETTER_TOPIC, F_TEXTEQ},	{LETTER_PARTITION, F_INT4EQ},
+				 {LETTER_OFFSET, F_INT8EQ}, {LETTER_ELEMENT, F_INT4EQ}};
 	ScanKeyData keys[lengthof(place)];
 
 	for (int i = 0; i < lengthof(place); i++)
@@ -175,8 +173,8 @@ find_by_place(DeadLetters *letters, const Datum *values, bool or_behind)
 	}
 	if (!or_behind)
 		return find_letter(letters, letters->element_index, keys, lengthof(place));
-	ScanKeyInit(&keys[3], 4, BTGreaterEqualStrategyNumber, F_INT8GE, values[LETTER_OFFSET]);
-	return find_letter(letters, letters->element_index, keys, 4);
+	ScanKeyInit(&keys[4], 5, BTGreaterEqualStrategyNumber, F_INT8GE, values[LETTER_OFFSET]);
+	return find_letter(letters, letters->element_index, keys, 5);
 }
 
 /* Find the letter that an element has already: its message was read before.

@@ -106,6 +106,9 @@ dead_letter_fill_source(DeadLetters *letters, const Element *element, Datum *val
 	bool from_sql = element->progress->partition == SQL_PARTITION;
 
 	values[LETTER_STREAM] = Int32GetDatum(letters->stream->id);
+	values[LETTER_SERVER] = element->letter ? element->letter->values[LETTER_SERVER]
+							: from_sql		? CStringGetTextDatum("")
+											: CStringGetTextDatum(letters->stream->server);
 	values[LETTER_ELEMENT] = Int32GetDatum(element->element);
 	nulls[LETTER_TOPIC] = nulls[LETTER_PARTITION] = nulls[LETTER_OFFSET] = from_sql;
 	if (from_sql)
