@@ -29,6 +29,7 @@ OBJS = \
 	src/dead_letter_verbs.o \
 	src/detect.o \
 	src/dropped.o \
+	src/events_trigger.o \
 	src/name.o \
 	src/peek.o \
 	src/settings.o \
@@ -85,6 +86,7 @@ OBJS = \
 	src/apply/dead_letter_row.o \
 	src/apply/decide.o \
 	src/apply/dedup.o \
+	src/apply/edit.o \
 	src/apply/events.o \
 	src/apply/failure.o \
 	src/apply/identity.o \
@@ -101,7 +103,10 @@ OBJS = \
 	src/apply/query.o \
 	src/apply/retry.o \
 	src/apply/segment.o \
+	src/apply/segment_follow.o \
+	src/apply/segment_read.o \
 	src/apply/staged_read.o \
+	src/apply/tend.o \
 	src/rollup/definition.o \
 	src/rollup/fill.o \
 	src/rollup/merge.o \
@@ -113,6 +118,7 @@ OBJS = \
 	src/rollup/shape.o \
 	src/rollup/state.o \
 	src/rollup/wait.o \
+	src/monitor/problem.o \
 	src/monitor/stats.o \
 	src/monitor/step.o
 

@@ -153,6 +153,31 @@ CREATE TABLE detect._unknown_field (
 	PRIMARY KEY (stream_id, name)
 );
 
+-- What others do to the rows of an events table or a partition, until the
+-- applier takes it.  Written in their transactions by triggers.
+CREATE SEQUENCE detect._edit_id;
+
+CREATE TABLE detect._edit (
+	stream_id int,
+	edit_id bigint,
+	relation oid NOT NULL,					-- as the statement named it
+	old_row jsonb,							-- taken out; an update is two edits
+	new_row jsonb,							-- put in; neither: too many to queue
+	PRIMARY KEY (stream_id, edit_id)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+
+-- What a DBA should know of, until it is over.
+CREATE TABLE detect._problem (
+	stream_id int,
+	problem text,
+	relation oid,
+	severity text NOT NULL,
+	detail text NOT NULL,
+	remedy text,
+	since timestamptz NOT NULL,
+	PRIMARY KEY (stream_id, problem, relation)
+);
+
 -- A rollup's query is the view detect_query.<name>, its states are the table
 -- detect_state.<name>, and its owner is that table's owner.
 CREATE TABLE detect._rollup (
@@ -304,7 +329,11 @@ COMMENT ON FUNCTION detect._staged() IS 'wakes the applier when rows staged by S
 
 CREATE FUNCTION detect._accepted() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'detect_accepted' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION detect._accepted() IS 'hands the rows that an events table accepted to its rollups';
+COMMENT ON FUNCTION detect._accepted() IS 'hands the rows that an events table accepted to its rollups, and queues those that others insert';
+
+CREATE FUNCTION detect._edited() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'detect_edited' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect._edited() IS 'queues the rows of an events table that others update and delete';
 
 -- ---------------------------------------------------------------------
 -- Rollups
@@ -511,7 +540,15 @@ CREATE VIEW detect.dead_letter WITH (security_barrier) AS
 COMMENT ON VIEW detect.dead_letter IS
 	'elements that could not become events, with their bytes and the reason; seen by the stream''s owner alone';
 
-GRANT SELECT ON detect.stream, detect.rollup, detect.stat_stream, detect.stat_partition,
+CREATE VIEW detect.problem WITH (security_barrier) AS
+	SELECT s.name AS stream, p.problem, p.relation::regclass AS relation, p.severity, p.detail, p.remedy, p.since
+	FROM detect._problem p
+	JOIN detect._stream s USING (stream_id)
+	WHERE detect._may_see(detect._stream_owner(s.name));
+COMMENT ON VIEW detect.problem IS
+	'what is wrong beside a stream that runs, and what to do; a row goes when its cause does';
+
+GRANT SELECT ON detect.problem, detect.stream, detect.rollup, detect.stat_stream, detect.stat_partition,
 	detect.stat_rollup, detect.stat_worker, detect.dead_letter TO PUBLIC;
 
 -- ---------------------------------------------------------------------
@@ -535,5 +572,5 @@ GRANT EXECUTE ON FUNCTION
 	detect._stream_owner(text), detect._may_see(oid), detect._is_copy(bigint, bigint), detect._slots(), detect._workers(),
 	detect._combine(regprocedure, anyelement, anyelement),
 	detect._finalize(anyelement, regprocedure, "any"),
-	detect._staged(), detect._accepted()
+	detect._staged(), detect._accepted(), detect._edited()
 	TO PUBLIC;

@@ -60,6 +60,10 @@
 
 #define REASON_BYTES 512
 
+/* How many partitions an applier can have indexed at a time because their
+ * identities exceed the memory for them. */
+#define INDEXES_WANTED 16
+
 /* ---------------------------------------------------------------------
  * Definitions, as the workers and verbs load them
  * ---------------------------------------------------------------------
@@ -214,6 +218,8 @@ typedef struct StreamSlot
 	bool dropped; /* to be freed once no worker of it runs */
 	int consumers;
 	bool maintain_wanted; /* the applier asks for DUTY_MAINTAIN */
+	int nindexes_wanted;  /* beside those of partitions that are past */
+	Oid indexes_wanted[INDEXES_WANTED];
 	char name[NAMEDATALEN];
 
 	WorkerEntry workers[WORKER_ENTRIES];
@@ -279,6 +285,7 @@ extern int detect_max_streams;
 extern int detect_max_batch_rows;
 extern int detect_max_batch_kilobytes;
 extern int detect_retry_interval_ms;
+extern int detect_identity_memory_kilobytes;
 extern bool detect_superuser_streams;
 extern void settings_define(void);
 
@@ -336,6 +343,22 @@ extern bool stream_transaction_begin(const Stream *stream);
 extern void stream_transaction_commit(void);
 
 /* ---------------------------------------------------------------------
+ * in events_trigger.c: the triggers of an events table and its partitions
+ * ---------------------------------------------------------------------
+ */
+extern void events_triggers_make(Oid relation);
+extern bool events_triggers_may_make(Oid partition);
+extern bool events_triggers_watch(Relation table);
+
+/* ---------------------------------------------------------------------
+ * in monitor/problem.c: what a DBA should know of, until it is over
+ * ---------------------------------------------------------------------
+ */
+extern void problem_set(int32 stream_id, const char *problem, Oid relation, const char *detail,
+						const char *remedy);
+extern void problem_clear(int32 stream_id, const char *problem, Oid relation);
+
+/* ---------------------------------------------------------------------
  * in ingest/launcher.c: the process that decides which workers run
  * ---------------------------------------------------------------------
  */
@@ -391,6 +414,9 @@ extern void slot_wake(StreamSlot *slot, int entry);
 extern void slot_wake_at_commit(int32 stream_id);
 extern void slot_tell_staged(StreamSlot *slot);
 extern void slot_want_maintenance(StreamSlot *slot);
+extern void slot_end_maintenance(int32 stream_id);
+extern void slot_want_indexes(StreamSlot *slot, const List *relations);
+extern List *slot_indexes_wanted(const StreamSlot *slot);
 
 /* ---------------------------------------------------------------------
  * in ingest/freshness.c

@@ -155,7 +155,7 @@ detect_dropped(PG_FUNCTION_ARGS)
 		if (stream_id != 0)
 		{
 			stream_lock(stream_id, AccessExclusiveLock);
-			stream_drop_trigger(events_table);
+			stream_drop_events_triggers(stream_id, events_table);
 			stream_forget(stream_id);
 			drop_left_behind(DETECT_STAGING_SCHEMA, name);
 		}

@@ -119,7 +119,6 @@ extern const char *closest_attribute(Oid relid, const char *name);
 
 /* in stream_create.c */
 extern void stream_make_query(StreamDefinition *definition);
-extern void stream_create_events_triggers(const Stream *stream);
 extern void stream_write(const StreamDefinition *definition);
 extern void stream_record_dependencies(const Stream *stream);
 
@@ -129,8 +128,11 @@ extern char *stream_differences(const StreamDefinition *definition, const Stream
 
 /* in stream_drop.c */
 extern void stream_drop_object(Oid classid, Oid objectid);
-extern void stream_drop_trigger(Oid events_table);
 extern void stream_forget(int32 stream_id);
+
+/* in events_trigger.c */
+extern void stream_make_events_triggers(const Stream *stream);
+extern void stream_drop_events_triggers(int32 stream_id, Oid events_table);
 
 /* in name.c */
 extern void definition_check_name(const char *kind, const char *name);

@@ -111,8 +111,8 @@ move_triggers(const Stream *stream, const Stream *old)
 {
 	if (stream->events_table == old->events_table)
 		return;
-	stream_drop_trigger(old->events_table);
-	stream_create_events_triggers(stream);
+	stream_drop_events_triggers(stream->id, old->events_table);
+	stream_make_events_triggers(stream);
 }
 
 /* What no column took may be taken now. */

@@ -144,23 +144,6 @@ create_staging_trigger(const Stream *stream)
 					 quote_qualified_identifier(DETECT_STAGING_SCHEMA, stream->name)));
 }
 
-/*
- * Make the triggers of the events table, which hand over what was accepted.
- */
-void
-stream_create_events_triggers(const Stream *stream)
-{
-	char *events =
-		quote_qualified_identifier(get_namespace_name(get_rel_namespace(stream->events_table)),
-								   get_rel_name(stream->events_table));
-
-	execute(psprintf(
-		"CREATE TRIGGER _detect_accepted AFTER INSERT ON %s REFERENCING NEW TABLE AS _detect_new "
-		"FOR EACH STATEMENT EXECUTE FUNCTION detect._accepted()",
-		events));
-	execute(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER _detect_accepted", events));
-}
-
 /* Make a stream's view depend on what its query may not name. */
 static void
 record_dependency(const Stream *stream, Oid classid, Oid objectid)
@@ -257,7 +240,7 @@ detect_create_stream(PG_FUNCTION_ARGS)
 	stream->id = (int32) catalog_next_id("_id");
 	stream_record_dependencies(stream);
 	create_staging_trigger(stream);
-	stream_create_events_triggers(stream);
+	stream_make_events_triggers(stream);
 	stream_write(definition);
 	stream = stream_load_by_id(stream->id, false);
 	stream_check_definition(stream);

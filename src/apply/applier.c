@@ -28,10 +28,9 @@
 
 /* Looks that nobody asked for: at rows that were locked, at rows whose trigger
  * did not fire. */
-#define LOCKED_LOOK_MS	  100
-#define IDLE_LOOK_MS	  10000
-#define MAINTAIN_CHECK_MS 60000
-#define EXPIRE_AGAIN_MS	  100
+#define LOCKED_LOOK_MS	100
+#define IDLE_LOOK_MS	10000
+#define EXPIRE_AGAIN_MS 100
 
 /*
  * An applier for a stream; nothing is read yet.  It lives in context.
@@ -107,12 +106,11 @@ load(Applier *applier)
 	applier->events = events_create(applier->stream, applier->context);
 	applier->letters = dead_letters_create(applier->stream, applier->context);
 	applier->retry_reader = retry_reader_create(applier->stream, applier->context);
-	dedup_begin_batch(applier->dedup);
+	if (!dedup_begin_batch(applier->dedup, true))
+		dedup_follow(applier->dedup);
 	stream_transaction_commit();
-	dedup_commit_batch(applier->dedup);
 	applier->kafka.due = applier->sql.due = applier->retry.due = 0;
-	my_slot->identities = dedup_identities(applier->dedup);
-	my_slot->identity_bytes = dedup_bytes(applier->dedup);
+	remember_identities(applier);
 	applier->is_loaded = true;
 	applier->may_fill = true;
 	applier->must_reload = false;
@@ -185,7 +183,7 @@ ensure_partitions(Applier *applier, const Batch *batch)
 	{
 		if (!stream_transaction_begin(stream))
 			return false;
-		made = partition_ensure(stream, times, ntimes);
+		made = partition_ensure(stream, times, ntimes, applier->is_over_bound);
 		stream_transaction_commit();
 	} while (made > 0);
 	return true;
@@ -345,7 +343,7 @@ apply_once(Applier *applier, BatchSource source, int *next_look_ms)
 	batch = read_batch(applier, source);
 	if (batch == NULL)
 		return true;
-	if (batch->count == 0 ? !advance_without_messages(applier, batch)
+	if (batch->count == 0 ? !advance_without_messages(applier, batch) || !follow_edits(applier)
 						  : !apply_batch(applier, batch))
 	{
 		/* rows that were read and not applied must be read again */
@@ -453,25 +451,6 @@ tend_rollups(Applier *applier)
 	return filled;
 }
 
-/* Ask for indexes of closed partitions and for retention when they are due. */
-static void
-tend_partitions(Applier *applier)
-{
-	TimestampTz now = GetCurrentTimestamp();
-
-	if (now < applier->next_maintain_check)
-		return;
-	if (!stream_transaction_begin(applier->stream))
-		return;
-	applier->next_maintain_check = TimestampTzPlusMilliseconds(now, MAINTAIN_CHECK_MS);
-	if (maintain_is_due(applier->stream))
-	{
-		slot_want_maintenance(my_slot);
-		launcher_wake();
-	}
-	stream_transaction_commit();
-}
-
 /* Delete dead letters that are older than they are to be kept: some at a time,
  * so that no batch waits for long. */
 static void
@@ -543,6 +522,8 @@ applier_wait_ms(const Applier *applier)
 
 	if (applier->stream->dead_letter_retention)
 		due = Min(due, applier->next_expiry);
+	if (applier->is_over_bound)
+		due = Min(due, applier->next_bound_check);
 	if (applier->stream->server)
 		due = Min(due, applier->kafka.due);
 	if (applier->is_loaded && staged_blocks(applier) > 0)

@@ -11,6 +11,9 @@
 #include "apply/applier.h"
 #include "apply/dead_letter.h"
 
+/* How often partitions, and what is kept too long, are looked at. */
+#define MAINTAIN_CHECK_MS 60000
+
 /* When a source of staged rows must be looked at again. */
 typedef struct Lookout
 {
@@ -41,6 +44,9 @@ struct Applier
 	Lookout retry;
 	TimestampTz next_expiry; /* of dead letters */
 	TimestampTz next_maintain_check;
+	TimestampTz next_bound_check; /* of the bound, while it is exceeded */
+	bool is_over_bound;			  /* identities take more than they may */
+	bool bound_is_told;			  /* is_over_bound is in detect.problem */
 	TimestampTz last_batch_at;
 	TimestampTz truncate_due; /* the next try, after one that failed */
 	TimestampTz rate_since;
@@ -49,5 +55,10 @@ struct Applier
 
 /* in apply/piece.c */
 extern bool apply_batch(Applier *applier, Batch *batch);
+extern bool follow_edits(Applier *applier);
+extern void remember_identities(Applier *applier);
+
+/* in apply/tend.c */
+extern void tend_partitions(Applier *applier);
 
 #endif /* DETECT_APPLIER_INTERNAL_H */

@@ -14,6 +14,7 @@
 
 #include "access/relation.h"
 #include "access/table.h"
+#include "apply/edit.h"
 #include "apply/events_internal.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
@@ -304,8 +305,9 @@ mark_seen(Events *events, TriggerData *trigdata)
 }
 
 /*
- * AFTER INSERT statement trigger of an events table.  In the applier's own
- * insert it hands what the table accepted to the rollups.
+ * AFTER INSERT statement trigger of an events table and its partitions.  In the
+ * applier's own insert it hands what the table accepted to the rollups; from
+ * any other it queues the rows for the applier.
  */
 Datum
 detect_accepted(PG_FUNCTION_ARGS)
@@ -325,7 +327,10 @@ detect_accepted(PG_FUNCTION_ARGS)
 	if (inserting == NULL ||
 		inserting->stream->events_table != RelationGetRelid(trigdata->tg_relation) ||
 		DatumGetInt32(OidFunctionCall0(F_PG_TRIGGER_DEPTH)) > 1)
+	{
+		edit_queue(trigdata);
 		return PointerGetDatum(NULL);
+	}
 
 	inserting->was_handed_over = true;
 	inserting->naccepted = tuplestore_tuple_count(trigdata->tg_newtable);

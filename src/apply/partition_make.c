@@ -164,6 +164,7 @@ make_partition(const PartitionMaker *maker, const PartitionRange *range, int loc
 			"CREATE UNIQUE INDEX %s ON %s (%s)",
 			quote_identifier(ChooseRelationName(name, NULL, "identity", maker->schema, false)),
 			partition, maker->unique_columns));
+	events_triggers_make(get_relname_relid(name, maker->schema));
 	execute(psprintf("ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%s) TO (%s)", table,
 					 partition, partition_bound_literal(range->from, maker->event_time_type),
 					 partition_bound_literal(range->to, maker->event_time_type)));
@@ -347,7 +348,7 @@ make_lead(const PartitionMaker *maker, PartitionRanges *ranges, TimestampTz now)
 
 /* Collects what making partitions needs to know of the open events table. */
 static PartitionMaker
-partition_maker(const Stream *stream, Relation table)
+partition_maker(const Stream *stream, Relation table, bool indexed)
 {
 	PartitionMaker maker;
 	IdentityColumns *columns = identity_columns(stream);
@@ -369,19 +370,21 @@ partition_maker(const Stream *stream, Relation table)
 	maker.event_time_type = getBaseType(get_atttype(stream->events_table, attnum));
 	maker.interval = stream->partition_interval;
 	maker.options = options.data;
-	maker.unique_columns = columns->canonical ? NULL : identity_columns_list(columns);
+	maker.unique_columns = NULL;
+	if (columns->n > 0 && (indexed || !columns->canonical))
+		maker.unique_columns = identity_columns_list(columns);
 	return maker;
 }
 
 /*
  * Makes partitions for those event times that none covers, and for the time
  * to come.  Times are as partition_time gives them; a default partition
- * covers them all.  Result is the number made, at most about 50: the caller
+ * covers them all; with a unique index if so asked.  Result is the number made, at most about 50: the caller
  * commits and calls again until it is zero, outside any batch.  The stream's
  * owner is the current user.
  */
 int
-partition_ensure(const Stream *stream, const TimestampTz *times, int ntimes)
+partition_ensure(const Stream *stream, const TimestampTz *times, int ntimes, bool indexed)
 {
 	Relation table;
 	PartitionRanges *ranges;
@@ -395,7 +398,7 @@ partition_ensure(const Stream *stream, const TimestampTz *times, int ntimes)
 
 	table = table_open(stream->events_table, AccessShareLock);
 	ranges = partition_ranges(table);
-	maker = partition_maker(stream, table);
+	maker = partition_maker(stream, table, indexed);
 	table_close(table, NoLock);
 
 	needed = plan_needed(ranges, stream->partition_interval, times, ntimes, now);

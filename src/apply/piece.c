@@ -153,6 +153,16 @@ write_dead_letters(Applier *applier, Batch *batch, int from, int to)
 	dead_letters_close(applier->letters);
 }
 
+/*
+ * Say how many identities are in memory.
+ */
+void
+remember_identities(Applier *applier)
+{
+	my_slot->identities = dedup_identities(applier->dedup);
+	my_slot->identity_bytes = dedup_bytes(applier->dedup);
+}
+
 /* After the commit: what is known follows. */
 static void
 remember_commit(Applier *applier, Batch *batch, int from, int to, List *advanced)
@@ -183,10 +193,44 @@ remember_commit(Applier *applier, Batch *batch, int from, int to, List *advanced
 	my_slot->batches++;
 	my_slot->elements += to - from;
 	my_slot->last_batch_at = now;
-	my_slot->identities = dedup_identities(applier->dedup);
-	my_slot->identity_bytes = dedup_bytes(applier->dedup);
+	remember_identities(applier);
 	applier->rate_elements += to - from;
 	applier->last_batch_at = now;
+}
+
+/*
+ * Begin the transaction of a piece, with memory that knows of all that others
+ * had done to the events table before; false when the definition has changed.
+ */
+static bool
+begin_piece(Applier *applier)
+{
+	bool has_followed = false;
+
+	for (;;)
+	{
+		if (!stream_transaction_begin(applier->stream))
+			return false;
+		if (dedup_begin_batch(applier->dedup, !has_followed))
+			return true;
+		dedup_follow(applier->dedup);
+		stream_transaction_commit();
+		has_followed = true;
+	}
+}
+
+/*
+ * Let memory follow what others have done while nothing was staged; false when
+ * the definition has changed.
+ */
+bool
+follow_edits(Applier *applier)
+{
+	if (!begin_piece(applier))
+		return false;
+	stream_transaction_commit();
+	remember_identities(applier);
+	return true;
 }
 
 /* Apply a piece in one transaction; false when the definition has changed. */
@@ -198,13 +242,12 @@ apply_piece(Applier *applier, Batch *batch, int from, int to)
 	instr_time since;
 
 	events_stage = "apply";
-	if (!stream_transaction_begin(applier->stream))
+	if (!begin_piece(applier))
 		return false;
 	if (batch->source == SOURCE_SQL)
 		take_sql_rows(applier, batch, from, to);
 	if (batch->source == SOURCE_LETTERS)
 		retry_take(applier->letters, batch, from, to);
-	dedup_begin_batch(applier->dedup);
 	decide_piece(applier->stream, applier->readers[0], applier->dedup, applier->events, batch, from,
 				 to);
 
