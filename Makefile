@@ -30,8 +30,10 @@ OBJS = \
 	src/detect.o \
 	src/dropped.o \
 	src/events_trigger.o \
+	src/history.o \
 	src/name.o \
 	src/peek.o \
+	src/seek.o \
 	src/settings.o \
 	src/stream.o \
 	src/stream_alter.o \

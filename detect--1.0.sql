@@ -195,6 +195,20 @@ CREATE TABLE detect._rollup (
 	retention interval						-- NULL: for ever
 );
 
+CREATE SEQUENCE detect._history_id;
+
+-- What callers have done, for a year.
+CREATE TABLE detect._history (
+	history_id bigint PRIMARY KEY,
+	at timestamptz NOT NULL,
+	caller text NOT NULL,					-- the session's user
+	acting_as text,							-- as whom, if as another
+	verb text NOT NULL,
+	object text NOT NULL,					-- name of a stream or rollup
+	definition_id int,						-- its number: names come again
+	detail text
+);
+
 REVOKE ALL ON ALL TABLES IN SCHEMA detect FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA detect FROM PUBLIC;
 
@@ -206,6 +220,8 @@ SELECT pg_extension_config_dump('detect._applied_progress', '');
 SELECT pg_extension_config_dump('detect._dead_letter_id', '');
 SELECT pg_extension_config_dump('detect._dead_letter', '');
 SELECT pg_extension_config_dump('detect._rollup', '');
+SELECT pg_extension_config_dump('detect._history_id', '');
+SELECT pg_extension_config_dump('detect._history', '');
 
 -- ---------------------------------------------------------------------
 -- Streams
@@ -287,6 +303,13 @@ COMMENT ON FUNCTION detect.pause(text) IS
 CREATE FUNCTION detect.resume(stream text) RETURNS void
 	AS 'MODULE_PATHNAME', 'detect_resume' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION detect.resume(text) IS 'lets a paused stream go on where it stopped';
+
+CREATE FUNCTION detect.seek(
+	stream text, to_time timestamptz DEFAULT NULL, to_offset bigint DEFAULT NULL,
+	topic text DEFAULT NULL, partition int DEFAULT NULL) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'detect_seek' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect.seek(text, timestamptz, bigint, text, int) IS
+	'has a stream read on from a time or an offset, one partition or all; how many partitions move';
 
 CREATE FUNCTION detect.wait_for(stream text, timeout interval DEFAULT '1 minute') RETURNS void
 	AS 'MODULE_PATHNAME', 'detect_wait_for' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
@@ -548,7 +571,18 @@ CREATE VIEW detect.problem WITH (security_barrier) AS
 COMMENT ON VIEW detect.problem IS
 	'what is wrong beside a stream that runs, and what to do; a row goes when its cause does';
 
-GRANT SELECT ON detect.problem, detect.stream, detect.rollup, detect.stat_stream, detect.stat_partition,
+CREATE VIEW detect.history WITH (security_barrier) AS
+	SELECT h.history_id, h.at, h.caller, h.acting_as, h.verb, h.object, h.detail
+	FROM detect._history h
+	LEFT JOIN (
+		SELECT s.stream_id AS definition_id, s.name FROM detect._stream s
+		UNION ALL SELECT r.rollup_id, r.name FROM detect._rollup r) d USING (definition_id)
+	WHERE detect._may_see(detect._stream_owner(d.name))
+	OR (d.name IS NULL AND current_user IN (h.caller, h.acting_as));
+COMMENT ON VIEW detect.history IS
+	'who called which verb, for a year; what was dropped since is seen by its caller and by pg_monitor';
+
+GRANT SELECT ON detect.history, detect.problem, detect.stream, detect.rollup, detect.stat_stream, detect.stat_partition,
 	detect.stat_rollup, detect.stat_worker, detect.dead_letter TO PUBLIC;
 
 -- ---------------------------------------------------------------------
@@ -563,6 +597,7 @@ GRANT EXECUTE ON FUNCTION
 	TO detect_admin;
 GRANT EXECUTE ON FUNCTION
 	detect.alter_stream, detect.get_definition(text), detect.drop_stream(text, boolean), detect.pause(text), detect.resume(text),
+	detect.seek(text, timestamptz, bigint, text, int),
 	detect.wait_for(text, interval), detect.retry_dead_letters(text, timestamptz, timestamptz, text),
 	detect.purge_dead_letters(text, timestamptz, timestamptz, text), detect.drop_rollup(text, boolean),
 	detect.wait_for_rollup(text, interval), detect.decode(bytea, text, jsonb, text)

@@ -52,6 +52,20 @@ choice_from_call(FunctionCallInfo fcinfo, const char *verb)
 	return choice;
 }
 
+/* Which letters were chosen, and how many there were. */
+static void
+choice_record(const LetterChoice *choice, const char *verb, int64 letters)
+{
+	char *sqlstate = choice->nulls[3] == 'n' ? "" : TextDatumGetCString(choice->values[3]);
+
+	history_record(
+		verb, choice->stream->name,
+		psprintf("%lld letters, from %s to %s%s%s", (long long) letters,
+				 DatumGetCString(DirectFunctionCall1(timestamptz_out, choice->values[1])),
+				 DatumGetCString(DirectFunctionCall1(timestamptz_out, choice->values[2])),
+				 sqlstate[0] ? ", sqlstate " : "", sqlstate));
+}
+
 /*
  * Do something with the chosen letters; how many there were.
  */
@@ -79,6 +93,7 @@ detect_retry_dead_letters(PG_FUNCTION_ARGS)
 	letters_refill(&choice);
 	asked = letter_choice_execute(&choice, "UPDATE detect._dead_letter SET retry_asked_at = now() "
 										   "WHERE is_whole AND " LETTERS_CHOSEN);
+	choice_record(&choice, "retry_dead_letters", asked);
 	if (asked > 0)
 	{
 		CacheInvalidateRelcacheByRelid(catalog_relation("_stream", false));
@@ -98,6 +113,7 @@ detect_purge_dead_letters(PG_FUNCTION_ARGS)
 	int64 purged =
 		letter_choice_execute(&choice, "DELETE FROM detect._dead_letter WHERE " LETTERS_CHOSEN);
 
+	choice_record(&choice, "purge_dead_letters", purged);
 	/* the applier counts what is left */
 	if (purged > 0)
 		CacheInvalidateRelcacheByRelid(catalog_relation("_stream", false));

@@ -336,6 +336,13 @@ extern void stream_set_paused(int32 stream_id, const char *reason, const char *r
 extern void stream_changed(void);
 
 /* ---------------------------------------------------------------------
+ * in history.c: who called which verb
+ * ---------------------------------------------------------------------
+ */
+extern void history_record(const char *verb, const char *object, const char *detail);
+extern bool history_forget_old(void);
+
+/* ---------------------------------------------------------------------
  * in stream_transaction.c: transactions of a stream's workers
  * ---------------------------------------------------------------------
  */

@@ -67,6 +67,7 @@ extern bool argument_keeps(const ArgumentSource *source, int arg);
 extern List *arg_text_array(FunctionCallInfo fcinfo, int arg);
 extern const char *const stream_argument_names[DEFINITION_ARGS];
 extern char *arg_text(FunctionCallInfo fcinfo, int arg);
+extern char *stream_arguments_given(FunctionCallInfo fcinfo);
 extern void stream_check_caller(void);
 extern StreamDefinition *
 stream_definition_from_call(FunctionCallInfo fcinfo, const Stream *old, ArrayType *reset);

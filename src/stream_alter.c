@@ -170,6 +170,7 @@ detect_alter_stream(PG_FUNCTION_ARGS)
 	if (moves(stream, old))
 		restart_progress(stream);
 	stream_check_definition(stream_load_by_id(stream->id, false));
+	history_record("alter_stream", stream->name, stream_arguments_given(fcinfo));
 	stream_changed();
 	PG_RETURN_VOID();
 }

@@ -246,6 +246,7 @@ detect_create_stream(PG_FUNCTION_ARGS)
 	stream_check_definition(stream);
 	for (int writer = 0; writer < staging_writers(stream); writer++)
 		staging_table_ensure(stream, writer);
+	history_record("create_stream", stream->name, stream_arguments_given(fcinfo));
 	stream_changed();
 	PG_RETURN_VOID();
 }

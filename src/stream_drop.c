@@ -98,6 +98,7 @@ detect_drop_stream(PG_FUNCTION_ARGS)
 	check_may_drop(name, events_table);
 	stream_lock(stream_id, AccessExclusiveLock);
 
+	history_record("drop_stream", name, NULL);
 	stream_drop_events_triggers(stream_id, events_table);
 	stream_forget(stream_id);
 	stream_drop_object(RelationRelationId,

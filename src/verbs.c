@@ -56,6 +56,7 @@ detect_pause(PG_FUNCTION_ARGS)
 {
 	Stream *stream = lock_stream(fcinfo);
 
+	history_record("pause", stream->name, stream->paused ? "it was paused already" : NULL);
 	if (stream->paused)
 		ereport(NOTICE, (errmsg("stream \"%s\" is already paused", stream->name)));
 	else
@@ -96,6 +97,7 @@ detect_resume(PG_FUNCTION_ARGS)
 
 	launcher_require();
 	stream = lock_stream(fcinfo);
+	history_record("resume", stream->name, stream->is_copy ? "took over a copy" : NULL);
 	if (stream->is_copy)
 		adopt_copy(stream);
 	progress_resume_partitions(stream);

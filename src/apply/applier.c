@@ -31,6 +31,7 @@
 #define LOCKED_LOOK_MS	100
 #define IDLE_LOOK_MS	10000
 #define EXPIRE_AGAIN_MS 100
+#define HISTORY_CHECK_MS 3600000
 
 /*
  * An applier for a stream; nothing is read yet.  It lives in context.
@@ -471,6 +472,20 @@ expire_dead_letters(Applier *applier)
 		applier->next_expiry = TimestampTzPlusMilliseconds(now, EXPIRE_AGAIN_MS);
 }
 
+/* Forget what was done more than a year ago. */
+static void
+tend_history(Applier *applier)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	bool more;
+
+	if (now < applier->history_due || !stream_transaction_begin(applier->stream))
+		return;
+	more = history_forget_old();
+	stream_transaction_commit();
+	applier->history_due = more ? now : TimestampTzPlusMilliseconds(now, HISTORY_CHECK_MS);
+}
+
 /* The rate over the last second or so. */
 static void
 measure_rate(Applier *applier)
@@ -508,6 +523,7 @@ applier_run(Applier *applier)
 	if (!more)
 		truncate_staging(applier);
 	tend_partitions(applier);
+	tend_history(applier);
 	measure_rate(applier);
 	return more;
 }

@@ -47,6 +47,7 @@ struct Applier
 	TimestampTz next_bound_check; /* of the bound, while it is exceeded */
 	bool is_over_bound;			  /* identities take more than they may */
 	bool bound_is_told;			  /* is_over_bound is in detect.problem */
+	TimestampTz history_due;
 	TimestampTz last_batch_at;
 	TimestampTz truncate_due; /* the next try, after one that failed */
 	TimestampTz rate_since;

@@ -38,6 +38,19 @@ typedef struct KafkaReading
 } KafkaReading;
 
 /*
+ * The first millisecond, as Kafka counts them since 1970, that is not before a
+ * time; those are never negative.
+ */
+int64
+kafka_time_ms(TimestampTz time)
+{
+	int64 epoch_ms = (int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY * 1000;
+
+	/* divide first: infinity must not overflow */
+	return Max(time / 1000 + (time > 0 && time % 1000 != 0 ? 1 : 0) + epoch_ms, 0);
+}
+
+/*
  * When a message was made, as Kafka says; false when it says nothing that
  * PostgreSQL can hold.
  */

@@ -180,6 +180,7 @@ detect_create_rollup(PG_FUNCTION_ARGS)
 	recordDependencyOn(&state_address, &query_address, DEPENDENCY_AUTO);
 
 	insert_rollup(name, stream, public_view, retention);
+	history_record("create_rollup", name, text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	rollups_changed(stream);
 	PG_RETURN_VOID();
 }
@@ -283,6 +284,7 @@ detect_drop_rollup(PG_FUNCTION_ARGS)
 		PG_RETURN_VOID();
 	}
 
+	history_record("drop_rollup", name, NULL);
 	drop_relations(name, &rollup);
 	values[0] = Int32GetDatum(rollup.id);
 	SPI_connect();
