@@ -48,6 +48,7 @@ OBJS = \
 	src/stream_source.o \
 	src/stream_table.o \
 	src/stream_transaction.o \
+	src/try_stream.o \
 	src/verbs.o \
 	src/ingest/connect.o \
 	src/ingest/consumer.o \

@@ -286,6 +286,33 @@ CREATE FUNCTION detect.peek(
 COMMENT ON FUNCTION detect.peek(text, text, int, boolean, interval) IS
 	'shows messages of a topic, the newest or the first ones of its partitions, and leaves no trace';
 
+CREATE FUNCTION detect.try_stream(
+	name text DEFAULT NULL,
+	server text DEFAULT NULL,
+	topic text DEFAULT NULL,
+	topics text[] DEFAULT NULL,
+	events_table regclass DEFAULT NULL,
+	columns text DEFAULT NULL,
+	fields jsonb DEFAULT NULL,
+	"unnest" text DEFAULT NULL,
+	query text DEFAULT NULL,
+	key text[] DEFAULT NULL,
+	event_time text DEFAULT NULL,
+	start text DEFAULT NULL,
+	partition_interval interval DEFAULT NULL,
+	retention interval DEFAULT NULL,
+	consumers int DEFAULT NULL,
+	dead_letter_limit bigint DEFAULT NULL,
+	on_limit text DEFAULT NULL,
+	dead_letter_retention interval DEFAULT NULL,
+	sample int DEFAULT 1000,
+	OUT kafka_topic text, OUT kafka_partition int, OUT kafka_offset bigint, OUT element int,
+	OUT outcome text, OUT stage text, OUT sqlstate text, OUT reason text, OUT event jsonb)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'detect_try_stream' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect.try_stream IS
+	'shows what the newest messages would become in such a stream, with reasons; nothing is kept';
+
 CREATE FUNCTION detect.get_definition(name text) RETURNS text
 	AS 'MODULE_PATHNAME', 'detect_get_definition' LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION detect.get_definition(text) IS 'the SQL that makes a stream or a rollup again';
@@ -593,7 +620,7 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA detect FROM PUBLIC;
 
 -- Definitions are made by detect_admin; the verbs check ownership.
 GRANT EXECUTE ON FUNCTION
-	detect.create_stream, detect.create_rollup, detect.peek(text, text, int, boolean, interval)
+	detect.create_stream, detect.try_stream, detect.create_rollup, detect.peek(text, text, int, boolean, interval)
 	TO detect_admin;
 GRANT EXECUTE ON FUNCTION
 	detect.alter_stream, detect.get_definition(text), detect.drop_stream(text, boolean), detect.pause(text), detect.resume(text),

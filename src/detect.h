@@ -454,6 +454,7 @@ extern void step_time(Step step, instr_time *since);
  * ---------------------------------------------------------------------
  */
 extern void session_pin_settings(WorkerDuty duty);
+extern void session_imitate_worker(void);
 
 /* ---------------------------------------------------------------------
  * in ingest/watch.c: has the worker's stream changed?

@@ -119,6 +119,7 @@ extern List *stream_query_events_columns(Query *query, Oid events_table, Oid sta
 extern const char *closest_attribute(Oid relid, const char *name);
 
 /* in stream_create.c */
+extern Stream *stream_create(StreamDefinition *definition);
 extern void stream_make_query(StreamDefinition *definition);
 extern void stream_write(const StreamDefinition *definition);
 extern void stream_record_dependencies(const Stream *stream);

@@ -218,20 +218,14 @@ exists_already(FunctionCallInfo fcinfo)
 }
 
 /*
- * detect.create_stream(name, …): see README.md.
+ * Make a stream and all its objects but for consumers' tables, or say why it
+ * can't be.
  */
-Datum
-detect_create_stream(PG_FUNCTION_ARGS)
+Stream *
+stream_create(StreamDefinition *definition)
 {
-	StreamDefinition *definition;
-	Stream *stream;
+	Stream *stream = definition->stream;
 
-	launcher_require();
-	stream_check_caller();
-	if (exists_already(fcinfo))
-		PG_RETURN_VOID();
-	definition = stream_definition_from_call(fcinfo, NULL, NULL);
-	stream = definition->stream;
 	stream->staging_table =
 		stream_columns_create_table(stream->name, definition->columns, stream->owner);
 	stream_check_fields(definition->fields, stream->unnest, stream->staging_table);
@@ -244,6 +238,22 @@ detect_create_stream(PG_FUNCTION_ARGS)
 	stream_write(definition);
 	stream = stream_load_by_id(stream->id, false);
 	stream_check_definition(stream);
+	return stream;
+}
+
+/*
+ * detect.create_stream(name, …): see README.md.
+ */
+Datum
+detect_create_stream(PG_FUNCTION_ARGS)
+{
+	Stream *stream;
+
+	launcher_require();
+	stream_check_caller();
+	if (exists_already(fcinfo))
+		PG_RETURN_VOID();
+	stream = stream_create(stream_definition_from_call(fcinfo, NULL, NULL));
 	for (int writer = 0; writer < staging_writers(stream); writer++)
 		staging_table_ensure(stream, writer);
 	history_record("create_stream", stream->name, stream_arguments_given(fcinfo));

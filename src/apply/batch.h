@@ -83,6 +83,10 @@ typedef struct EventTimes
 
 typedef struct Events Events;
 
+/* Shown what the events table has accepted, while its trigger runs. */
+struct TriggerData;
+typedef void (*AcceptedWitness)(struct TriggerData *trigdata, void *argument);
+
 /* in apply/staged_read.c */
 typedef struct StagedReader StagedReader;
 extern StagedReader *staged_reader_create(const Stream *stream, int writer, MemoryContext context);
@@ -105,10 +109,12 @@ events_apply(Events *events, Batch *batch, Element **candidates, int ncandidates
 extern void events_reload(Events *events);
 extern bool events_fill_rollups(Events *events);
 extern void events_abort(Events *events);
+extern void events_set_witness(Events *events, AcceptedWitness witness, void *argument);
 
 /* in apply/decide.c */
 extern void decide_piece(const Stream *stream, StagedReader *reader, Dedup *dedup, Events *events,
 						 Batch *batch, int from, int to);
+extern void element_release_identity(Dedup *dedup, const Element *element);
 extern EventTimes event_times(const Stream *stream, TimestampTz now);
 extern bool element_is_out_of_range(const Element *element, const EventTimes *times);
 

@@ -126,8 +126,11 @@ claim_identity(Dedup *dedup, Element *element)
 	return true;
 }
 
-static void
-release_identity(Dedup *dedup, Element *element)
+/*
+ * Let go of the identity that an element has claimed and made no event of.
+ */
+void
+element_release_identity(Dedup *dedup, const Element *element)
 {
 	Datum values[INDEX_MAX_KEYS];
 
@@ -199,7 +202,7 @@ release_unaccepted(Piece *piece)
 	{
 		if (piece->candidates[i]->outcome == OUTCOME_ACCEPTED)
 			continue;
-		release_identity(piece->dedup, piece->candidates[i]);
+		element_release_identity(piece->dedup, piece->candidates[i]);
 		released++;
 	}
 	return released;

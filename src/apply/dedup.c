@@ -363,6 +363,15 @@ dedup_forget(Dedup *dedup, const Identity *identity, const Datum *values)
 }
 
 /*
+ * Gives back what lookups hold, for a caller whose transaction goes on.
+ */
+void
+dedup_end_lookups(Dedup *dedup)
+{
+	close_probes(dedup);
+}
+
+/*
  * Keeps what the batch remembered.  The end of its transaction has done so
  * already: calling this after the commit does no harm.
  */

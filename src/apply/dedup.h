@@ -33,6 +33,7 @@ extern Identity dedup_identity(const Dedup *dedup, const Datum *values);
 extern bool dedup_is_known(Dedup *dedup, const Identity *identity, const Datum *values);
 extern void dedup_remember(Dedup *dedup, const Identity *identity, const Datum *values);
 extern void dedup_forget(Dedup *dedup, const Identity *identity, const Datum *values);
+extern void dedup_end_lookups(Dedup *dedup);
 extern void dedup_commit_batch(Dedup *dedup);
 extern void dedup_abort_batch(Dedup *dedup);
 extern bool dedup_owns_constraint(const Dedup *dedup, const char *schema, const char *table,

@@ -95,6 +95,16 @@ events_create(const Stream *stream, MemoryContext context)
 }
 
 /*
+ * Have somebody look at all that the events table accepts from now on.
+ */
+void
+events_set_witness(Events *events, AcceptedWitness witness, void *argument)
+{
+	events->witness = witness;
+	events->witness_argument = argument;
+}
+
+/*
  * Load the stream's rollups again; called in a transaction.
  */
 void
@@ -344,6 +354,8 @@ detect_accepted(PG_FUNCTION_ARGS)
 		events_stage = "rollup";
 		rollup_set_apply(inserting->rollups, trigdata);
 		step_time(STEP_ROLLUP, &inserting->step_began);
+		if (inserting->witness)
+			inserting->witness(trigdata, inserting->witness_argument);
 	}
 	return PointerGetDatum(NULL);
 }

@@ -29,6 +29,8 @@ struct Events
 	SizedPlan insert;
 	RollupSet *rollups;
 	MemoryContext rollup_context;
+	AcceptedWitness witness; /* NULL: nobody looks */
+	void *witness_argument;
 
 	/* Of one call of events_apply(). */
 	MemoryContext apply_context;

@@ -186,7 +186,7 @@ report_ahead(const PartitionMaker *maker, const ErrorData *error)
 			 error->hint ? errhint("%s", error->hint) : 0));
 	if (error->hint)
 		reason = psprintf("%s. %s", reason, error->hint);
-	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+	if (my_slot != NULL && error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
 		slot_note_error(my_slot, error->sqlerrcode, reason);
 }
 
@@ -339,7 +339,7 @@ make_lead(const PartitionMaker *maker, PartitionRanges *ranges, TimestampTz now)
 		made += at >= 0;
 		(void) partition_interval_around(maker->interval, time, now, &from, &time);
 	}
-	if (retry_at != 0)
+	if (my_slot != NULL && retry_at != 0)
 		slot_clear_reason(my_slot, DUTY_APPLY);
 	retry_at = 0;
 	retry_ms = LEAD_FIRST_RETRY_MS;
