@@ -320,7 +320,7 @@ make_partitions(const Trial *trial)
 		if (!element_is_out_of_range(&batch->elements[i], &accepted))
 			times[ntimes++] = batch->elements[i].event_time;
 	}
-	while (partition_ensure(trial->stream, times, ntimes) > 0)
+	while (partition_ensure(trial->stream, times, ntimes, false) > 0)
 		CHECK_FOR_INTERRUPTS();
 }
 
@@ -366,7 +366,11 @@ run_trial(Trial *trial, StreamDefinition *definition, List *messages)
 	trial->dedup = dedup_create(stream, trial->context);
 	trial->events = events_create(stream, trial->context);
 	events_set_witness(trial->events, witness_accepted, trial);
-	dedup_begin_batch(trial->dedup);
+	if (!dedup_begin_batch(trial->dedup, true))
+	{
+		dedup_follow(trial->dedup);
+		(void) dedup_begin_batch(trial->dedup, false);
+	}
 	for (int i = 0; i < trial->batch->count; i++)
 		try_element(trial, i);
 	PopActiveSnapshot();

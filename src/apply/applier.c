@@ -28,9 +28,9 @@
 
 /* Looks that nobody asked for: at rows that were locked, at rows whose trigger
  * did not fire. */
-#define LOCKED_LOOK_MS	100
-#define IDLE_LOOK_MS	10000
-#define EXPIRE_AGAIN_MS 100
+#define LOCKED_LOOK_MS	 100
+#define IDLE_LOOK_MS	 10000
+#define EXPIRE_AGAIN_MS	 100
 #define HISTORY_CHECK_MS 3600000
 
 /*

@@ -378,10 +378,10 @@ partition_maker(const Stream *stream, Relation table, bool indexed)
 
 /*
  * Makes partitions for those event times that none covers, and for the time
- * to come.  Times are as partition_time gives them; a default partition
- * covers them all; with a unique index if so asked.  Result is the number made, at most about 50: the caller
- * commits and calls again until it is zero, outside any batch.  The stream's
- * owner is the current user.
+ * to come, with a unique index if so asked.  Times are as partition_time gives
+ * them; a default partition covers them all.  Result is the number made, at
+ * most about 50: the caller commits and calls again until it is zero, outside
+ * any batch.  The stream's owner is the current user.
  */
 int
 partition_ensure(const Stream *stream, const TimestampTz *times, int ntimes, bool indexed)
