@@ -25,6 +25,9 @@
 #define MAX_PEEK_BYTES	  (256 * 1024 * 1024)
 #define PEEK_COLUMNS	  8
 
+/* At least so many more are looked at where offsets turn out to be no messages. */
+#define OFFSETS_AT_ONCE 1000
+
 PG_FUNCTION_INFO_V1(detect_peek);
 
 static int
@@ -56,11 +59,13 @@ whole_topic(KafkaClient *client, const char *topic, TimestampTz deadline, int *n
 	return ranges;
 }
 
-/* Cut the ranges to count messages together, from their ends or their
- * beginnings; short partitions leave their share to the others. */
-static void
+/* The parts of ranges that hold count offsets together, at their ends or their
+ * beginnings; short partitions leave their share to the others.  What is left
+ * stays in ranges. */
+static KafkaRange *
 cut_ranges(KafkaRange *ranges, int nranges, int64 count, bool newest)
 {
+	KafkaRange *parts = palloc(nranges * sizeof(KafkaRange));
 	int64 *taken = palloc0(nranges * sizeof(int64));
 	int open = nranges;
 
@@ -81,12 +86,82 @@ cut_ranges(KafkaRange *ranges, int nranges, int64 count, bool newest)
 	}
 	for (int i = 0; i < nranges; i++)
 	{
+		parts[i] = ranges[i];
 		if (newest)
-			ranges[i].from = ranges[i].to - taken[i];
+			ranges[i].to = parts[i].from = ranges[i].to - taken[i];
 		else
-			ranges[i].to = ranges[i].from + taken[i];
+			ranges[i].from = parts[i].to = ranges[i].from + taken[i];
 	}
 	pfree(taken);
+	return parts;
+}
+
+static bool
+any_left(const KafkaRange *ranges, int nranges)
+{
+	for (int i = 0; i < nranges; i++)
+	{
+		if (ranges[i].from < ranges[i].to)
+			return true;
+	}
+	return false;
+}
+
+/* Read until there are count messages: an offset may be none. */
+static void
+read_messages(KafkaClient *client, KafkaRange *ranges, int nranges, int count, bool newest,
+			  TimestampTz deadline, KafkaMessages *messages)
+{
+	int64 offsets = count;
+
+	while (list_length(messages->list) < count && any_left(ranges, nranges))
+	{
+		kafka_read_ranges(client, cut_ranges(ranges, nranges, offsets, newest), nranges, deadline,
+						  kafka_keep_message, messages);
+		offsets = Max(2 * offsets, OFFSETS_AT_ONCE);
+	}
+}
+
+/* Which place a message has among those of its partition, from the end or from
+ * the beginning. */
+typedef struct Place
+{
+	KafkaMessage *message;
+	int place;
+} Place;
+
+static int
+compare_places(const void *a, const void *b)
+{
+	const Place *left = a;
+	const Place *right = b;
+
+	if (left->place != right->place)
+		return left->place < right->place ? -1 : 1;
+	return left->message->partition < right->message->partition ? -1 : 1;
+}
+
+/* Of messages in order, the count ones that are nearest to an end. */
+static List *
+keep_nearest(List *messages, int count, bool newest)
+{
+	int n = list_length(messages);
+	Place *places = palloc(Max(n, 1) * sizeof(Place));
+	List *kept = NIL;
+
+	for (int i = 0; i < n; i++)
+	{
+		KafkaMessage *message = list_nth(messages, newest ? n - 1 - i : i);
+		bool follows = i > 0 && places[i - 1].message->partition == message->partition;
+
+		places[i].message = message;
+		places[i].place = follows ? places[i - 1].place + 1 : 0;
+	}
+	qsort(places, n, sizeof(Place), compare_places);
+	for (int i = 0; i < Min(n, count); i++)
+		kept = lappend(kept, places[i].message);
+	list_sort(kept, kafka_compare_messages);
+	return kept;
 }
 
 /*
@@ -104,8 +179,7 @@ peek_messages(Oid server, const char *topic, int count, bool newest, TimestampTz
 		int nranges;
 		KafkaRange *ranges = whole_topic(client, topic, deadline, &nranges);
 
-		cut_ranges(ranges, nranges, count, newest);
-		kafka_read_ranges(client, ranges, nranges, deadline, kafka_keep_message, &messages);
+		read_messages(client, ranges, nranges, count, newest, deadline, &messages);
 	}
 	PG_FINALLY();
 	{
@@ -113,7 +187,7 @@ peek_messages(Oid server, const char *topic, int count, bool newest, TimestampTz
 	}
 	PG_END_TRY();
 	list_sort(messages.list, kafka_compare_messages);
-	return messages.list;
+	return keep_nearest(messages.list, count, newest);
 }
 
 /* A payload as text, NULL when it is not valid in the database's encoding. */

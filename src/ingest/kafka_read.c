@@ -31,7 +31,9 @@ typedef struct KafkaReading
 	KafkaClient *client;
 	const KafkaRange *ranges;
 	int nranges;
-	bool *done;
+	int64 *next;	   /* offset of each range; its end: done */
+	bool is_overtaken; /* what was to be read next has been deleted meanwhile */
+	TimestampTz deadline;
 	KafkaReceiver receive;
 	void *argument;
 	const char *trouble; /* the last one, NULL if there was none */
@@ -161,13 +163,19 @@ find_range(const KafkaReading *reading, const KafkaEvent *event)
 	return -1;
 }
 
-/* A partition that can't be read: what lies outside of it is gone, anything
- * else may yet become well, or never will. */
+static bool
+is_done(const KafkaReading *reading, int i)
+{
+	return reading->next[i] >= reading->ranges[i].to;
+}
+
+/* A partition that can't be read: retention may have been faster; anything else
+ * may yet become well, or never will. */
 static void
 take_error(KafkaReading *reading, const KafkaEvent *event, int i)
 {
 	if (event->error_kind == KAFKA_ERROR_OFFSET && i >= 0)
-		reading->done[i] = true;
+		reading->is_overtaken = true;
 	else if (event->error_kind == KAFKA_ERROR_CONFIGURATION)
 		ereport(
 			ERROR,
@@ -187,15 +195,15 @@ take_event(KafkaReading *reading, const KafkaEvent *event)
 	switch (event->kind)
 	{
 		case KAFKA_MESSAGE:
-			if (i < 0 || reading->done[i])
+			if (i < 0 || is_done(reading, i))
 				return;
-			if (event->offset >= reading->ranges[i].from && event->offset < reading->ranges[i].to)
+			if (event->offset >= reading->next[i] && event->offset < reading->ranges[i].to)
 				reading->receive(event, reading->argument);
-			reading->done[i] = event->offset + 1 >= reading->ranges[i].to;
+			reading->next[i] = Max(reading->next[i], event->offset + 1);
 			return;
 		case KAFKA_END_OF_PARTITION:
 			if (i >= 0)
-				reading->done[i] = true;
+				reading->next[i] = reading->ranges[i].to;
 			return;
 		case KAFKA_PARTITION_ERROR:
 		case KAFKA_CLIENT_ERROR:
@@ -209,17 +217,52 @@ all_done(const KafkaReading *reading)
 {
 	for (int i = 0; i < reading->nranges; i++)
 	{
-		if (!reading->done[i])
+		if (!is_done(reading, i))
 			return false;
 	}
 	return true;
 }
 
+static int
+remaining_ms(TimestampTz deadline)
+{
+	return (int) Min(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline),
+					 PG_INT32_MAX);
+}
+
+/* Have what is left of the ranges fetched, from where the topic still has it. */
+static void
+fetch_ranges(KafkaReading *reading)
+{
+	KafkaPosition *positions = palloc(Max(reading->nranges, 1) * sizeof(KafkaPosition));
+	int npositions = 0;
+
+	for (int i = 0; i < reading->nranges; i++)
+	{
+		const KafkaRange *range = &reading->ranges[i];
+		int64 low = 0;
+		int64 high;
+
+		if (!is_done(reading, i) && reading->is_overtaken)
+			kafka_query_watermarks(reading->client, range->topic, range->partition, &low, &high,
+								   remaining_ms(reading->deadline));
+		reading->next[i] = Max(reading->next[i], low);
+		if (is_done(reading, i))
+			continue;
+		positions[npositions].topic = range->topic;
+		positions[npositions].partition = range->partition;
+		positions[npositions++].next_offset = reading->next[i];
+	}
+	reading->is_overtaken = false;
+	kafka_assign(reading->client, positions, npositions);
+	pfree(positions);
+}
+
 /* Wait until Kafka has something to say; an error when time is up. */
 static void
-wait_for_events(const KafkaReading *reading, TimestampTz deadline)
+wait_for_events(const KafkaReading *reading)
 {
-	long wait_ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
+	int wait_ms = remaining_ms(reading->deadline);
 
 	if (wait_ms <= 0)
 		ereport(
@@ -245,22 +288,18 @@ void
 kafka_read_ranges(KafkaClient *client, const KafkaRange *ranges, int nranges, TimestampTz deadline,
 				  KafkaReceiver receive, void *argument)
 {
-	KafkaReading reading = {client,	 ranges,   nranges, palloc0(Max(nranges, 1) * sizeof(bool)),
-							receive, argument, NULL};
-	KafkaPosition *positions = palloc(Max(nranges, 1) * sizeof(KafkaPosition));
+	KafkaReading reading = {.client = client,
+							.ranges = ranges,
+							.nranges = nranges,
+							.next = palloc(Max(nranges, 1) * sizeof(int64)),
+							.deadline = deadline,
+							.receive = receive,
+							.argument = argument};
 	KafkaEvent *events = palloc(EVENTS_AT_ONCE * sizeof(KafkaEvent));
-	int npositions = 0;
 
 	for (int i = 0; i < nranges; i++)
-	{
-		reading.done[i] = ranges[i].from >= ranges[i].to;
-		if (reading.done[i])
-			continue;
-		positions[npositions].topic = ranges[i].topic;
-		positions[npositions].partition = ranges[i].partition;
-		positions[npositions++].next_offset = ranges[i].from;
-	}
-	kafka_assign(client, positions, npositions);
+		reading.next[i] = ranges[i].from;
+	fetch_ranges(&reading);
 	while (!all_done(&reading))
 	{
 		int nevents = kafka_poll(client, events, EVENTS_AT_ONCE);
@@ -268,21 +307,15 @@ kafka_read_ranges(KafkaClient *client, const KafkaRange *ranges, int nranges, Ti
 		for (int i = 0; i < nevents; i++)
 			take_event(&reading, &events[i]);
 		kafka_release_messages(client);
-		if (nevents == 0)
-			wait_for_events(&reading, deadline);
+		if (reading.is_overtaken)
+			fetch_ranges(&reading);
+		else if (nevents == 0)
+			wait_for_events(&reading);
 		CHECK_FOR_INTERRUPTS();
 	}
 	kafka_assign(client, NULL, 0);
 	pfree(events);
-	pfree(positions);
-	pfree(reading.done);
-}
-
-static int
-remaining_ms(TimestampTz deadline)
-{
-	return (int) Min(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline),
-					 PG_INT32_MAX);
+	pfree(reading.next);
 }
 
 /* Positions by topic, partition and offset. */

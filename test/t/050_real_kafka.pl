@@ -253,6 +253,31 @@ foreach my $kind (BROKEN)
 		$produced{$kind}, "dead letters of kind $kind");
 }
 
+# What was aborted is not shown, and not waited for.
+sub peek_is_exact
+{
+	my ($arguments, $what) = @_;
+	my $peek = "SELECT kafka_partition, kafka_offset, convert_from(kafka_key, 'UTF8'), COALESCE(payload, '') "
+	  . "FROM detect.peek('city', 'camera', $arguments)";
+	my $direction = $arguments =~ /false/ ? 'ASC' : 'DESC';
+	my $count     = $arguments =~ /^(\d+)/ ? $1 : die;
+	my $truth = "SELECT kafka_partition, kafka_offset, key, COALESCE(line, '') FROM (SELECT *, "
+	  . "row_number() OVER (PARTITION BY kafka_partition ORDER BY kafka_offset $direction) AS place "
+	  . "FROM camera_messages) m WHERE place <= $count / 4";
+
+	return is(
+		$node->safe_psql('city',
+			"WITH p AS MATERIALIZED ($peek), t AS MATERIALIZED ($truth) SELECT (SELECT count(*) FROM p), "
+			  . '(SELECT count(*) FROM (TABLE p EXCEPT ALL TABLE t) x), '
+			  . '(SELECT count(*) FROM (TABLE t EXCEPT ALL TABLE p) x)'),
+		$node->safe_psql('city', "SELECT count(*), 0, 0 FROM ($truth) t"),
+		$what);
+}
+
+peek_is_exact('4',          'peek: the newest message of each partition, before control records');
+peek_is_exact('4000',       'peek: the newest messages, though many offsets are none');
+peek_is_exact('400, false', 'peek: the oldest messages');
+
 # Nothing new: a restart reads nothing again.
 $node->restart;
 is_exact($node, 'camera', 'detection', 'camera_messages', 'the same after another restart');
