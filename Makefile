@@ -90,6 +90,7 @@ OBJS = \
 	src/apply/decide.o \
 	src/apply/dedup.o \
 	src/apply/edit.o \
+	src/apply/element.o \
 	src/apply/events.o \
 	src/apply/failure.o \
 	src/apply/identity.o \
@@ -109,6 +110,7 @@ OBJS = \
 	src/apply/segment_follow.o \
 	src/apply/segment_read.o \
 	src/apply/staged_read.o \
+	src/apply/staged_sql.o \
 	src/apply/tend.o \
 	src/rollup/definition.o \
 	src/rollup/fill.o \

@@ -17,34 +17,12 @@
  */
 #include "detect.h"
 
-#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/tableam.h"
-#include "apply/batch.h"
-#include "fmgr.h"
+#include "apply/staged_read.h"
 #include "miscadmin.h"
-#include "utils/builtins.h"
-#include "utils/jsonb.h"
 #include "utils/lsyscache.h"
-#include "utils/rel.h"
 #include "utils/snapmgr.h"
-
-/* Where the reader stands in a writer's table. */
-struct StagedReader
-{
-	const Stream *stream;
-	int writer;
-	ItemPointerData next; /* first row not read yet */
-	Progress *recent;	  /* of the row before, NULL at first */
-	HeapTuple message;	  /* first row of its message, NULL at first */
-	int64 message_offset;
-	AttrNumber event_time_attnum; /* in the stream's staging table, or 0 */
-	Oid event_time_type;
-	FmgrInfo *input; /* by column: for those staged as text */
-	Oid *typioparam;
-	Datum *staged_values; /* scratch for one row, of the batch's life */
-	bool *staged_nulls;
-};
 
 /*
  * A reader of a writer's table that starts at block 0.
@@ -98,133 +76,6 @@ staged_reader_blocks(const StagedReader *reader)
 	return ItemPointerGetBlockNumberNoCheck(&reader->next);
 }
 
-/*
- * Room for one more element.
- */
-Element *
-batch_append(Batch *batch)
-{
-	if (batch->count == batch->allocated)
-	{
-		batch->allocated = batch->allocated ? batch->allocated * 2 : 256;
-		batch->elements =
-			batch->elements
-				? repalloc_huge(batch->elements, batch->allocated * sizeof(Element))
-				: MemoryContextAllocHuge(CurrentMemoryContext, batch->allocated * sizeof(Element));
-	}
-	memset(&batch->elements[batch->count], 0, sizeof(Element));
-	ItemPointerSetInvalid(&batch->elements[batch->count].sql_tid);
-	batch->elements[batch->count].kafka_timestamp = DT_NOBEGIN;
-	batch->elements[batch->count].event_time = DT_NOBEGIN;
-	return &batch->elements[batch->count++];
-}
-
-/*
- * The values of a stream's columns from those of a staged row.  Columns staged
- * as text wait for element_convert(), because their input functions may fail.
- */
-static void
-element_set_values(const Stream *stream, Element *element, Datum *staged, bool *staged_nulls)
-{
-	int field = STAGED_FIXED_COLUMNS;
-
-	for (int i = 0; i < stream->ncolumns; i++)
-	{
-		const StreamColumn *column = &stream->columns[i];
-		Datum *value = &element->values[column->attnum - 1];
-		bool *isnull = &element->nulls[column->attnum - 1];
-		int source = -1;
-
-		switch (column->source)
-		{
-			case COLUMN_FIELD:
-				source = field++;
-				break;
-			case COLUMN_KAFKA_OFFSET:
-				source = STAGED_OFFSET - 1;
-				break;
-			case COLUMN_KAFKA_PARTITION:
-				source = STAGED_PARTITION - 1;
-				break;
-			case COLUMN_KAFKA_TIMESTAMP:
-				source = STAGED_TIMESTAMP - 1;
-				break;
-			case COLUMN_KAFKA_KEY:
-				source = STAGED_KEY - 1;
-				break;
-			case COLUMN_KAFKA_HEADERS:
-				source = STAGED_HEADERS - 1;
-				break;
-			case COLUMN_KAFKA_VALUE:
-				source = STAGED_PAYLOAD - 1;
-				break;
-			case COLUMN_KAFKA_TOPIC:
-				*value = CStringGetTextDatum(element->progress->topic);
-				*isnull = false;
-				break;
-			case COLUMN_ORDINAL:
-				break;
-		}
-		if (source >= 0)
-		{
-			*value = staged[source];
-			*isnull = staged_nulls[source];
-		}
-	}
-}
-
-/*
- * Convert the columns that are staged as text, headers too.  Called in the transaction that
- * applies the element, with the batch's memory current, so that a value that
- * its type refuses costs one element.
- */
-void
-element_convert(StagedReader *reader, Element *element)
-{
-	for (int i = 0; i < reader->stream->ncolumns; i++)
-	{
-		const StreamColumn *column = &reader->stream->columns[i];
-		int at = column->attnum - 1;
-
-		if (element->nulls[at])
-			continue;
-		if (column->source == COLUMN_KAFKA_HEADERS)
-			element->values[at] = DirectFunctionCall1(
-				jsonb_in, CStringGetDatum(TextDatumGetCString(element->values[at])));
-		else if (column->staged_as_text)
-			element->values[at] =
-				InputFunctionCall(&reader->input[i], TextDatumGetCString(element->values[at]),
-								  reader->typioparam[i], column->typmod);
-	}
-	element->is_converted = true;
-}
-
-/*
- * Event time of an element, DT_NOBEGIN where it has none.
- */
-TimestampTz
-element_event_time(const StagedReader *reader, const Element *element)
-{
-	int at = reader->event_time_attnum - 1;
-
-	if (at < 0 || element->nulls[at])
-		return DT_NOBEGIN;
-	return partition_time(reader->event_time_type, element->values[at]);
-}
-
-/*
- * Memory for the values of an element, all of them NULL.
- */
-void
-element_allocate_values(const Stream *stream, Element *element)
-{
-	int natts = stream->natts;
-
-	element->values = palloc0(natts * (sizeof(Datum) + sizeof(bool)));
-	element->nulls = (bool *) (element->values + natts);
-	memset(element->nulls, true, natts);
-}
-
 /* The applied progress of a staged row's partition; rows of a partition mostly
  * follow one another. */
 static Progress *
@@ -252,33 +103,6 @@ staged_message(StagedReader *reader, const Progress *before, HeapTuple tuple, in
 		reader->message_offset = offset;
 	}
 	return reader->message;
-}
-
-/*
- * Add an element of these columns of a consumer's staging table.
- */
-Element *
-batch_append_staged(StagedReader *reader, Batch *batch, Progress *progress, Datum *staged,
-					bool *nulls)
-{
-	Element *element = batch_append(batch);
-
-	element->progress = progress;
-	element->offset = DatumGetInt64(staged[STAGED_OFFSET - 1]);
-	element->element = DatumGetInt32(staged[STAGED_ELEMENT - 1]);
-	if (!nulls[STAGED_TIMESTAMP - 1])
-		element->kafka_timestamp = DatumGetTimestampTz(staged[STAGED_TIMESTAMP - 1]);
-	element->sqlstate = DatumGetInt32(staged[STAGED_SQLSTATE - 1]);
-	element_allocate_values(reader->stream, element);
-	if (element->sqlstate != 0)
-	{
-		element->stage = "decode";
-		element->reason = TextDatumGetCString(staged[STAGED_REASON - 1]);
-		return element;
-	}
-	element_set_values(reader->stream, element, staged, nulls);
-	element->event_time = element_event_time(reader, element);
-	return element;
 }
 
 /* Make an element of a staged row; false when it does not follow the last one. */
@@ -319,8 +143,10 @@ append_staged_row(StagedReader *reader, Batch *batch, List *applied, HeapTuple t
 	return true;
 }
 
-/* Whether a batch has as much as one commit should apply. */
-static bool
+/*
+ * Whether a batch has as much as one commit should apply.
+ */
+bool
 batch_is_full(const Batch *batch)
 {
 	return batch->count >= detect_max_batch_rows ||
@@ -541,51 +367,4 @@ staged_read(StagedReader *reader, Batch *batch, List *applied)
 	}
 	table_close(rel, AccessShareLock);
 	return complete;
-}
-
-/* Make an element of a row that SQL staged. */
-static void
-append_sql_row(StagedReader *reader, Batch *batch, Progress *progress, TupleTableSlot *slot)
-{
-	Element *element = batch_append(batch);
-	HeapTuple tuple = ExecCopySlotHeapTuple(slot);
-	int natts = slot->tts_tupleDescriptor->natts;
-
-	element->progress = progress;
-	element->offset = -1;
-	element->sql_tid = slot->tts_tid;
-	element->staged = tuple;
-	element->is_converted = true;
-	element->values = palloc0(natts * (sizeof(Datum) + sizeof(bool)));
-	element->nulls = (bool *) (element->values + natts);
-	heap_deform_tuple(tuple, slot->tts_tupleDescriptor, element->values, element->nulls);
-	element->event_time = element_event_time(reader, element);
-}
-
-/*
- * Take what SQL staged, up to a bound, in the order of the table.  The rows
- * are deleted when they are applied.
- */
-Batch *
-staged_read_sql(StagedReader *reader, Progress *sql_progress)
-{
-	Relation rel = table_open(reader->stream->staging_table, AccessShareLock);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	TableScanDesc scan = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
-	Batch *batch = palloc0(sizeof(Batch));
-
-	batch->source = SOURCE_SQL;
-	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
-	{
-		CHECK_FOR_INTERRUPTS();
-		batch->is_cut = batch_is_full(batch);
-		if (batch->is_cut)
-			break;
-		append_sql_row(reader, batch, sql_progress, slot);
-		batch->bytes += batch->elements[batch->count - 1].staged->t_len;
-	}
-	table_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	table_close(rel, AccessShareLock);
-	return batch;
 }

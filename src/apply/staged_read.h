@@ -1,0 +1,34 @@
+/*-------------------------------------------------------------------------
+ *
+ * staged_read.h
+ *	  What the files that make elements of staged rows share.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DETECT_STAGED_READ_H
+#define DETECT_STAGED_READ_H
+
+#include "apply/batch.h"
+#include "fmgr.h"
+
+/* Where the reader stands in a writer's table. */
+struct StagedReader
+{
+	const Stream *stream;
+	int writer;
+	ItemPointerData next; /* first row not read yet */
+	Progress *recent;	  /* of the row before, NULL at first */
+	HeapTuple message;	  /* first row of its message, NULL at first */
+	int64 message_offset;
+	AttrNumber event_time_attnum; /* in the stream's staging table, or 0 */
+	Oid event_time_type;
+	FmgrInfo *input; /* by column: for those staged as text */
+	Oid *typioparam;
+	Datum *staged_values; /* scratch for one row, of the batch's life */
+	bool *staged_nulls;
+};
+
+/* in apply/staged_read.c */
+extern bool batch_is_full(const Batch *batch);
+
+#endif /* DETECT_STAGED_READ_H */
