@@ -94,12 +94,16 @@ OBJS = \
 	src/apply/query.o \
 	src/apply/segment.o \
 	src/apply/staged_read.o \
+	src/rollup/aside.o \
+	src/rollup/blame.o \
 	src/rollup/definition.o \
 	src/rollup/fill.o \
 	src/rollup/merge.o \
+	src/rollup/missed.o \
 	src/rollup/partial.o \
 	src/rollup/partial_query.o \
 	src/rollup/query_check.o \
+	src/rollup/rebuild.o \
 	src/rollup/relations.o \
 	src/rollup/rollup.o \
 	src/rollup/shape.o \

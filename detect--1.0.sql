@@ -152,13 +152,32 @@ CREATE TABLE detect._rollup (
 	events_table regclass NOT NULL,			-- its stream is the one that fills this table
 	view regclass NOT NULL,					-- what dashboards read
 	time_zone text NOT NULL,
-	state text NOT NULL,					-- new, filling, active, failed
+	state text NOT NULL,					-- new, filling, active, failed, behind
 	filled_from timestamptz,				-- while filling: older events are not in yet
 	rows_filled bigint NOT NULL,
 	applied_until timestamptz,				-- kafka_timestamp of the newest event in it
 	error text,
 	created_at timestamptz NOT NULL,
-	retention interval						-- NULL: for ever
+	retention interval,						-- NULL: for ever
+	aside_state text,						-- that it had; NULL: it is not aside
+	retry_at timestamptz,					-- while failed
+	attempts int NOT NULL,					-- since it failed first
+	failed_event text,						-- without it the rollup would not have failed
+	events_lost bigint NOT NULL				-- that it missed, and that were gone when it caught up
+);
+
+-- Events that a rollup misses while it is aside.
+CREATE SEQUENCE detect._missed_batch;
+CREATE TABLE detect._missed (
+	rollup_id int,
+	batch bigint,
+	part int,								-- a day of event time
+	since timestamptz,						-- event times, NULL where there are none
+	until timestamptz,
+	events int NOT NULL,
+	columns text[] NOT NULL,				-- that tell events apart
+	identities text[] NOT NULL,				-- rows of these columns, as text
+	PRIMARY KEY (rollup_id, batch, part)
 );
 
 REVOKE ALL ON ALL TABLES IN SCHEMA detect FROM PUBLIC;
@@ -172,6 +191,8 @@ SELECT pg_extension_config_dump('detect._applied_progress', '');
 SELECT pg_extension_config_dump('detect._dead_letter_id', '');
 SELECT pg_extension_config_dump('detect._dead_letter', '');
 SELECT pg_extension_config_dump('detect._rollup', '');
+SELECT pg_extension_config_dump('detect._missed_batch', '');
+SELECT pg_extension_config_dump('detect._missed', '');
 
 -- ---------------------------------------------------------------------
 -- Streams
@@ -286,6 +307,11 @@ CREATE FUNCTION detect.wait_for_rollup(rollup text, timeout interval DEFAULT '1 
 	AS 'MODULE_PATHNAME', 'detect_wait_for_rollup' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION detect.wait_for_rollup(text, interval) IS
 	'returns when the rollup is filled from the events that were there before it';
+
+CREATE FUNCTION detect.retry_rollup(rollup text) RETURNS void
+	AS 'MODULE_PATHNAME', 'detect_retry_rollup' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect.retry_rollup(text) IS
+	'lets a rollup that failed try again at once; it catches up with what it has missed';
 
 CREATE FUNCTION detect._combine(aggregate regprocedure, state anyelement, other anyelement) RETURNS anyelement
 	AS 'MODULE_PATHNAME', 'detect_combine' LANGUAGE C IMMUTABLE PARALLEL SAFE;
@@ -439,9 +465,13 @@ COMMENT ON VIEW detect.stat_stream IS
 
 CREATE VIEW detect.stat_rollup WITH (security_barrier) AS
 	SELECT r.name AS rollup, s.name AS stream, r.state, r.filled_from, r.rows_filled,
-		   r.applied_until, r.error
+		   r.applied_until, r.error, r.failed_event, r.attempts, r.retry_at,
+		   m.events_missed, r.events_lost
 	FROM detect._rollup r
 	LEFT JOIN detect._stream s USING (events_table)
+	CROSS JOIN LATERAL (
+		SELECT COALESCE(sum(events), 0)::int8 AS events_missed
+		FROM detect._missed WHERE rollup_id = r.rollup_id) m
 	WHERE detect._may_see(detect._stream_owner(r.name));
 COMMENT ON VIEW detect.stat_rollup IS 'how each rollup does';
 
@@ -488,7 +518,7 @@ GRANT EXECUTE ON FUNCTION
 GRANT EXECUTE ON FUNCTION
 	detect.alter_stream, detect.get_definition(text), detect.drop_stream(text, boolean), detect.pause(text), detect.resume(text),
 	detect.wait_for(text, interval), detect.drop_rollup(text, boolean),
-	detect.wait_for_rollup(text, interval), detect.decode(bytea, text, jsonb, text)
+	detect.wait_for_rollup(text, interval), detect.retry_rollup(text), detect.decode(bytea, text, jsonb, text)
 	TO PUBLIC;
 -- Views call these as their reader; _slots leaves out what belongs to others.
 GRANT EXECUTE ON FUNCTION

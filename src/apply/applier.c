@@ -433,7 +433,7 @@ tend_rollups(Applier *applier)
 {
 	bool filled;
 
-	if (!applier->may_fill)
+	if (!applier->may_fill && GetCurrentTimestamp() < events_rollups_due(applier->events))
 		return false;
 	if (!stream_transaction_begin(applier->stream))
 		return true;
@@ -509,6 +509,8 @@ applier_wait_ms(const Applier *applier)
 
 	if (applier->stream->server)
 		due = Min(due, applier->kafka.due);
+	if (applier->is_loaded)
+		due = Min(due, events_rollups_due(applier->events));
 	if (applier->is_loaded && staged_blocks(applier) > 0)
 		due = Min(due, Max(TimestampTzPlusMilliseconds(applier->last_batch_at, IDLE_MS + 1),
 						   applier->truncate_due));

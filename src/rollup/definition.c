@@ -37,7 +37,7 @@
 #include "utils/timestamp.h"
 
 /* Columns of detect._rollup. */
-#define ROLLUP_COLUMNS 12
+#define ROLLUP_COLUMNS 17
 
 PG_FUNCTION_INFO_V1(detect_create_rollup);
 PG_FUNCTION_INFO_V1(detect_drop_rollup);
@@ -110,13 +110,20 @@ insert_rollup(const char *name, const Stream *stream, Oid view, const Interval *
 	values[10] = TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
 	values[11] = IntervalPGetDatum(retention);
 	nulls[11] = retention == NULL;
+	nulls[12] = true;			   /* aside_state */
+	nulls[13] = true;			   /* retry_at */
+	values[14] = Int32GetDatum(0); /* attempts */
+	nulls[15] = true;			   /* failed_event */
+	values[16] = Int64GetDatum(0); /* events_lost */
 	catalog_insert("_rollup", values, nulls);
 	return id;
 }
 
-/* Make the workers load the rollups of their streams again, at commit. */
-static void
-rollups_changed(const Stream *stream)
+/*
+ * Make the workers load the rollups of a stream again, at commit.
+ */
+void
+definition_changed(const Stream *stream)
 {
 	CacheInvalidateRelcacheByRelid(catalog_relation("_rollup", false));
 	if (stream != NULL)
@@ -180,21 +187,15 @@ detect_create_rollup(PG_FUNCTION_ARGS)
 	recordDependencyOn(&state_address, &query_address, DEPENDENCY_AUTO);
 
 	insert_rollup(name, stream, public_view, retention);
-	rollups_changed(stream);
+	definition_changed(stream);
 	PG_RETURN_VOID();
 }
 
-/* What drop_rollup knows of a rollup. */
-typedef struct DroppedRollup
-{
-	int32 id;
-	Oid events_table;
-	Oid public_view;
-} DroppedRollup;
-
-/* Find the row of a rollup by name; false when there is none. */
-static bool
-find_rollup(const char *name, DroppedRollup *rollup)
+/*
+ * Find the row of a rollup by name; false when there is none.
+ */
+bool
+definition_find(const char *name, RollupRow *rollup)
 {
 	Oid types[1] = {TEXTOID};
 	Datum values[1] = {CStringGetTextDatum(name)};
@@ -218,9 +219,11 @@ find_rollup(const char *name, DroppedRollup *rollup)
 	return found;
 }
 
-/* Raise an error unless the caller may drop this rollup. */
-static void
-check_rollup_owner(const char *name)
+/*
+ * Raise an error unless the caller owns this rollup.
+ */
+void
+definition_check_owner(const char *name)
 {
 	Oid owner = rollup_owner(name);
 
@@ -232,7 +235,7 @@ check_rollup_owner(const char *name)
 /* Drop the relations of a rollup, unless other objects depend on them: the
  * view first, because it is what users build upon. */
 static void
-drop_relations(const char *name, const DroppedRollup *rollup)
+drop_relations(const char *name, const RollupRow *rollup)
 {
 	Oid relations[3];
 
@@ -259,19 +262,19 @@ detect_drop_rollup(PG_FUNCTION_ARGS)
 {
 	char *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	bool if_exists = PG_GETARG_BOOL(1);
-	DroppedRollup rollup;
+	RollupRow rollup;
 	Oid types[1] = {INT4OID};
 	Datum values[1];
-	bool found = find_rollup(name, &rollup);
+	bool found = definition_find(name, &rollup);
 	Stream *stream = NULL;
 
 	if (found)
 	{
-		check_rollup_owner(name);
+		definition_check_owner(name);
 		stream = stream_load_by_events_table(rollup.events_table);
 		if (stream != NULL)
 			stream_lock(stream->id, AccessExclusiveLock);
-		found = find_rollup(name, &rollup);
+		found = definition_find(name, &rollup);
 	}
 	if (!found && !if_exists)
 		ereport(ERROR,
@@ -286,8 +289,9 @@ detect_drop_rollup(PG_FUNCTION_ARGS)
 	drop_relations(name, &rollup);
 	values[0] = Int32GetDatum(rollup.id);
 	SPI_connect();
+	catalog_execute("DELETE FROM detect._missed WHERE rollup_id = $1", 1, types, values, NULL);
 	catalog_execute("DELETE FROM detect._rollup WHERE rollup_id = $1", 1, types, values, NULL);
 	SPI_finish();
-	rollups_changed(stream);
+	definition_changed(stream);
 	PG_RETURN_VOID();
 }

@@ -29,7 +29,8 @@ typedef struct RollupSet RollupSet;
 
 /* in rollup/rollup.c */
 extern RollupSet *rollup_set_load(const Stream *stream, MemoryContext context);
-extern void rollup_set_apply(RollupSet *set, TriggerData *trigdata);
+extern void rollup_set_apply(RollupSet *set, TriggerData *trigdata, bool is_guarded);
+extern TimestampTz rollup_set_due(const RollupSet *set);
 
 /* in rollup/fill.c */
 extern bool rollup_set_fill(RollupSet *set);
@@ -79,8 +80,11 @@ typedef enum RollupPhase
 	ROLLUP_NEW,		/* nothing is in, batches pass it by */
 	ROLLUP_FILLING, /* events from filled_from on are in */
 	ROLLUP_ACTIVE,	/* all events are in */
-	ROLLUP_FAILED	/* set aside while it was filled */
+	ROLLUP_FAILED,	/* aside: it misses batches, and is tried again */
+	ROLLUP_BEHIND	/* aside: it is catching up with what it has missed */
 } RollupPhase;
+
+#define ROLLUP_PHASES (ROLLUP_BEHIND + 1)
 
 typedef struct PartialPlan PartialPlan;
 typedef struct MergePlan MergePlan;
@@ -96,6 +100,9 @@ typedef struct Rollup
 	char *time_zone;
 	RollupPhase phase;		 /* as last committed */
 	TimestampTz filled_from; /* while ROLLUP_FILLING */
+	RollupPhase aside_phase; /* that it had, while it is aside */
+	TimestampTz retry_at;	 /* while ROLLUP_FAILED */
+	int attempts;			 /* since it failed first */
 	PartialPlan *batch_plan;
 	MergePlan *merge_plan;
 } Rollup;
@@ -118,6 +125,43 @@ typedef struct PartialSource
 	bool has_until; /* event time < until, or NULL unless has_from */
 	TimestampTz until;
 } PartialSource;
+
+/* What a rollup that is aside reads to catch up. */
+typedef struct MissedEvents
+{
+	Tuplestorestate *events; /* rows as the events table has them */
+	int64 last_batch;		 /* that they belong to; 0: nothing is missed */
+	int64 lost;				 /* events that are not there any more */
+} MissedEvents;
+
+/* The row of a rollup, as verbs read it. */
+typedef struct RollupRow
+{
+	int32 id;
+	Oid events_table;
+	Oid public_view;
+} RollupRow;
+
+/* in rollup/aside.c */
+extern ErrorData *aside_try(void (*step)(void *arg), void *arg, bool keep);
+extern ErrorData *
+aside_try_absorb(const Rollup *rollup, PartialPlan *plan, const PartialSource *source, bool keep);
+extern void aside_write(Rollup *rollup, const ErrorData *error, const char *event);
+extern bool aside_catch_up(Rollup *rollup);
+
+/* in rollup/blame.c */
+extern char *blame_event(const Rollup *rollup, const ErrorData *error, const PartialSource *source);
+
+/* in rollup/definition.c */
+extern bool definition_find(const char *name, RollupRow *row);
+extern void definition_changed(const Stream *stream);
+extern void definition_check_owner(const char *name);
+
+/* in rollup/missed.c */
+extern void missed_write(const Rollup *rollup, Tuplestorestate *events);
+extern ErrorData *missed_read(const Rollup *rollup, MissedEvents *missed);
+extern void missed_delete(const Rollup *rollup, int64 last_batch);
+extern char *missed_describe(const Stream *stream, Tuplestorestate *event);
 
 /* in rollup/query_check.c */
 extern Stream *query_check(const Query *query);
@@ -144,7 +188,9 @@ extern MergePlan *merge_plan_create(MemoryContext context);
 extern int64 merge_partial(const Rollup *rollup, Tuplestorestate *partial);
 
 /* in rollup/rollup.c */
+extern const char *const rollup_phase_names[ROLLUP_PHASES];
 extern void rollup_set_refresh(RollupSet *set);
+extern bool rollup_is_aside(const Rollup *rollup);
 extern int64 rollup_absorb(const Rollup *rollup, PartialPlan *plan, const PartialSource *source);
 extern Oid rollup_query_view(const char *name);
 extern Oid rollup_state_table(const char *name);
