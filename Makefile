@@ -94,6 +94,7 @@ OBJS = \
 	src/apply/query.o \
 	src/apply/segment.o \
 	src/apply/staged_read.o \
+	src/rollup/alter.o \
 	src/rollup/aside.o \
 	src/rollup/blame.o \
 	src/rollup/definition.o \
@@ -105,6 +106,7 @@ OBJS = \
 	src/rollup/query_check.o \
 	src/rollup/rebuild.o \
 	src/rollup/relations.o \
+	src/rollup/retention.o \
 	src/rollup/rollup.o \
 	src/rollup/shape.o \
 	src/rollup/state.o \

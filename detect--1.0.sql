@@ -163,7 +163,9 @@ CREATE TABLE detect._rollup (
 	retry_at timestamptz,					-- while failed
 	attempts int NOT NULL,					-- since it failed first
 	failed_event text,						-- without it the rollup would not have failed
-	events_lost bigint NOT NULL				-- that it missed, and that were gone when it caught up
+	events_lost bigint NOT NULL,			-- that it missed, and that were gone when it caught up
+	kept_from timestamptz,					-- older buckets are gone for good
+	expiring boolean NOT NULL				-- some of them may be left still
 );
 
 -- Events that a rollup misses while it is aside.
@@ -298,6 +300,11 @@ CREATE FUNCTION detect.create_rollup(name text, query text, retention interval D
 	AS 'MODULE_PATHNAME', 'detect_create_rollup' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION detect.create_rollup(text, text, interval) IS
 	'makes a view of a GROUP BY over an events table that is kept up to date';
+
+CREATE FUNCTION detect.alter_rollup(rollup text, retention interval DEFAULT NULL, reset text[] DEFAULT NULL) RETURNS void
+	AS 'MODULE_PATHNAME', 'detect_alter_rollup' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect.alter_rollup(text, interval, text[]) IS
+	'changes how long groups of a rollup are kept: what is omitted stays, what reset names becomes the default';
 
 CREATE FUNCTION detect.drop_rollup(rollup text, if_exists boolean DEFAULT false) RETURNS void
 	AS 'MODULE_PATHNAME', 'detect_drop_rollup' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
@@ -466,7 +473,7 @@ COMMENT ON VIEW detect.stat_stream IS
 CREATE VIEW detect.stat_rollup WITH (security_barrier) AS
 	SELECT r.name AS rollup, s.name AS stream, r.state, r.filled_from, r.rows_filled,
 		   r.applied_until, r.error, r.failed_event, r.attempts, r.retry_at,
-		   m.events_missed, r.events_lost
+		   m.events_missed, r.events_lost, r.kept_from
 	FROM detect._rollup r
 	LEFT JOIN detect._stream s USING (events_table)
 	CROSS JOIN LATERAL (
@@ -518,7 +525,8 @@ GRANT EXECUTE ON FUNCTION
 GRANT EXECUTE ON FUNCTION
 	detect.alter_stream, detect.get_definition(text), detect.drop_stream(text, boolean), detect.pause(text), detect.resume(text),
 	detect.wait_for(text, interval), detect.drop_rollup(text, boolean),
-	detect.wait_for_rollup(text, interval), detect.retry_rollup(text), detect.decode(bytea, text, jsonb, text)
+	detect.wait_for_rollup(text, interval), detect.retry_rollup(text),
+	detect.alter_rollup(text, interval, text[]), detect.decode(bytea, text, jsonb, text)
 	TO PUBLIC;
 -- Views call these as their reader; _slots leaves out what belongs to others.
 GRANT EXECUTE ON FUNCTION

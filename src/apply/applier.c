@@ -106,7 +106,7 @@ load(Applier *applier)
 	dedup_begin_batch(applier->dedup);
 	stream_transaction_commit();
 	dedup_commit_batch(applier->dedup);
-	applier->kafka.due = applier->sql.due = 0;
+	applier->kafka.due = applier->sql.due = applier->next_expire = 0;
 	my_slot->identities = dedup_identities(applier->dedup);
 	my_slot->identity_bytes = dedup_bytes(applier->dedup);
 	applier->is_loaded = true;
@@ -421,7 +421,7 @@ reload(Applier *applier)
 	events_reload(applier->events);
 	stream_transaction_commit();
 	rewind_readers(applier);
-	applier->kafka.due = applier->sql.due = 0;
+	applier->kafka.due = applier->sql.due = applier->next_expire = 0;
 	applier->must_reload = false;
 	applier->may_fill = true;
 	return true;
@@ -441,6 +441,24 @@ tend_rollups(Applier *applier)
 	stream_transaction_commit();
 	applier->may_fill = filled;
 	return filled;
+}
+
+/* Delete some of the old groups of rollups; true when there may be more. */
+static bool
+tend_retention(Applier *applier)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	bool are_more;
+
+	if (now < applier->next_expire)
+		return false;
+	if (!stream_transaction_begin(applier->stream))
+		return true;
+	are_more = events_expire_rollups(applier->events);
+	stream_transaction_commit();
+	if (!are_more)
+		applier->next_expire = TimestampTzPlusMilliseconds(now, MAINTAIN_CHECK_MS);
+	return are_more;
 }
 
 /* Ask for indexes of closed partitions and for retention when they are due. */
@@ -492,6 +510,7 @@ applier_run(Applier *applier)
 		more = look_at(applier, &applier->kafka, my_slot->staged_commits, false);
 	more |= look_at(applier, &applier->sql, my_slot->sql_commits, true);
 	more |= tend_rollups(applier);
+	more |= tend_retention(applier);
 	if (!more)
 		truncate_staging(applier);
 	tend_partitions(applier);
@@ -510,7 +529,7 @@ applier_wait_ms(const Applier *applier)
 	if (applier->stream->server)
 		due = Min(due, applier->kafka.due);
 	if (applier->is_loaded)
-		due = Min(due, events_rollups_due(applier->events));
+		due = Min(due, Min(events_rollups_due(applier->events), applier->next_expire));
 	if (applier->is_loaded && staged_blocks(applier) > 0)
 		due = Min(due, Max(TimestampTzPlusMilliseconds(applier->last_batch_at, IDLE_MS + 1),
 						   applier->truncate_due));

@@ -37,6 +37,7 @@ struct Applier
 	Lookout kafka;
 	Lookout sql;
 	TimestampTz next_maintain_check;
+	TimestampTz next_expire; /* old groups of rollups */
 	TimestampTz last_batch_at;
 	TimestampTz truncate_due; /* the next try, after one that failed */
 	TimestampTz rate_since;

@@ -122,6 +122,16 @@ events_fill_rollups(Events *events)
 }
 
 /*
+ * Delete some groups that are older than their rollup's retention.  Called as
+ * events_fill_rollups; the result tells whether there may be more.
+ */
+bool
+events_expire_rollups(Events *events)
+{
+	return rollup_set_expire(events->rollups);
+}
+
+/*
  * When a rollup that failed is to be tried again; DT_NOEND if none is.
  */
 TimestampTz

@@ -37,7 +37,7 @@
 #include "utils/timestamp.h"
 
 /* Columns of detect._rollup. */
-#define ROLLUP_COLUMNS 17
+#define ROLLUP_COLUMNS 19
 
 PG_FUNCTION_INFO_V1(detect_create_rollup);
 PG_FUNCTION_INFO_V1(detect_drop_rollup);
@@ -115,6 +115,11 @@ insert_rollup(const char *name, const Stream *stream, Oid view, const Interval *
 	values[14] = Int32GetDatum(0); /* attempts */
 	nulls[15] = true;			   /* failed_event */
 	values[16] = Int64GetDatum(0); /* events_lost */
+	if (retention != NULL)
+		values[17] = /* kept_from */
+			DirectFunctionCall2(timestamp_mi_interval, values[10], IntervalPGetDatum(retention));
+	nulls[17] = retention == NULL;
+	values[18] = BoolGetDatum(false); /* expiring */
 	catalog_insert("_rollup", values, nulls);
 	return id;
 }
@@ -130,9 +135,11 @@ definition_changed(const Stream *stream)
 		slot_wake_at_commit(stream->id);
 }
 
-/* Raise an error unless a retention is a positive interval. */
-static void
-check_retention(const Interval *retention)
+/*
+ * Raise an error unless a retention is a positive interval.
+ */
+void
+definition_check_retention(const Interval *retention)
 {
 	Interval zero = {0};
 
@@ -167,7 +174,7 @@ detect_create_rollup(PG_FUNCTION_ARGS)
 	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	retention = PG_ARGISNULL(2) ? NULL : PG_GETARG_INTERVAL_P(2);
 	definition_check_name("rollup", name);
-	check_retention(retention);
+	definition_check_retention(retention);
 
 	query = parse_query(text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	stream = query_check(query);
@@ -177,6 +184,8 @@ detect_create_rollup(PG_FUNCTION_ARGS)
 	stream = stream_load(stream->name, false);
 
 	shape = shape_create(query, stream->events_table);
+	if (retention != NULL)
+		retention_check(shape, stream);
 	state_table = relation_create_state_table(name, shape, stream->owner);
 	query_view = query_view_create(name, query, stream->owner);
 	public_view = relation_create_public_view(name, shape, state_table);
@@ -219,17 +228,28 @@ definition_find(const char *name, RollupRow *rollup)
 	return found;
 }
 
-/*
- * Raise an error unless the caller owns this rollup.
- */
-void
-definition_check_owner(const char *name)
+/* Raise an error unless the caller owns this rollup. */
+static void
+check_owner(const char *name)
 {
 	Oid owner = rollup_owner(name);
 
 	if (OidIsValid(owner) && !has_privs_of_role(GetUserId(), owner))
 		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 						errmsg("must be owner of rollup \"%s\"", name)));
+}
+
+/*
+ * Read the row of a rollup that the caller owns, or raise an error.
+ */
+void
+definition_get(const char *name, RollupRow *rollup)
+{
+	if (!definition_find(name, rollup))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("rollup \"%s\" does not exist", name),
+				 errhint("See the view detect.rollup.")));
+	check_owner(name);
 }
 
 /* Drop the relations of a rollup, unless other objects depend on them: the
@@ -270,7 +290,7 @@ detect_drop_rollup(PG_FUNCTION_ARGS)
 
 	if (found)
 	{
-		definition_check_owner(name);
+		check_owner(name);
 		stream = stream_load_by_events_table(rollup.events_table);
 		if (stream != NULL)
 			stream_lock(stream->id, AccessExclusiveLock);

@@ -24,11 +24,7 @@ detect_retry_rollup(PG_FUNCTION_ARGS)
 	Datum values[1];
 	RollupRow rollup;
 
-	if (!definition_find(name, &rollup))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("rollup \"%s\" does not exist", name),
-				 errhint("See the view detect.rollup.")));
-	definition_check_owner(name);
+	definition_get(name, &rollup);
 	values[0] = Int32GetDatum(rollup.id);
 	SPI_connect();
 	catalog_execute(

@@ -97,7 +97,7 @@ row_time(uint64 row, int column)
 }
 
 /* The columns that read_phase reads, first to last. */
-#define PHASE_COLUMNS "state, filled_from, aside_state, retry_at, attempts"
+#define PHASE_COLUMNS "state, filled_from, aside_state, retry_at, attempts, kept_from"
 
 /* Read phase and frontier of a rollup from the row that SPI holds. */
 static void
@@ -113,6 +113,7 @@ read_phase(Rollup *rollup, uint64 row, int column)
 		isnull ? rollup->phase : phase_from_text(TextDatumGetCString(aside_phase));
 	rollup->retry_at = row_time(row, column + 3);
 	rollup->attempts = DatumGetInt32(row_datum(row, column + 4, &isnull));
+	rollup->kept_from = row_time(row, column + 5);
 }
 
 /*
@@ -173,21 +174,21 @@ rollup_set_load(const Stream *stream, MemoryContext context)
 	return set;
 }
 
-/* Whether all rollups of a set are active. */
+/* Whether what is known of a set's rollups may have changed: only of those that
+ * are not active, unless it is said to be stale. */
 static bool
-all_are_active(const RollupSet *set)
+may_have_changed(const RollupSet *set)
 {
 	for (int i = 0; i < set->nrollups; i++)
 	{
 		if (set->rollups[i].phase != ROLLUP_ACTIVE)
-			return false;
+			return true;
 	}
-	return true;
+	return set->is_stale;
 }
 
 /*
- * Bring the phases of rollups that are not active up to what the transaction
- * sees.
+ * Bring what is known of the set's rollups up to what the transaction sees.
  */
 void
 rollup_set_refresh(RollupSet *set)
@@ -196,7 +197,7 @@ rollup_set_refresh(RollupSet *set)
 	Datum values[1] = {ObjectIdGetDatum(set->stream->events_table)};
 	int rows;
 
-	if (all_are_active(set))
+	if (!may_have_changed(set))
 		return;
 	SPI_connect();
 	rows = catalog_execute("SELECT rollup_id, " PHASE_COLUMNS
@@ -209,11 +210,12 @@ rollup_set_refresh(RollupSet *set)
 
 		for (int i = 0; i < set->nrollups; i++)
 		{
-			if (set->rollups[i].id == id && set->rollups[i].phase != ROLLUP_ACTIVE)
+			if (set->rollups[i].id == id)
 				read_phase(&set->rollups[i], row, 2);
 		}
 	}
 	SPI_finish();
+	set->is_stale = false;
 }
 
 /*

@@ -35,6 +35,9 @@ extern TimestampTz rollup_set_due(const RollupSet *set);
 /* in rollup/fill.c */
 extern bool rollup_set_fill(RollupSet *set);
 
+/* in rollup/retention.c */
+extern bool rollup_set_expire(RollupSet *set);
+
 /* ---------------------------------------------------------------------
  * Among the files of this folder
  * ---------------------------------------------------------------------
@@ -102,6 +105,7 @@ typedef struct Rollup
 	TimestampTz filled_from; /* while ROLLUP_FILLING */
 	RollupPhase aside_phase; /* that it had, while it is aside */
 	TimestampTz retry_at;	 /* while ROLLUP_FAILED */
+	TimestampTz kept_from;	 /* older buckets are gone; 0: none are */
 	int attempts;			 /* since it failed first */
 	PartialPlan *batch_plan;
 	MergePlan *merge_plan;
@@ -114,6 +118,7 @@ struct RollupSet
 	int nrollups;
 	Rollup *rollups;
 	TimestampTz applied_until; /* last written to the catalog */
+	bool is_stale;			   /* phases must be read again */
 };
 
 /* Which events partial_run aggregates. */
@@ -155,7 +160,8 @@ extern char *blame_event(const Rollup *rollup, const ErrorData *error, const Par
 /* in rollup/definition.c */
 extern bool definition_find(const char *name, RollupRow *row);
 extern void definition_changed(const Stream *stream);
-extern void definition_check_owner(const char *name);
+extern void definition_get(const char *name, RollupRow *row);
+extern void definition_check_retention(const Interval *retention);
 
 /* in rollup/missed.c */
 extern void missed_write(const Rollup *rollup, Tuplestorestate *events);
@@ -179,7 +185,10 @@ extern PartialPlan *partial_plan_create(MemoryContext context);
 extern int64 partial_run(const Rollup *rollup, PartialPlan *plan, const PartialSource *source,
 						 Tuplestorestate *partial);
 
+extern int partial_enter_time_zone(const Rollup *rollup);
+
 /* in rollup/partial_query.c */
+extern Node *partial_comparison(const Expr *time, int strategy, const Const *bound);
 extern Query *
 partial_query(const Rollup *rollup, const PartialSource *source, const char *batch_name);
 
@@ -195,6 +204,12 @@ extern int64 rollup_absorb(const Rollup *rollup, PartialPlan *plan, const Partia
 extern Oid rollup_query_view(const char *name);
 extern Oid rollup_state_table(const char *name);
 extern Oid rollup_owner(const char *name);
+
+/* in rollup/retention.c */
+extern int retention_bucket(const RollupShape *shape, const Stream *stream);
+extern Node *
+retention_condition(const RollupShape *shape, const Stream *stream, TimestampTz kept_from);
+extern void retention_check(const RollupShape *shape, const Stream *stream);
 
 /* in rollup/state.c */
 extern bool state_is_safe(Oid deserial_function);
