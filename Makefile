@@ -97,6 +97,7 @@ OBJS = \
 	src/rollup/alter.o \
 	src/rollup/aside.o \
 	src/rollup/blame.o \
+	src/rollup/coarser.o \
 	src/rollup/definition.o \
 	src/rollup/fill.o \
 	src/rollup/merge.o \

@@ -296,9 +296,10 @@ COMMENT ON FUNCTION detect._accepted() IS 'hands the rows that an events table a
 -- Rollups
 -- ---------------------------------------------------------------------
 
-CREATE FUNCTION detect.create_rollup(name text, query text, retention interval DEFAULT NULL) RETURNS void
+CREATE FUNCTION detect.create_rollup(name text, query text, retention interval DEFAULT NULL, coarser jsonb DEFAULT NULL)
+	RETURNS void
 	AS 'MODULE_PATHNAME', 'detect_create_rollup' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION detect.create_rollup(text, text, interval) IS
+COMMENT ON FUNCTION detect.create_rollup(text, text, interval, jsonb) IS
 	'makes a view of a GROUP BY over an events table that is kept up to date';
 
 CREATE FUNCTION detect.alter_rollup(rollup text, retention interval DEFAULT NULL, reset text[] DEFAULT NULL) RETURNS void

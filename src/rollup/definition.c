@@ -151,16 +151,10 @@ definition_check_retention(const Interval *retention)
 						errhint("Leave it out to keep groups for ever.")));
 }
 
-/*
- * SQL: detect.create_rollup(name, query, retention).
- */
-Datum
-detect_create_rollup(PG_FUNCTION_ARGS)
+/* Make the relations and the row of a rollup; its query has been checked. */
+static RollupShape *
+make_rollup(const char *name, Query *query, const Stream *stream, const Interval *retention)
 {
-	char *name;
-	Interval *retention;
-	Query *query;
-	Stream *stream;
 	RollupShape *shape;
 	Oid query_view;
 	Oid state_table;
@@ -168,21 +162,8 @@ detect_create_rollup(PG_FUNCTION_ARGS)
 	ObjectAddress state_address;
 	ObjectAddress query_address;
 
-	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
-		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-						errmsg("name and query of a rollup must not be null")));
-	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	retention = PG_ARGISNULL(2) ? NULL : PG_GETARG_INTERVAL_P(2);
 	definition_check_name("rollup", name);
 	definition_check_retention(retention);
-
-	query = parse_query(text_to_cstring(PG_GETARG_TEXT_PP(1)));
-	stream = query_check(query);
-	stream_check_owner(stream);
-	/* Whoever drops or alters the stream waits for us, its workers do not. */
-	stream_lock(stream->id, AccessShareLock);
-	stream = stream_load(stream->name, false);
-
 	shape = shape_create(query, stream->events_table);
 	if (retention != NULL)
 		retention_check(shape, stream);
@@ -194,8 +175,44 @@ detect_create_rollup(PG_FUNCTION_ARGS)
 	ObjectAddressSet(state_address, RelationRelationId, state_table);
 	ObjectAddressSet(query_address, RelationRelationId, query_view);
 	recordDependencyOn(&state_address, &query_address, DEPENDENCY_AUTO);
-
 	insert_rollup(name, stream, public_view, retention);
+	CommandCounterIncrement();
+	return shape;
+}
+
+/*
+ * SQL: detect.create_rollup(name, query, retention, coarser).
+ */
+Datum
+detect_create_rollup(PG_FUNCTION_ARGS)
+{
+	Interval *retention = PG_ARGISNULL(2) ? NULL : PG_GETARG_INTERVAL_P(2);
+	Query *query;
+	Stream *stream;
+	RollupShape *shape;
+	List *coarser = NIL;
+	ListCell *cell;
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("name and query of a rollup must not be null")));
+	query = parse_query(text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	stream = query_check(query);
+	stream_check_owner(stream);
+	/* Whoever drops or alters the stream waits for us, its workers do not. */
+	stream_lock(stream->id, AccessShareLock);
+	stream = stream_load(stream->name, false);
+
+	shape = make_rollup(text_to_cstring(PG_GETARG_TEXT_PP(0)), query, stream, retention);
+	if (!PG_ARGISNULL(3))
+		coarser = coarser_list(PG_GETARG_JSONB_P(3), shape, stream);
+	foreach(cell, coarser)
+	{
+		CoarserRollup *rollup = lfirst(cell);
+
+		(void) query_check(rollup->query);
+		(void) make_rollup(rollup->name, rollup->query, stream, rollup->retention);
+	}
 	definition_changed(stream);
 	PG_RETURN_VOID();
 }

@@ -18,6 +18,7 @@
 #include "executor/spi.h"
 #include "nodes/parsenodes.h"
 #include "nodes/primnodes.h"
+#include "utils/jsonb.h"
 
 /* ---------------------------------------------------------------------
  * For the applier
@@ -147,6 +148,14 @@ typedef struct RollupRow
 	Oid public_view;
 } RollupRow;
 
+/* Another width of a rollup that is being made. */
+typedef struct CoarserRollup
+{
+	char *name;
+	Interval *retention; /* NULL: for ever */
+	Query *query;
+} CoarserRollup;
+
 /* in rollup/aside.c */
 extern ErrorData *aside_try(void (*step)(void *arg), void *arg, bool keep);
 extern ErrorData *
@@ -156,6 +165,9 @@ extern bool aside_catch_up(Rollup *rollup);
 
 /* in rollup/blame.c */
 extern char *blame_event(const Rollup *rollup, const ErrorData *error, const PartialSource *source);
+
+/* in rollup/coarser.c */
+extern List *coarser_list(Jsonb *definition, const RollupShape *shape, const Stream *stream);
 
 /* in rollup/definition.c */
 extern bool definition_find(const char *name, RollupRow *row);
