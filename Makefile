@@ -111,6 +111,7 @@ OBJS = \
 	src/rollup/rollup.o \
 	src/rollup/shape.o \
 	src/rollup/state.o \
+	src/rollup/timed.o \
 	src/rollup/wait.o \
 	src/monitor/stats.o \
 	src/monitor/step.o

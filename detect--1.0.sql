@@ -331,6 +331,40 @@ CREATE FUNCTION detect._finalize(result anyelement, aggregate regprocedure, stat
 COMMENT ON FUNCTION detect._finalize(anyelement, regprocedure, "any") IS
 	'the result of an aggregate from its partial state; the first argument only names the type';
 
+-- Kept in rollups as it is: the value is text, so that no OID is kept.
+CREATE TYPE detect._timed AS (at timestamptz, value text);
+COMMENT ON TYPE detect._timed IS 'state of the aggregates first and last';
+
+CREATE FUNCTION detect._first_step(state detect._timed, value anyelement, at timestamptz) RETURNS detect._timed
+	AS 'MODULE_PATHNAME', 'detect_first_step' LANGUAGE C STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION detect._first_step(detect._timed, anyelement, timestamptz) IS 'transition of the aggregate first';
+
+CREATE FUNCTION detect._first_combine(state detect._timed, other detect._timed) RETURNS detect._timed
+	AS 'MODULE_PATHNAME', 'detect_first_combine' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION detect._first_combine(detect._timed, detect._timed) IS 'merges states of the aggregate first';
+
+CREATE FUNCTION detect._last_step(state detect._timed, value anyelement, at timestamptz) RETURNS detect._timed
+	AS 'MODULE_PATHNAME', 'detect_last_step' LANGUAGE C STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION detect._last_step(detect._timed, anyelement, timestamptz) IS 'transition of the aggregate last';
+
+CREATE FUNCTION detect._last_combine(state detect._timed, other detect._timed) RETURNS detect._timed
+	AS 'MODULE_PATHNAME', 'detect_last_combine' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION detect._last_combine(detect._timed, detect._timed) IS 'merges states of the aggregate last';
+
+CREATE FUNCTION detect._timed_value(state detect._timed, value anyelement, at timestamptz) RETURNS anyelement
+	AS 'MODULE_PATHNAME', 'detect_timed_value' LANGUAGE C STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION detect._timed_value(detect._timed, anyelement, timestamptz) IS 'result of the aggregates first and last';
+
+CREATE AGGREGATE detect.first(value anyelement, at timestamptz) (
+	SFUNC = detect._first_step, STYPE = detect._timed, COMBINEFUNC = detect._first_combine,
+	FINALFUNC = detect._timed_value, FINALFUNC_EXTRA, PARALLEL = SAFE);
+COMMENT ON AGGREGATE detect.first(anyelement, timestamptz) IS 'the value at the earliest time';
+
+CREATE AGGREGATE detect.last(value anyelement, at timestamptz) (
+	SFUNC = detect._last_step, STYPE = detect._timed, COMBINEFUNC = detect._last_combine,
+	FINALFUNC = detect._timed_value, FINALFUNC_EXTRA, PARALLEL = SAFE);
+COMMENT ON AGGREGATE detect.last(anyelement, timestamptz) IS 'the value at the latest time';
+
 -- ---------------------------------------------------------------------
 -- Objects that go away take their definitions along
 -- ---------------------------------------------------------------------
@@ -534,5 +568,9 @@ GRANT EXECUTE ON FUNCTION
 	detect._stream_owner(text), detect._may_see(oid), detect._is_copy(bigint, bigint), detect._slots(), detect._workers(),
 	detect._combine(regprocedure, anyelement, anyelement),
 	detect._finalize(anyelement, regprocedure, "any"),
+	detect.first(anyelement, timestamptz), detect.last(anyelement, timestamptz),
+	detect._first_step(detect._timed, anyelement, timestamptz), detect._first_combine(detect._timed, detect._timed),
+	detect._last_step(detect._timed, anyelement, timestamptz), detect._last_combine(detect._timed, detect._timed),
+	detect._timed_value(detect._timed, anyelement, timestamptz),
 	detect._staged(), detect._accepted()
 	TO PUBLIC;
