@@ -3,13 +3,14 @@
 #   make demo          a whole running system for a minute, on a bare machine
 #   make test          every kind of test; ends with 'N passed, N failed'
 #   make               the extension;  make install  puts it into PostgreSQL
+#   make ledger        seeds of messages and faults against an exact ledger
 #   make installcheck  pg_regress alone (not as root)
 #   make lint          style and house rules;  make format  lets clang-format mend
 #   make bench         throughput;  make bench-soak  10,000/s for ten minutes;
 #                      see test/bench/README.md
 #   make deps          the packages that all of this needs
 #
-# The targets demo, test, lint and bench work before PostgreSQL is installed:
+# The targets demo, test, ledger, lint and bench work before PostgreSQL is installed:
 # they install the packages and then start make again, which by then finds
 # pg_config.  FAULT_POINTS=1 builds the points where tests let a worker fail.
 
@@ -24,9 +25,15 @@ PGFILEDESC = "detect - real-time analytics for detections"
 # this list with the tree.
 OBJS = \
 	src/catalog.o \
+	src/dead_letter_refill.o \
+	src/dead_letter_verbs.o \
 	src/detect.o \
 	src/dropped.o \
+	src/events_trigger.o \
+	src/history.o \
 	src/name.o \
+	src/peek.o \
+	src/seek.o \
 	src/settings.o \
 	src/stream.o \
 	src/stream_alter.o \
@@ -41,6 +48,7 @@ OBJS = \
 	src/stream_source.o \
 	src/stream_table.o \
 	src/stream_transaction.o \
+	src/try_stream.o \
 	src/verbs.o \
 	src/ingest/connect.o \
 	src/ingest/consumer.o \
@@ -59,6 +67,7 @@ OBJS = \
 	src/ingest/kafka.o \
 	src/ingest/kafka_header.o \
 	src/ingest/kafka_poll.o \
+	src/ingest/kafka_read.o \
 	src/ingest/kafka_request.o \
 	src/ingest/launch.o \
 	src/ingest/launcher.o \
@@ -71,13 +80,16 @@ OBJS = \
 	src/ingest/slot.o \
 	src/ingest/stage.o \
 	src/ingest/staging.o \
+	src/ingest/stream_decoder.o \
 	src/ingest/watch.o \
 	src/ingest/worker.o \
 	src/apply/applier.o \
 	src/apply/chore.o \
 	src/apply/dead_letter.o \
+	src/apply/dead_letter_row.o \
 	src/apply/decide.o \
 	src/apply/dedup.o \
+	src/apply/edit.o \
 	src/apply/events.o \
 	src/apply/failure.o \
 	src/apply/identity.o \
@@ -92,8 +104,12 @@ OBJS = \
 	src/apply/piece.o \
 	src/apply/plan.o \
 	src/apply/query.o \
+	src/apply/retry.o \
 	src/apply/segment.o \
+	src/apply/segment_follow.o \
+	src/apply/segment_read.o \
 	src/apply/staged_read.o \
+	src/apply/tend.o \
 	src/rollup/alter.o \
 	src/rollup/aside.o \
 	src/rollup/blame.o \
@@ -113,6 +129,7 @@ OBJS = \
 	src/rollup/state.o \
 	src/rollup/timed.o \
 	src/rollup/wait.o \
+	src/monitor/problem.o \
 	src/monitor/stats.o \
 	src/monitor/step.o
 
@@ -165,6 +182,10 @@ deps:
 test: deps
 	@test/run $(TESTS)
 
+# SEEDS=1000 runs so many, SEED=17 that one again.
+ledger: deps
+	@LEDGER_SEEDS=$(SEEDS) LEDGER_SEED=$(SEED) test/run ledger
+
 demo: deps
 	@$(MAKE) --no-print-directory all test-programs
 	@test/demo
@@ -180,4 +201,4 @@ lint: deps
 format: deps
 	clang-format -i $(wildcard src/*.[ch] src/*/*.[ch] test/broker/*.[ch])
 
-.PHONY: deps test demo bench bench-soak lint format test-programs
+.PHONY: deps test ledger demo bench bench-soak lint format test-programs

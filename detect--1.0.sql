@@ -116,24 +116,33 @@ CREATE UNLOGGED TABLE detect._staged_progress (
 CREATE SEQUENCE detect._dead_letter_id;
 
 CREATE TABLE detect._dead_letter (
-	dead_letter_id bigint PRIMARY KEY,
+	dead_letter_id bigint NOT NULL,			-- of a sequence; an index would cost, and none but that of retries is needed
 	stream_id int NOT NULL,
+	kafka_server text NOT NULL,				-- offsets of another one mean something else; '': staged by SQL
 	kafka_topic text,						-- NULL: staged by SQL
 	kafka_partition int,
 	kafka_offset bigint,
-	element int NOT NULL,
+	element int NOT NULL,					-- -1: the whole message
 	kafka_timestamp timestamptz,
 	kafka_key bytea,
 	kafka_headers jsonb,
 	payload bytea,
+	payload_bytes bigint,					-- of the whole; NULL: the message had none
+	is_whole boolean NOT NULL,				-- else a retry reads Kafka again
 	stage text NOT NULL,
 	sqlstate text NOT NULL,
 	reason text NOT NULL,
 	attempts int NOT NULL,
-	recorded_at timestamptz NOT NULL
+	recorded_at timestamptz NOT NULL,
+	last_attempt_at timestamptz NOT NULL,
+	retry_asked_at timestamptz,				-- NULL: no retry is asked for
+	retried_element int NOT NULL			-- of a whole message: its retry has come this far
 );
 CREATE UNIQUE INDEX _dead_letter_element ON detect._dead_letter
-	(stream_id, kafka_topic, kafka_partition, kafka_offset, element);
+	(stream_id, kafka_server, kafka_topic, kafka_partition, kafka_offset, element);
+CREATE INDEX _dead_letter_time ON detect._dead_letter (stream_id, recorded_at);
+CREATE UNIQUE INDEX _dead_letter_retry ON detect._dead_letter (stream_id, dead_letter_id)
+	WHERE retry_asked_at IS NOT NULL;
 
 -- Members of messages that no column takes, as consumers meet them.
 CREATE TABLE detect._unknown_field (
@@ -142,6 +151,31 @@ CREATE TABLE detect._unknown_field (
 	elements bigint NOT NULL,				-- that had it
 	last_seen timestamptz NOT NULL,
 	PRIMARY KEY (stream_id, name)
+);
+
+-- What others do to the rows of an events table or a partition, until the
+-- applier takes it.  Written in their transactions by triggers.
+CREATE SEQUENCE detect._edit_id;
+
+CREATE TABLE detect._edit (
+	stream_id int,
+	edit_id bigint,
+	relation oid NOT NULL,					-- as the statement named it
+	old_row jsonb,							-- taken out; an update is two edits
+	new_row jsonb,							-- put in; neither: too many to queue
+	PRIMARY KEY (stream_id, edit_id)
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
+
+-- What a DBA should know of, until it is over.
+CREATE TABLE detect._problem (
+	stream_id int,
+	problem text,
+	relation oid,
+	severity text NOT NULL,
+	detail text NOT NULL,
+	remedy text,
+	since timestamptz NOT NULL,
+	PRIMARY KEY (stream_id, problem, relation)
 );
 
 -- A rollup's query is the view detect_query.<name>, its states are the table
@@ -182,6 +216,20 @@ CREATE TABLE detect._missed (
 	PRIMARY KEY (rollup_id, batch, part)
 );
 
+CREATE SEQUENCE detect._history_id;
+
+-- What callers have done, for a year.
+CREATE TABLE detect._history (
+	history_id bigint PRIMARY KEY,
+	at timestamptz NOT NULL,
+	caller text NOT NULL,					-- the session's user
+	acting_as text,							-- as whom, if as another
+	verb text NOT NULL,
+	object text NOT NULL,					-- name of a stream or rollup
+	definition_id int,						-- its number: names come again
+	detail text
+);
+
 REVOKE ALL ON ALL TABLES IN SCHEMA detect FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA detect FROM PUBLIC;
 
@@ -195,6 +243,8 @@ SELECT pg_extension_config_dump('detect._dead_letter', '');
 SELECT pg_extension_config_dump('detect._rollup', '');
 SELECT pg_extension_config_dump('detect._missed_batch', '');
 SELECT pg_extension_config_dump('detect._missed', '');
+SELECT pg_extension_config_dump('detect._history_id', '');
+SELECT pg_extension_config_dump('detect._history', '');
 
 -- ---------------------------------------------------------------------
 -- Streams
@@ -249,6 +299,43 @@ CREATE FUNCTION detect.alter_stream(
 COMMENT ON FUNCTION detect.alter_stream IS
 	'changes a stream between two commits, its progress kept: what is omitted stays, what reset names becomes the default';
 
+CREATE FUNCTION detect.peek(
+	server text, topic text, count int DEFAULT 10, newest boolean DEFAULT true,
+	timeout interval DEFAULT '10 seconds',
+	OUT kafka_topic text, OUT kafka_partition int, OUT kafka_offset bigint,
+	OUT kafka_timestamp timestamptz, OUT kafka_key bytea, OUT kafka_headers jsonb,
+	OUT kafka_value bytea, OUT payload text) RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'detect_peek' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE ROWS 10;
+COMMENT ON FUNCTION detect.peek(text, text, int, boolean, interval) IS
+	'shows messages of a topic, the newest or the first ones of its partitions, and leaves no trace';
+
+CREATE FUNCTION detect.try_stream(
+	name text DEFAULT NULL,
+	server text DEFAULT NULL,
+	topic text DEFAULT NULL,
+	topics text[] DEFAULT NULL,
+	events_table regclass DEFAULT NULL,
+	columns text DEFAULT NULL,
+	fields jsonb DEFAULT NULL,
+	"unnest" text DEFAULT NULL,
+	query text DEFAULT NULL,
+	key text[] DEFAULT NULL,
+	event_time text DEFAULT NULL,
+	start text DEFAULT NULL,
+	partition_interval interval DEFAULT NULL,
+	retention interval DEFAULT NULL,
+	consumers int DEFAULT NULL,
+	dead_letter_limit bigint DEFAULT NULL,
+	on_limit text DEFAULT NULL,
+	dead_letter_retention interval DEFAULT NULL,
+	sample int DEFAULT 1000,
+	OUT kafka_topic text, OUT kafka_partition int, OUT kafka_offset bigint, OUT element int,
+	OUT outcome text, OUT stage text, OUT sqlstate text, OUT reason text, OUT event jsonb)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'detect_try_stream' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect.try_stream IS
+	'shows what the newest messages would become in such a stream, with reasons; nothing is kept';
+
 CREATE FUNCTION detect.get_definition(name text) RETURNS text
 	AS 'MODULE_PATHNAME', 'detect_get_definition' LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION detect.get_definition(text) IS 'the SQL that makes a stream or a rollup again';
@@ -267,10 +354,35 @@ CREATE FUNCTION detect.resume(stream text) RETURNS void
 	AS 'MODULE_PATHNAME', 'detect_resume' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION detect.resume(text) IS 'lets a paused stream go on where it stopped';
 
+CREATE FUNCTION detect.seek(
+	stream text, to_time timestamptz DEFAULT NULL, to_offset bigint DEFAULT NULL,
+	topic text DEFAULT NULL, partition int DEFAULT NULL) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'detect_seek' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect.seek(text, timestamptz, bigint, text, int) IS
+	'has a stream read on from a time or an offset, one partition or all; how many partitions move';
+
 CREATE FUNCTION detect.wait_for(stream text, timeout interval DEFAULT '1 minute') RETURNS void
 	AS 'MODULE_PATHNAME', 'detect_wait_for' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION detect.wait_for(text, interval) IS
 	'returns when everything that was in the topic, or staged by SQL, at the call is applied';
+
+CREATE FUNCTION detect.retry_dead_letters(
+	stream text,
+	from_time timestamptz DEFAULT '-infinity',
+	to_time timestamptz DEFAULT 'infinity',
+	sqlstate text DEFAULT NULL) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'detect_retry_dead_letters' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect.retry_dead_letters(text, timestamptz, timestamptz, text) IS
+	'has dead letters tried again with the current definition; how many are asked for';
+
+CREATE FUNCTION detect.purge_dead_letters(
+	stream text,
+	from_time timestamptz DEFAULT '-infinity',
+	to_time timestamptz DEFAULT 'infinity',
+	sqlstate text DEFAULT NULL) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'detect_purge_dead_letters' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect.purge_dead_letters(text, timestamptz, timestamptz, text) IS
+	'deletes dead letters; how many';
 
 CREATE FUNCTION detect.decode(payload bytea, columns text, fields jsonb DEFAULT NULL, "unnest" text DEFAULT NULL)
 	RETURNS jsonb
@@ -290,7 +402,11 @@ COMMENT ON FUNCTION detect._staged() IS 'wakes the applier when rows staged by S
 
 CREATE FUNCTION detect._accepted() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'detect_accepted' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION detect._accepted() IS 'hands the rows that an events table accepted to its rollups';
+COMMENT ON FUNCTION detect._accepted() IS 'hands the rows that an events table accepted to its rollups, and queues those that others insert';
+
+CREATE FUNCTION detect._edited() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'detect_edited' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect._edited() IS 'queues the rows of an events table that others update and delete';
 
 -- ---------------------------------------------------------------------
 -- Rollups
@@ -535,16 +651,37 @@ COMMENT ON VIEW detect.stat_worker IS
 	'workers of each stream, and where their time goes; a worker that should run and does not has no pid';
 
 CREATE VIEW detect.dead_letter WITH (security_barrier) AS
-	SELECT d.dead_letter_id, s.name AS stream, d.kafka_topic, d.kafka_partition, d.kafka_offset,
-		   d.element, d.kafka_timestamp, d.kafka_key, d.kafka_headers, d.payload,
-		   d.stage, d.sqlstate, d.reason, d.attempts, d.recorded_at
+	SELECT d.dead_letter_id, s.name AS stream, NULLIF(d.kafka_server, '') AS kafka_server,
+		   d.kafka_topic, d.kafka_partition, d.kafka_offset,
+		   d.element, d.kafka_timestamp, d.kafka_key, d.kafka_headers, d.payload, d.payload_bytes,
+		   d.is_whole, d.stage, d.sqlstate, d.reason, d.attempts, d.recorded_at, d.last_attempt_at,
+		   d.retry_asked_at
 	FROM detect._dead_letter d
 	JOIN detect._stream s USING (stream_id)
 	WHERE pg_has_role(detect._stream_owner(s.name), 'USAGE');
 COMMENT ON VIEW detect.dead_letter IS
 	'elements that could not become events, with their bytes and the reason; seen by the stream''s owner alone';
 
-GRANT SELECT ON detect.stream, detect.rollup, detect.stat_stream, detect.stat_partition,
+CREATE VIEW detect.problem WITH (security_barrier) AS
+	SELECT s.name AS stream, p.problem, p.relation::regclass AS relation, p.severity, p.detail, p.remedy, p.since
+	FROM detect._problem p
+	JOIN detect._stream s USING (stream_id)
+	WHERE detect._may_see(detect._stream_owner(s.name));
+COMMENT ON VIEW detect.problem IS
+	'what is wrong beside a stream that runs, and what to do; a row goes when its cause does';
+
+CREATE VIEW detect.history WITH (security_barrier) AS
+	SELECT h.history_id, h.at, h.caller, h.acting_as, h.verb, h.object, h.detail
+	FROM detect._history h
+	LEFT JOIN (
+		SELECT s.stream_id AS definition_id, s.name FROM detect._stream s
+		UNION ALL SELECT r.rollup_id, r.name FROM detect._rollup r) d USING (definition_id)
+	WHERE detect._may_see(detect._stream_owner(d.name))
+	OR (d.name IS NULL AND current_user IN (h.caller, h.acting_as));
+COMMENT ON VIEW detect.history IS
+	'who called which verb, for a year; what was dropped since is seen by its caller and by pg_monitor';
+
+GRANT SELECT ON detect.history, detect.problem, detect.stream, detect.rollup, detect.stat_stream, detect.stat_partition,
 	detect.stat_rollup, detect.stat_worker, detect.dead_letter TO PUBLIC;
 
 -- ---------------------------------------------------------------------
@@ -555,11 +692,13 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA detect FROM PUBLIC;
 
 -- Definitions are made by detect_admin; the verbs check ownership.
 GRANT EXECUTE ON FUNCTION
-	detect.create_stream, detect.create_rollup
+	detect.create_stream, detect.try_stream, detect.create_rollup, detect.peek(text, text, int, boolean, interval)
 	TO detect_admin;
 GRANT EXECUTE ON FUNCTION
 	detect.alter_stream, detect.get_definition(text), detect.drop_stream(text, boolean), detect.pause(text), detect.resume(text),
-	detect.wait_for(text, interval), detect.drop_rollup(text, boolean),
+	detect.seek(text, timestamptz, bigint, text, int),
+	detect.wait_for(text, interval), detect.retry_dead_letters(text, timestamptz, timestamptz, text),
+	detect.purge_dead_letters(text, timestamptz, timestamptz, text), detect.drop_rollup(text, boolean),
 	detect.wait_for_rollup(text, interval), detect.retry_rollup(text),
 	detect.alter_rollup(text, interval, text[]), detect.decode(bytea, text, jsonb, text)
 	TO PUBLIC;
@@ -572,5 +711,5 @@ GRANT EXECUTE ON FUNCTION
 	detect._first_step(detect._timed, anyelement, timestamptz), detect._first_combine(detect._timed, detect._timed),
 	detect._last_step(detect._timed, anyelement, timestamptz), detect._last_combine(detect._timed, detect._timed),
 	detect._timed_value(detect._timed, anyelement, timestamptz),
-	detect._staged(), detect._accepted()
+	detect._staged(), detect._accepted(), detect._edited()
 	TO PUBLIC;

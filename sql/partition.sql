@@ -31,7 +31,7 @@ LANGUAGE sql STABLE SET timezone = 'UTC' SET datestyle = 'ISO' AS $$
 -- Waits until a query gives so many rows, in many transactions: what is built or detached concurrently waits for old ones.
 CREATE PROCEDURE await(query text, expected bigint) LANGUAGE plpgsql AS $$
 DECLARE
-    deadline timestamptz := clock_timestamp() + interval '1 minute';
+    deadline timestamptz := clock_timestamp() + interval '3 minutes';
     found_rows bigint;
 BEGIN
     LOOP

@@ -146,6 +146,19 @@ SELECT detect.wait_for_rollup('event');
 SELECT detect.wait_for_rollup('no_such_rollup');
 SELECT detect.wait_for('Event');
 
+-- seek: what can be said without a broker
+SELECT detect.seek('event', to_time => now());
+SELECT detect.seek('event', to_offset => 1, to_time => now());
+SELECT detect.seek('event');
+SELECT detect.seek('no_such_stream', to_offset => 1);
+SELECT detect.seek(NULL, to_offset => 1);
+CREATE SERVER regress_nowhere FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstrap_servers '127.0.0.1:1');
+SELECT detect.create_stream('remote', server => 'regress_nowhere', topics => '{a,b}');
+SELECT detect.seek('remote', to_offset => 1, topic => 'c');
+SELECT detect.seek('remote', to_offset => 1, partition => 2);
+SELECT detect.drop_stream('remote');
+DROP SERVER regress_nowhere;
+
 -- dropped by oneself, it is gone (dropped by others: test/isolation)
 SELECT detect.drop_stream('event');
 SELECT detect.wait_for('event');

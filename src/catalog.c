@@ -30,15 +30,6 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
-/* A table of ours, open for simple inserts and updates. */
-typedef struct CatalogWriter
-{
-	Relation rel;
-	EState *estate;
-	ResultRelInfo *result;
-	TupleTableSlot *slot;
-} CatalogWriter;
-
 /*
  * The OID of a table or sequence in schema detect; InvalidOid when it is
  * missing and missing_ok.
@@ -144,27 +135,31 @@ catalog_next_id(const char *sequence)
  * Open a table of ours for writing; the caller closes it in the same
  * transaction.
  */
-static CatalogWriter
+CatalogWriter *
 catalog_open(const char *table)
 {
-	CatalogWriter writer;
+	CatalogWriter *writer = palloc(sizeof(CatalogWriter));
 
-	writer.rel = table_open(catalog_relation(table, false), RowExclusiveLock);
-	writer.estate = CreateExecutorState();
-	writer.result = makeNode(ResultRelInfo);
-	InitResultRelInfo(writer.result, writer.rel, 0, NULL, 0);
-	ExecOpenIndices(writer.result, false);
-	writer.slot = table_slot_create(writer.rel, &writer.estate->es_tupleTable);
+	writer->rel = table_open(catalog_relation(table, false), RowExclusiveLock);
+	writer->estate = CreateExecutorState();
+	writer->result = makeNode(ResultRelInfo);
+	InitResultRelInfo(writer->result, writer->rel, 0, NULL, 0);
+	ExecOpenIndices(writer->result, false);
+	writer->slot = table_slot_create(writer->rel, &writer->estate->es_tupleTable);
 	return writer;
 }
 
-static void
+/*
+ * The table stays locked until the transaction ends.
+ */
+void
 catalog_close(CatalogWriter *writer)
 {
 	ExecCloseIndices(writer->result);
 	ExecResetTupleTable(writer->estate->es_tupleTable, false);
 	FreeExecutorState(writer->estate);
 	table_close(writer->rel, NoLock);
+	pfree(writer);
 }
 
 /* Put a row's values into the writer's slot. */
@@ -180,16 +175,43 @@ catalog_fill_slot(TupleTableSlot *slot, const Datum *values, const bool *nulls)
 }
 
 /*
+ * Insert one row; values in column order.
+ */
+void
+catalog_write(CatalogWriter *writer, const Datum *values, const bool *nulls)
+{
+	catalog_fill_slot(writer->slot, values, nulls);
+	ExecSimpleRelationInsert(writer->result, writer->estate, writer->slot);
+	ResetPerTupleExprContext(writer->estate);
+}
+
+/*
+ * Put other values in the place of a row that was found.  The caller is the
+ * only writer of that row.
+ */
+void
+catalog_rewrite(CatalogWriter *writer, TupleTableSlot *found, const Datum *values,
+				const bool *nulls)
+{
+	EPQState epq;
+
+	catalog_fill_slot(writer->slot, values, nulls);
+	EvalPlanQualInit(&epq, writer->estate, NULL, NIL, -1);
+	ExecSimpleRelationUpdate(writer->result, writer->estate, &epq, found, writer->slot);
+	EvalPlanQualEnd(&epq);
+	ResetPerTupleExprContext(writer->estate);
+}
+
+/*
  * Insert one row into a table of ours; values in column order.
  */
 void
 catalog_insert(const char *table, Datum *values, const bool *nulls)
 {
-	CatalogWriter writer = catalog_open(table);
+	CatalogWriter *writer = catalog_open(table);
 
-	catalog_fill_slot(writer.slot, values, nulls);
-	ExecSimpleRelationInsert(writer.result, writer.estate, writer.slot);
-	catalog_close(&writer);
+	catalog_write(writer, values, nulls);
+	catalog_close(writer);
 }
 
 /*
@@ -199,21 +221,16 @@ catalog_insert(const char *table, Datum *values, const bool *nulls)
 void
 catalog_upsert(const char *table, int nkeys, Datum *values, const bool *nulls)
 {
-	CatalogWriter writer = catalog_open(table);
-	TupleTableSlot *found = table_slot_create(writer.rel, &writer.estate->es_tupleTable);
-	Oid primary_key = RelationGetPrimaryKeyIndex(writer.rel);
-	EPQState epq;
+	CatalogWriter *writer = catalog_open(table);
+	TupleTableSlot *found = table_slot_create(writer->rel, &writer->estate->es_tupleTable);
+	Oid primary_key = RelationGetPrimaryKeyIndex(writer->rel);
 
 	Assert(nkeys > 0);
-	catalog_fill_slot(writer.slot, values, nulls);
-	if (RelationFindReplTupleByIndex(writer.rel, primary_key, LockTupleExclusive, writer.slot,
+	catalog_fill_slot(writer->slot, values, nulls);
+	if (RelationFindReplTupleByIndex(writer->rel, primary_key, LockTupleExclusive, writer->slot,
 									 found))
-	{
-		EvalPlanQualInit(&epq, writer.estate, NULL, NIL, -1);
-		ExecSimpleRelationUpdate(writer.result, writer.estate, &epq, found, writer.slot);
-		EvalPlanQualEnd(&epq);
-	}
+		catalog_rewrite(writer, found, values, nulls);
 	else
-		ExecSimpleRelationInsert(writer.result, writer.estate, writer.slot);
-	catalog_close(&writer);
+		catalog_write(writer, values, nulls);
+	catalog_close(writer);
 }

@@ -20,6 +20,7 @@
 
 #include "access/attnum.h"
 #include "executor/tuptable.h"
+#include "nodes/execnodes.h"
 #include "nodes/pg_list.h"
 #include "portability/instr_time.h"
 #include "postmaster/bgworker.h"
@@ -58,6 +59,10 @@
 #define SQL_PARTITION (-1)
 
 #define REASON_BYTES 512
+
+/* How many partitions an applier can have indexed at a time because their
+ * identities exceed the memory for them. */
+#define INDEXES_WANTED 16
 
 /* ---------------------------------------------------------------------
  * Definitions, as the workers and verbs load them
@@ -213,6 +218,8 @@ typedef struct StreamSlot
 	bool dropped; /* to be freed once no worker of it runs */
 	int consumers;
 	bool maintain_wanted; /* the applier asks for DUTY_MAINTAIN */
+	int nindexes_wanted;  /* beside those of partitions that are past */
+	Oid indexes_wanted[INDEXES_WANTED];
 	char name[NAMEDATALEN];
 
 	WorkerEntry workers[WORKER_ENTRIES];
@@ -273,10 +280,12 @@ typedef struct WorkerOrder
  * in settings.c
  * ---------------------------------------------------------------------
  */
+extern int detect_dead_letter_payload_kilobytes;
 extern int detect_max_streams;
 extern int detect_max_batch_rows;
 extern int detect_max_batch_kilobytes;
 extern int detect_retry_interval_ms;
+extern int detect_identity_memory_kilobytes;
 extern bool detect_superuser_streams;
 extern void settings_define(void);
 
@@ -284,9 +293,24 @@ extern void settings_define(void);
  * in catalog.c: our own tables, read and written by C
  * ---------------------------------------------------------------------
  */
+
+/* A table of ours, open for simple inserts and updates. */
+typedef struct CatalogWriter
+{
+	Relation rel;
+	EState *estate;
+	ResultRelInfo *result;
+	TupleTableSlot *slot;
+} CatalogWriter;
+
 extern Oid catalog_relation(const char *name, bool missing_ok);
 extern Oid catalog_owner(void);
 extern bool catalog_installed(void);
+extern CatalogWriter *catalog_open(const char *table);
+extern void catalog_close(CatalogWriter *writer);
+extern void catalog_write(CatalogWriter *writer, const Datum *values, const bool *nulls);
+extern void catalog_rewrite(CatalogWriter *writer, TupleTableSlot *found, const Datum *values,
+							const bool *nulls);
 extern void catalog_insert(const char *table, Datum *values, const bool *nulls);
 extern void catalog_upsert(const char *table, int nkeys, Datum *values, const bool *nulls);
 extern int
@@ -303,6 +327,7 @@ extern Stream *stream_load_by_id(int32 stream_id, bool missing_ok);
 extern Stream *stream_load_by_events_table(Oid events_table);
 extern int32 stream_number(const char *name, Oid *events_table);
 extern int stream_topic_index(const Stream *stream, const char *topic);
+extern char *stream_member_path(const char *from, const char *name);
 extern ColumnSource stream_column_source(const char *name, Oid *reserved_type);
 extern void stream_check_objects(const Stream *stream);
 extern void stream_lock(int32 stream_id, LOCKMODE mode);
@@ -311,11 +336,34 @@ extern void stream_set_paused(int32 stream_id, const char *reason, const char *r
 extern void stream_changed(void);
 
 /* ---------------------------------------------------------------------
+ * in history.c: who called which verb
+ * ---------------------------------------------------------------------
+ */
+extern void history_record(const char *verb, const char *object, const char *detail);
+extern bool history_forget_old(void);
+
+/* ---------------------------------------------------------------------
  * in stream_transaction.c: transactions of a stream's workers
  * ---------------------------------------------------------------------
  */
 extern bool stream_transaction_begin(const Stream *stream);
 extern void stream_transaction_commit(void);
+
+/* ---------------------------------------------------------------------
+ * in events_trigger.c: the triggers of an events table and its partitions
+ * ---------------------------------------------------------------------
+ */
+extern void events_triggers_make(Oid relation);
+extern bool events_triggers_may_make(Oid partition);
+extern bool events_triggers_watch(Relation table);
+
+/* ---------------------------------------------------------------------
+ * in monitor/problem.c: what a DBA should know of, until it is over
+ * ---------------------------------------------------------------------
+ */
+extern void problem_set(int32 stream_id, const char *problem, Oid relation, const char *detail,
+						const char *remedy);
+extern void problem_clear(int32 stream_id, const char *problem, Oid relation);
 
 /* ---------------------------------------------------------------------
  * in ingest/launcher.c: the process that decides which workers run
@@ -373,6 +421,9 @@ extern void slot_wake(StreamSlot *slot, int entry);
 extern void slot_wake_at_commit(int32 stream_id);
 extern void slot_tell_staged(StreamSlot *slot);
 extern void slot_want_maintenance(StreamSlot *slot);
+extern void slot_end_maintenance(int32 stream_id);
+extern void slot_want_indexes(StreamSlot *slot, const List *relations);
+extern List *slot_indexes_wanted(const StreamSlot *slot);
 
 /* ---------------------------------------------------------------------
  * in ingest/freshness.c
@@ -403,6 +454,7 @@ extern void step_time(Step step, instr_time *since);
  * ---------------------------------------------------------------------
  */
 extern void session_pin_settings(WorkerDuty duty);
+extern void session_imitate_worker(void);
 
 /* ---------------------------------------------------------------------
  * in ingest/watch.c: has the worker's stream changed?

@@ -68,13 +68,19 @@ drop_left_behind(const char *schema, const char *name)
 	CommandCounterIncrement();
 }
 
+/* A rollup is met twice, with its query and with its states. */
 static void
-forget_rollup(const char *name)
+forget_rollup(const char *name, const char *detail)
 {
 	Oid types[1] = {TEXTOID};
 	Datum values[1] = {CStringGetTextDatum(name)};
+	bool found;
 
 	SPI_connect();
+	found =
+		catalog_execute("SELECT FROM detect._rollup WHERE name = $1", 1, types, values, NULL) > 0;
+	if (found)
+		history_record("drop_rollup", name, detail);
 	catalog_execute("WITH gone AS (DELETE FROM detect._rollup WHERE name = $1 RETURNING rollup_id) "
 					"DELETE FROM detect._missed WHERE rollup_id IN (SELECT rollup_id FROM gone)",
 					1, types, values, NULL);
@@ -140,6 +146,7 @@ Datum
 detect_dropped(PG_FUNCTION_ARGS)
 {
 	ListCell *cell;
+	char *detail;
 
 	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
 		ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
@@ -148,6 +155,7 @@ detect_dropped(PG_FUNCTION_ARGS)
 	if (!catalog_installed())
 		PG_RETURN_NULL();
 
+	detail = psprintf("by %s", GetCommandTagName(((EventTriggerData *) fcinfo->context)->tag));
 	foreach(cell, dropped_definitions())
 	{
 		const char *name = lfirst(cell);
@@ -157,13 +165,14 @@ detect_dropped(PG_FUNCTION_ARGS)
 		if (stream_id != 0)
 		{
 			stream_lock(stream_id, AccessExclusiveLock);
-			stream_drop_trigger(events_table);
+			history_record("drop_stream", name, detail);
+			stream_drop_events_triggers(stream_id, events_table);
 			stream_forget(stream_id);
 			drop_left_behind(DETECT_STAGING_SCHEMA, name);
 		}
 		else
 		{
-			forget_rollup(name);
+			forget_rollup(name, detail);
 			drop_left_behind(DETECT_STATE_SCHEMA, name);
 			drop_left_behind(DETECT_QUERY_SCHEMA, name);
 			stream_changed();

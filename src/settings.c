@@ -15,11 +15,13 @@
 #include "miscadmin.h"
 #include "utils/guc.h"
 
-int detect_max_batch_rows = 50000;		/* elements in one commit */
-int detect_max_batch_kilobytes = 16384; /* payload in one commit */
-int detect_max_streams = 64;			/* slots in shared memory */
-int detect_retry_interval_ms = 1000;	/* first back-off */
-bool detect_superuser_streams = false;	/* may a superuser own one? */
+int detect_dead_letter_payload_kilobytes = 1024;	/* kept of one dead letter */
+int detect_identity_memory_kilobytes = 1024 * 1024; /* of one stream */
+int detect_max_batch_rows = 50000;					/* elements in one commit */
+int detect_max_batch_kilobytes = 16384;				/* payload in one commit */
+int detect_max_streams = 64;						/* slots in shared memory */
+int detect_retry_interval_ms = 1000;				/* first back-off */
+bool detect_superuser_streams = false;				/* may a superuser own one? */
 
 /*
  * Define the settings.  The caller is _PG_init.
@@ -27,6 +29,18 @@ bool detect_superuser_streams = false;	/* may a superuser own one? */
 void
 settings_define(void)
 {
+	DefineCustomIntVariable("detect.dead_letter_payload_size",
+							"Sets the greatest payload that a dead letter keeps.",
+							"A longer one is cut, and read from Kafka again when it is retried.",
+							&detect_dead_letter_payload_kilobytes, 1024, 1, 1024 * 1024, PGC_SIGHUP,
+							GUC_UNIT_KB, NULL, NULL, NULL);
+
+	DefineCustomIntVariable(
+		"detect.identity_memory", "Sets the memory that the identities of one stream may take.",
+		"Beyond it partitions, or a plain table, get a unique index in its stead.",
+		&detect_identity_memory_kilobytes, 1024 * 1024, 64, MAX_KILOBYTES, PGC_SIGHUP, GUC_UNIT_KB,
+		NULL, NULL, NULL);
+
 	DefineCustomIntVariable(
 		"detect.max_batch_rows", "Sets the greatest number of elements that one commit applies.",
 		NULL, &detect_max_batch_rows, 50000, 1, 10000000, PGC_SIGHUP, 0, NULL, NULL, NULL);

@@ -89,23 +89,16 @@ text_array_to_list(Datum array)
 	return result;
 }
 
-/* The path of a column: as fields say, else the member of its own name, in the
- * item of an array where items are the elements. */
-static char *
-column_path(const char *name, bool of_item, List *field_columns, List *field_paths)
+/*
+ * The path of the member of this name, from "$", the message, or "@", the item.
+ */
+char *
+stream_member_path(const char *from, const char *name)
 {
 	StringInfoData path;
-	ListCell *column;
-	ListCell *value;
-
-	forboth(column, field_columns, value, field_paths)
-	{
-		if (strcmp(lfirst(column), name) == 0)
-			return pstrdup(lfirst(value));
-	}
 
 	initStringInfo(&path);
-	appendStringInfoString(&path, of_item ? "@.\"" : "$.\"");
+	appendStringInfo(&path, "%s.\"", from);
 	for (const char *c = name; *c; c++)
 	{
 		if (*c == '"' || *c == '\\')
@@ -114,6 +107,22 @@ column_path(const char *name, bool of_item, List *field_columns, List *field_pat
 	}
 	appendStringInfoChar(&path, '"');
 	return path.data;
+}
+
+/* The path of a column: as fields say, else the member of its own name, in the
+ * item of an array where items are the elements. */
+static char *
+column_path(const char *name, bool of_item, List *field_columns, List *field_paths)
+{
+	ListCell *column;
+	ListCell *value;
+
+	forboth(column, field_columns, value, field_paths)
+	{
+		if (strcmp(lfirst(column), name) == 0)
+			return pstrdup(lfirst(value));
+	}
+	return stream_member_path(of_item ? "@" : "$", name);
 }
 
 /*

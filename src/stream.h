@@ -67,6 +67,7 @@ extern bool argument_keeps(const ArgumentSource *source, int arg);
 extern List *arg_text_array(FunctionCallInfo fcinfo, int arg);
 extern const char *const stream_argument_names[DEFINITION_ARGS];
 extern char *arg_text(FunctionCallInfo fcinfo, int arg);
+extern char *stream_arguments_given(FunctionCallInfo fcinfo);
 extern void stream_check_caller(void);
 extern StreamDefinition *
 stream_definition_from_call(FunctionCallInfo fcinfo, const Stream *old, ArrayType *reset);
@@ -77,6 +78,10 @@ extern char *argument_server(const ArgumentSource *source, Oid owner);
 extern List *argument_topics(const ArgumentSource *source, const Stream *stream);
 extern char *argument_start(const ArgumentSource *source);
 extern char *argument_unnest(const ArgumentSource *source);
+
+/* in peek.c */
+extern List *
+peek_messages(Oid server, const char *topic, int count, bool newest, TimestampTz deadline);
 
 /* in stream_table.c */
 extern Oid argument_events_table(const ArgumentSource *source, const Stream *stream);
@@ -114,8 +119,8 @@ extern List *stream_query_events_columns(Query *query, Oid events_table, Oid sta
 extern const char *closest_attribute(Oid relid, const char *name);
 
 /* in stream_create.c */
+extern Stream *stream_create(StreamDefinition *definition);
 extern void stream_make_query(StreamDefinition *definition);
-extern void stream_create_events_triggers(const Stream *stream);
 extern void stream_write(const StreamDefinition *definition);
 extern void stream_record_dependencies(const Stream *stream);
 
@@ -125,8 +130,11 @@ extern char *stream_differences(const StreamDefinition *definition, const Stream
 
 /* in stream_drop.c */
 extern void stream_drop_object(Oid classid, Oid objectid);
-extern void stream_drop_trigger(Oid events_table);
 extern void stream_forget(int32 stream_id);
+
+/* in events_trigger.c */
+extern void stream_make_events_triggers(const Stream *stream);
+extern void stream_drop_events_triggers(int32 stream_id, Oid events_table);
 
 /* in name.c */
 extern void definition_check_name(const char *kind, const char *name);

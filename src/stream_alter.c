@@ -111,8 +111,8 @@ move_triggers(const Stream *stream, const Stream *old)
 {
 	if (stream->events_table == old->events_table)
 		return;
-	stream_drop_trigger(old->events_table);
-	stream_create_events_triggers(stream);
+	stream_drop_events_triggers(stream->id, old->events_table);
+	stream_make_events_triggers(stream);
 }
 
 /* What no column took may be taken now. */
@@ -170,6 +170,7 @@ detect_alter_stream(PG_FUNCTION_ARGS)
 	if (moves(stream, old))
 		restart_progress(stream);
 	stream_check_definition(stream_load_by_id(stream->id, false));
+	history_record("alter_stream", stream->name, stream_arguments_given(fcinfo));
 	stream_changed();
 	PG_RETURN_VOID();
 }

@@ -27,6 +27,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/jsonb.h"
+#include "utils/lsyscache.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
@@ -102,6 +103,32 @@ arg_text_array(FunctionCallInfo fcinfo, int arg)
 		strings = lappend(strings, TextDatumGetCString(elements[i]));
 	}
 	return strings;
+}
+
+/*
+ * The arguments of a call of create_stream or alter_stream that say what the
+ * stream is, as SQL: what the history keeps of it.
+ */
+char *
+stream_arguments_given(FunctionCallInfo fcinfo)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	for (int arg = ARG_NAME + 1; arg <= ARG_RESET; arg++)
+	{
+		Oid type = get_fn_expr_argtype(fcinfo->flinfo, arg);
+		Oid output;
+		bool is_varlena;
+
+		if (PG_ARGISNULL(arg) || (arg == ARG_RESET && type != TEXTARRAYOID))
+			continue;
+		getTypeOutputInfo(type, &output, &is_varlena);
+		appendStringInfo(&text, "%s%s => %s", text.len > 0 ? ", " : "",
+						 arg == ARG_RESET ? "reset" : stream_argument_names[arg],
+						 quote_literal_cstr(OidOutputFunctionCall(output, PG_GETARG_DATUM(arg))));
+	}
+	return text.data;
 }
 
 /* Read which arguments of alter_stream are to become their defaults. */

@@ -144,23 +144,6 @@ create_staging_trigger(const Stream *stream)
 					 quote_qualified_identifier(DETECT_STAGING_SCHEMA, stream->name)));
 }
 
-/*
- * Make the triggers of the events table, which hand over what was accepted.
- */
-void
-stream_create_events_triggers(const Stream *stream)
-{
-	char *events =
-		quote_qualified_identifier(get_namespace_name(get_rel_namespace(stream->events_table)),
-								   get_rel_name(stream->events_table));
-
-	execute(psprintf(
-		"CREATE TRIGGER _detect_accepted AFTER INSERT ON %s REFERENCING NEW TABLE AS _detect_new "
-		"FOR EACH STATEMENT EXECUTE FUNCTION detect._accepted()",
-		events));
-	execute(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER _detect_accepted", events));
-}
-
 /* Make a stream's view depend on what its query may not name. */
 static void
 record_dependency(const Stream *stream, Oid classid, Oid objectid)
@@ -235,20 +218,14 @@ exists_already(FunctionCallInfo fcinfo)
 }
 
 /*
- * detect.create_stream(name, …): see README.md.
+ * Make a stream and all its objects but for consumers' tables, or say why it
+ * can't be.
  */
-Datum
-detect_create_stream(PG_FUNCTION_ARGS)
+Stream *
+stream_create(StreamDefinition *definition)
 {
-	StreamDefinition *definition;
-	Stream *stream;
+	Stream *stream = definition->stream;
 
-	launcher_require();
-	stream_check_caller();
-	if (exists_already(fcinfo))
-		PG_RETURN_VOID();
-	definition = stream_definition_from_call(fcinfo, NULL, NULL);
-	stream = definition->stream;
 	stream->staging_table =
 		stream_columns_create_table(stream->name, definition->columns, stream->owner);
 	stream_check_fields(definition->fields, stream->unnest, stream->staging_table);
@@ -257,12 +234,29 @@ detect_create_stream(PG_FUNCTION_ARGS)
 	stream->id = (int32) catalog_next_id("_id");
 	stream_record_dependencies(stream);
 	create_staging_trigger(stream);
-	stream_create_events_triggers(stream);
+	stream_make_events_triggers(stream);
 	stream_write(definition);
 	stream = stream_load_by_id(stream->id, false);
 	stream_check_definition(stream);
+	return stream;
+}
+
+/*
+ * detect.create_stream(name, …): see README.md.
+ */
+Datum
+detect_create_stream(PG_FUNCTION_ARGS)
+{
+	Stream *stream;
+
+	launcher_require();
+	stream_check_caller();
+	if (exists_already(fcinfo))
+		PG_RETURN_VOID();
+	stream = stream_create(stream_definition_from_call(fcinfo, NULL, NULL));
 	for (int writer = 0; writer < staging_writers(stream); writer++)
 		staging_table_ensure(stream, writer);
+	history_record("create_stream", stream->name, stream_arguments_given(fcinfo));
 	stream_changed();
 	PG_RETURN_VOID();
 }

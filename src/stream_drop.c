@@ -14,9 +14,7 @@
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
-#include "commands/trigger.h"
 #include "compat.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -45,16 +43,6 @@ stream_drop_object(Oid classid, Oid objectid)
 }
 
 /*
- * Drop the trigger that create_stream has made on an events table, if both are
- * still there.
- */
-void
-stream_drop_trigger(Oid events_table)
-{
-	stream_drop_object(TriggerRelationId, get_trigger_oid(events_table, "_detect_accepted", true));
-}
-
-/*
  * Delete what detect's own tables know of a stream.
  */
 void
@@ -62,8 +50,9 @@ stream_forget(int32 stream_id)
 {
 	Oid types[1] = {INT4OID};
 	Datum values[1] = {Int32GetDatum(stream_id)};
-	const char *tables[] = {"_stream", "_applied_progress", "_staged_progress", "_dead_letter",
-							"_unknown_field"};
+	const char *tables[] = {"_stream",		"_applied_progress", "_staged_progress",
+							"_dead_letter", "_unknown_field",	 "_edit",
+							"_problem"};
 
 	SPI_connect();
 	for (int i = 0; i < lengthof(tables); i++)
@@ -109,7 +98,8 @@ detect_drop_stream(PG_FUNCTION_ARGS)
 	check_may_drop(name, events_table);
 	stream_lock(stream_id, AccessExclusiveLock);
 
-	stream_drop_trigger(events_table);
+	history_record("drop_stream", name, NULL);
+	stream_drop_events_triggers(stream_id, events_table);
 	stream_forget(stream_id);
 	stream_drop_object(RelationRelationId,
 					   get_relname_relid(name, get_namespace_oid(DETECT_QUERY_SCHEMA, false)));

@@ -56,6 +56,7 @@ detect_pause(PG_FUNCTION_ARGS)
 {
 	Stream *stream = lock_stream(fcinfo);
 
+	history_record("pause", stream->name, stream->paused ? "it was paused already" : NULL);
 	if (stream->paused)
 		ereport(NOTICE, (errmsg("stream \"%s\" is already paused", stream->name)));
 	else
@@ -96,6 +97,7 @@ detect_resume(PG_FUNCTION_ARGS)
 
 	launcher_require();
 	stream = lock_stream(fcinfo);
+	history_record("resume", stream->name, stream->is_copy ? "took over a copy" : NULL);
 	if (stream->is_copy)
 		adopt_copy(stream);
 	progress_resume_partitions(stream);
@@ -112,8 +114,9 @@ detect_resume(PG_FUNCTION_ARGS)
 typedef struct WaitTarget
 {
 	const Stream *stream;
-	List *ends;		  /* of KafkaPosition *: to be reached */
-	Snapshot at_call; /* rows that SQL had staged */
+	List *ends;			   /* of KafkaPosition *: to be reached */
+	Snapshot at_call;	   /* rows that SQL had staged */
+	TimestampTz called_at; /* what was asked to be retried until then */
 	TimestampTz deadline;
 } WaitTarget;
 
@@ -148,15 +151,10 @@ find_ends(WaitTarget *target)
 {
 	const Stream *stream = target->stream;
 	Oid server = GetForeignServerByName(stream->server, false)->serverid;
-	List *properties = kafka_connection_properties(server, stream->owner);
-	KafkaProperty *array = palloc(Max(list_length(properties), 1) * sizeof(KafkaProperty));
-	KafkaClient *client;
+	KafkaClient *client =
+		kafka_open_server(server, stream->owner, stream->name, CurrentMemoryContext);
 	ListCell *cell;
-	int count = 0;
 
-	foreach(cell, properties)
-		array[count++] = *(KafkaProperty *) lfirst(cell);
-	client = kafka_open(array, count, stream->name, CurrentMemoryContext);
 	PG_TRY();
 	{
 		foreach(cell, stream->topics)
@@ -190,18 +188,14 @@ messages_missing(const WaitTarget *target)
 
 /* What this transaction has staged is not there for the applier yet. */
 static void
-check_is_not_ours(const WaitTarget *target, TupleTableSlot *slot)
+check_is_not_ours(const WaitTarget *target, Datum xmin)
 {
-	bool isnull;
-	Datum xmin = slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isnull);
-
 	if (TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin)))
 		ereport(
 			ERROR,
 			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg(
-				 "this transaction has staged rows of stream \"%s\", which are applied when it commits",
-				 target->stream->name),
+			 errmsg("this transaction has work for stream \"%s\", which is applied when it commits",
+					target->stream->name),
 			 errhint("Commit first, then call detect.wait_for.")));
 }
 
@@ -224,13 +218,41 @@ rows_missing(const WaitTarget *target)
 	scan = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
 	{
+		bool isnull;
+
 		CHECK_FOR_INTERRUPTS();
-		check_is_not_ours(target, slot);
+		check_is_not_ours(target, slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isnull));
 		missing += table_tuple_satisfies_snapshot(rel, slot, target->at_call);
 	}
 	table_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
 	table_close(rel, AccessShareLock);
+	return missing;
+}
+
+/* How many dead letters that were to be retried at the call still are; of many
+ * only that there are many. */
+static int64
+retries_missing(const WaitTarget *target)
+{
+	Oid types[2] = {INT4OID, TIMESTAMPTZOID};
+	Datum values[2];
+	int64 missing;
+
+	values[0] = Int32GetDatum(target->stream->id);
+	values[1] = TimestampTzGetDatum(target->called_at);
+	SPI_connect();
+	missing = catalog_execute("SELECT xmin FROM detect._dead_letter WHERE stream_id = $1 "
+							  "AND retry_asked_at <= $2 LIMIT 1000",
+							  2, types, values, NULL);
+	for (int64 i = 0; i < missing; i++)
+	{
+		bool isnull;
+
+		check_is_not_ours(target,
+						  SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
+	}
+	SPI_finish();
 	return missing;
 }
 
@@ -263,17 +285,22 @@ look(const WaitTarget *target)
 {
 	int64 messages;
 	int64 rows;
+	int64 retries;
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	messages = messages_missing(target);
 	rows = rows_missing(target);
-	if (messages != 0 || rows != 0)
+	retries = retries_missing(target);
+	if (messages != 0 || rows != 0 || retries != 0)
 		check_not_paused(target);
 	PopActiveSnapshot();
-	if (messages == 0 && rows == 0)
+	if (messages == 0 && rows == 0 && retries == 0)
 		return NULL;
-	return psprintf("%lld messages and %lld rows staged by SQL", (long long) messages,
-					(long long) rows);
+	if (retries == 0)
+		return psprintf("%lld messages and %lld rows staged by SQL", (long long) messages,
+						(long long) rows);
+	return psprintf("%lld messages, %lld rows staged by SQL and %lld dead letters to be retried",
+					(long long) messages, (long long) rows, (long long) retries);
 }
 
 /* A stream that its own transaction has made can't run before that commits. */
@@ -331,6 +358,7 @@ detect_wait_for(PG_FUNCTION_ARGS)
 	check_is_committed(stream);
 	target.deadline = DatumGetTimestampTz(DirectFunctionCall2(
 		timestamptz_pl_interval, TimestampTzGetDatum(GetCurrentTimestamp()), PG_GETARG_DATUM(1)));
+	target.called_at = GetCurrentTimestamp();
 	target.at_call = RegisterSnapshot(GetLatestSnapshot());
 	if (stream->server)
 		find_ends(&target);

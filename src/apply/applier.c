@@ -28,9 +28,10 @@
 
 /* Looks that nobody asked for: at rows that were locked, at rows whose trigger
  * did not fire. */
-#define LOCKED_LOOK_MS	  100
-#define IDLE_LOOK_MS	  10000
-#define MAINTAIN_CHECK_MS 60000
+#define LOCKED_LOOK_MS	 100
+#define IDLE_LOOK_MS	 10000
+#define EXPIRE_AGAIN_MS	 100
+#define HISTORY_CHECK_MS 3600000
 
 /*
  * An applier for a stream; nothing is read yet.  It lives in context.
@@ -81,10 +82,11 @@ create_readers(Applier *applier)
 		applier->readers[i] = staged_reader_create(applier->stream, i, applier->context);
 }
 
-/* Have all staging tables looked at from their beginning. */
+/* Have all sources looked at from their beginning. */
 static void
 rewind_readers(Applier *applier)
 {
+	retry_rewind(applier->retry_reader);
 	for (int i = 0; i < applier->nreaders; i++)
 		staged_reader_rewind(applier->readers[i]);
 }
@@ -103,12 +105,13 @@ load(Applier *applier)
 	create_readers(applier);
 	applier->dedup = dedup_create(applier->stream, applier->context);
 	applier->events = events_create(applier->stream, applier->context);
-	dedup_begin_batch(applier->dedup);
+	applier->letters = dead_letters_create(applier->stream, applier->context);
+	applier->retry_reader = retry_reader_create(applier->stream, applier->context);
+	if (!dedup_begin_batch(applier->dedup, true))
+		dedup_follow(applier->dedup);
 	stream_transaction_commit();
-	dedup_commit_batch(applier->dedup);
-	applier->kafka.due = applier->sql.due = applier->next_expire = 0;
-	my_slot->identities = dedup_identities(applier->dedup);
-	my_slot->identity_bytes = dedup_bytes(applier->dedup);
+	applier->kafka.due = applier->sql.due = applier->retry.due = applier->next_expire = 0;
+	remember_identities(applier);
 	applier->is_loaded = true;
 	applier->may_fill = true;
 	applier->must_reload = false;
@@ -138,6 +141,7 @@ applier_forget(Applier *applier)
 		return;
 	dedup_abort_batch(applier->dedup);
 	events_abort(applier->events);
+	dead_letters_abort(applier->letters);
 	rewind_readers(applier);
 }
 
@@ -180,7 +184,7 @@ ensure_partitions(Applier *applier, const Batch *batch)
 	{
 		if (!stream_transaction_begin(stream))
 			return false;
-		made = partition_ensure(stream, times, ntimes);
+		made = partition_ensure(stream, times, ntimes, applier->is_over_bound);
 		stream_transaction_commit();
 	} while (made > 0);
 	return true;
@@ -259,7 +263,7 @@ read_staged(Applier *applier)
 
 /* Read the next batch, NULL when the definition has changed. */
 static Batch *
-read_batch(Applier *applier, bool from_sql)
+read_batch(Applier *applier, BatchSource source)
 {
 	MemoryContext old_context;
 	Batch *batch;
@@ -269,9 +273,11 @@ read_batch(Applier *applier, bool from_sql)
 	if (!stream_transaction_begin(applier->stream))
 		return NULL;
 	old_context = MemoryContextSwitchTo(applier->batch_context);
-	if (from_sql)
+	if (source == SOURCE_SQL)
 		batch = staged_read_sql(applier->readers[0],
 								progress_find(applier->applied, SQL_TOPIC, SQL_PARTITION));
+	else if (source == SOURCE_LETTERS)
+		batch = retry_read(applier->retry_reader, applier->readers[0], applier->applied);
 	else
 		batch = read_staged(applier);
 	batch->now = GetCurrentTimestamp();
@@ -328,25 +334,27 @@ advance_without_messages(Applier *applier, Batch *batch)
 
 /* Read and apply once; true when there is more to do at once. */
 static bool
-apply_once(Applier *applier, bool from_sql, int *next_look_ms)
+apply_once(Applier *applier, BatchSource source, int *next_look_ms)
 {
 	Batch *batch;
 	bool more;
 
 	*next_look_ms = 0;
 	MemoryContextReset(applier->batch_context);
-	batch = read_batch(applier, from_sql);
+	batch = read_batch(applier, source);
 	if (batch == NULL)
 		return true;
-	if (batch->count == 0 ? !advance_without_messages(applier, batch)
+	if (batch->count == 0 ? !advance_without_messages(applier, batch) || !follow_edits(applier)
 						  : !apply_batch(applier, batch))
 	{
 		/* rows that were read and not applied must be read again */
 		rewind_readers(applier);
 		return true;
 	}
+	if (source == SOURCE_LETTERS && batch->has_locked_rows)
+		retry_rewind(applier->retry_reader);
 	/* a batch that others hold row by row is no reason to hurry */
-	more = batch->is_cut && !(batch->from_sql && batch->taken == 0);
+	more = batch->is_cut && (source == SOURCE_KAFKA || batch->taken > 0);
 	if (!more)
 		*next_look_ms = batch->has_locked_rows ? LOCKED_LOOK_MS : IDLE_LOOK_MS;
 	return more;
@@ -354,7 +362,7 @@ apply_once(Applier *applier, bool from_sql, int *next_look_ms)
 
 /* Look at a source of staged rows if that may be worth while. */
 static bool
-look_at(Applier *applier, Lookout *lookout, uint32 commits, bool from_sql)
+look_at(Applier *applier, Lookout *lookout, uint32 commits, BatchSource source)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	int next_look_ms;
@@ -363,7 +371,7 @@ look_at(Applier *applier, Lookout *lookout, uint32 commits, bool from_sql)
 	if (lookout->seen_commits == commits && now < lookout->due)
 		return false;
 	lookout->due = now; /* in case of an error */
-	more = apply_once(applier, from_sql, &next_look_ms);
+	more = apply_once(applier, source, &next_look_ms);
 	lookout->seen_commits = commits;
 	lookout->due = TimestampTzPlusMilliseconds(now, next_look_ms);
 	return more;
@@ -419,9 +427,10 @@ reload(Applier *applier)
 		return false;
 	load_progress(applier);
 	events_reload(applier->events);
+	dead_letters_recount(applier->letters);
 	stream_transaction_commit();
 	rewind_readers(applier);
-	applier->kafka.due = applier->sql.due = applier->next_expire = 0;
+	applier->kafka.due = applier->sql.due = applier->retry.due = applier->next_expire = 0;
 	applier->must_reload = false;
 	applier->may_fill = true;
 	return true;
@@ -461,23 +470,38 @@ tend_retention(Applier *applier)
 	return are_more;
 }
 
-/* Ask for indexes of closed partitions and for retention when they are due. */
+/* Delete dead letters that are older than they are to be kept: some at a time,
+ * so that no batch waits for long. */
 static void
-tend_partitions(Applier *applier)
+expire_dead_letters(Applier *applier)
 {
 	TimestampTz now = GetCurrentTimestamp();
+	bool more;
 
-	if (now < applier->next_maintain_check)
+	if (applier->stream->dead_letter_retention == NULL || now < applier->next_expiry)
 		return;
+	applier->next_expiry = TimestampTzPlusMilliseconds(now, MAINTAIN_CHECK_MS);
 	if (!stream_transaction_begin(applier->stream))
 		return;
-	applier->next_maintain_check = TimestampTzPlusMilliseconds(now, MAINTAIN_CHECK_MS);
-	if (maintain_is_due(applier->stream))
-	{
-		slot_want_maintenance(my_slot);
-		launcher_wake();
-	}
+	more = dead_letters_expire(applier->letters);
 	stream_transaction_commit();
+	dead_letters_commit(applier->letters);
+	if (more)
+		applier->next_expiry = TimestampTzPlusMilliseconds(now, EXPIRE_AGAIN_MS);
+}
+
+/* Forget what was done more than a year ago. */
+static void
+tend_history(Applier *applier)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	bool more;
+
+	if (now < applier->history_due || !stream_transaction_begin(applier->stream))
+		return;
+	more = history_forget_old();
+	stream_transaction_commit();
+	applier->history_due = more ? now : TimestampTzPlusMilliseconds(now, HISTORY_CHECK_MS);
 }
 
 /* The rate over the last second or so. */
@@ -500,20 +524,25 @@ measure_rate(Applier *applier)
 bool
 applier_run(Applier *applier)
 {
-	bool more = false;
+	bool more;
 
 	if (!applier->is_loaded && !load(applier))
 		return true;
 	if (applier->must_reload && !reload(applier))
 		return true;
+	/* first, since that may make room among the dead letters; who asks for a
+	 * retry has the applier reloaded */
+	more = look_at(applier, &applier->retry, 0, SOURCE_LETTERS);
 	if (applier->stream->server)
-		more = look_at(applier, &applier->kafka, my_slot->staged_commits, false);
-	more |= look_at(applier, &applier->sql, my_slot->sql_commits, true);
+		more |= look_at(applier, &applier->kafka, my_slot->staged_commits, SOURCE_KAFKA);
+	more |= look_at(applier, &applier->sql, my_slot->sql_commits, SOURCE_SQL);
 	more |= tend_rollups(applier);
 	more |= tend_retention(applier);
+	expire_dead_letters(applier);
 	if (!more)
 		truncate_staging(applier);
 	tend_partitions(applier);
+	tend_history(applier);
 	measure_rate(applier);
 	return more;
 }
@@ -524,8 +553,12 @@ applier_run(Applier *applier)
 int
 applier_wait_ms(const Applier *applier)
 {
-	TimestampTz due = Min(applier->sql.due, applier->next_maintain_check);
+	TimestampTz due = Min(Min(applier->sql.due, applier->retry.due), applier->next_maintain_check);
 
+	if (applier->stream->dead_letter_retention)
+		due = Min(due, applier->next_expiry);
+	if (applier->is_over_bound)
+		due = Min(due, applier->next_bound_check);
 	if (applier->stream->server)
 		due = Min(due, applier->kafka.due);
 	if (applier->is_loaded)

@@ -9,7 +9,10 @@
 #define DETECT_APPLIER_INTERNAL_H
 
 #include "apply/applier.h"
-#include "apply/batch.h"
+#include "apply/dead_letter.h"
+
+/* How often partitions, and what is kept too long, are looked at. */
+#define MAINTAIN_CHECK_MS 60000
 
 /* When a source of staged rows must be looked at again. */
 typedef struct Lookout
@@ -28,6 +31,8 @@ struct Applier
 	StagedReader **readers;
 	Dedup *dedup;
 	Events *events;
+	DeadLetters *letters;
+	RetryReader *retry_reader;
 	List *applied; /* of Progress: as committed */
 	bool is_loaded;
 	bool may_fill;	  /* a rollup may want filling */
@@ -36,8 +41,14 @@ struct Applier
 	int unknown_failures;
 	Lookout kafka;
 	Lookout sql;
+	Lookout retry;
+	TimestampTz next_expiry; /* of dead letters */
 	TimestampTz next_maintain_check;
-	TimestampTz next_expire; /* old groups of rollups */
+	TimestampTz next_expire;	  /* old groups of rollups */
+	TimestampTz next_bound_check; /* of the bound, while it is exceeded */
+	bool is_over_bound;			  /* identities take more than they may */
+	bool bound_is_told;			  /* is_over_bound is in detect.problem */
+	TimestampTz history_due;
 	TimestampTz last_batch_at;
 	TimestampTz truncate_due; /* the next try, after one that failed */
 	TimestampTz rate_since;
@@ -46,5 +57,10 @@ struct Applier
 
 /* in apply/piece.c */
 extern bool apply_batch(Applier *applier, Batch *batch);
+extern bool follow_edits(Applier *applier);
+extern void remember_identities(Applier *applier);
+
+/* in apply/tend.c */
+extern void tend_partitions(Applier *applier);
 
 #endif /* DETECT_APPLIER_INTERNAL_H */

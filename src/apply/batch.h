@@ -13,6 +13,8 @@
 #include "ingest/staging.h"
 #include "storage/itemptr.h"
 
+typedef struct RetriedLetter RetriedLetter;
+
 /* One element; its ordinal is its index in the batch. */
 typedef struct Element
 {
@@ -38,12 +40,24 @@ typedef struct Element
 	const char *stage; /* decode, check, query or apply */
 	const char *reason;
 
+	RetriedLetter *letter; /* that it comes from, else NULL */
+	bool replaces_letter;  /* in the counts: of many elements only the first */
+	bool is_void;		   /* stands for a message that has no elements */
+
 	ItemPointerData sql_tid; /* of the row that SQL staged, else invalid */
 	HeapTuple staged;		 /* the whole staged row, in the batch's context */
 	HeapTuple message;		 /* the first row of its message, which has the payload */
 	Datum *values;			 /* of the staging table's columns, by attnum - 1 */
 	bool *nulls;
 } Element;
+
+/* Where the elements of a batch come from. */
+typedef enum BatchSource
+{
+	SOURCE_KAFKA,  /* consumers' staging tables */
+	SOURCE_SQL,	   /* detect_staging.<stream> */
+	SOURCE_LETTERS /* dead letters that are retried */
+} BatchSource;
 
 /* A batch lives in the applier's batch context. */
 typedef struct Batch
@@ -53,9 +67,9 @@ typedef struct Batch
 	Element *elements;
 	Size bytes;	 /* of their staged rows */
 	bool is_cut; /* more is staged than fits */
-	bool from_sql;
+	BatchSource source;
 	bool has_locked_rows;  /* that somebody else holds for now */
-	int taken;			   /* rows of SQL that were not held by others */
+	int taken;			   /* rows and letters that were not held by others */
 	TimestampTz now;	   /* when it was read: what is late, what is ahead */
 	List *staged_progress; /* of the same look, NIL for SQL */
 } Batch;
@@ -69,6 +83,10 @@ typedef struct EventTimes
 
 typedef struct Events Events;
 
+/* Shown what the events table has accepted, while its trigger runs. */
+struct TriggerData;
+typedef void (*AcceptedWitness)(struct TriggerData *trigdata, void *argument);
+
 /* in apply/staged_read.c */
 typedef struct StagedReader StagedReader;
 extern StagedReader *staged_reader_create(const Stream *stream, int writer, MemoryContext context);
@@ -76,6 +94,11 @@ extern bool staged_read(StagedReader *reader, Batch *batch, List *applied);
 extern Batch *staged_read_sql(StagedReader *reader, Progress *sql_progress);
 extern void staged_reader_rewind(StagedReader *reader);
 extern BlockNumber staged_reader_blocks(const StagedReader *reader);
+extern Element *batch_append(Batch *batch);
+extern Element *batch_append_staged(StagedReader *reader, Batch *batch, Progress *progress,
+									Datum *staged, bool *nulls);
+extern void element_allocate_values(const Stream *stream, Element *element);
+extern TimestampTz element_event_time(const StagedReader *reader, const Element *element);
 extern void element_convert(StagedReader *reader, Element *element);
 
 /* in apply/events.c */
@@ -90,17 +113,16 @@ extern TimestampTz events_rollups_due(const Events *events);
 extern bool events_failed_in_rollup(const Events *events);
 extern bool events_guard_rollups(Events *events, bool guarded);
 extern void events_abort(Events *events);
+extern void events_set_witness(Events *events, AcceptedWitness witness, void *argument);
 
 /* in apply/decide.c */
 extern void decide_piece(const Stream *stream, StagedReader *reader, Dedup *dedup, Events *events,
 						 Batch *batch, int from, int to);
+extern void element_release_identity(Dedup *dedup, const Element *element);
 extern EventTimes event_times(const Stream *stream, TimestampTz now);
 extern bool element_is_out_of_range(const Element *element, const EventTimes *times);
 
 /* in apply/query.c */
 extern void query_check_text(const Stream *stream);
-
-/* in apply/dead_letter.c */
-extern void dead_letter_write(const Stream *stream, const Element *element);
 
 #endif /* DETECT_BATCH_H */

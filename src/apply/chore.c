@@ -84,7 +84,7 @@ chore_lacks_index(Oid partition, const IdentityColumns *columns)
 	table = try_relation_open(partition, NoLock);
 	if (table == NULL)
 		return false;
-	if (table->rd_rel->relkind == RELKIND_RELATION)
+	if (table->rd_rel->relkind == RELKIND_RELATION && !table->rd_rel->relhassubclass)
 		lacks = !OidIsValid(identity_index_find(table, columns, &soon)) && !soon;
 	relation_close(table, AccessShareLock);
 	return lacks;
@@ -205,16 +205,33 @@ add_left_behind(List *chores, const Stream *stream)
 	return chores;
 }
 
+/* Adds the indexes that the applier wants for want of memory. */
+static List *
+add_wanted(List *chores, const Stream *stream, const List *wanted)
+{
+	IdentityColumns *columns = wanted == NIL ? NULL : identity_columns(stream);
+	ListCell *cell;
+
+	foreach(cell, wanted)
+	{
+		if (chore_lacks_index(lfirst_oid(cell), columns))
+			chores = add_chore(chores, CHORE_INDEX, lfirst_oid(cell));
+	}
+	return chores;
+}
+
 /*
- * Lists all chores of a stream in the current context.  The caller is in a
- * transaction.
+ * Lists all chores of a stream in the current context, also for the relations
+ * whose index the applier wants.  The caller is in a transaction.
  */
 List *
-chore_list(const Stream *stream)
+chore_list(const Stream *stream, const List *wanted)
 {
-	if (!partition_is_by_event_time(stream))
-		return NIL;
-	return add_left_behind(partition_chores(stream), stream);
+	List *chores = NIL;
+
+	if (partition_is_by_event_time(stream))
+		chores = add_left_behind(partition_chores(stream), stream);
+	return add_wanted(chores, stream, wanted);
 }
 
 /* The retries of this process, made at first use. */
@@ -249,41 +266,92 @@ forget_done_retries(HTAB *retries)
 	}
 }
 
+/* Tells whether a partition's chore is to be asked for now. */
+static bool
+is_due(HTAB *retries, Oid partition, TimestampTz now)
+{
+	bool found;
+	Retry *retry = hash_search(retries, &partition, HASH_ENTER, &found);
+
+	retry->seen = true;
+	if (found && now < retry->due_at)
+		return false;
+	retry->delay_ms = found ? Min(retry->delay_ms * 2, LAST_RETRY_MS) : FIRST_RETRY_MS;
+	retry->due_at = TimestampTzPlusMilliseconds(now, retry->delay_ms);
+	return true;
+}
+
 /*
  * Tells whether maintain_run has something to do.  A chore that fails again
  * and again is asked for ever more seldom: after a minute, at last every
  * hour.  Called by the stream's applier now and then, in a transaction.
  */
 bool
-maintain_is_due(const Stream *stream)
+maintain_is_due(const Stream *stream, const List *wanted)
 {
 	HTAB *retries = retry_table();
 	TimestampTz now = GetCurrentTimestamp();
 	bool due = false;
-	List *chores;
+	List *chores = NIL;
 	ListCell *cell;
 
-	if (!partition_is_by_event_time(stream))
-		return false;
-
-	chores = partition_chores(stream);
+	if (partition_is_by_event_time(stream))
+		chores = partition_chores(stream);
 	foreach(cell, chores)
-	{
-		const Chore *chore = lfirst(cell);
-		bool found;
-		Retry *retry = hash_search(retries, &chore->partition, HASH_ENTER, &found);
-
-		retry->seen = true;
-		if (found && now < retry->due_at)
-			continue;
-		retry->delay_ms = found ? Min(retry->delay_ms * 2, LAST_RETRY_MS) : FIRST_RETRY_MS;
-		retry->due_at = TimestampTzPlusMilliseconds(now, retry->delay_ms);
-		due = true;
-	}
+		due |= is_due(retries, ((const Chore *) lfirst(cell))->partition, now);
+	foreach(cell, wanted)
+		due |= is_due(retries, lfirst_oid(cell), now);
 	/* what failed may have gone without us */
-	if (chores == NIL)
+	if (chores == NIL && wanted == NIL)
 		slot_clear_reason(my_slot, DUTY_MAINTAIN);
 	list_free_deep(chores);
 	forget_done_retries(retries);
 	return due;
+}
+
+/*
+ * The same of the indexes alone that the applier wants, which costs little.
+ */
+bool
+maintain_wants(const List *wanted)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	bool due = false;
+	ListCell *cell;
+
+	foreach(cell, wanted)
+		due |= is_due(retry_table(), lfirst_oid(cell), now);
+	return due;
+}
+
+/*
+ * Forgets the tries of indexes that were wanted and are not any more, so that
+ * they are built at once should they be wanted again.
+ */
+void
+maintain_wants_no_more(const List *were_wanted, const List *wanted)
+{
+	ListCell *cell;
+
+	foreach(cell, were_wanted)
+	{
+		Oid relation = lfirst_oid(cell);
+
+		if (!list_member_oid(wanted, relation))
+			(void) hash_search(retry_table(), &relation, HASH_REMOVE, NULL);
+	}
+}
+
+/*
+ * Has what failed tried again at once: its cause may be gone.
+ */
+void
+maintain_retry(void)
+{
+	HASH_SEQ_STATUS scan;
+	Retry *retry;
+
+	hash_seq_init(&scan, retry_table());
+	while ((retry = hash_seq_search(&scan)) != NULL)
+		hash_search(retry_table(), &retry->partition, HASH_REMOVE, NULL);
 }

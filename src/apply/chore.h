@@ -25,7 +25,7 @@ typedef struct Chore
 } Chore;
 
 /* in apply/chore.c */
-extern List *chore_list(const Stream *stream);
+extern List *chore_list(const Stream *stream, const List *wanted);
 extern bool chore_lacks_index(Oid partition, const IdentityColumns *columns);
 
 #endif /* DETECT_CHORE_H */

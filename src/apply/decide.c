@@ -126,8 +126,11 @@ claim_identity(Dedup *dedup, Element *element)
 	return true;
 }
 
-static void
-release_identity(Dedup *dedup, Element *element)
+/*
+ * Let go of the identity that an element has claimed and made no event of.
+ */
+void
+element_release_identity(Dedup *dedup, const Element *element)
 {
 	Datum values[INDEX_MAX_KEYS];
 
@@ -165,7 +168,7 @@ has_partition(Piece *piece, const Element *element)
 static void
 sort_element(Piece *piece, Batch *batch, Element *element)
 {
-	if (element->is_gone)
+	if (element->is_gone || element->is_void)
 		return;
 	if (element->sqlstate != 0)
 		element->outcome = OUTCOME_DEAD_LETTER;
@@ -199,7 +202,7 @@ release_unaccepted(Piece *piece)
 	{
 		if (piece->candidates[i]->outcome == OUTCOME_ACCEPTED)
 			continue;
-		release_identity(piece->dedup, piece->candidates[i]);
+		element_release_identity(piece->dedup, piece->candidates[i]);
 		released++;
 	}
 	return released;

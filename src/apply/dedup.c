@@ -27,6 +27,7 @@
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
+#include "apply/edit.h"
 #include "apply/segment.h"
 
 /* What the open batch added to the memory of a segment. */
@@ -39,6 +40,7 @@ typedef struct BatchEntry
 struct Dedup
 {
 	Dedup *next; /* in all_dedups */
+	int32 stream_id;
 	IdentityColumns *columns;
 	IdentityHasher *hasher;		 /* NULL: types without canonical bytes */
 	IdentityValues *values_seen; /* by the open batch; NULL if hashed */
@@ -119,10 +121,12 @@ transaction_ended(XactEvent event, void *arg)
 				break;
 			case XACT_EVENT_COMMIT:
 				dedup_commit_batch(dedup);
+				segment_map_followed(dedup->map);
 				break;
 			case XACT_EVENT_ABORT:
 				abandon_probes(dedup);
 				dedup_abort_batch(dedup);
+				segment_map_not_followed(dedup->map);
 				break;
 			default:
 				break;
@@ -177,6 +181,7 @@ dedup_create(const Stream *stream, MemoryContext context)
 	MemoryContext old = MemoryContextSwitchTo(own);
 	Dedup *dedup = palloc0_object(Dedup);
 
+	dedup->stream_id = stream->id;
 	dedup->columns = identity_columns(stream);
 	if (dedup->columns->canonical)
 		dedup->hasher = identity_hasher_create(dedup->columns->n, dedup->columns->types,
@@ -206,19 +211,55 @@ dedup_columns(const Dedup *dedup, const AttrNumber **staging_attnums)
 }
 
 /*
- * Begins a batch: notices partitions and indexes that came or went, and the
- * first time reads all identities.  The caller is in the transaction that
- * will write the batch, and has made the partitions it needs.
+ * Begins a batch: notices partitions and indexes that came or went, and, if
+ * asked to, what others did to rows.  Result is false if memory must follow
+ * first: then this transaction is for dedup_follow, and another one for the
+ * batch.  The caller has made the partitions that the batch needs.
  */
-void
-dedup_begin_batch(Dedup *dedup)
+bool
+dedup_begin_batch(Dedup *dedup, bool look_for_edits)
 {
 	dedup_abort_batch(dedup);
 	close_probes(dedup);
 	if (dedup->values_seen != NULL)
 		identity_values_clear(dedup->values_seen);
-	if (dedup->columns->n > 0)
-		segment_map_refresh(dedup->map);
+	if (dedup->columns->n > 0 && !segment_map_refresh(dedup->map))
+		return false;
+	return !look_for_edits || !edit_is_queued(dedup->stream_id);
+}
+
+/*
+ * Brings memory up to date with what is committed; the first time it reads the
+ * whole table, unless that has an index.  Follows dedup_begin_batch, in the
+ * same transaction.
+ */
+void
+dedup_follow(Dedup *dedup)
+{
+	segment_map_follow(dedup->map, dedup->stream_id);
+}
+
+/*
+ * Tells, once, whether a partition that no unique index could be built on may
+ * have become fit for it.
+ */
+bool
+dedup_repeats_ended(Dedup *dedup)
+{
+	bool ended = dedup->map->repeats_ended;
+
+	dedup->map->repeats_ended = false;
+	return ended;
+}
+
+/*
+ * Looks again at partitions whose edits are not queued.  The caller is in a
+ * transaction.
+ */
+void
+dedup_watch(Dedup *dedup)
+{
+	segment_map_watch(dedup->map);
 }
 
 /* Makes the identity of these values, none of them NULL.  A batch is open. */
@@ -322,6 +363,15 @@ dedup_forget(Dedup *dedup, const Identity *identity, const Datum *values)
 }
 
 /*
+ * Gives back what lookups hold, for a caller whose transaction goes on.
+ */
+void
+dedup_end_lookups(Dedup *dedup)
+{
+	close_probes(dedup);
+}
+
+/*
  * Keeps what the batch remembered.  The end of its transaction has done so
  * already: calling this after the commit does no harm.
  */
@@ -399,15 +449,55 @@ dedup_identities(const Dedup *dedup)
 int64
 dedup_bytes(const Dedup *dedup)
 {
-	int64 bytes = dedup->max_entries * sizeof(BatchEntry);
+	int64 bytes = dedup->max_entries * sizeof(BatchEntry) + identity_set_bytes(dedup->batch);
 	int i;
 
-	if (dedup->batch != NULL)
-		bytes += identity_set_bytes(dedup->batch);
+	for (i = 0; i < dedup->map->n; i++)
+		bytes += segment_bytes(dedup->map->segments[i]);
+	return bytes;
+}
+
+/* The largest segment in memory that is not listed yet, and of equal ones the
+ * oldest; NULL if there is none. */
+static Segment *
+largest_unlisted(const Dedup *dedup)
+{
+	Segment *largest = NULL;
+	int i;
+
 	for (i = 0; i < dedup->map->n; i++)
 	{
-		if (dedup->map->segments[i]->identities != NULL)
-			bytes += identity_set_bytes(dedup->map->segments[i]->identities);
+		Segment *segment = dedup->map->segments[i];
+
+		if (segment->identities != NULL && !segment->listed &&
+			(largest == NULL || segment_bytes(segment) > segment_bytes(largest)))
+			largest = segment;
 	}
-	return bytes;
+	return largest;
+}
+
+/*
+ * Lists the relations that must leave memory, for an index each, so that the
+ * identities in it take no more than the bound.
+ */
+List *
+dedup_beyond_bound(const Dedup *dedup, int64 bound_bytes)
+{
+	List *relations = NIL;
+	int64 bytes = 0;
+	Segment *segment;
+	int i;
+
+	for (i = 0; i < dedup->map->n; i++)
+	{
+		dedup->map->segments[i]->listed = false;
+		bytes += segment_bytes(dedup->map->segments[i]);
+	}
+	while (bytes > bound_bytes && (segment = largest_unlisted(dedup)) != NULL)
+	{
+		segment->listed = true;
+		bytes -= segment_bytes(segment);
+		relations = lappend_oid(relations, segment->relation);
+	}
+	return relations;
 }

@@ -14,6 +14,7 @@
 
 #include "access/relation.h"
 #include "access/table.h"
+#include "apply/edit.h"
 #include "apply/events_internal.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
@@ -91,6 +92,16 @@ events_create(const Stream *stream, MemoryContext context)
 	MemoryContextSwitchTo(old_context);
 	events_reload(events);
 	return events;
+}
+
+/*
+ * Have somebody look at all that the events table accepts from now on.
+ */
+void
+events_set_witness(Events *events, AcceptedWitness witness, void *argument)
+{
+	events->witness = witness;
+	events->witness_argument = argument;
 }
 
 /*
@@ -347,8 +358,9 @@ mark_seen(Events *events, TriggerData *trigdata)
 }
 
 /*
- * AFTER INSERT statement trigger of an events table.  In the applier's own
- * insert it hands what the table accepted to the rollups.
+ * AFTER INSERT statement trigger of an events table and its partitions.  In the
+ * applier's own insert it hands what the table accepted to the rollups; from
+ * any other it queues the rows for the applier.
  */
 Datum
 detect_accepted(PG_FUNCTION_ARGS)
@@ -368,7 +380,10 @@ detect_accepted(PG_FUNCTION_ARGS)
 	if (inserting == NULL ||
 		inserting->stream->events_table != RelationGetRelid(trigdata->tg_relation) ||
 		DatumGetInt32(OidFunctionCall0(F_PG_TRIGGER_DEPTH)) > 1)
+	{
+		edit_queue(trigdata);
 		return PointerGetDatum(NULL);
+	}
 
 	inserting->was_handed_over = true;
 	inserting->naccepted = tuplestore_tuple_count(trigdata->tg_newtable);
@@ -380,9 +395,11 @@ detect_accepted(PG_FUNCTION_ARGS)
 	{
 		step_time(STEP_INSERT, &inserting->step_began);
 		events_stage = "rollup";
-		inserting->in_rollups = true;
-		rollup_set_apply(inserting->rollups, trigdata, inserting->rollups_guarded);
-		inserting->in_rollups = false;
+		/* what a rollup makes of events is no matter of theirs */
+		if (inserting->witness)
+			inserting->witness(trigdata, inserting->witness_argument);
+		else
+			apply_rollups(inserting, trigdata);
 		step_time(STEP_ROLLUP, &inserting->step_began);
 	}
 	return PointerGetDatum(NULL);

@@ -8,6 +8,7 @@
 #include "detect.h"
 
 #include "apply/applier.h"
+#include "apply/dead_letter.h"
 #include "utils/elog.h"
 
 /*
@@ -34,6 +35,8 @@ failure_kind(const ErrorData *error)
 			return error->constraint_name ? FAILURE_DATA : FAILURE_CONFIGURATION;
 		case ERRCODE_RAISE_EXCEPTION:
 			return FAILURE_DATA;
+		case ERRCODE_DEAD_LETTER_LIMIT:
+			return FAILURE_CONFIGURATION;
 		default:
 			break;
 	}

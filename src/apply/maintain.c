@@ -18,6 +18,7 @@
 #include "access/xact.h"
 #include "catalog/pg_inherits.h"
 #include "commands/defrem.h"
+#include "executor/spi.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "tcop/pquery.h"
@@ -28,9 +29,15 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 
 #include "apply/chore.h"
 #include "apply/partition.h"
+
+/* The problem of an index that can't be built, and how many of the keys that
+ * keep it from being built are shown. */
+#define PROBLEM_INDEX "unique index"
+#define SHOWN_KEYS	  5
 
 static int failures = 0; /* of the present run */
 
@@ -113,7 +120,7 @@ failure_remedy(const char *partition, const ErrorData *error)
 	switch (error->sqlerrcode)
 	{
 		case ERRCODE_UNIQUE_VIOLATION:
-			return "Delete all but one of the rows with this key; until then the partition's identities stay in memory.";
+			return "Delete all but one of the rows with each of these keys; until then the identities stay in memory.";
 		case ERRCODE_INSUFFICIENT_PRIVILEGE:
 			return psprintf("%s must own the partition and may need CREATE on its schema.",
 							quote_identifier(GetUserNameFromId(GetUserId(), false)));
@@ -158,6 +165,15 @@ report_end(const Stream *stream)
 							 failures - 1, stream->name)));
 	if (failures == 0 && my_slot != NULL)
 		slot_clear_reason(my_slot, DUTY_MAINTAIN);
+}
+
+/* Lets the applier see at once what can leave its memory. */
+static void
+tell_applier(const Stream *stream)
+{
+	begin_reading();
+	slot_wake_at_commit(stream->id);
+	end_reading();
 }
 
 /* A relation's name with its schema, quoted; NULL if it is gone. */
@@ -252,7 +268,73 @@ index_command(const Stream *stream, Oid partition)
 	return command;
 }
 
-/* Gives a past partition its unique index. */
+/* The first keys that stand more than once in a relation, with how often, as
+ * text; NULL if there are none. */
+static char *
+repeated_keys(const Stream *stream, const char *name)
+{
+	char *list = identity_columns_list(identity_columns(stream));
+	char *sql = psprintf("SELECT pg_catalog.string_agg(k, ', ') FROM ("
+						 "SELECT pg_catalog.format('(%%s) %%s times', "
+						 "pg_catalog.concat_ws(', ', %s), pg_catalog.count(*)) AS k "
+						 "FROM %s GROUP BY %s HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 1 "
+						 "ORDER BY %s LIMIT %d) r",
+						 list, name, list, list, SHOWN_KEYS);
+	MemoryContext context = CurrentMemoryContext;
+	char *keys = NULL;
+
+	SPI_connect();
+	if (SPI_execute(sql, true, 0) == SPI_OK_SELECT && SPI_processed == 1)
+		keys = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+	if (keys != NULL)
+		keys = MemoryContextStrdup(context, keys);
+	SPI_finish();
+	return keys;
+}
+
+/* Notes how the build of an index went, with the keys that it failed on: a
+ * problem until it is built.  What could not be noted is in the log. */
+static void
+note_index(const Stream *stream, Oid partition, const char *name, const ErrorData *failure)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		begin_reading();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		if (failure == NULL)
+			problem_clear(stream->id, PROBLEM_INDEX, partition);
+		else
+		{
+			char *detail =
+				psprintf("the unique index of %s was not built: %s", name, failure->message);
+			char *keys = failure->sqlerrcode == ERRCODE_UNIQUE_VIOLATION
+							 ? repeated_keys(stream, name)
+							 : NULL;
+			const char *remedy = failure_remedy(name, failure);
+
+			if (keys != NULL)
+				detail = psprintf("%s: %s", detail, keys);
+			problem_set(stream->id, PROBLEM_INDEX, partition, detail, remedy);
+		}
+		PopActiveSnapshot();
+		end_reading();
+	}
+	PG_CATCH();
+	{
+		HOLD_INTERRUPTS();
+		MemoryContextSwitchTo(context);
+		EmitErrorReport();
+		AbortCurrentTransaction();
+		FlushErrorState();
+		RESUME_INTERRUPTS();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+}
+
+/* Gives a partition its unique index. */
 static void
 index_partition(const Stream *stream, Oid partition, const char *name)
 {
@@ -270,6 +352,7 @@ index_partition(const Stream *stream, Oid partition, const char *name)
 		drop_invalid_indexes(partition);
 		report_failure("build the unique index of", name, error);
 	}
+	note_index(stream, partition, name, error);
 }
 
 static void
@@ -402,7 +485,7 @@ maintain_run(const Stream *stream)
 	ListCell *cell;
 
 	begin_reading();
-	chores = chore_list(stream);
+	chores = chore_list(stream, my_slot ? slot_indexes_wanted(my_slot) : NIL);
 	end_reading();
 
 	failures = 0;
@@ -412,6 +495,7 @@ maintain_run(const Stream *stream)
 		do_chore(stream, lfirst(cell), &may_detach);
 	}
 	report_end(stream);
+	tell_applier(stream);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 }

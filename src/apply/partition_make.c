@@ -164,6 +164,7 @@ make_partition(const PartitionMaker *maker, const PartitionRange *range, int loc
 			"CREATE UNIQUE INDEX %s ON %s (%s)",
 			quote_identifier(ChooseRelationName(name, NULL, "identity", maker->schema, false)),
 			partition, maker->unique_columns));
+	events_triggers_make(get_relname_relid(name, maker->schema));
 	execute(psprintf("ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%s) TO (%s)", table,
 					 partition, partition_bound_literal(range->from, maker->event_time_type),
 					 partition_bound_literal(range->to, maker->event_time_type)));
@@ -185,7 +186,7 @@ report_ahead(const PartitionMaker *maker, const ErrorData *error)
 			 error->hint ? errhint("%s", error->hint) : 0));
 	if (error->hint)
 		reason = psprintf("%s. %s", reason, error->hint);
-	if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+	if (my_slot != NULL && error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
 		slot_note_error(my_slot, error->sqlerrcode, reason);
 }
 
@@ -338,7 +339,7 @@ make_lead(const PartitionMaker *maker, PartitionRanges *ranges, TimestampTz now)
 		made += at >= 0;
 		(void) partition_interval_around(maker->interval, time, now, &from, &time);
 	}
-	if (retry_at != 0)
+	if (my_slot != NULL && retry_at != 0)
 		slot_clear_reason(my_slot, DUTY_APPLY);
 	retry_at = 0;
 	retry_ms = LEAD_FIRST_RETRY_MS;
@@ -347,7 +348,7 @@ make_lead(const PartitionMaker *maker, PartitionRanges *ranges, TimestampTz now)
 
 /* Collects what making partitions needs to know of the open events table. */
 static PartitionMaker
-partition_maker(const Stream *stream, Relation table)
+partition_maker(const Stream *stream, Relation table, bool indexed)
 {
 	PartitionMaker maker;
 	IdentityColumns *columns = identity_columns(stream);
@@ -369,19 +370,21 @@ partition_maker(const Stream *stream, Relation table)
 	maker.event_time_type = getBaseType(get_atttype(stream->events_table, attnum));
 	maker.interval = stream->partition_interval;
 	maker.options = options.data;
-	maker.unique_columns = columns->canonical ? NULL : identity_columns_list(columns);
+	maker.unique_columns = NULL;
+	if (columns->n > 0 && (indexed || !columns->canonical))
+		maker.unique_columns = identity_columns_list(columns);
 	return maker;
 }
 
 /*
  * Makes partitions for those event times that none covers, and for the time
- * to come.  Times are as partition_time gives them; a default partition
- * covers them all.  Result is the number made, at most about 50: the caller
- * commits and calls again until it is zero, outside any batch.  The stream's
- * owner is the current user.
+ * to come, with a unique index if so asked.  Times are as partition_time gives
+ * them; a default partition covers them all.  Result is the number made, at
+ * most about 50: the caller commits and calls again until it is zero, outside
+ * any batch.  The stream's owner is the current user.
  */
 int
-partition_ensure(const Stream *stream, const TimestampTz *times, int ntimes)
+partition_ensure(const Stream *stream, const TimestampTz *times, int ntimes, bool indexed)
 {
 	Relation table;
 	PartitionRanges *ranges;
@@ -395,7 +398,7 @@ partition_ensure(const Stream *stream, const TimestampTz *times, int ntimes)
 
 	table = table_open(stream->events_table, AccessShareLock);
 	ranges = partition_ranges(table);
-	maker = partition_maker(stream, table);
+	maker = partition_maker(stream, table, indexed);
 	table_close(table, NoLock);
 
 	needed = plan_needed(ranges, stream->partition_interval, times, ntimes, now);

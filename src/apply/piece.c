@@ -111,8 +111,11 @@ advance_progress(Applier *applier, Batch *batch, int from, int to)
 			*progress = *element->progress;
 			advanced = lappend(advanced, progress);
 		}
-		progress->outcomes[element->outcome]++;
-		if (batch->from_sql)
+		if (!element->is_void)
+			progress->outcomes[element->outcome]++;
+		if (element->replaces_letter)
+			progress->outcomes[OUTCOME_DEAD_LETTER]--;
+		if (batch->source != SOURCE_KAFKA)
 			continue;
 		progress->last_offset = element->offset;
 		progress->last_element = element->element;
@@ -135,17 +138,32 @@ advance_progress(Applier *applier, Batch *batch, int from, int to)
 	return advanced;
 }
 
-/* Write the dead letters of a piece. */
+/* Write the dead letters of a piece, and settle those that were retried. */
 static void
 write_dead_letters(Applier *applier, Batch *batch, int from, int to)
 {
 	for (int i = from; i < to; i++)
 	{
-		Element *element = &batch->elements[i];
+		const Element *element = &batch->elements[i];
 
-		if (!element->is_gone && element->outcome == OUTCOME_DEAD_LETTER)
-			dead_letter_write(applier->stream, element);
+		if (element->is_gone)
+			continue;
+		if (element->letter)
+			retry_settle(applier->letters, batch, i, to);
+		else if (element->outcome == OUTCOME_DEAD_LETTER)
+			dead_letters_write(applier->letters, element);
 	}
+	dead_letters_close(applier->letters);
+}
+
+/*
+ * Say how many identities are in memory.
+ */
+void
+remember_identities(Applier *applier)
+{
+	my_slot->identities = dedup_identities(applier->dedup);
+	my_slot->identity_bytes = dedup_bytes(applier->dedup);
 }
 
 /* After the commit: what is known follows. */
@@ -168,19 +186,54 @@ remember_commit(Applier *applier, Batch *batch, int from, int to, List *advanced
 	{
 		Element *element = &batch->elements[i];
 
-		if (element->is_gone)
+		if (element->is_gone || element->is_void)
 			continue;
 		my_slot->outcomes[element->outcome]++;
-		if (element->kafka_timestamp != DT_NOBEGIN)
+		/* a letter is as old as it is, however fast it is retried */
+		if (element->kafka_timestamp != DT_NOBEGIN && element->letter == NULL)
 			slot_record_freshness(my_slot, now - element->kafka_timestamp, 1);
 	}
 	my_slot->batches++;
 	my_slot->elements += to - from;
 	my_slot->last_batch_at = now;
-	my_slot->identities = dedup_identities(applier->dedup);
-	my_slot->identity_bytes = dedup_bytes(applier->dedup);
+	remember_identities(applier);
 	applier->rate_elements += to - from;
 	applier->last_batch_at = now;
+}
+
+/*
+ * Begin the transaction of a piece, with memory that knows of all that others
+ * had done to the events table before; false when the definition has changed.
+ */
+static bool
+begin_piece(Applier *applier)
+{
+	bool has_followed = false;
+
+	for (;;)
+	{
+		if (!stream_transaction_begin(applier->stream))
+			return false;
+		if (dedup_begin_batch(applier->dedup, !has_followed))
+			return true;
+		dedup_follow(applier->dedup);
+		stream_transaction_commit();
+		has_followed = true;
+	}
+}
+
+/*
+ * Let memory follow what others have done while nothing was staged; false when
+ * the definition has changed.
+ */
+bool
+follow_edits(Applier *applier)
+{
+	if (!begin_piece(applier))
+		return false;
+	stream_transaction_commit();
+	remember_identities(applier);
+	return true;
 }
 
 /* Apply a piece in one transaction; false when the definition has changed. */
@@ -192,11 +245,12 @@ apply_piece(Applier *applier, Batch *batch, int from, int to)
 	instr_time since;
 
 	events_stage = "apply";
-	if (!stream_transaction_begin(applier->stream))
+	if (!begin_piece(applier))
 		return false;
-	if (batch->from_sql)
+	if (batch->source == SOURCE_SQL)
 		take_sql_rows(applier, batch, from, to);
-	dedup_begin_batch(applier->dedup);
+	if (batch->source == SOURCE_LETTERS)
+		retry_take(applier->letters, batch, from, to);
 	decide_piece(applier->stream, applier->readers[0], applier->dedup, applier->events, batch, from,
 				 to);
 
@@ -207,6 +261,7 @@ apply_piece(Applier *applier, Batch *batch, int from, int to)
 	MemoryContextSwitchTo(old_context);
 	stream_transaction_commit();
 	dedup_commit_batch(applier->dedup);
+	dead_letters_commit(applier->letters);
 	remember_commit(applier, batch, from, to, advanced);
 	step_time(STEP_COMMIT, &since);
 	return true;
@@ -232,6 +287,7 @@ try_piece(Applier *applier, Batch *batch, int from, int to, bool *changed)
 		RESUME_INTERRUPTS();
 		dedup_abort_batch(applier->dedup);
 		events_abort(applier->events);
+		dead_letters_abort(applier->letters);
 	}
 	PG_END_TRY();
 	return error;
@@ -270,12 +326,14 @@ blame_element(Applier *applier, Element *element, const ErrorData *error)
 }
 
 /* Whether an error is for the applier to deal with; the worker deals with the
- * others. */
+ * others.  Of many elements some may have room among the dead letters. */
 static bool
-is_about_elements(Applier *applier, const ErrorData *error)
+is_about_elements(Applier *applier, const ErrorData *error, int count)
 {
 	FailureKind kind = failure_kind(error);
 
+	if (error->sqlerrcode == ERRCODE_DEAD_LETTER_LIMIT)
+		return count > 1;
 	if (kind == FAILURE_UNKNOWN)
 		return applier->unknown_failures < UNKNOWN_FAILURES;
 	return kind == FAILURE_DATA;
@@ -307,7 +365,7 @@ apply_range(Applier *applier, Batch *batch, int from, int to)
 			ReThrowError(error);
 		return apply_range(applier, batch, from, to);
 	}
-	if (!is_about_elements(applier, error))
+	if (!is_about_elements(applier, error, to - from))
 		ReThrowError(error);
 	if (to - from == 1)
 	{

@@ -7,11 +7,8 @@
  * A segment is a partition, or a plain table as a whole.  It is examined
  * before a batch, never within one, and again only after PostgreSQL has told
  * that something about it changed.  It leaves memory once it has a valid
- * unique index, and is read again if it loses that.
- *
- * Reading sees what is committed.  The rows that the applier wrote since are
- * remembered by itself, being the single writer; so memory and table stay
- * equal without further reading.
+ * unique index, and is read again if it loses that: see segment_follow.c,
+ * which brings memory up to date in a transaction of its own.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,21 +16,15 @@
 
 #include "access/relation.h"
 #include "access/table.h"
-#include "access/tableam.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_inherits.h"
-#include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/snapmgr.h"
 
 #include "apply/segment.h"
-
-#define PREFETCHED 32
 
 /*
  * Prepares the map of a table; segment_map_refresh fills it in.  Columns and
@@ -88,15 +79,6 @@ find_segment(const SegmentMap *map, Oid relation, int near)
 	return NULL;
 }
 
-static void
-forget_identities(Segment *segment)
-{
-	if (segment->identities != NULL)
-		identity_set_destroy(segment->identities);
-	segment->identities = NULL;
-	segment->filenode = InvalidOid;
-}
-
 /* Puts the new list in place of the old one, and frees what is gone with its
  * identities.  Raises no errors. */
 static void
@@ -112,7 +94,7 @@ replace_segments(SegmentMap *map, PartitionRanges *ranges, Segment **segments, i
 	{
 		if (!map->segments[i]->listed)
 		{
-			forget_identities(map->segments[i]);
+			segment_forget(map->segments[i]);
 			pfree(map->segments[i]);
 		}
 	}
@@ -170,98 +152,6 @@ list_segments(SegmentMap *map)
 	map->examined = changes;
 }
 
-/* The identity of a row; false if a column is NULL, as no element's is. */
-static bool
-row_identity(const SegmentMap *map, TupleTableSlot *slot, const AttrNumber *attnums,
-			 Identity *identity)
-{
-	Datum values[INDEX_MAX_KEYS];
-	int i;
-
-	for (i = 0; i < map->columns->n; i++)
-	{
-		if (slot->tts_isnull[attnums[i] - 1])
-			return false;
-		values[i] = slot->tts_values[attnums[i] - 1];
-	}
-	*identity = identity_hash(map->hasher, values);
-	return true;
-}
-
-/* Adds the identities of all rows that a scan gives to a set.  Each waits in
- * a short queue for its place to come from main memory. */
-static void
-add_rows(const SegmentMap *map, TableScanDesc scan, TupleTableSlot *slot, const AttrNumber *attnums,
-		 AttrNumber last_attnum, IdentitySet *set)
-{
-	Identity queue[PREFETCHED];
-	int queued = 0;
-	int i;
-
-	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
-	{
-		CHECK_FOR_INTERRUPTS();
-		slot_getsomeattrs(slot, last_attnum);
-		if (!row_identity(map, slot, attnums, &queue[queued]))
-			continue;
-		identity_set_prefetch(set, &queue[queued]);
-		if (++queued < PREFETCHED)
-			continue;
-		for (i = 0; i < queued; i++)
-			identity_set_add(set, &queue[i]);
-		queued = 0;
-	}
-	for (i = 0; i < queued; i++)
-		identity_set_add(set, &queue[i]);
-}
-
-/* Adds the identities of all rows of a relation to a set. */
-static void
-read_identities(const SegmentMap *map, Oid relation, IdentitySet *set)
-{
-	Relation table = table_open(relation, AccessShareLock);
-	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
-	TupleTableSlot *slot = table_slot_create(table, NULL);
-	TableScanDesc scan = table_beginscan(table, snapshot, 0, NULL);
-	AttrNumber attnums[INDEX_MAX_KEYS];
-	AttrNumber last_attnum = 0;
-	int i;
-
-	for (i = 0; i < map->columns->n; i++)
-	{
-		attnums[i] = get_attnum(relation, map->columns->names[i]);
-		last_attnum = Max(last_attnum, attnums[i]);
-	}
-	add_rows(map, scan, slot, attnums, last_attnum, set);
-
-	table_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
-	UnregisterSnapshot(snapshot);
-	table_close(table, NoLock);
-}
-
-/*
- * Reads the identities of a segment into memory: of a plain table with those
- * that inherit from it.  An error leaves the segment as never examined, so
- * that it is read again.
- */
-static void
-load_segment(const SegmentMap *map, Segment *segment, Relation table)
-{
-	List *relations = list_make1_oid(segment->relation);
-	ListCell *cell;
-
-	forget_identities(segment);
-	segment->examined = 0;
-	segment->identities = identity_set_create(map->context);
-	if (table->rd_rel->relhassubclass)
-		relations = find_all_inheritors(segment->relation, AccessShareLock, NULL);
-	foreach(cell, relations)
-		read_identities(map, lfirst_oid(cell), segment->identities);
-	segment->filenode = table->rd_rel->relfilenode;
-	list_free(relations);
-}
-
 /* Raises an error if a segment's identities can be held nowhere. */
 static void
 check_segment(const SegmentMap *map, Relation table, bool has_index)
@@ -285,7 +175,7 @@ check_segment(const SegmentMap *map, Relation table, bool has_index)
 					 identity_columns_list(map->columns))));
 }
 
-/* Decides where a segment's identities are, and reads them if in memory. */
+/* Decides where a segment's identities are, and whether they must be read. */
 static void
 examine_segment(SegmentMap *map, Segment *segment)
 {
@@ -293,6 +183,7 @@ examine_segment(SegmentMap *map, Segment *segment)
 	Relation table;
 	Oid index = InvalidOid;
 	bool soon = false;
+	bool watched;
 
 	/* Who locks an old partition for long must not stop the stream. */
 	if (segment->examined == 0)
@@ -304,7 +195,8 @@ examine_segment(SegmentMap *map, Segment *segment)
 	if (table == NULL)
 	{
 		map->changes++;
-		forget_identities(segment);
+		segment_forget(segment);
+		segment->must_read = false;
 		segment->index = InvalidOid;
 		return;
 	}
@@ -313,12 +205,16 @@ examine_segment(SegmentMap *map, Segment *segment)
 	if (table->rd_rel->relkind == RELKIND_RELATION && !table->rd_rel->relhassubclass)
 		index = identity_index_find(table, map->columns, &soon);
 	check_segment(map, table, OidIsValid(index));
+	watched = events_triggers_watch(table);
 
 	segment->index = index;
+	segment->must_read &= !OidIsValid(index);
 	if (OidIsValid(index))
-		forget_identities(segment);
-	else if (segment->identities == NULL || segment->filenode != table->rd_rel->relfilenode)
-		load_segment(map, segment, table);
+		segment_forget(segment);
+	else if (segment->identities == NULL || segment->filenode != table->rd_rel->relfilenode ||
+			 (!segment->watched && watched))
+		segment->must_read = true;
+	segment->watched = watched;
 	relation_close(table, AccessShareLock);
 
 	if (!soon)
@@ -327,13 +223,14 @@ examine_segment(SegmentMap *map, Segment *segment)
 
 /*
  * Brings the map up to date with the events table: partitions and indexes
- * that came or went.  Costs nothing if nothing changed; the first time it
- * reads the whole table, unless that has an index.  The caller is in a
+ * that came or went.  Costs nothing if nothing changed.  Result is false if
+ * segments must be read, which segment_map_follow does.  The caller is in a
  * transaction, with no probe open, and no batch begun.
  */
-void
+bool
 segment_map_refresh(SegmentMap *map)
 {
+	bool is_read = true;
 	int i;
 
 	LockRelationOid(map->table, AccessShareLock);
@@ -344,7 +241,9 @@ segment_map_refresh(SegmentMap *map)
 	{
 		if (map->segments[i]->examined != map->segments[i]->changes)
 			examine_segment(map, map->segments[i]);
+		is_read &= !map->segments[i]->must_read;
 	}
+	return is_read;
 }
 
 /* Raises an error for an event that no partition takes. */
@@ -372,6 +271,41 @@ report_detaching(Oid partition)
 			 "If nobody is detaching it any more, finish with ALTER TABLE ... DETACH PARTITION ... FINALIZE.")));
 }
 
+/* Finds the place of the segment for a time; -1 if there is none. */
+static int
+segment_place(const SegmentMap *map, TimestampTz time)
+{
+	int at = partition_range_of(map->ranges, time);
+
+	if (at < 0 && OidIsValid(map->ranges->default_partition))
+		at = map->ranges->n;
+	return at;
+}
+
+/* The event time among the values of an identity. */
+static TimestampTz
+identity_time(const SegmentMap *map, const Datum *values)
+{
+	int position = map->columns->event_time;
+
+	return partition_time(map->columns->types[position], values[position]);
+}
+
+/*
+ * Finds the segment of a row with these values of its identity, or NULL.
+ */
+Segment *
+segment_find(const SegmentMap *map, const Datum *values)
+{
+	int at = 0;
+
+	if (map->n == 0)
+		return NULL;
+	if (map->ranges != NULL)
+		at = segment_place(map, identity_time(map, values));
+	return at < 0 ? NULL : map->segments[at];
+}
+
 /*
  * Finds the segment that takes an event with these values of its identity.
  * Raises an error if there is none: partition_ensure was there before.
@@ -379,18 +313,15 @@ report_detaching(Oid partition)
 Segment *
 segment_of(const SegmentMap *map, const Datum *values)
 {
-	int position = map->columns->event_time;
 	Segment *segment;
 
 	if (map->ranges == NULL)
 		segment = map->segments[0];
 	else
 	{
-		TimestampTz time = partition_time(map->columns->types[position], values[position]);
-		int at = partition_range_of(map->ranges, time);
+		TimestampTz time = identity_time(map, values);
+		int at = segment_place(map, time);
 
-		if (at < 0 && OidIsValid(map->ranges->default_partition))
-			at = map->ranges->n;
 		if (at < 0)
 			report_uncovered(map, time);
 		segment = map->segments[at];

@@ -11,6 +11,7 @@
 
 #include "apply/identity.h"
 #include "apply/partition.h"
+#include "utils/hsearch.h"
 
 /* A partition, or a plain events table as a whole. */
 typedef struct Segment
@@ -18,7 +19,12 @@ typedef struct Segment
 	Oid relation;
 	Oid filenode;			 /* another one after TRUNCATE */
 	Oid index;				 /* InvalidOid: in memory */
-	IdentitySet *identities; /* NULL: indexed, or not loaded yet */
+	IdentitySet *identities; /* NULL: indexed, or not read yet */
+	HTAB *repeats;			 /* rows beyond the first of theirs, or NULL */
+	bool must_read;			 /* before the next batch */
+	bool read_now;			 /* in the open transaction */
+	bool edited_now;		 /* in the open transaction */
+	bool watched;			 /* edits of its rows are queued */
 	IndexProbe *probe;		 /* open in this transaction, else NULL */
 	uint32 changes;			 /* counted by the relcache callback */
 	uint32 examined;		 /* value of changes when last examined */
@@ -36,13 +42,28 @@ typedef struct SegmentMap
 	Segment **segments; /* of each range, then of the default partition */
 	uint32 changes;		/* as in Segment, of the events table */
 	uint32 examined;
+	bool repeats_ended; /* the last repeat of some segment has gone */
 } SegmentMap;
 
 /* in apply/segment.c */
 extern SegmentMap *segment_map_create(Oid table, const IdentityColumns *columns,
 									  const IdentityHasher *hasher, MemoryContext context);
 extern void segment_map_invalidate(SegmentMap *map, Oid relation);
-extern void segment_map_refresh(SegmentMap *map);
+extern bool segment_map_refresh(SegmentMap *map);
+extern Segment *segment_find(const SegmentMap *map, const Datum *values);
 extern Segment *segment_of(const SegmentMap *map, const Datum *values);
+
+/* in apply/segment_read.c */
+extern void segment_read(const SegmentMap *map, Segment *segment, Snapshot snapshot);
+extern void segment_add_row(const SegmentMap *map, Segment *segment, const Identity *identity);
+extern void segment_remove_row(SegmentMap *map, Segment *segment, const Identity *identity);
+extern void segment_forget(Segment *segment);
+extern int64 segment_bytes(const Segment *segment);
+
+/* in apply/segment_follow.c */
+extern void segment_map_follow(SegmentMap *map, int32 stream_id);
+extern void segment_map_followed(SegmentMap *map);
+extern void segment_map_not_followed(SegmentMap *map);
+extern void segment_map_watch(SegmentMap *map);
 
 #endif /* DETECT_SEGMENT_H */

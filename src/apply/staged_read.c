@@ -98,8 +98,10 @@ staged_reader_blocks(const StagedReader *reader)
 	return ItemPointerGetBlockNumberNoCheck(&reader->next);
 }
 
-/* Room for one more element. */
-static Element *
+/*
+ * Room for one more element.
+ */
+Element *
 batch_append(Batch *batch)
 {
 	if (batch->count == batch->allocated)
@@ -197,8 +199,10 @@ element_convert(StagedReader *reader, Element *element)
 	element->is_converted = true;
 }
 
-/* Event time of an element, DT_NOBEGIN where it has none. */
-static TimestampTz
+/*
+ * Event time of an element, DT_NOBEGIN where it has none.
+ */
+TimestampTz
 element_event_time(const StagedReader *reader, const Element *element)
 {
 	int at = reader->event_time_attnum - 1;
@@ -208,8 +212,10 @@ element_event_time(const StagedReader *reader, const Element *element)
 	return partition_time(reader->event_time_type, element->values[at]);
 }
 
-/* Memory for the values of an element, all of them NULL. */
-static void
+/*
+ * Memory for the values of an element, all of them NULL.
+ */
+void
 element_allocate_values(const Stream *stream, Element *element)
 {
 	int natts = stream->natts;
@@ -248,12 +254,38 @@ staged_message(StagedReader *reader, const Progress *before, HeapTuple tuple, in
 	return reader->message;
 }
 
+/*
+ * Add an element of these columns of a consumer's staging table.
+ */
+Element *
+batch_append_staged(StagedReader *reader, Batch *batch, Progress *progress, Datum *staged,
+					bool *nulls)
+{
+	Element *element = batch_append(batch);
+
+	element->progress = progress;
+	element->offset = DatumGetInt64(staged[STAGED_OFFSET - 1]);
+	element->element = DatumGetInt32(staged[STAGED_ELEMENT - 1]);
+	if (!nulls[STAGED_TIMESTAMP - 1])
+		element->kafka_timestamp = DatumGetTimestampTz(staged[STAGED_TIMESTAMP - 1]);
+	element->sqlstate = DatumGetInt32(staged[STAGED_SQLSTATE - 1]);
+	element_allocate_values(reader->stream, element);
+	if (element->sqlstate != 0)
+	{
+		element->stage = "decode";
+		element->reason = TextDatumGetCString(staged[STAGED_REASON - 1]);
+		return element;
+	}
+	element_set_values(reader->stream, element, staged, nulls);
+	element->event_time = element_event_time(reader, element);
+	return element;
+}
+
 /* Make an element of a staged row; false when it does not follow the last one. */
 static bool
 append_staged_row(StagedReader *reader, Batch *batch, List *applied, HeapTuple tuple,
 				  TupleDesc tupdesc)
 {
-	const Stream *stream = reader->stream;
 	Datum *staged = reader->staged_values;
 	bool *nulls = reader->staged_nulls;
 	const Progress *before = reader->recent;
@@ -280,24 +312,10 @@ append_staged_row(StagedReader *reader, Batch *batch, List *applied, HeapTuple t
 	progress->read_offset = offset;
 	progress->read_element = number;
 
-	element = batch_append(batch);
+	element = batch_append_staged(reader, batch, progress, staged, nulls);
+	batch->bytes += tuple->t_len;
 	element->message = message;
-	element->progress = progress;
-	element->offset = offset;
-	element->element = number;
-	if (!nulls[STAGED_TIMESTAMP - 1])
-		element->kafka_timestamp = DatumGetTimestampTz(staged[STAGED_TIMESTAMP - 1]);
 	element->staged = tuple;
-	element->sqlstate = DatumGetInt32(staged[STAGED_SQLSTATE - 1]);
-	element_allocate_values(stream, element);
-	if (element->sqlstate != 0)
-	{
-		element->stage = "decode";
-		element->reason = TextDatumGetCString(staged[STAGED_REASON - 1]);
-		return true;
-	}
-	element_set_values(stream, element, staged, nulls);
-	element->event_time = element_event_time(reader, element);
 	return true;
 }
 
@@ -314,12 +332,14 @@ static bool
 batch_ends_before(const StagedReader *reader, const Batch *batch, HeapTuple tuple,
 				  TupleDesc tupdesc)
 {
-	const Element *last = &batch->elements[batch->count - 1];
+	const Element *last;
 	bool isnull;
 	int topic;
 
-	if (!batch_is_full(batch))
+	/* what is applied already fills none */
+	if (batch->count == 0 || !batch_is_full(batch))
 		return false;
+	last = &batch->elements[batch->count - 1];
 	topic = DatumGetInt16(heap_getattr(tuple, STAGED_TOPIC, tupdesc, &isnull));
 	return last->offset != DatumGetInt64(heap_getattr(tuple, STAGED_OFFSET, tupdesc, &isnull)) ||
 		   last->progress->partition !=
@@ -353,7 +373,6 @@ read_forward(StagedReader *reader, Relation rel, Batch *batch, List *applied)
 		in_order = append_staged_row(reader, batch, applied, tuple, RelationGetDescr(rel));
 		if (!in_order)
 			break;
-		batch->bytes += tuple->t_len;
 		reader->next = slot->tts_tid;
 		reader->next.ip_posid++;
 	}
@@ -447,7 +466,6 @@ read_sorted(StagedReader *reader, Relation rel, Batch *batch, List *applied)
 			break;
 		if (!append_staged_row(reader, batch, applied, lfirst(cell), RelationGetDescr(rel)))
 			return false;
-		batch->bytes += ((HeapTuple) lfirst(cell))->t_len;
 	}
 	return true;
 }
@@ -556,7 +574,7 @@ staged_read_sql(StagedReader *reader, Progress *sql_progress)
 	TableScanDesc scan = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
 	Batch *batch = palloc0(sizeof(Batch));
 
-	batch->from_sql = true;
+	batch->source = SOURCE_SQL;
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
 	{
 		CHECK_FOR_INTERRUPTS();

@@ -33,35 +33,17 @@
 static void
 open_client(Consumer *consumer)
 {
-	List *properties;
-	KafkaProperty *array;
-	ListCell *cell;
-	int count = 0;
+	const Stream *stream = consumer->stream;
+	KafkaClient *client;
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(consumer->round_context);
-	properties = kafka_connection_properties(
-		GetForeignServerByName(consumer->stream->server, false)->serverid, consumer->stream->owner);
+	client = kafka_open_server(GetForeignServerByName(stream->server, false)->serverid,
+							   stream->owner, stream->name, consumer->context);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
-
-	array = MemoryContextAlloc(consumer->round_context,
-							   Max(list_length(properties), 1) * sizeof(KafkaProperty));
-	foreach(cell, properties)
-		array[count++] = *(KafkaProperty *) lfirst(cell);
-	consumer->client = kafka_open(array, count, consumer->stream->name, consumer->context);
-}
-
-/* The first millisecond, as Kafka counts, that is not before a time. */
-static int64
-kafka_milliseconds(const char *time)
-{
-	TimestampTz start = DatumGetTimestampTz(DirectFunctionCall3(
-		timestamptz_in, CStringGetDatum(time), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
-	int64 epoch_us = (int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
-
-	return (Max(start, -epoch_us) + epoch_us + 999) / 1000;
+	consumer->client = client;
 }
 
 /* The first offset of a partition that nobody has read yet. */
@@ -69,6 +51,7 @@ static int64
 resolve_start(Consumer *consumer, const char *topic, int32 partition, const char *start)
 {
 	KafkaPosition position = {topic, partition, 0};
+	TimestampTz time;
 	int64 low;
 	int64 high;
 
@@ -77,8 +60,9 @@ resolve_start(Consumer *consumer, const char *topic, int32 partition, const char
 		return low;
 	if (strcmp(start, "latest") == 0)
 		return high;
-	kafka_offsets_for_time(consumer->client, &position, 1, kafka_milliseconds(start),
-						   BROKER_TIMEOUT_MS);
+	time = DatumGetTimestampTz(DirectFunctionCall3(
+		timestamptz_in, CStringGetDatum(start), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	kafka_offsets_for_time(consumer->client, &position, 1, kafka_time_ms(time), BROKER_TIMEOUT_MS);
 	return position.next_offset;
 }
 
@@ -398,6 +382,7 @@ consumer_reload(Consumer *consumer)
 		if (progress == NULL)
 			progress = progress_find(applied, known->topic, known->partition);
 		if (progress == NULL || progress->last_offset != known->last_offset ||
+			progress->next_offset != known->next_offset ||
 			(known->paused_reason && progress->paused_reason == NULL))
 		{
 			consumer_disconnect(consumer);

@@ -21,7 +21,7 @@
 #include "executor/spi.h"
 #include "ingest/consumer.h"
 #include "ingest/consumer_internal.h"
-#include "ingest/decode.h"
+#include "ingest/stream_decoder.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "utils/builtins.h"
@@ -50,7 +50,6 @@ consumer_create(const Stream *stream, int number, MemoryContext context)
 {
 	Consumer *consumer = MemoryContextAllocZero(context, sizeof(Consumer));
 	MemoryContext old_context = MemoryContextSwitchTo(context);
-	DecodeColumn *columns = palloc(Max(stream->ncolumns, 1) * sizeof(DecodeColumn));
 
 	consumer->stream = stream;
 	consumer->number = number;
@@ -59,20 +58,8 @@ consumer_create(const Stream *stream, int number, MemoryContext context)
 		AllocSetContextCreate(context, "detect round", ALLOCSET_DEFAULT_SIZES);
 	consumer->max_events = Max(detect_max_batch_rows, 1);
 	consumer->events = MemoryContextAllocHuge(context, consumer->max_events * sizeof(KafkaEvent));
-	for (int i = 0; i < stream->ncolumns; i++)
-	{
-		const StreamColumn *column = &stream->columns[i];
-
-		if (column->source != COLUMN_FIELD)
-			continue;
-		columns[consumer->nfields].name = column->name;
-		columns[consumer->nfields].path = column->path;
-		columns[consumer->nfields].type = column->staged_as_text ? TEXTOID : column->type;
-		columns[consumer->nfields].typmod = column->staged_as_text ? -1 : column->typmod;
-		consumer->nfields++;
-	}
 	StartTransactionCommand();
-	consumer->decoder = decoder_create(columns, consumer->nfields, stream->unnest, context);
+	consumer->decoder = stream_message_decoder(stream, context, &consumer->nfields);
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(old_context);
 	return consumer;

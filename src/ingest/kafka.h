@@ -17,6 +17,7 @@
 #ifndef DETECT_KAFKA_H
 #define DETECT_KAFKA_H
 
+#include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
 
 typedef struct KafkaClient KafkaClient;
@@ -89,6 +90,51 @@ kafka_cached_end(KafkaClient *client, const char *topic, int32 partition, int64 
 extern void kafka_offsets_for_time(KafkaClient *client, KafkaPosition *positions, int npositions,
 								   int64 timestamp_ms, int timeout_ms);
 extern void kafka_commit(KafkaClient *client, const KafkaPosition *positions, int npositions);
+
+/* A part of a partition, from an offset, inclusive, to another, exclusive. */
+typedef struct KafkaRange
+{
+	const char *topic;
+	int32 partition;
+	int64 from;
+	int64 to;
+} KafkaRange;
+
+/* Takes one message, and copies what it keeps. */
+typedef void (*KafkaReceiver)(const KafkaEvent *message, void *argument);
+
+/* A message in memory of ours. */
+typedef struct KafkaMessage
+{
+	char *topic;
+	int32 partition;
+	int64 offset;
+	TimestampTz timestamp; /* DT_NOBEGIN: none that PostgreSQL can hold */
+	bytea *payload;		   /* NULL: none */
+	bytea *key;			   /* NULL: none */
+	char *headers;		   /* JSON; NULL: none */
+} KafkaMessage;
+
+/* What kafka_keep_message() collects: more than limit_bytes is an error. */
+typedef struct KafkaMessages
+{
+	List *list; /* of KafkaMessage */
+	Size bytes;
+	Size limit_bytes;
+} KafkaMessages;
+
+/* in kafka_read.c */
+extern int64 kafka_time_ms(TimestampTz time);
+extern bool kafka_event_timestamp(const KafkaEvent *event, TimestampTz *timestamp);
+extern KafkaMessage *kafka_copy_message(const KafkaEvent *event);
+extern void kafka_keep_message(const KafkaEvent *event, void *messages);
+extern int kafka_compare_messages(const ListCell *a, const ListCell *b);
+extern KafkaClient *
+kafka_open_server(Oid server, Oid user, const char *client_name, MemoryContext context);
+extern void kafka_read_ranges(KafkaClient *client, const KafkaRange *ranges, int nranges,
+							  TimestampTz deadline, KafkaReceiver receive, void *argument);
+extern void kafka_read_positions(KafkaClient *client, KafkaPosition *positions, int npositions,
+								 TimestampTz deadline, KafkaReceiver receive, void *argument);
 
 /* in server_option.c */
 extern List *kafka_connection_properties(Oid server_id, Oid user_id);

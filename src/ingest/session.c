@@ -22,36 +22,37 @@ typedef struct PinnedSetting
 {
 	const char *name;
 	const char *value;
+	bool is_of_data; /* what values mean, and which objects are found */
 } PinnedSetting;
 
 static const PinnedSetting pinned_settings[] = {
 	/* A role that its owner SETs to another one would work as that one. */
-	{"role", "none"},
+	{"role", "none", false},
 	/* Nothing that a user made is found without naming its schema. */
-	{"search_path", ""},
+	{"search_path", "", true},
 
-	{"array_nulls", "on"},
-	{"bytea_output", "hex"},
-	{"DateStyle", "ISO, YMD"},
-	{"default_transaction_deferrable", "off"},
-	{"default_transaction_isolation", "read committed"},
-	{"extra_float_digits", "1"},
-	{"IntervalStyle", "postgres"},
-	{"quote_all_identifiers", "off"},
-	{"row_security", "on"},
-	{"session_replication_role", "origin"},
-	{"standard_conforming_strings", "on"},
-	{"TimeZone", "UTC"},
-	{"timezone_abbreviations", "Default"},
-	{"transform_null_equals", "off"},
-	{"xmlbinary", "base64"},
-	{"xmloption", "content"},
+	{"array_nulls", "on", true},
+	{"bytea_output", "hex", true},
+	{"DateStyle", "ISO, YMD", true},
+	{"default_transaction_deferrable", "off", false},
+	{"default_transaction_isolation", "read committed", false},
+	{"extra_float_digits", "1", true},
+	{"IntervalStyle", "postgres", true},
+	{"quote_all_identifiers", "off", true},
+	{"row_security", "on", true},
+	{"session_replication_role", "origin", false},
+	{"standard_conforming_strings", "on", true},
+	{"TimeZone", "UTC", true},
+	{"timezone_abbreviations", "Default", true},
+	{"transform_null_equals", "off", true},
+	{"xmlbinary", "base64", true},
+	{"xmloption", "content", true},
 
 	/* Effects and progress are lost together, and read again. */
-	{"synchronous_commit", "off"},
-	{"statement_timeout", "0"},
+	{"synchronous_commit", "off", false},
+	{"statement_timeout", "0", false},
 	/* It would compile a plan anew for each batch. */
-	{"jit", "off"},
+	{"jit", "off", false},
 };
 
 /*
@@ -75,4 +76,19 @@ session_pin_settings(WorkerDuty duty)
 						? "0"
 						: psprintf("%d", Max(Min(LOCK_TIMEOUT_MS, DeadlockTimeout / 2), 1)),
 					PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+/*
+ * Have what follows in this subtransaction, which the caller rolls back, find
+ * objects and understand values as a worker does.
+ */
+void
+session_imitate_worker(void)
+{
+	for (int i = 0; i < lengthof(pinned_settings); i++)
+	{
+		if (pinned_settings[i].is_of_data)
+			(void) set_config_option(pinned_settings[i].name, pinned_settings[i].value, PGC_USERSET,
+									 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+	}
 }

@@ -16,6 +16,8 @@
  */
 #include "detect.h"
 
+#include <signal.h>
+
 #include "access/xact.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -75,6 +77,7 @@ slot_reset_counters(StreamSlot *slot)
 	slot->elements = 0;
 	slot->identities = 0;
 	slot->identity_bytes = 0;
+	slot->nindexes_wanted = 0;
 	slot->events_per_second = 0;
 	memset(slot->outcomes, 0, sizeof(slot->outcomes));
 	memset(&slot->freshness, 0, sizeof(slot->freshness));
@@ -317,5 +320,61 @@ slot_want_maintenance(StreamSlot *slot)
 {
 	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
 	slot->maintain_wanted = true;
+	LWLockRelease(detect_shared->lock);
+}
+
+/*
+ * Say which relations shall get a unique index although they are not past: as
+ * many of the list as there is room for.  Called by the stream's applier.
+ */
+void
+slot_want_indexes(StreamSlot *slot, const List *relations)
+{
+	ListCell *cell;
+
+	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
+	slot->nindexes_wanted = 0;
+	foreach(cell, relations)
+	{
+		if (slot->nindexes_wanted < INDEXES_WANTED)
+			slot->indexes_wanted[slot->nindexes_wanted++] = lfirst_oid(cell);
+	}
+	LWLockRelease(detect_shared->lock);
+}
+
+/*
+ * Those relations, as OIDs in the current context.
+ */
+List *
+slot_indexes_wanted(const StreamSlot *slot)
+{
+	Oid relations[INDEXES_WANTED];
+	List *result = NIL;
+	int count;
+
+	LWLockAcquire(detect_shared->lock, LW_SHARED);
+	count = slot->nindexes_wanted;
+	memcpy(relations, slot->indexes_wanted, sizeof(relations));
+	LWLockRelease(detect_shared->lock);
+	for (int i = 0; i < count; i++)
+		result = lappend_oid(result, relations[i]);
+	return result;
+}
+
+/*
+ * End a stream's maintenance, if it runs: whoever is to lock the partitions
+ * would wait for it, while it waits for him.  Another run finds what is left.
+ */
+void
+slot_end_maintenance(int32 stream_id)
+{
+	StreamSlot *slot;
+
+	if (detect_shared == NULL)
+		return;
+	LWLockAcquire(detect_shared->lock, LW_SHARED);
+	slot = slot_find(MyDatabaseId, stream_id);
+	if (slot != NULL && slot->workers[DUTY_MAINTAIN].pid != 0)
+		kill(slot->workers[DUTY_MAINTAIN].pid, SIGTERM);
 	LWLockRelease(detect_shared->lock);
 }

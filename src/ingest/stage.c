@@ -107,20 +107,6 @@ bytes_datum(const char *bytes, size_t nbytes)
 	return PointerGetDatum(result);
 }
 
-/* kafka_timestamp, false when Kafka has none or it is outside of what
- * PostgreSQL can hold. */
-static bool
-event_timestamp(const KafkaEvent *event, TimestampTz *result)
-{
-	int64 epoch_us = (int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
-
-	if (!event->has_timestamp || event->timestamp_ms < 0 ||
-		event->timestamp_ms > (PG_INT64_MAX / 1000))
-		return false;
-	*result = event->timestamp_ms * 1000 - epoch_us;
-	return IS_VALID_TIMESTAMP(*result);
-}
-
 /* Set what is known of a message whatever its payload holds. */
 static void
 fill_message(TupleTableSlot *slot, const KafkaEvent *event, const Progress *progress, int16 topic)
@@ -138,7 +124,7 @@ fill_message(TupleTableSlot *slot, const KafkaEvent *event, const Progress *prog
 	values[STAGED_TOPIC - 1] = Int16GetDatum(topic);
 	for (int i = STAGED_OFFSET; i <= STAGED_TOPIC; i++)
 		nulls[i - 1] = i == STAGED_TIMESTAMP;
-	if (event_timestamp(event, &timestamp))
+	if (kafka_event_timestamp(event, &timestamp))
 	{
 		values[STAGED_TIMESTAMP - 1] = TimestampTzGetDatum(timestamp);
 		nulls[STAGED_TIMESTAMP - 1] = false;

@@ -277,8 +277,9 @@ staging_truncate(const Stream *stream, int writer, BlockNumber at_least)
 }
 
 /*
- * Throw away what is staged, progress first, and have the consumers begin again
- * from applied progress.  The caller holds the stream's lock.
+ * Throw away what is staged, and have the consumers begin again from applied
+ * progress, once this transaction has committed.  The caller holds the
+ * stream's lock.
  */
 void
 staging_discard(const Stream *stream)
@@ -286,10 +287,11 @@ staging_discard(const Stream *stream)
 	progress_forget_staged(stream);
 	for (int writer = 0; writer < staging_writers(stream); writer++)
 	{
-		Relation rel = table_open(staging_table_ensure(stream, writer), AccessExclusiveLock);
-
-		heap_truncate_one_rel(rel);
-		table_close(rel, NoLock);
+		(void) staging_table_ensure(stream, writer);
+		SPI_connect();
+		catalog_execute(psprintf("TRUNCATE detect.%s", staging_table_name(stream->id, writer)), 0,
+						NULL, NULL, NULL);
+		SPI_finish();
 	}
 	CacheInvalidateRelcacheByRelid(catalog_relation("_stream", false));
 }

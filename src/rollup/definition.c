@@ -213,6 +213,8 @@ detect_create_rollup(PG_FUNCTION_ARGS)
 		(void) query_check(rollup->query);
 		(void) make_rollup(rollup->name, rollup->query, stream, rollup->retention);
 	}
+	history_record("create_rollup", text_to_cstring(PG_GETARG_TEXT_PP(0)),
+				   text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	definition_changed(stream);
 	PG_RETURN_VOID();
 }
@@ -323,6 +325,7 @@ detect_drop_rollup(PG_FUNCTION_ARGS)
 		PG_RETURN_VOID();
 	}
 
+	history_record("drop_rollup", name, NULL);
 	drop_relations(name, &rollup);
 	values[0] = Int32GetDatum(rollup.id);
 	SPI_connect();

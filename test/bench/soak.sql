@@ -22,7 +22,7 @@ LANGUAGE sql VOLATILE AS $$
     INSERT INTO bench.sample
     SELECT clock_timestamp(), s.state, s.reason, s.events_per_second, s.lag_messages, s.freshness_p50_ms, s.freshness_p99_ms,
            s.retries, bench.memory_kb(s.pid, 'RssAnon'), s.identity_bytes / 1024.0, bench.memory_kb(s.pid, 'VmRSS'),
-           (SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relname ~ '^_staged_\d+$'),
+           (SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relname ~ '^_staged_\d+_\d+$'),
            pg_total_relation_size('detect_state.items_per_minute') + pg_total_relation_size('detect_state.town_per_minute'),
            pg_total_relation_size('detect._applied_progress') + pg_total_relation_size('detect._staged_progress')
     FROM detect.stat_stream s WHERE s.stream = 'camera'

@@ -52,14 +52,16 @@ $$;
 
 -- The stream and its two rollups: the example's, but that without zones the
 -- zone comes with the location.  With stamps, events keep their kafka_timestamp.
-CREATE FUNCTION bench.make_stream(zones boolean, consumers int, stamps boolean) RETURNS void
+CREATE FUNCTION bench.make_stream(zones boolean, consumers int, stamps boolean,
+                                  width interval DEFAULT '1 hour', retention interval DEFAULT NULL,
+                                  topic text DEFAULT 'camera.detections', query text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SET search_path = city, public AS $$
 BEGIN
-    PERFORM detect.create_stream('camera', server => 'city', topic => 'camera.detections', events_table => 'detection',
+    PERFORM detect.create_stream('camera', server => 'city', topic => topic, events_table => 'detection',
         columns => 'detection_oid bigint, video_camera_oid int, geographical_location_oid int, item_name text,
                     confidence real, timestamp_detected timestamptz, lon float8, lat float8'
                    || CASE WHEN stamps THEN ', kafka_timestamp timestamptz' ELSE '' END,
-        query => CASE WHEN zones THEN $q$
+        query => CASE WHEN query IS NOT NULL THEN query WHEN zones THEN $q$
             SELECT b.*, l.geographical_location AS location_name, z.zone_id, ST_Point(b.lon, b.lat, 4326) AS geom
             FROM batch b
             LEFT JOIN location l USING (geographical_location_oid)
@@ -69,7 +71,7 @@ BEGIN
             FROM batch b
             LEFT JOIN location l USING (geographical_location_oid) $q$ END,
         key => '{detection_oid}', event_time => 'timestamp_detected',
-        partition_interval => '1 hour', consumers => consumers);
+        partition_interval => width, retention => retention, consumers => consumers);
     PERFORM detect.create_rollup('items_per_minute', $q$
         SELECT date_bin('1 minute', timestamp_detected, 'epoch') AS minute, zone_id, item_name,
                count(*) AS detections, avg(confidence) AS confidence

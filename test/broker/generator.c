@@ -107,6 +107,7 @@ typedef struct Options
 	double duplicates;
 	double late;
 	double broken;
+	BrokenKind broken_kind; /* NOT_BROKEN: all kinds in turn */
 	uint64_t seed;
 	int64_t first_oid;
 	int locations;
@@ -135,7 +136,8 @@ typedef struct Sink
 	int partitions;
 } Sink;
 
-static Options options = {.compression = "none",
+static Options options = {.broken_kind = NOT_BROKEN,
+						  .compression = "none",
 						  .count = -1,
 						  .event_rate = -1,
 						  .first_oid = 1,
@@ -201,6 +203,8 @@ event_broken_kind(int64_t event)
 {
 	if (draw_fraction(event, DRAW_BROKEN) >= options.broken)
 		return NOT_BROKEN;
+	if (options.broken_kind != NOT_BROKEN)
+		return options.broken_kind;
 	return (BrokenKind) (draw(event, DRAW_BROKEN_KIND) % NUM_BROKEN_KINDS);
 }
 
@@ -614,6 +618,7 @@ static void __attribute__((noreturn)) usage(int status)
 		  "  --duplicates F     share of messages that repeat an earlier one\n"
 		  "  --late F           share of events that are 1 to 3 hours late\n"
 		  "  --broken F         share of messages that can't become a row\n"
+		  "  --broken-kind K    what is wrong with them (else: all kinds in turn)\n"
 		  "  --seed N           the same seed and --start give the same messages\n"
 		  "  --first-oid N      detection_oid of the first event (1)\n"
 		  "  --locations N      how many locations there are (10000)\n"
@@ -624,6 +629,18 @@ static void __attribute__((noreturn)) usage(int status)
 		  "  --abort F          aborted transactions for each committed one\n",
 		  status == 0 ? stdout : stderr);
 	exit(status);
+}
+
+/* The kind of this name. */
+static BrokenKind
+parse_broken_kind(const char *value)
+{
+	for (int kind = 0; kind < NUM_BROKEN_KINDS; kind++)
+	{
+		if (strcmp(value, broken_names[kind]) == 0)
+			return (BrokenKind) kind;
+	}
+	usage(2);
 }
 
 /* Reads one option. */
@@ -658,6 +675,8 @@ read_option(const char *name, const char *value)
 		options.late = parse_number(name, value);
 	else if (strcmp(name, "broken") == 0)
 		options.broken = parse_number(name, value);
+	else if (strcmp(name, "broken-kind") == 0)
+		options.broken_kind = parse_broken_kind(value);
 	else if (strcmp(name, "seed") == 0)
 		options.seed = (uint64_t) parse_number(name, value);
 	else if (strcmp(name, "first-oid") == 0)
@@ -688,6 +707,7 @@ read_options(int argc, char **argv)
 										  {"duplicates", required_argument, NULL, 0},
 										  {"late", required_argument, NULL, 0},
 										  {"broken", required_argument, NULL, 0},
+										  {"broken-kind", required_argument, NULL, 0},
 										  {"seed", required_argument, NULL, 0},
 										  {"first-oid", required_argument, NULL, 0},
 										  {"locations", required_argument, NULL, 0},

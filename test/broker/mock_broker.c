@@ -3,7 +3,7 @@
  * mock_broker.c
  *	  A Kafka cluster for tests: librdkafka's mock brokers behind a pipe.
  *
- *		mock_broker [--brokers N]
+ *		mock_broker [--brokers N | --bootstrap HOST:PORT]
  *
  * prints "bootstrap 127.0.0.1:port,…", then obeys one command a line on
  * stdin and answers each with one line, "ok …" or "error …".  The hard idea
@@ -11,9 +11,15 @@
  * on ports that the kernel chooses, and ends when stdin closes or when its
  * parent dies.
  *
+ * With --bootstrap there is no mock cluster: "messages" and "ends" go to the
+ * cluster that is there, in transactions.
+ *
  *		topic NAME PARTITIONS
  *		produce TOPIC PARTITION KEY PAYLOAD [@MILLISECONDS] [HEADER=VALUE ...]
+ *		messages TOPIC PATH			each line as in "produce": PARTITION KEY …,
+ *									or begin, commit, abort; tells the offsets
  *		file TOPIC PATH				each line a message, partitions in turn
+ *		ends TOPIC					where its partitions end
  *		down ID | up ID | rtt ID MS	ID 0 is all brokers
  *		leader TOPIC PARTITION ID	ID -1 is none
  *		error API_KEY COUNT CODE...	the next COUNT requests fail, codes in turn
@@ -48,6 +54,8 @@
 
 #define MAX_FIELDS			64
 #define MAX_ERRORS			1000
+#define MAX_MESSAGES		100000
+#define MAX_PARTITIONS		100
 #define DELIVERY_TIMEOUT_MS 30000
 #define DELIVERY_PENDING	(-1)
 #define DELIVERY_FAILED		(-2)
@@ -166,6 +174,26 @@ note_delivery(rd_kafka_t *handle, const rd_kafka_message_t *message, void *opaqu
 }
 
 /*
+ * Cut a line into fields, in place; returns how many.
+ */
+static int
+split(char *line, char **fields)
+{
+	char separator = strchr(line, '\t') != NULL ? '\t' : ' ';
+	int nfields = 0;
+
+	line[strcspn(line, "\r\n")] = '\0';
+	while (line != NULL && nfields < MAX_FIELDS)
+	{
+		fields[nfields++] = line;
+		line = strchr(line, separator);
+		if (line != NULL)
+			*line++ = '\0';
+	}
+	return nfields;
+}
+
+/*
  * Read the optional fields of "produce": a time and headers.  The caller
  * owns *headers, which can be NULL.
  */
@@ -201,39 +229,52 @@ read_extras(char **fields, int nfields, int64_t *timestamp_ms, rd_kafka_headers_
 }
 
 /*
+ * Send the message of these fields: PARTITION KEY PAYLOAD, times and headers.
+ * While the producer is polled, *offset becomes the message's own, or
+ * DELIVERY_FAILED.
+ */
+static rd_kafka_resp_err_t
+send_message(const char *topic, char **fields, int nfields, int64_t *offset)
+{
+	int partition;
+	size_t key_bytes = 0;
+	size_t payload_bytes = 0;
+	char *key = nfields < 3 || strcmp(fields[1], "-") == 0 ? NULL : fields[1];
+	char *payload = nfields < 3 || strcmp(fields[2], "-") == 0 ? NULL : fields[2];
+	int64_t timestamp_ms;
+	rd_kafka_headers_t *headers;
+	rd_kafka_resp_err_t error;
+
+	if (nfields < 3 || !read_int(fields[0], &partition) ||
+		(key != NULL && !unescape(key, &key_bytes)) ||
+		(payload != NULL && !unescape(payload, &payload_bytes)) ||
+		!read_extras(fields + 3, nfields - 3, &timestamp_ms, &headers))
+		return RD_KAFKA_RESP_ERR__INVALID_ARG;
+	if (headers == NULL)
+		headers = rd_kafka_headers_new(1);
+
+	*offset = DELIVERY_PENDING;
+	error = rd_kafka_producev(
+		producer, RD_KAFKA_V_TOPIC(topic), RD_KAFKA_V_PARTITION(partition),
+		RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_KEY(key, key_bytes),
+		RD_KAFKA_V_VALUE(payload, payload_bytes), RD_KAFKA_V_TIMESTAMP(timestamp_ms),
+		RD_KAFKA_V_HEADERS(headers), RD_KAFKA_V_OPAQUE(offset), RD_KAFKA_V_END);
+	if (error != RD_KAFKA_RESP_ERR_NO_ERROR)
+		rd_kafka_headers_destroy(headers);
+	return error;
+}
+
+/*
  * produce TOPIC PARTITION KEY PAYLOAD [@MILLISECONDS] [HEADER=VALUE ...]
  */
 static void
 produce_one(char **fields, int nfields)
 {
-	int partition;
-	size_t key_bytes = 0;
-	size_t payload_bytes = 0;
-	char *key = strcmp(fields[3], "-") == 0 ? NULL : fields[3];
-	char *payload = strcmp(fields[4], "-") == 0 ? NULL : fields[4];
-	int64_t timestamp_ms;
-	int64_t offset = DELIVERY_PENDING;
-	rd_kafka_headers_t *headers;
-	rd_kafka_resp_err_t error;
+	int64_t offset;
+	rd_kafka_resp_err_t error = send_message(fields[1], fields + 2, nfields - 2, &offset);
 
-	if (!read_int(fields[2], &partition) || (key != NULL && !unescape(key, &key_bytes)) ||
-		(payload != NULL && !unescape(payload, &payload_bytes)) ||
-		!read_extras(fields + 5, nfields - 5, &timestamp_ms, &headers))
-	{
-		answer("error bad field");
-		return;
-	}
-	if (headers == NULL)
-		headers = rd_kafka_headers_new(1);
-
-	error = rd_kafka_producev(
-		producer, RD_KAFKA_V_TOPIC(fields[1]), RD_KAFKA_V_PARTITION(partition),
-		RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_KEY(key, key_bytes),
-		RD_KAFKA_V_VALUE(payload, payload_bytes), RD_KAFKA_V_TIMESTAMP(timestamp_ms),
-		RD_KAFKA_V_HEADERS(headers), RD_KAFKA_V_OPAQUE(&offset), RD_KAFKA_V_END);
 	if (error != RD_KAFKA_RESP_ERR_NO_ERROR)
 	{
-		rd_kafka_headers_destroy(headers);
 		answer_code(error);
 		return;
 	}
@@ -245,6 +286,99 @@ produce_one(char **fields, int nfields)
 		answer_code(last_failure);
 	else
 		answer("ok %" PRId64, offset);
+}
+
+/*
+ * Begin, commit or abort a transaction.  What it holds has its offsets
+ * afterwards, aborted or not.
+ */
+static rd_kafka_resp_err_t
+change_transaction(const char *verb)
+{
+	rd_kafka_error_t *error;
+	rd_kafka_resp_err_t code;
+
+	if (strcmp(verb, "begin") == 0)
+		error = rd_kafka_begin_transaction(producer);
+	else
+	{
+		code = rd_kafka_flush(producer, DELIVERY_TIMEOUT_MS);
+		if (code != RD_KAFKA_RESP_ERR_NO_ERROR)
+			return code;
+		error = strcmp(verb, "commit") == 0
+					? rd_kafka_commit_transaction(producer, DELIVERY_TIMEOUT_MS)
+					: rd_kafka_abort_transaction(producer, DELIVERY_TIMEOUT_MS);
+	}
+	code = rd_kafka_error_code(error);
+	rd_kafka_error_destroy(error);
+	return code;
+}
+
+/*
+ * Send what a file says; *offsets, of the messages in order, are the caller's
+ * to free.
+ */
+static rd_kafka_resp_err_t
+send_file(const char *topic, FILE *file, int64_t **offsets, int *noffsets)
+{
+	rd_kafka_resp_err_t error = RD_KAFKA_RESP_ERR_NO_ERROR;
+	char *line = NULL;
+	size_t line_capacity = 0;
+	char *fields[MAX_FIELDS];
+
+	*noffsets = 0;
+	*offsets = calloc(MAX_MESSAGES, sizeof(int64_t));
+	while (error == RD_KAFKA_RESP_ERR_NO_ERROR && getline(&line, &line_capacity, file) >= 0)
+	{
+		int nfields = split(line, fields);
+
+		if (nfields == 1)
+			error = change_transaction(fields[0]);
+		else if (*noffsets == MAX_MESSAGES)
+			error = RD_KAFKA_RESP_ERR__QUEUE_FULL;
+		else
+			error = send_message(topic, fields, nfields, &(*offsets)[(*noffsets)++]);
+		rd_kafka_poll(producer, 0);
+	}
+	free(line);
+
+	/* also after an error: what was sent points to the offsets */
+	while (rd_kafka_outq_len(producer) > 0)
+		rd_kafka_poll(producer, 100);
+	return error;
+}
+
+/*
+ * messages TOPIC PATH
+ */
+static void
+produce_messages(char **fields)
+{
+	FILE *file = fopen(fields[2], "r");
+	long long failed_before = failed;
+	int64_t *offsets;
+	int noffsets;
+	rd_kafka_resp_err_t error;
+
+	if (file == NULL)
+	{
+		answer("error %s", strerror(errno));
+		return;
+	}
+	error = send_file(fields[1], file, &offsets, &noffsets);
+	fclose(file);
+	if (error == RD_KAFKA_RESP_ERR_NO_ERROR && failed > failed_before)
+		error = last_failure;
+	if (error != RD_KAFKA_RESP_ERR_NO_ERROR)
+		answer_code(error);
+	else
+	{
+		printf("ok");
+		for (int i = 0; i < noffsets; i++)
+			printf(" %" PRId64, offsets[i]);
+		answer("");
+	}
+	free(offsets);
 }
 
 /*
@@ -286,6 +420,38 @@ partition_count(const char *name)
 	}
 	rd_kafka_topic_destroy(topic);
 	return count;
+}
+
+/*
+ * ends TOPIC
+ */
+static void
+tell_ends(const char *topic)
+{
+	int npartitions = partition_count(topic);
+	int64_t ends[MAX_PARTITIONS];
+
+	if (npartitions == 0 || npartitions > MAX_PARTITIONS)
+	{
+		answer("error no such topic");
+		return;
+	}
+	for (int i = 0; i < npartitions; i++)
+	{
+		int64_t begin;
+		rd_kafka_resp_err_t error =
+			rd_kafka_query_watermark_offsets(producer, topic, i, &begin, &ends[i], 5000);
+
+		if (error != RD_KAFKA_RESP_ERR_NO_ERROR)
+		{
+			answer_code(error);
+			return;
+		}
+	}
+	printf("ok");
+	for (int i = 0; i < npartitions; i++)
+		printf(" %" PRId64, ends[i]);
+	answer("");
 }
 
 /*
@@ -400,6 +566,12 @@ obey(char **fields, int nfields)
 	}
 	if (strcmp(verb, "produce") == 0 && nfields >= 5)
 		produce_one(fields, nfields);
+	else if (strcmp(verb, "messages") == 0 && nfields == 3)
+		produce_messages(fields);
+	else if (strcmp(verb, "ends") == 0 && nfields == 2)
+		tell_ends(fields[1]);
+	else if (cluster == NULL)
+		answer("error not a mock cluster");
 	else if (strcmp(verb, "file") == 0 && nfields == 3)
 		produce_file(fields);
 	else if (strcmp(verb, "error") == 0 && nfields >= 4)
@@ -430,37 +602,20 @@ obey(char **fields, int nfields)
 }
 
 /*
- * Cut a line into fields, in place; returns how many.
- */
-static int
-split(char *line, char **fields)
-{
-	char separator = strchr(line, '\t') != NULL ? '\t' : ' ';
-	int nfields = 0;
-
-	line[strcspn(line, "\r\n")] = '\0';
-	while (line != NULL && nfields < MAX_FIELDS)
-	{
-		fields[nfields++] = line;
-		line = strchr(line, separator);
-		if (line != NULL)
-			*line++ = '\0';
-	}
-	return nfields;
-}
-
-/*
- * Create a producer; brokers is NULL for the one that carries the cluster.
+ * Create a producer; brokers is NULL for the one that carries the cluster,
+ * transactional_id for one without transactions.
  */
 static rd_kafka_t *
-create_producer(const char *brokers)
+create_producer(const char *brokers, const char *transactional_id)
 {
-	static const char *properties[][2] = {
+	const char *properties[][2] = {
 		{"log_level", "2"},
 		{"linger.ms", "5"},
 		{"batch.size", "1000000"},
 		{"message.timeout.ms", "20000"},
 		{"queue.buffering.max.messages", "200000"},
+		{"bootstrap.servers", brokers},
+		{"transactional.id", transactional_id},
 	};
 	rd_kafka_conf_t *conf = rd_kafka_conf_new();
 	rd_kafka_t *handle;
@@ -468,13 +623,11 @@ create_producer(const char *brokers)
 
 	for (size_t i = 0; i < sizeof(properties) / sizeof(properties[0]); i++)
 	{
-		if (rd_kafka_conf_set(conf, properties[i][0], properties[i][1], reason, sizeof(reason)) !=
-			RD_KAFKA_CONF_OK)
+		if (properties[i][1] != NULL &&
+			rd_kafka_conf_set(conf, properties[i][0], properties[i][1], reason, sizeof(reason)) !=
+				RD_KAFKA_CONF_OK)
 			die("could not configure", reason);
 	}
-	if (brokers != NULL && rd_kafka_conf_set(conf, "bootstrap.servers", brokers, reason,
-											 sizeof(reason)) != RD_KAFKA_CONF_OK)
-		die("could not configure", reason);
 	rd_kafka_conf_set_dr_msg_cb(conf, note_delivery);
 	handle = rd_kafka_new(RD_KAFKA_PRODUCER, conf, reason, sizeof(reason));
 	if (handle == NULL)
@@ -483,33 +636,60 @@ create_producer(const char *brokers)
 }
 
 /*
- * Start the cluster, obey until the end of stdin.
+ * Start the mock cluster and its producer; where it is.
+ */
+static const char *
+start_cluster(rd_kafka_t **carrier, int nbrokers)
+{
+	*carrier = create_producer(NULL, NULL);
+	cluster = rd_kafka_mock_cluster_new(*carrier, nbrokers);
+	if (cluster == NULL)
+		die("could not start", "no mock cluster");
+	producer = create_producer(rd_kafka_mock_cluster_bootstraps(cluster), NULL);
+	return rd_kafka_mock_cluster_bootstraps(cluster);
+}
+
+/*
+ * Make the producer of a cluster that is there already; where it is.
+ */
+static const char *
+join_cluster(const char *bootstrap)
+{
+	rd_kafka_error_t *error;
+
+	producer = create_producer(bootstrap, "mock_broker");
+	error = rd_kafka_init_transactions(producer, DELIVERY_TIMEOUT_MS);
+	if (error != NULL)
+		die("could not prepare transactions", rd_kafka_error_string(error));
+	return bootstrap;
+}
+
+/*
+ * Start or join a cluster, obey until the end of stdin.
  */
 int
 main(int argc, char **argv)
 {
-	rd_kafka_t *carrier;
+	rd_kafka_t *carrier = NULL;
+	const char *bootstrap = NULL;
 	int nbrokers = 1;
 	char *line = NULL;
 	size_t line_capacity = 0;
 	char *fields[MAX_FIELDS];
 
-	if (argc == 3 && strcmp(argv[1], "--brokers") == 0 && read_int(argv[2], &nbrokers) &&
-		nbrokers > 0)
+	if (argc == 3 && strcmp(argv[1], "--bootstrap") == 0)
+		bootstrap = argv[2];
+	else if (argc == 3 && strcmp(argv[1], "--brokers") == 0 && read_int(argv[2], &nbrokers) &&
+			 nbrokers > 0)
 		;
 	else if (argc != 1)
-		die("usage", "mock_broker [--brokers N]");
+		die("usage", "mock_broker [--brokers N | --bootstrap HOST:PORT]");
 
 	signal(SIGPIPE, SIG_IGN);
 #ifdef __linux__
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 #endif
-	carrier = create_producer(NULL);
-	cluster = rd_kafka_mock_cluster_new(carrier, nbrokers);
-	if (cluster == NULL)
-		die("could not start", "no mock cluster");
-	producer = create_producer(rd_kafka_mock_cluster_bootstraps(cluster));
-	answer("bootstrap %s", rd_kafka_mock_cluster_bootstraps(cluster));
+	answer("bootstrap %s", bootstrap ? join_cluster(bootstrap) : start_cluster(&carrier, nbrokers));
 
 	while (getline(&line, &line_capacity, stdin) >= 0)
 	{
@@ -519,7 +699,9 @@ main(int argc, char **argv)
 
 	free(line);
 	rd_kafka_destroy(producer);
-	rd_kafka_mock_cluster_destroy(cluster);
-	rd_kafka_destroy(carrier);
+	if (cluster != NULL)
+		rd_kafka_mock_cluster_destroy(cluster);
+	if (carrier != NULL)
+		rd_kafka_destroy(carrier);
 	return 0;
 }

@@ -14,6 +14,7 @@ use warnings;
 
 use Exporter 'import';
 use FindBin;
+use List::Util;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -22,10 +23,12 @@ use Time::HiRes;
 our @EXPORT = qw(
   camera_lines
   create_camera
+  find_process
   install_detect
   ledger_is_exact
   log_is_clean
   make_node
+  output_of
   seconds_of
   stream_is
   strike
@@ -53,6 +56,17 @@ sub write_lines
 	print $file "$_\n" for @lines;
 	close($file) or die "could not write \"$path\": $!";
 	return $path;
+}
+
+# What a command prints; the test ends if it fails.
+sub output_of
+{
+	my @command = @_;
+	my ($stdout, $stderr);
+
+	IPC::Run::run(\@command, '<', \undef, '>', \$stdout, '2>', \$stderr)
+	  or die "@command: $stderr";
+	return $stdout;
 }
 
 # Camera events as lines of JSON: options are those of the generator.  Event
@@ -97,6 +111,7 @@ shared_buffers = 64MB
 wal_sender_timeout = 0
 # small batches: many commits to be killed between
 detect.max_batch_rows = 500
+detect.max_batch_size = 64kB
 detect.retry_interval = 100ms
 });
 	return $node;
@@ -123,9 +138,19 @@ sub install_detect
 	return;
 }
 
+# The standard rollup.
+our $per_minute = q{
+	SELECT date_bin('1 minute', timestamp_detected, 'epoch') AS minute, item_name,
+		   count(*) AS detections, sum(video_camera_oid) AS cameras,
+		   avg(geographical_location_oid) AS place,
+		   min(timestamp_detected) AS first_seen, max(confidence) AS surest
+	FROM EVENTS GROUP BY 1, 2};
+
 # The standard stream: cameras' detections, each joined with its location, in
 # partitions of an hour, with a rollup over small and exact types.  Options are
-# arguments of create_stream; name, topic and broker are ours.
+# arguments of create_stream; name, topic, broker and layout, how the table is
+# partitioned, are ours.  So is rollups: for each name of one, if not the usual
+# one, its query, in which EVENTS is the table.
 sub create_camera
 {
 	my ($node, $database, $broker, %options) = @_;
@@ -135,6 +160,8 @@ sub create_camera
 	my $schema = delete $options{schema} // 'city';
 	my $topic  = delete $options{topic} // $name;
 	my $server = delete $options{server} // 'city';
+	my $layout = delete $options{layout} // 'PARTITION BY RANGE (timestamp_detected)';
+	my $rollups = delete $options{rollups} // { "${name}_per_minute" => $per_minute };
 	my $bootstrap =
 	  ref($broker) ? $broker->bootstrap : ($broker // '127.0.0.1:1');
 
@@ -149,7 +176,12 @@ sub create_camera
 		partition_interval => "'1 hour'",
 		%options);
 
+	$options{topic} = "'$topic'" unless $options{topics};
+
 	my $arguments = join(', ', map { "$_ => $options{$_}" } sort keys %options);
+	my $create_rollups = join('',
+		map { "SELECT detect.create_rollup('$_', \$\$ " . $rollups->{$_} =~ s/\bEVENTS\b/$table/r . " \$\$);\n" }
+		sort keys %$rollups);
 	$node->safe_psql(
 		$database, qq{
 		SET client_min_messages = warning;
@@ -167,16 +199,10 @@ sub create_camera
 			geographical_location_oid int NOT NULL, item_name text NOT NULL,
 			confidence real CHECK (confidence BETWEEN 0 AND 1),
 			timestamp_detected timestamptz NOT NULL, location_name text
-		) PARTITION BY RANGE (timestamp_detected);
+		) $layout;
 		BEGIN;
-		SELECT detect.create_stream('$name', server => '$server', topic => '$topic',
-			events_table => '$table', $arguments);
-		SELECT detect.create_rollup('${name}_per_minute', \$\$
-			SELECT date_bin('1 minute', timestamp_detected, 'epoch') AS minute, item_name,
-				   count(*) AS detections, sum(video_camera_oid) AS cameras,
-				   avg(geographical_location_oid) AS place,
-				   min(timestamp_detected) AS first_seen, max(confidence) AS surest
-			FROM $table GROUP BY 1, 2 \$\$);
+		SELECT detect.create_stream('$name', server => '$server', events_table => '$table', $arguments);
+		$create_rollups
 		COMMIT;
 	});
 	return;
@@ -265,6 +291,20 @@ sub worker_pid
 	return $node->safe_psql($database, "SELECT pid $from");
 }
 
+# A process of this kind, of any stream, if there is one: a duty of a worker,
+# the launcher, the checkpointer, or "client", which is some session that calls
+# itself bystander.
+sub find_process
+{
+	my ($node, $database, $kind) = @_;
+	my $which = $kind eq 'client' ? "application_name = 'bystander'"
+	  : $kind eq 'checkpointer'   ? "backend_type = 'checkpointer'"
+	  :                             "backend_type = 'detect $kind'";
+
+	return $node->safe_psql($database,
+		"SELECT pid FROM pg_stat_activity WHERE $which ORDER BY random() LIMIT 1");
+}
+
 # Does harm to a server, and waits until it serves again: kill -9 of a process
 # ("postmaster", or the pid of any other) or "immediate" for such a stop.
 sub strike
@@ -322,7 +362,7 @@ sub log_is_clean
 
 # Lines that a test knows to be events, as a table; what is not of this form,
 # or has a value that the table refuses, is broken.
-my $expected_sql = <<'SQL';
+my $expected_sql = <<"SQL";
 	CREATE TEMP TABLE produced (line text);
 	COPY_LINES
 	CREATE TEMP TABLE valid AS
@@ -332,24 +372,22 @@ my $expected_sql = <<'SQL';
 		   j->>'item_name' AS item_name, (j->>'confidence')::real AS confidence,
 		   (j->>'timestamp_detected')::timestamptz AS timestamp_detected
 	FROM (SELECT line::jsonb AS j FROM produced
-		  WHERE CASE WHEN line ~ '^\{"detection_oid": \d+, "video_camera_oid": \d+, ' THEN line LIKE '%}' END
+		  WHERE CASE WHEN line ~ '^\\{"detection_oid": \\d+, "video_camera_oid": \\d+, ' THEN line LIKE '%}' END
 		  OFFSET 0) p			-- parsed once
 	WHERE (j->>'confidence')::real <= 1 AND (j->>'timestamp_detected')::timestamptz < now() + interval '1 day';
 	CREATE TEMP TABLE expected AS
 	SELECT DISTINCT v.*, l.location_name
 	FROM valid v LEFT JOIN location l USING (geographical_location_oid);
 	CREATE TEMP TABLE recomputed AS
-	SELECT date_bin('1 minute', timestamp_detected, 'epoch') AS minute, item_name,
-		   count(*) AS detections, sum(video_camera_oid) AS cameras,
-		   avg(geographical_location_oid) AS place,
-		   min(timestamp_detected) AS first_seen, max(confidence) AS surest
-	FROM EVENTS GROUP BY 1, 2;
+	$per_minute;
 SQL
 
 # What the database must be able to say, as name => SQL => value.
 sub ledger_questions
 {
-	my ($stream, $ends, $replayed) = @_;
+	my ($stream, $ends, $replayed, $again) = @_;
+	my @delivered = map { $ends->[$_] + $again->[$_] } 0 .. $#$ends;
+	my $repeated = List::Util::sum0(@$again);
 	my $progress =
 	  "FROM detect._applied_progress a JOIN detect._stream s USING (stream_id) "
 	  . "WHERE s.name = '$stream' AND a.kafka_partition >= 0";
@@ -368,21 +406,21 @@ sub ledger_questions
 			'outcomes of each partition are the elements delivered',
 			"SELECT string_agg((accepted + duplicates + filtered + expired + dead_letters)::text, ',' "
 			  . "ORDER BY a.kafka_topic COLLATE \"C\", a.kafka_partition) $progress",
-			join(',', @$ends)
+			join(',', @delivered)
 		],
 		# a stream that was made again found some of its events in the table
 		$replayed
 		? [
 			'accepted or duplicate',
 			"SELECT sum(accepted) + sum(duplicates) - (SELECT count(*) FROM valid) $progress",
-			0
+			$repeated
 		  ]
 		: (
 			['accepted', "SELECT sum(accepted) - (SELECT count(*) FROM expected) $progress", 0],
 			[
 				'duplicates',
 				"SELECT sum(duplicates) - (SELECT count(*) FROM valid) + (SELECT count(*) FROM expected) $progress",
-				0
+				$repeated
 			]),
 		[
 			'dead letters counted',
@@ -400,7 +438,8 @@ sub ledger_questions
 # Waits until a stream has applied its topic, then compares what the database
 # holds with what the broker was given.  One test, which tells all differences.
 # Options: name, table and topic, or topics, of the stream; replayed, if the
-# table had events when the stream was made.
+# table had events when the stream was made; again, how many messages of each
+# partition were delivered more than once, none of them broken.
 sub ledger_is_exact
 {
 	my ($node, $database, $broker, $what, %options) = @_;
@@ -408,8 +447,9 @@ sub ledger_is_exact
 	my @topics = sort @{ $options{topics} // [ $options{topic} // $stream ] };
 	my $table  = $options{table} // 'detection';
 	my $path   = write_lines(map { $broker->lines($_) } @topics);
+	my @ends = map { $broker->ends($_) } @topics;
 	my @questions =
-	  ledger_questions($stream, [ map { $broker->ends($_) } @topics ], $options{replayed});
+	  ledger_questions($stream, \@ends, $options{replayed}, $options{again} // [ (0) x @ends ]);
 	my @wrong;
 
 	wait_for($node, $database, $stream);
@@ -442,15 +482,15 @@ use warnings;
 
 use IPC::Open2;
 
-# Start a mock broker; it ends with this process.
+# Start a mock broker; it ends with this process.  Options are those of the
+# program.
 sub start
 {
 	my ($class, %options) = @_;
 	my $self = bless { lines => {}, ends => {} }, $class;
 
 	$self->{pid} = open2($self->{out}, $self->{in},
-		"$DetectTest::programs/mock_broker", '--brokers',
-		$options{brokers} // 1);
+		"$DetectTest::programs/mock_broker", map { ("--$_" => $options{$_}) } sort keys %options);
 	$self->{bootstrap} = $self->answer();
 	$self->{bootstrap} =~ s/^bootstrap // or die "no mock broker: $self->{bootstrap}";
 	return $self;
@@ -509,6 +549,38 @@ sub produce
 	return;
 }
 
+# Produce messages, each to its partition, and note its offset there; returns
+# when all are in the topic.  A message is a hash of partition and payload,
+# undefined or bytes; a string among them is one of begin, commit and abort.
+sub produce_messages
+{
+	my ($self, $topic, @messages) = @_;
+	my @lines = map { ref($_) ? join("\t", $_->{partition}, '-', escaped($_->{payload})) : $_ } @messages;
+	my @offsets = split(/ /, $self->command('messages', $topic, DetectTest::write_lines(@lines)));
+
+	$_->{offset} = shift @offsets foreach grep { ref($_) } @messages;
+	return;
+}
+
+# A payload as the program wants it.
+sub escaped
+{
+	my ($payload) = @_;
+
+	return '-' unless defined $payload;
+	return $payload =~ s/([\\\t\r\n\x00]|[^\x00-\x7f])/sprintf('\\x%02x', ord($1))/egr;
+}
+
+# Where the partitions of a topic end, as the broker says.
+sub broker_ends
+{
+	my ($self, $topic) = @_;
+	return split(/ /, $self->command('ends', $topic));
+}
+
+# Whether messages are produced in transactions.
+sub has_transactions { return 0; }
+
 # All lines that were produced to a topic.
 sub lines
 {
@@ -529,6 +601,49 @@ sub stop
 
 	close $self->{in};
 	waitpid($self->{pid}, 0);
+	return;
+}
+
+# ---------------------------------------------------------------------
+# The real Kafka, behind the same pipe
+# ---------------------------------------------------------------------
+
+package DetectTest::Kafka;
+
+use strict;
+use warnings;
+
+our @ISA = ('DetectTest::Broker');
+
+# Start a Kafka that serves from a directory; it ends with this process.
+sub start
+{
+	my ($class, $dir) = @_;
+	my $program = "$DetectTest::programs/kafka";
+
+	local $ENV{DETECT_KAFKA_PARENT} = $$;
+	chomp(my $bootstrap = DetectTest::output_of($program, 'start', $dir));
+	my $self = $class->SUPER::start(bootstrap => $bootstrap);
+	@$self{ 'program', 'dir' } = ($program, $dir);
+	return $self;
+}
+
+sub create_topic
+{
+	my ($self, $topic, $partitions) = @_;
+
+	DetectTest::output_of($self->{program}, 'create-topic', $self->{dir}, $topic, $partitions);
+	return;
+}
+
+sub has_transactions { return 1; }
+
+sub stop
+{
+	my ($self) = @_;
+
+	$self->SUPER::stop();
+	DetectTest::output_of($self->{program}, 'stop', $self->{dir});
 	return;
 }
 

@@ -26,18 +26,6 @@ my $node   = make_node('main');
 my %lines;
 my @victims = ('apply', 'consume', 'maintain', 'launcher', 'client', 'checkpointer', 'postmaster', 'immediate');
 
-# Whom to kill: a process of this kind, of either stream, if there is one.
-sub find_victim
-{
-	my ($kind) = @_;
-	my $which = $kind eq 'client' ? "application_name = 'bystander'"
-	  : $kind eq 'checkpointer'   ? "backend_type = 'checkpointer'"
-	  :                             "backend_type = 'detect $kind'";
-
-	return $node->safe_psql('city',
-		"SELECT pid FROM pg_stat_activity WHERE $which ORDER BY random() LIMIT 1");
-}
-
 $node->start;
 install_detect($node, 'city');
 foreach my $stream ('camera', 'gate')
@@ -65,9 +53,9 @@ for my $round (1 .. ROUNDS)
 		$broker->produce($each, splice(@{ $lines{$each} }, 0, CHUNK));
 	}
 	wait_applied($node, 'city', $stream, ($round - 1) * CHUNK + $more, '');
-	$kind = 'client' unless $kind =~ /^(postmaster|immediate)$/ || find_victim($kind);
+	$kind = 'client' unless $kind =~ /^(postmaster|immediate)$/ || find_process($node, 'city', $kind);
 	note("round $round: $kind after $more messages of $stream");
-	strike($node, $kind =~ /^(postmaster|immediate)$/ ? $kind : find_victim($kind));
+	strike($node, $kind =~ /^(postmaster|immediate)$/ ? $kind : find_process($node, 'city', $kind));
 	eval { $client->quit };
 }
 

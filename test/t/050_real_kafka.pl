@@ -37,17 +37,6 @@ plan(skip_all => 'needs Java and Maven: test/install_dependencies.sh --kafka')
 # Kafka
 # ---------------------------------------------------------------------
 
-# What a command prints; the test ends if it fails.
-sub output_of
-{
-	my @command = @_;
-	my ($stdout, $stderr);
-
-	IPC::Run::run(\@command, '<', \undef, '>', \$stdout, '2>', \$stderr)
-	  or die "@command: $stderr";
-	return $stdout;
-}
-
 # The broker ends with this process.
 $ENV{DETECT_KAFKA_PARENT} = $$;
 chomp(my $bootstrap = output_of($kafka, 'start', $kafka_dir));

@@ -1,0 +1,44 @@
+/*-------------------------------------------------------------------------
+ *
+ * edit.h
+ *	  What others do to the rows of an events table, queued for the applier.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DETECT_EDIT_H
+#define DETECT_EDIT_H
+
+#include "detect.h"
+
+#include "access/genam.h"
+#include "commands/trigger.h"
+#include "utils/jsonb.h"
+
+/* A row that was taken out of the table, or put in: an update is both.  With
+ * neither, there were too many to queue: the relation is to be read again. */
+typedef struct Edit
+{
+	Oid relation; /* the events table or a partition, as the statement named it */
+	Jsonb *old_row;
+	Jsonb *new_row;
+} Edit;
+
+/* A pass over the edits of a stream, oldest first. */
+typedef struct EditScan
+{
+	Relation queue;
+	Relation index;
+	SysScanDesc scan;
+	Snapshot snapshot;
+	HeapTuple tuple;
+} EditScan;
+
+/* in apply/edit.c */
+extern void edit_queue(const TriggerData *trigdata);
+extern bool edit_is_queued(int32 stream_id);
+extern void edit_scan_begin(EditScan *scan, int32 stream_id, Snapshot snapshot);
+extern bool edit_scan_next(EditScan *scan, Edit *edit);
+extern void edit_scan_delete(EditScan *scan);
+extern void edit_scan_end(EditScan *scan);
+
+#endif /* DETECT_EDIT_H */

@@ -1,0 +1,264 @@
+/*-------------------------------------------------------------------------
+ *
+ * segment_follow.c
+ *	  The memory of identities follows what others do to the events table.
+ *
+ * One snapshot decides: a segment is read as it sees the table, and of the
+ * queued edits those that it sees are taken.  They are in the rows of the
+ * segments just read already, and are counted into the others.  So each row
+ * is counted once, whenever it was written.
+ *
+ * This has a transaction of its own, before that of a batch: if it fails, the
+ * segments that it touched are read again, while a batch that fails costs
+ * nothing.  Edits that commit later overlap with the batch; the next follows.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/numeric.h"
+#include "utils/snapmgr.h"
+
+#include "apply/edit.h"
+#include "apply/segment.h"
+
+/*
+ * Has the edits of a segment queued from now on, unless it is another owner's
+ * or somebody writes to it just now: the applier waits for nobody.
+ */
+static void
+watch_segment(Segment *segment)
+{
+	if (!events_triggers_may_make(segment->relation) ||
+		!ConditionalLockRelationOid(segment->relation, ShareRowExclusiveLock))
+		return;
+	if (get_rel_name(segment->relation) == NULL)
+		return;
+	events_triggers_make(segment->relation);
+	segment->watched = true;
+}
+
+/* Locks the segments that must be read. */
+static void
+lock_unread(SegmentMap *map)
+{
+	int i;
+
+	for (i = 0; i < map->n; i++)
+	{
+		Segment *segment = map->segments[i];
+
+		if (!segment->must_read)
+			continue;
+		segment->read_now = true;
+		LockRelationOid(segment->relation, AccessShareLock);
+		if (!segment->watched)
+			watch_segment(segment);
+	}
+}
+
+/* Reads those segments, unless they are gone. */
+static void
+read_segments(SegmentMap *map, Snapshot snapshot)
+{
+	int i;
+
+	for (i = 0; i < map->n; i++)
+	{
+		Segment *segment = map->segments[i];
+
+		if (!segment->read_now)
+			continue;
+		if (get_rel_name(segment->relation) != NULL)
+		{
+			segment_read(map, segment, snapshot);
+			continue;
+		}
+		map->changes++;
+		segment_forget(segment);
+		segment->must_read = false;
+	}
+}
+
+/* The text of a scalar in a queued row; NULL if it is null or missing. */
+static char *
+row_value(Jsonb *row, const char *column)
+{
+	JsonbValue value;
+
+	if (getKeyJsonValueFromContainer(&row->root, column, strlen(column), &value) == NULL)
+		return NULL;
+	switch (value.type)
+	{
+		case jbvString:
+			return pnstrdup(value.val.string.val, value.val.string.len);
+		case jbvNumeric:
+			return DatumGetCString(
+				DirectFunctionCall1(numeric_out, NumericGetDatum(value.val.numeric)));
+		case jbvBool:
+			return value.val.boolean ? "true" : "false";
+		default:
+			return NULL;
+	}
+}
+
+/* The values of a queued row's identity; false if one of them is NULL. */
+static bool
+row_values(const SegmentMap *map, Jsonb *row, Datum *values)
+{
+	int i;
+
+	for (i = 0; i < map->columns->n; i++)
+	{
+		char *text = row_value(row, map->columns->names[i]);
+		Oid input;
+		Oid parameter;
+
+		if (text == NULL)
+			return false;
+		getTypeInputInfo(map->columns->types[i], &input, &parameter);
+		values[i] = OidInputFunctionCall(input, text, parameter, -1);
+	}
+	return true;
+}
+
+/* Counts a queued row in or out, unless its segment has it from reading. */
+static void
+count_row(SegmentMap *map, Jsonb *row, bool is_new)
+{
+	Datum values[INDEX_MAX_KEYS];
+	Segment *segment;
+	Identity identity;
+
+	if (row == NULL || map->hasher == NULL || map->columns->n == 0 || !row_values(map, row, values))
+		return;
+	segment = segment_find(map, values);
+	if (segment == NULL || segment->identities == NULL || segment->read_now || segment->must_read)
+		return;
+	segment->edited_now = true;
+	identity = identity_hash(map->hasher, values);
+	if (is_new)
+		segment_add_row(map, segment, &identity);
+	else
+		segment_remove_row(map, segment, &identity);
+}
+
+/* Has a segment read again, or all, after more edits than were queued. */
+static void
+read_again(SegmentMap *map, Oid relation)
+{
+	int i;
+
+	for (i = 0; i < map->n; i++)
+	{
+		Segment *segment = map->segments[i];
+
+		if (segment->identities != NULL && !segment->read_now &&
+			(relation == map->table || relation == segment->relation))
+			segment->must_read = true;
+	}
+}
+
+/* Takes the edits that the snapshot sees. */
+static void
+take_edits(SegmentMap *map, int32 stream_id, Snapshot snapshot)
+{
+	MemoryContext context =
+		AllocSetContextCreate(CurrentMemoryContext, "detect edit", ALLOCSET_DEFAULT_SIZES);
+	EditScan scan;
+	Edit edit;
+
+	edit_scan_begin(&scan, stream_id, snapshot);
+	while (edit_scan_next(&scan, &edit))
+	{
+		MemoryContext old = MemoryContextSwitchTo(context);
+
+		CHECK_FOR_INTERRUPTS();
+		if (edit.old_row == NULL && edit.new_row == NULL)
+			read_again(map, edit.relation);
+		count_row(map, edit.old_row, false);
+		count_row(map, edit.new_row, true);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(context);
+		edit_scan_delete(&scan);
+	}
+	edit_scan_end(&scan);
+	MemoryContextDelete(context);
+}
+
+/*
+ * Brings the memory of a map's segments up to date with all that is committed.
+ * Where more was edited than could be queued, segments must be read afterwards,
+ * by another call.  The map is fresh; the transaction is for this alone.
+ */
+void
+segment_map_follow(SegmentMap *map, int32 stream_id)
+{
+	Snapshot snapshot;
+
+	lock_unread(map);
+	snapshot = RegisterSnapshot(GetLatestSnapshot());
+	read_segments(map, snapshot);
+	take_edits(map, stream_id, snapshot);
+	UnregisterSnapshot(snapshot);
+}
+
+/*
+ * Keeps what the transaction has changed in memory.  Called at its commit.
+ */
+void
+segment_map_followed(SegmentMap *map)
+{
+	int i;
+
+	for (i = 0; i < map->n; i++)
+		map->segments[i]->read_now = map->segments[i]->edited_now = false;
+}
+
+/*
+ * Gives up what the transaction has changed in memory, to be read again.
+ * Called at its abort: raises no errors.
+ */
+void
+segment_map_not_followed(SegmentMap *map)
+{
+	int i;
+
+	for (i = 0; i < map->n; i++)
+	{
+		Segment *segment = map->segments[i];
+
+		if (!segment->read_now && !segment->edited_now)
+			continue;
+		segment->must_read = true;
+		segment->watched = false;
+		segment->examined = 0;
+		segment_forget(segment);
+	}
+	segment_map_followed(map);
+}
+
+/*
+ * Has those segments read again, with their edits queued from then on, whose
+ * triggers could not be made when they came.
+ */
+void
+segment_map_watch(SegmentMap *map)
+{
+	int i;
+
+	for (i = 0; i < map->n; i++)
+	{
+		Segment *segment = map->segments[i];
+
+		if (segment->identities != NULL && !segment->watched &&
+			events_triggers_may_make(segment->relation) &&
+			ConditionalLockRelationOid(segment->relation, ShareRowExclusiveLock))
+			segment->must_read = true;
+	}
+}

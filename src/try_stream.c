@@ -1,0 +1,450 @@
+/*-------------------------------------------------------------------------
+ *
+ * try_stream.c
+ *	  detect.try_stream: what messages would become, and nothing is kept.
+ *
+ * The sample is read first, while no lock is held.  Then the stream is made
+ * for real in a subtransaction, and each element goes the way that it goes in
+ * the applier, through the same functions, in a subtransaction of its own, so
+ * that one that fails costs one.  At the end all of it is rolled back;
+ * sequences alone do not forget.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "detect.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "apply/applier.h"
+#include "apply/batch.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "ingest/kafka.h"
+#include "ingest/stream_decoder.h"
+#include "miscadmin.h"
+#include "stream.h"
+#include "utils/builtins.h"
+#include "utils/json.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#define ARG_SAMPLE		  DEFINITION_ARGS
+#define TRY_COLUMNS		  9
+#define MAX_SAMPLE		  100000
+#define BROKER_TIMEOUT_MS 10000
+
+PG_FUNCTION_INFO_V1(detect_try_stream);
+
+static const char *const outcome_words[OUTCOMES] = {"accepted", "duplicate", "filtered", "expired",
+													"dead_letter"};
+
+/* A stream that is tried; lives in context, all but what leaves as rows. */
+typedef struct Trial
+{
+	ReturnSetInfo *result;
+	MemoryContext context;
+	MemoryContext element_context; /* reset after each element */
+	const Stream *stream;
+	TupleDesc columns_desc; /* of the stream's columns, without the ordinal */
+	StagedReader *reader;
+	Dedup *dedup;
+	Events *events;
+	List *progresses; /* of Progress: they only say of which partition */
+	Batch *batch;
+	char *accepted; /* the row that the events table has accepted, as JSON */
+} Trial;
+
+/* ---------------------------------------------------------------------
+ * The sample
+ * ---------------------------------------------------------------------
+ */
+
+/* The newest messages of all topics, a List of KafkaMessage. */
+static List *
+read_sample(const Stream *stream, int sample)
+{
+	Oid server = stream_check_server(stream->server, GetUserId());
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BROKER_TIMEOUT_MS);
+	int each = Max(sample / list_length(stream->topics), 1);
+	List *messages = NIL;
+	ListCell *cell;
+
+	foreach(cell, stream->topics)
+		messages = list_concat(messages, peek_messages(server, lfirst(cell), each, true, deadline));
+	return messages;
+}
+
+/* The progress that stands for a message's partition. */
+static Progress *
+trial_progress(Trial *trial, const KafkaMessage *message)
+{
+	Progress *progress = progress_find(trial->progresses, message->topic, message->partition);
+
+	if (progress == NULL)
+	{
+		progress = palloc0(sizeof(Progress));
+		progress->topic = message->topic;
+		progress->partition = message->partition;
+		trial->progresses = lappend(trial->progresses, progress);
+	}
+	return progress;
+}
+
+/* The columns that all staged rows have, as a consumer would stage them. */
+static void
+fill_staged(const KafkaMessage *message, Datum *staged, bool *nulls)
+{
+	memset(nulls, true, STAGED_FIXED_COLUMNS);
+	staged[STAGED_OFFSET - 1] = Int64GetDatum(message->offset);
+	staged[STAGED_PARTITION - 1] = Int32GetDatum(message->partition);
+	staged[STAGED_TIMESTAMP - 1] = TimestampTzGetDatum(message->timestamp);
+	staged[STAGED_KEY - 1] = PointerGetDatum(message->key);
+	staged[STAGED_PAYLOAD - 1] = PointerGetDatum(message->payload);
+	nulls[STAGED_OFFSET - 1] = nulls[STAGED_PARTITION - 1] = false;
+	nulls[STAGED_TIMESTAMP - 1] = TIMESTAMP_IS_NOBEGIN(message->timestamp);
+	nulls[STAGED_KEY - 1] = message->key == NULL;
+	nulls[STAGED_PAYLOAD - 1] = message->payload == NULL;
+	nulls[STAGED_HEADERS - 1] = message->headers == NULL;
+	if (message->headers)
+		staged[STAGED_HEADERS - 1] = CStringGetTextDatum(message->headers);
+}
+
+static void
+append_element(Trial *trial, const KafkaMessage *message, Datum *staged, bool *nulls, int32 number,
+			   const DecodeError *error)
+{
+	staged[STAGED_ELEMENT - 1] = Int32GetDatum(number);
+	staged[STAGED_SQLSTATE - 1] = Int32GetDatum(error ? error->sqlstate : 0);
+	if (error)
+		staged[STAGED_REASON - 1] = CStringGetTextDatum(error->reason);
+	(void) batch_append_staged(trial->reader, trial->batch, trial_progress(trial, message), staged,
+							   nulls);
+}
+
+/* Add the elements of a message to the batch. */
+static void
+append_message(Trial *trial, Decoder *decoder, const KafkaMessage *message, Datum *staged,
+			   bool *nulls)
+{
+	const char *payload = message->payload ? VARDATA(message->payload) : NULL;
+	size_t payload_bytes = message->payload ? VARSIZE(message->payload) - VARHDRSZ : 0;
+	DecodeError error;
+	int count;
+
+	fill_staged(message, staged, nulls);
+	if (!decoder_begin_message(decoder, payload, payload_bytes, &error))
+	{
+		append_element(trial, message, staged, nulls, trial->stream->unnest ? ELEMENT_MESSAGE : 0,
+					   &error);
+		return;
+	}
+	count = decoder_element_count(decoder);
+	for (int i = 0; i < count; i++)
+	{
+		bool decoded = decoder_next_element(decoder, staged + STAGED_FIXED_COLUMNS,
+											nulls + STAGED_FIXED_COLUMNS, &error);
+
+		append_element(trial, message, staged, nulls, i, decoded ? NULL : &error);
+	}
+}
+
+/* Make the batch of the sample. */
+static void
+decode_sample(Trial *trial, List *messages)
+{
+	int nfields;
+	Decoder *decoder = stream_message_decoder(trial->stream, trial->context, &nfields);
+	Datum *staged = palloc0((STAGED_FIXED_COLUMNS + nfields) * sizeof(Datum));
+	bool *nulls = palloc0((STAGED_FIXED_COLUMNS + nfields) * sizeof(bool));
+	ListCell *cell;
+
+	trial->batch = palloc0(sizeof(Batch));
+	trial->batch->now = GetCurrentTimestamp();
+	decoder_begin_batch(decoder);
+	foreach(cell, messages)
+	{
+		CHECK_FOR_INTERRUPTS();
+		append_message(trial, decoder, lfirst(cell), staged, nulls);
+	}
+	decoder_end_batch(decoder);
+}
+
+/* ---------------------------------------------------------------------
+ * What becomes of it
+ * ---------------------------------------------------------------------
+ */
+
+static char *
+row_as_json(Datum row)
+{
+	return TextDatumGetCString(DirectFunctionCall1(row_to_json, row));
+}
+
+/* Keep the row that the events table has just accepted. */
+static void
+witness_accepted(TriggerData *trigdata, void *argument)
+{
+	Trial *trial = argument;
+	TupleTableSlot *slot =
+		MakeSingleTupleTableSlot(RelationGetDescr(trigdata->tg_relation), &TTSOpsMinimalTuple);
+
+	tuplestore_rescan(trigdata->tg_newtable);
+	if (tuplestore_gettupleslot(trigdata->tg_newtable, true, false, slot))
+		trial->accepted = MemoryContextStrdup(trial->element_context,
+											  row_as_json(ExecFetchSlotHeapTupleDatum(slot)));
+	ExecDropSingleTupleTableSlot(slot);
+}
+
+/* What the element shows: the event, else its columns, else nothing. */
+static char *
+element_as_json(const Trial *trial, const Element *element)
+{
+	HeapTuple tuple;
+
+	if (trial->accepted)
+		return trial->accepted;
+	if (!element->is_converted)
+		return NULL;
+	tuple = heap_form_tuple(trial->columns_desc, element->values, element->nulls);
+	return row_as_json(heap_copy_tuple_as_datum(tuple, trial->columns_desc));
+}
+
+static void
+emit_element(const Trial *trial, const Element *element)
+{
+	bool failed = element->outcome == OUTCOME_DEAD_LETTER;
+	char *event = element_as_json(trial, element);
+	Datum values[TRY_COLUMNS] = {0};
+	bool nulls[TRY_COLUMNS] = {0};
+
+	values[0] = CStringGetTextDatum(element->progress->topic);
+	values[1] = Int32GetDatum(element->progress->partition);
+	values[2] = Int64GetDatum(element->offset);
+	values[3] = Int32GetDatum(element->element);
+	values[4] = CStringGetTextDatum(outcome_words[element->outcome]);
+	nulls[5] = nulls[6] = nulls[7] = !failed;
+	if (failed)
+	{
+		values[5] = CStringGetTextDatum(element->stage);
+		values[6] = CStringGetTextDatum(unpack_sql_state(element->sqlstate));
+		values[7] = CStringGetTextDatum(element->reason);
+	}
+	nulls[8] = event == NULL;
+	if (event)
+		values[8] = DirectFunctionCall1(jsonb_in, CStringGetDatum(event));
+	tuplestore_putvalues(trial->result->setResult, trial->result->setDesc, values, nulls);
+}
+
+/* An element that failed: as the applier would blame it.  What is wrong with
+ * all of them is an error here too. */
+static void
+blame_element(Trial *trial, Element *element, ErrorData *error)
+{
+	FailureKind kind = failure_kind(error);
+
+	if (kind != FAILURE_DATA && kind != FAILURE_UNKNOWN)
+		ReThrowError(error);
+	if (element->has_identity)
+		element_release_identity(trial->dedup, element);
+	if (error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION &&
+		dedup_owns_constraint(trial->dedup, error->schema_name, error->table_name,
+							  error->constraint_name))
+	{
+		element->outcome = OUTCOME_DUPLICATE;
+		return;
+	}
+	element->outcome = OUTCOME_DEAD_LETTER;
+	element->sqlstate = error->sqlerrcode;
+	element->stage = events_stage;
+	element->reason = error->message;
+}
+
+/* Decide one element in a subtransaction of its own. */
+static void
+try_element(Trial *trial, int i)
+{
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData *volatile error = NULL;
+
+	CHECK_FOR_INTERRUPTS();
+	trial->accepted = NULL;
+	events_stage = "apply";
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(trial->element_context);
+	PG_TRY();
+	{
+		decide_piece(trial->stream, trial->reader, trial->dedup, trial->events, trial->batch, i,
+					 i + 1);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(trial->element_context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		events_abort(trial->events);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(trial->element_context);
+	CurrentResourceOwner = owner;
+	if (error)
+		blame_element(trial, &trial->batch->elements[i], error);
+	emit_element(trial, &trial->batch->elements[i]);
+	MemoryContextReset(trial->element_context);
+}
+
+/* ---------------------------------------------------------------------
+ * The trial
+ * ---------------------------------------------------------------------
+ */
+
+/* Make the partitions that the batch's times ask for. */
+static void
+make_partitions(const Trial *trial)
+{
+	const Batch *batch = trial->batch;
+	EventTimes accepted = event_times(trial->stream, batch->now);
+	TimestampTz *times = palloc(Max(batch->count, 1) * sizeof(TimestampTz));
+	int ntimes = 0;
+
+	for (int i = 0; i < batch->count; i++)
+	{
+		if (!element_is_out_of_range(&batch->elements[i], &accepted))
+			times[ntimes++] = batch->elements[i].event_time;
+	}
+	while (partition_ensure(trial->stream, times, ntimes, false) > 0)
+		CHECK_FOR_INTERRUPTS();
+}
+
+/* Columns that the user may see, as a row type. */
+static TupleDesc
+columns_desc(const Stream *stream)
+{
+	Relation rel = table_open(stream->staging_table, AccessShareLock);
+	TupleDesc desc = CreateTupleDescCopy(RelationGetDescr(rel));
+
+	table_close(rel, AccessShareLock);
+	desc->tdtypeid = RECORDOID;
+	desc->tdtypmod = -1;
+	TupleDescAttr(desc, stream->ordinal_attnum - 1)->attisdropped = true;
+	return BlessTupleDesc(desc);
+}
+
+/* What the applier checks at its commit is to be checked at once. */
+static void
+check_constraints_at_once(void)
+{
+	SPI_connect();
+	if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) < 0)
+		elog(ERROR, "could not set constraints");
+	SPI_finish();
+}
+
+/* Make the stream and send the sample through it.  The caller undoes all. */
+static void
+run_trial(Trial *trial, StreamDefinition *definition, List *messages)
+{
+	Stream *stream = stream_create(definition);
+
+	trial->stream = stream;
+	CommandCounterIncrement();
+	check_constraints_at_once();
+	session_imitate_worker();
+	PushActiveSnapshot(GetLatestSnapshot());
+	trial->columns_desc = columns_desc(stream);
+	trial->reader = staged_reader_create(stream, 0, trial->context);
+	decode_sample(trial, messages);
+	make_partitions(trial);
+	trial->dedup = dedup_create(stream, trial->context);
+	trial->events = events_create(stream, trial->context);
+	events_set_witness(trial->events, witness_accepted, trial);
+	if (!dedup_begin_batch(trial->dedup, true))
+	{
+		dedup_follow(trial->dedup);
+		(void) dedup_begin_batch(trial->dedup, false);
+	}
+	for (int i = 0; i < trial->batch->count; i++)
+		try_element(trial, i);
+	PopActiveSnapshot();
+}
+
+/* Run the trial in a subtransaction, and take everything back. */
+static void
+run_and_undo(Trial *trial, StreamDefinition *definition, List *messages)
+{
+	MemoryContext caller_context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData *volatile error = NULL;
+
+	trial->context = AllocSetContextCreate(caller_context, "detect trial", ALLOCSET_DEFAULT_SIZES);
+	trial->element_context =
+		AllocSetContextCreate(trial->context, "detect element", ALLOCSET_DEFAULT_SIZES);
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(trial->context);
+	PG_TRY();
+	{
+		run_trial(trial, definition, messages);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(caller_context);
+		error = CopyErrorData();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	if (trial->dedup)
+		dedup_end_lookups(trial->dedup);
+	MemoryContextSwitchTo(caller_context);
+	MemoryContextDelete(trial->context);
+	RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(caller_context);
+	CurrentResourceOwner = owner;
+	if (error)
+		ReThrowError(error);
+}
+
+static int
+read_sample_size(FunctionCallInfo fcinfo)
+{
+	int sample = PG_ARGISNULL(ARG_SAMPLE) ? 0 : PG_GETARG_INT32(ARG_SAMPLE);
+
+	if (sample < 1 || sample > MAX_SAMPLE)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("sample must be 1 to %d, not %d", MAX_SAMPLE, sample)));
+	return sample;
+}
+
+/*
+ * detect.try_stream(name, …, sample): see README.md.
+ */
+Datum
+detect_try_stream(PG_FUNCTION_ARGS)
+{
+	Trial trial = {.result = (ReturnSetInfo *) fcinfo->resultinfo};
+	int sample = read_sample_size(fcinfo);
+	StreamDefinition *definition;
+
+	InitMaterializedSRF(fcinfo, 0);
+	stream_check_caller();
+	if (PG_ARGISNULL(ARG_NAME))
+	{
+		fcinfo->args[ARG_NAME].value = CStringGetTextDatum("try_stream");
+		fcinfo->args[ARG_NAME].isnull = false;
+	}
+	definition = stream_definition_from_call(fcinfo, NULL, NULL);
+	if (definition->stream->server == NULL)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("detect.try_stream needs a server, to read messages from"),
+						errhint("CREATE SERVER … FOREIGN DATA WRAPPER detect_kafka, and name it in "
+								"server. Payloads alone can be tried with detect.decode.")));
+	run_and_undo(&trial, definition, read_sample(definition->stream, sample));
+	return (Datum) 0;
+}

@@ -1,0 +1,344 @@
+# The plan of a seed: chunks of messages, and a fault with each, by a table of
+# faults.  All that is random is drawn before anything runs; what a crash then
+# interrupts is up to the machine.
+package LedgerPlan;
+
+use strict;
+use warnings;
+
+use DetectTest;
+use LedgerDefinition;
+use LedgerMessage;
+
+use constant {
+	STEPS    => 7,
+	CHUNK    => 300,       # messages of a stream in a step, at most
+	STAGED   => 30,        # rows that SQL stages in a step, at most
+	SQL_ODDS => 0.3,
+	ABORTED  => 0.3,       # of the transactions, where there are any
+};
+
+# Each fault: how often it is taken, and what happens before the messages of the
+# step are produced, after that, and when a part of them is applied.  A fault
+# has one of the streams, and a number from 0 to 1 for whatever it has to choose.
+my %faults = (
+	'kill apply'       => { weight => 3, strike => sub { kill_duty(@_, 'apply') } },
+	'kill consume'     => { weight => 2, strike => sub { kill_duty(@_, 'consume') } },
+	'kill launcher'    => { weight => 1, strike => sub { kill_process(@_, 'launcher') } },
+	'kill a client'    => { weight => 1, strike => sub { kill_process(@_, 'client') } },
+	'kill postmaster'  => { weight => 2, strike => sub { strike($_[0]{node}, 'postmaster') } },
+	'immediate stop'   => { weight => 2, strike => sub { strike($_[0]{node}, 'immediate') } },
+	'fast restart'     => { weight => 2, strike => sub { $_[0]{node}->restart } },
+	'cancel apply'     => { weight => 2, strike => sub { signal_duty(@_, 'cancel', 'apply') } },
+	'cancel consume'   => { weight => 1, strike => sub { signal_duty(@_, 'cancel', 'consume') } },
+	'terminate apply'  => { weight => 2, strike => sub { signal_duty(@_, 'terminate', 'apply') } },
+	'terminate launcher' => { weight => 1, strike => sub { terminate_launcher(@_) } },
+	'produce while stopped' => {
+		weight => 1,
+		before => sub { $_[0]{node}->stop('fast') },
+		then   => sub { $_[0]{node}->start }
+	},
+	'produce while paused' => {
+		weight => 2,
+		before => sub { verb(@_, 'pause') },
+		then   => sub { verb(@_, 'resume') }
+	},
+	'crash while paused' => {
+		weight => 1,
+		before => sub { verb(@_, 'pause') },
+		then   => sub { strike($_[0]{node}, 'immediate'); verb(@_, 'resume') }
+	},
+	'alter consumers' => { weight => 2, strike => \&alter_consumers },
+	'recreate'        => { weight => 2, strike => \&recreate },
+	'broker down'     => { weight => 1, mock => 1, strike => \&broker_down },
+	'fetch errors'    => { weight => 1, mock => 1, then => sub { $_[0]{broker}->command('error', 1, 3, 6, 5, 7) } },
+	'nothing'         => { weight => 2 });
+
+# ---------------------------------------------------------------------
+# Faults
+# ---------------------------------------------------------------------
+
+sub sql
+{
+	my ($run, $sql) = @_;
+	return $run->{node}->safe_psql($run->{database}, $sql);
+}
+
+sub verb
+{
+	my ($run, $step, $verb) = @_;
+
+	sql($run, "SELECT detect.$verb('$step->{stream}{name}')");
+	return;
+}
+
+# The duty that some process of the stream has.
+sub existing_duty
+{
+	my ($stream, $duty) = @_;
+	return $stream->{definition}{consumers} > 0 ? $duty : 'apply';
+}
+
+sub duty_pid
+{
+	my ($run, $stream, $duty) = @_;
+
+	return worker_pid($run->{node}, $run->{database}, $stream->{name}, existing_duty($stream, $duty));
+}
+
+sub kill_duty
+{
+	my ($run, $step, $duty) = @_;
+
+	strike($run->{node}, duty_pid($run, $step->{stream}, $duty));
+	return;
+}
+
+sub kill_process
+{
+	my ($run, $step, $kind) = @_;
+	my $client = $run->{node}->background_psql($run->{database});
+	my $pid;
+
+	$client->query_safe("SET application_name = 'bystander'");
+	$run->{node}->poll_query_until($run->{database},
+		"SELECT count(*) > 0 FROM pg_stat_activity WHERE backend_type = 'detect launcher'");
+	strike($run->{node}, find_process($run->{node}, $run->{database}, $kind));
+	eval { $client->quit };
+	return;
+}
+
+sub signal_duty
+{
+	my ($run, $step, $verb, $duty) = @_;
+
+	sql($run, "SELECT pg_${verb}_backend(" . duty_pid($run, $step->{stream}, $duty) . ')');
+	verb($run, $step, 'resume') if $verb eq 'terminate';
+	return;
+}
+
+sub terminate_launcher
+{
+	my ($run) = @_;
+
+	sql($run, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'detect launcher'");
+	return;
+}
+
+sub alter_consumers
+{
+	my ($run, $step) = @_;
+	my $stream = $step->{stream};
+
+	$stream->{definition}{consumers} = int($step->{chance} * 4);
+	sql($run, "SELECT detect.alter_stream('$stream->{name}', consumers => $stream->{definition}{consumers})");
+	return;
+}
+
+# The stream is dropped and made again over its table, with its rollups kept or
+# made again, too: it reads its topics from the beginning, and counts anew.
+# Rows that SQL staged would be dropped with it: they are waited for.
+sub recreate
+{
+	my ($run, $step) = @_;
+	my $stream  = $step->{stream};
+	my $name    = $stream->{name};
+	my $anew    = $step->{chance} < 0.5;
+	my %rollups = LedgerDefinition::rollups($stream);
+
+	$run->{node}->poll_query_until($run->{database}, "SELECT NOT EXISTS (SELECT FROM detect_staging.$name)")
+	  or die "rows staged by SQL stay";
+	verb($run, $step, 'pause');
+	$stream->{accepted} += sql($run, "SELECT COALESCE(sum(accepted), 0) FROM detect.stat_stream WHERE stream = '$name'");
+	sql($run, "SELECT detect.drop_stream('$name')");
+	if ($anew)
+	{
+		sql($run, "SELECT detect.drop_rollup('$_')") foreach sort keys %rollups;
+	}
+	$stream->{incarnation}++;
+	LedgerDefinition::create($run, $stream, $anew);
+	return;
+}
+
+# A worker comes back while there is no broker.
+sub broker_down
+{
+	my ($run, $step) = @_;
+	my $pid = duty_pid($run, $step->{stream}, 'consume');
+
+	$run->{broker}->command('down', 0);
+	sql($run, "SELECT pg_terminate_backend($pid)");
+	wait_for_exit($pid);
+	verb($run, $step, 'resume');
+	$run->{broker}->command('up', 0);
+	return;
+}
+
+# ---------------------------------------------------------------------
+# Drawing
+# ---------------------------------------------------------------------
+
+# Messages of a stream in one step, as transactions: some are aborted, where
+# there are transactions at all.
+sub draw_chunk
+{
+	my ($stream) = @_;
+	my $left = 1 + int(rand(CHUNK));
+	my @transactions;
+
+	while ($left > 0)
+	{
+		my $count = 1 + int(rand($left < 100 ? $left : 100));
+
+		push @transactions, [ draw_aborted($stream) ] if rand() < ABORTED;
+		push @transactions, [ map { LedgerMessage::draw($stream, 'kafka') } 1 .. $count ];
+		$left -= $count;
+	}
+	return \@transactions;
+}
+
+# New events, each with a number of its own, that nobody must ever see.
+sub draw_aborted
+{
+	my ($stream) = @_;
+
+	return map {
+		my $payload = LedgerMessage::payload_of(++$stream->{serial});
+		{
+			kind     => 'aborted',
+			origin   => 'kafka',
+			payload  => $payload,
+			elements => [ { json => $payload, class => 'aborted' } ],
+			LedgerMessage::placed($stream) }
+	} 1 .. 1 + int(rand(20));
+}
+
+# The steps of a seed for these streams.
+sub draw
+{
+	my ($has_mock, @streams) = @_;
+	my @steps;
+
+	foreach my $number (1 .. STEPS)
+	{
+		my $fault = LedgerMessage::draw_weighted(\%faults, sort keys %faults);
+		my %step = (
+			number => $number,
+			fault  => $fault,
+			stream => $streams[ rand @streams ],
+			chance => rand(),
+			part   => rand());
+
+		foreach my $stream (@streams)
+		{
+			my $rows = rand() < SQL_ODDS ? 1 + int(rand(STAGED)) : 0;
+
+			$step{chunks}{ $stream->{name} } = draw_chunk($stream);
+			$step{staged}{ $stream->{name} } = [ map { LedgerMessage::draw($stream, 'sql') } 1 .. $rows ];
+			$step{undone}{ $stream->{name} } = [ map { +{ %{ (draw_aborted($stream))[0] }, origin => 'sql' } } 1 .. $rows ];
+		}
+		# drawn all the same, so that a seed has the same plan everywhere
+		$step{fault} = 'nothing' if $faults{$fault}{mock} && !$has_mock;
+		push @steps, \%step;
+	}
+	return @steps;
+}
+
+sub describe
+{
+	my ($step) = @_;
+	my @amounts = map {
+		my $messages = 0;
+		$messages += @$_ foreach @{ $step->{chunks}{$_} };
+		my $rows = @{ $step->{staged}{$_} };
+		"$_: $messages messages" . ($rows ? ", $rows rows" : '')
+	} sort keys %{ $step->{chunks} };
+
+	return sprintf('step %d: %s; %s of stream %s when %.2f of that is applied, chance %.2f',
+		$step->{number}, join('; ', @amounts), $step->{fault}, $step->{stream}{name}, $step->{part}, $step->{chance});
+}
+
+# ---------------------------------------------------------------------
+# Running
+# ---------------------------------------------------------------------
+
+# Produces transactions to the topics of a stream, and enters them.
+sub produce
+{
+	my ($run, $stream, @transactions) = @_;
+	my $broker = $run->{broker};
+
+	@transactions = grep { $_->[0]{kind} ne 'aborted' } @transactions unless $broker->has_transactions;
+	foreach my $topic (@{ $stream->{topics} })
+	{
+		my @all;
+		foreach my $transaction (@transactions)
+		{
+			my @messages = grep { $_->{topic} eq $topic } @$transaction;
+
+			next unless @messages;
+			push @all, 'begin' if $broker->has_transactions;
+			push @all, @messages;
+			push @all, $messages[0]{kind} eq 'aborted' ? 'abort' : 'commit' if $broker->has_transactions;
+		}
+		$broker->produce_messages($topic, @all) if @all;
+	}
+	push @{ $stream->{messages} }, map { @$_ } @transactions;
+	return;
+}
+
+# Stages rows by SQL, and others that are rolled back.
+sub stage
+{
+	my ($run, $stream, $rows, $undone) = @_;
+
+	return unless @$rows;
+	my $columns = join(', ', LedgerMessage::COLUMNS);
+	my $insert = sub {
+		my $values = join(",\n", map { "(\$j\$$_->{payload}\$j\$)" } @_);
+		return "INSERT INTO detect_staging.$stream->{name} ($columns)
+			SELECT $columns FROM (VALUES $values) v (payload),
+				 LATERAL jsonb_populate_record(NULL::detect_staging.$stream->{name}, v.payload::jsonb) r;\n";
+	};
+	sql($run, $insert->(@$rows) . "BEGIN;\n" . $insert->(@$undone) . 'ROLLBACK');
+	$_->{incarnation} = $stream->{incarnation} foreach @$rows;
+	push @{ $stream->{messages} }, @$rows;
+	return;
+}
+
+# Elements that the stream, as it is now, has been given.
+sub delivered
+{
+	my ($stream) = @_;
+	my $count = 0;
+
+	foreach my $message (grep { $_->{kind} ne 'aborted' } @{ $stream->{messages} })
+	{
+		$count += @{ $message->{elements} }
+		  if $message->{origin} eq 'kafka' || $message->{incarnation} == $stream->{incarnation};
+	}
+	return $count;
+}
+
+# One step of a plan.
+sub run_step
+{
+	my ($run, $step) = @_;
+	my $fault  = $faults{ $step->{fault} };
+	my $stream = $step->{stream};
+	my $before = delivered($stream);
+
+	$fault->{before}->($run, $step) if $fault->{before};
+	produce($run, $_, @{ $step->{chunks}{ $_->{name} } }) foreach @{ $run->{streams} };
+	$fault->{then}->($run, $step) if $fault->{then};
+	foreach my $each (@{ $run->{streams} })
+	{
+		stage($run, $each, $step->{staged}{ $each->{name} }, $step->{undone}{ $each->{name} });
+	}
+	wait_applied($run->{node}, $run->{database}, $stream->{name},
+		$before + int($step->{part} * (delivered($stream) - $before)), '');
+	$fault->{strike}->($run, $step) if $fault->{strike};
+	return;
+}
+
+1;
