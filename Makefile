@@ -112,16 +112,24 @@ OBJS = \
 	src/apply/staged_read.o \
 	src/apply/staged_sql.o \
 	src/apply/tend.o \
+	src/rollup/alter.o \
+	src/rollup/aside.o \
+	src/rollup/blame.o \
+	src/rollup/coarser.o \
 	src/rollup/definition.o \
 	src/rollup/fill.o \
 	src/rollup/merge.o \
+	src/rollup/missed.o \
 	src/rollup/partial.o \
 	src/rollup/partial_query.o \
 	src/rollup/query_check.o \
+	src/rollup/rebuild.o \
 	src/rollup/relations.o \
+	src/rollup/retention.o \
 	src/rollup/rollup.o \
 	src/rollup/shape.o \
 	src/rollup/state.o \
+	src/rollup/timed.o \
 	src/rollup/wait.o \
 	src/monitor/problem.o \
 	src/monitor/stats.o \

@@ -186,13 +186,34 @@ CREATE TABLE detect._rollup (
 	events_table regclass NOT NULL,			-- its stream is the one that fills this table
 	view regclass NOT NULL,					-- what dashboards read
 	time_zone text NOT NULL,
-	state text NOT NULL,					-- new, filling, active, failed
+	state text NOT NULL,					-- new, filling, active, failed, behind
 	filled_from timestamptz,				-- while filling: older events are not in yet
 	rows_filled bigint NOT NULL,
 	applied_until timestamptz,				-- kafka_timestamp of the newest event in it
 	error text,
 	created_at timestamptz NOT NULL,
-	retention interval						-- NULL: for ever
+	retention interval,						-- NULL: for ever
+	aside_state text,						-- that it had; NULL: it is not aside
+	retry_at timestamptz,					-- while failed
+	attempts int NOT NULL,					-- since it failed first
+	failed_event text,						-- without it the rollup would not have failed
+	events_lost bigint NOT NULL,			-- that it missed, and that were gone when it caught up
+	kept_from timestamptz,					-- older buckets are gone for good
+	expiring boolean NOT NULL				-- some of them may be left still
+);
+
+-- Events that a rollup misses while it is aside.
+CREATE SEQUENCE detect._missed_batch;
+CREATE TABLE detect._missed (
+	rollup_id int,
+	batch bigint,
+	part int,								-- a day of event time
+	since timestamptz,						-- event times, NULL where there are none
+	until timestamptz,
+	events int NOT NULL,
+	columns text[] NOT NULL,				-- that tell events apart
+	identities text[] NOT NULL,				-- rows of these columns, as text
+	PRIMARY KEY (rollup_id, batch, part)
 );
 
 CREATE SEQUENCE detect._history_id;
@@ -220,6 +241,8 @@ SELECT pg_extension_config_dump('detect._applied_progress', '');
 SELECT pg_extension_config_dump('detect._dead_letter_id', '');
 SELECT pg_extension_config_dump('detect._dead_letter', '');
 SELECT pg_extension_config_dump('detect._rollup', '');
+SELECT pg_extension_config_dump('detect._missed_batch', '');
+SELECT pg_extension_config_dump('detect._missed', '');
 SELECT pg_extension_config_dump('detect._history_id', '');
 SELECT pg_extension_config_dump('detect._history', '');
 
@@ -389,10 +412,16 @@ COMMENT ON FUNCTION detect._edited() IS 'queues the rows of an events table that
 -- Rollups
 -- ---------------------------------------------------------------------
 
-CREATE FUNCTION detect.create_rollup(name text, query text, retention interval DEFAULT NULL) RETURNS void
+CREATE FUNCTION detect.create_rollup(name text, query text, retention interval DEFAULT NULL, coarser jsonb DEFAULT NULL)
+	RETURNS void
 	AS 'MODULE_PATHNAME', 'detect_create_rollup' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION detect.create_rollup(text, text, interval) IS
+COMMENT ON FUNCTION detect.create_rollup(text, text, interval, jsonb) IS
 	'makes a view of a GROUP BY over an events table that is kept up to date';
+
+CREATE FUNCTION detect.alter_rollup(rollup text, retention interval DEFAULT NULL, reset text[] DEFAULT NULL) RETURNS void
+	AS 'MODULE_PATHNAME', 'detect_alter_rollup' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect.alter_rollup(text, interval, text[]) IS
+	'changes how long groups of a rollup are kept: what is omitted stays, what reset names becomes the default';
 
 CREATE FUNCTION detect.drop_rollup(rollup text, if_exists boolean DEFAULT false) RETURNS void
 	AS 'MODULE_PATHNAME', 'detect_drop_rollup' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
@@ -403,6 +432,11 @@ CREATE FUNCTION detect.wait_for_rollup(rollup text, timeout interval DEFAULT '1 
 COMMENT ON FUNCTION detect.wait_for_rollup(text, interval) IS
 	'returns when the rollup is filled from the events that were there before it';
 
+CREATE FUNCTION detect.retry_rollup(rollup text) RETURNS void
+	AS 'MODULE_PATHNAME', 'detect_retry_rollup' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect.retry_rollup(text) IS
+	'lets a rollup that failed try again at once; it catches up with what it has missed';
+
 CREATE FUNCTION detect._combine(aggregate regprocedure, state anyelement, other anyelement) RETURNS anyelement
 	AS 'MODULE_PATHNAME', 'detect_combine' LANGUAGE C IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION detect._combine(regprocedure, anyelement, anyelement) IS
@@ -412,6 +446,40 @@ CREATE FUNCTION detect._finalize(result anyelement, aggregate regprocedure, stat
 	AS 'MODULE_PATHNAME', 'detect_finalize' LANGUAGE C IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION detect._finalize(anyelement, regprocedure, "any") IS
 	'the result of an aggregate from its partial state; the first argument only names the type';
+
+-- Kept in rollups as it is: the value is text, so that no OID is kept.
+CREATE TYPE detect._timed AS (at timestamptz, value text);
+COMMENT ON TYPE detect._timed IS 'state of the aggregates first and last';
+
+CREATE FUNCTION detect._first_step(state detect._timed, value anyelement, at timestamptz) RETURNS detect._timed
+	AS 'MODULE_PATHNAME', 'detect_first_step' LANGUAGE C STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION detect._first_step(detect._timed, anyelement, timestamptz) IS 'transition of the aggregate first';
+
+CREATE FUNCTION detect._first_combine(state detect._timed, other detect._timed) RETURNS detect._timed
+	AS 'MODULE_PATHNAME', 'detect_first_combine' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION detect._first_combine(detect._timed, detect._timed) IS 'merges states of the aggregate first';
+
+CREATE FUNCTION detect._last_step(state detect._timed, value anyelement, at timestamptz) RETURNS detect._timed
+	AS 'MODULE_PATHNAME', 'detect_last_step' LANGUAGE C STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION detect._last_step(detect._timed, anyelement, timestamptz) IS 'transition of the aggregate last';
+
+CREATE FUNCTION detect._last_combine(state detect._timed, other detect._timed) RETURNS detect._timed
+	AS 'MODULE_PATHNAME', 'detect_last_combine' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION detect._last_combine(detect._timed, detect._timed) IS 'merges states of the aggregate last';
+
+CREATE FUNCTION detect._timed_value(state detect._timed, value anyelement, at timestamptz) RETURNS anyelement
+	AS 'MODULE_PATHNAME', 'detect_timed_value' LANGUAGE C STABLE PARALLEL SAFE;
+COMMENT ON FUNCTION detect._timed_value(detect._timed, anyelement, timestamptz) IS 'result of the aggregates first and last';
+
+CREATE AGGREGATE detect.first(value anyelement, at timestamptz) (
+	SFUNC = detect._first_step, STYPE = detect._timed, COMBINEFUNC = detect._first_combine,
+	FINALFUNC = detect._timed_value, FINALFUNC_EXTRA, PARALLEL = SAFE);
+COMMENT ON AGGREGATE detect.first(anyelement, timestamptz) IS 'the value at the earliest time';
+
+CREATE AGGREGATE detect.last(value anyelement, at timestamptz) (
+	SFUNC = detect._last_step, STYPE = detect._timed, COMBINEFUNC = detect._last_combine,
+	FINALFUNC = detect._timed_value, FINALFUNC_EXTRA, PARALLEL = SAFE);
+COMMENT ON AGGREGATE detect.last(anyelement, timestamptz) IS 'the value at the latest time';
 
 -- ---------------------------------------------------------------------
 -- Objects that go away take their definitions along
@@ -555,9 +623,13 @@ COMMENT ON VIEW detect.stat_stream IS
 
 CREATE VIEW detect.stat_rollup WITH (security_barrier) AS
 	SELECT r.name AS rollup, s.name AS stream, r.state, r.filled_from, r.rows_filled,
-		   r.applied_until, r.error
+		   r.applied_until, r.error, r.failed_event, r.attempts, r.retry_at,
+		   m.events_missed, r.events_lost, r.kept_from
 	FROM detect._rollup r
 	LEFT JOIN detect._stream s USING (events_table)
+	CROSS JOIN LATERAL (
+		SELECT COALESCE(sum(events), 0)::int8 AS events_missed
+		FROM detect._missed WHERE rollup_id = r.rollup_id) m
 	WHERE detect._may_see(detect._stream_owner(r.name));
 COMMENT ON VIEW detect.stat_rollup IS 'how each rollup does';
 
@@ -627,12 +699,17 @@ GRANT EXECUTE ON FUNCTION
 	detect.seek(text, timestamptz, bigint, text, int),
 	detect.wait_for(text, interval), detect.retry_dead_letters(text, timestamptz, timestamptz, text),
 	detect.purge_dead_letters(text, timestamptz, timestamptz, text), detect.drop_rollup(text, boolean),
-	detect.wait_for_rollup(text, interval), detect.decode(bytea, text, jsonb, text)
+	detect.wait_for_rollup(text, interval), detect.retry_rollup(text),
+	detect.alter_rollup(text, interval, text[]), detect.decode(bytea, text, jsonb, text)
 	TO PUBLIC;
 -- Views call these as their reader; _slots leaves out what belongs to others.
 GRANT EXECUTE ON FUNCTION
 	detect._stream_owner(text), detect._may_see(oid), detect._is_copy(bigint, bigint), detect._slots(), detect._workers(),
 	detect._combine(regprocedure, anyelement, anyelement),
 	detect._finalize(anyelement, regprocedure, "any"),
+	detect.first(anyelement, timestamptz), detect.last(anyelement, timestamptz),
+	detect._first_step(detect._timed, anyelement, timestamptz), detect._first_combine(detect._timed, detect._timed),
+	detect._last_step(detect._timed, anyelement, timestamptz), detect._last_combine(detect._timed, detect._timed),
+	detect._timed_value(detect._timed, anyelement, timestamptz),
 	detect._staged(), detect._accepted(), detect._edited()
 	TO PUBLIC;

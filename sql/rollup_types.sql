@@ -44,6 +44,7 @@ INSERT INTO kept VALUES
 ('two_arguments',   $$ SELECT regr_count(small, id) AS c, round(regr_sxx(small, id)::numeric, 4) AS sxx,
                               round(covar_pop(small, id)::numeric, 4) AS cov, round(corr(small, id)::numeric, 8) AS corr FROM event $$),
 ('spread',          $$ SELECT colour, stddev_samp(n) AS sn, var_pop(n) AS vn, stddev_pop(small) AS ss, variance(id) AS vi FROM event GROUP BY colour $$),
+('group_twice',     $$ SELECT colour, colour AS again, count(*) AS n FROM event GROUP BY 1, 2 $$),
 ('same_twice',      $$ SELECT colour, count(*) AS n, count(*) AS again, count(*) + 1 AS more, sum(id) / count(*) AS mean FROM event GROUP BY colour $$),
 ('nested',          $$ SELECT CASE WHEN count(*) > 2 THEN 'many' WHEN bool_or(flag) THEN 'flagged' ELSE 'few' END AS how, colour,
                               coalesce(sum(n), -1) AS n, greatest(max(id), 100) AS id, ARRAY[min(id), max(id)] AS ends,

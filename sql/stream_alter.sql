@@ -124,15 +124,16 @@ DROP ROLE regress_stranger;
 -- a rollup's definition
 SET SESSION AUTHORIZATION regress_alter;
 SET TimeZone = 'Europe/Paris';
-SELECT detect.create_rollup('readings_per_sensor', 'SELECT sensor, count(*) AS readings FROM reading GROUP BY sensor', retention => '1 year');
+SELECT detect.alter_stream('reading', event_time => 'taken_at');
+SELECT detect.create_rollup('readings_per_sensor', 'SELECT sensor, date_trunc(''day'', taken_at) AS day, count(*) AS readings FROM reading GROUP BY 1, 2', retention => '1000 years');
 SELECT detect.get_definition('readings_per_sensor');
 SELECT detect.get_definition('readings_per_sensor') AS definition \gset
 SELECT detect.drop_rollup('readings_per_sensor');
 :definition
 SELECT detect.wait_for_rollup('readings_per_sensor');
-(TABLE readings_per_sensor EXCEPT ALL SELECT sensor, count(*) FROM reading GROUP BY sensor)
+(TABLE readings_per_sensor EXCEPT ALL SELECT sensor, date_trunc('day', taken_at), count(*) FROM reading GROUP BY 1, 2)
 UNION ALL
-(SELECT sensor, count(*) FROM reading GROUP BY sensor EXCEPT ALL TABLE readings_per_sensor);
+(SELECT sensor, date_trunc('day', taken_at), count(*) FROM reading GROUP BY 1, 2 EXCEPT ALL TABLE readings_per_sensor);
 SELECT detect.drop_stream('reading');
 SELECT detect.drop_rollup('readings_per_sensor');
 DROP TABLE reading, archive;

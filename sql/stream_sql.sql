@@ -175,6 +175,11 @@ SELECT * FROM outcomes;
 SELECT dead_letter_id IS NOT NULL AS id, stream, kafka_topic, kafka_partition, kafka_offset, element, kafka_timestamp, kafka_key,
        kafka_headers, attempts, recorded_at <= now() AS recorded
 FROM detect.dead_letter WHERE stream = 'checked' ORDER BY dead_letter_id LIMIT 1;
+-- an event that a rollup fails by is an event all the same: the rollup waits until it is mended
+SELECT state, error, failed_event FROM detect.stat_rollup WHERE rollup = 'checked_share';
+UPDATE checked SET quotient = 1 WHERE quotient = 0;
+SELECT detect.retry_rollup('checked_share');
+SELECT detect.wait_for_rollup('checked_share');
 SELECT n = (SELECT count(*) FROM checked) AS same_count, quotients = (SELECT sum(10 / quotient) FROM checked) AS same_sum FROM checked_share;
 
 -- the key of a dead letter is free: the next one of it is tried

@@ -110,7 +110,7 @@ load(Applier *applier)
 	if (!dedup_begin_batch(applier->dedup, true))
 		dedup_follow(applier->dedup);
 	stream_transaction_commit();
-	applier->kafka.due = applier->sql.due = applier->retry.due = 0;
+	applier->kafka.due = applier->sql.due = applier->retry.due = applier->next_expire = 0;
 	remember_identities(applier);
 	applier->is_loaded = true;
 	applier->may_fill = true;
@@ -430,7 +430,7 @@ reload(Applier *applier)
 	dead_letters_recount(applier->letters);
 	stream_transaction_commit();
 	rewind_readers(applier);
-	applier->kafka.due = applier->sql.due = applier->retry.due = 0;
+	applier->kafka.due = applier->sql.due = applier->retry.due = applier->next_expire = 0;
 	applier->must_reload = false;
 	applier->may_fill = true;
 	return true;
@@ -442,7 +442,7 @@ tend_rollups(Applier *applier)
 {
 	bool filled;
 
-	if (!applier->may_fill)
+	if (!applier->may_fill && GetCurrentTimestamp() < events_rollups_due(applier->events))
 		return false;
 	if (!stream_transaction_begin(applier->stream))
 		return true;
@@ -450,6 +450,24 @@ tend_rollups(Applier *applier)
 	stream_transaction_commit();
 	applier->may_fill = filled;
 	return filled;
+}
+
+/* Delete some of the old groups of rollups; true when there may be more. */
+static bool
+tend_retention(Applier *applier)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	bool are_more;
+
+	if (now < applier->next_expire)
+		return false;
+	if (!stream_transaction_begin(applier->stream))
+		return true;
+	are_more = events_expire_rollups(applier->events);
+	stream_transaction_commit();
+	if (!are_more)
+		applier->next_expire = TimestampTzPlusMilliseconds(now, MAINTAIN_CHECK_MS);
+	return are_more;
 }
 
 /* Delete dead letters that are older than they are to be kept: some at a time,
@@ -519,6 +537,7 @@ applier_run(Applier *applier)
 		more |= look_at(applier, &applier->kafka, my_slot->staged_commits, SOURCE_KAFKA);
 	more |= look_at(applier, &applier->sql, my_slot->sql_commits, SOURCE_SQL);
 	more |= tend_rollups(applier);
+	more |= tend_retention(applier);
 	expire_dead_letters(applier);
 	if (!more)
 		truncate_staging(applier);
@@ -542,6 +561,8 @@ applier_wait_ms(const Applier *applier)
 		due = Min(due, applier->next_bound_check);
 	if (applier->stream->server)
 		due = Min(due, applier->kafka.due);
+	if (applier->is_loaded)
+		due = Min(due, Min(events_rollups_due(applier->events), applier->next_expire));
 	if (applier->is_loaded && staged_blocks(applier) > 0)
 		due = Min(due, Max(TimestampTzPlusMilliseconds(applier->last_batch_at, IDLE_MS + 1),
 						   applier->truncate_due));

@@ -108,6 +108,10 @@ extern void
 events_apply(Events *events, Batch *batch, Element **candidates, int ncandidates, Dedup *dedup);
 extern void events_reload(Events *events);
 extern bool events_fill_rollups(Events *events);
+extern bool events_expire_rollups(Events *events);
+extern TimestampTz events_rollups_due(const Events *events);
+extern bool events_failed_in_rollup(const Events *events);
+extern bool events_guard_rollups(Events *events, bool guarded);
 extern void events_abort(Events *events);
 extern void events_set_witness(Events *events, AcceptedWitness witness, void *argument);
 

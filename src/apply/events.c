@@ -132,6 +132,48 @@ events_fill_rollups(Events *events)
 	return rollup_set_fill(events->rollups);
 }
 
+/*
+ * Delete some groups that are older than their rollup's retention.  Called as
+ * events_fill_rollups; the result tells whether there may be more.
+ */
+bool
+events_expire_rollups(Events *events)
+{
+	return rollup_set_expire(events->rollups);
+}
+
+/*
+ * When a rollup that failed is to be tried again; DT_NOEND if none is.
+ */
+TimestampTz
+events_rollups_due(const Events *events)
+{
+	return rollup_set_due(events->rollups);
+}
+
+/*
+ * Whether the error that ended events_apply() was raised by a rollup.
+ */
+bool
+events_failed_in_rollup(const Events *events)
+{
+	return events->in_rollups;
+}
+
+/*
+ * Have rollups that fail set aside from now on, or not any more.  False when it
+ * was so already.
+ */
+bool
+events_guard_rollups(Events *events, bool guarded)
+{
+	bool changed = events->rollups_guarded != guarded;
+
+	events->rollups_guarded = guarded;
+	events->in_rollups = false;
+	return changed;
+}
+
 /* Insert the rows that passed into the events table. */
 static void
 run_insert(Events *events)
@@ -209,6 +251,7 @@ events_apply(Events *events, Batch *batch, Element **candidates, int ncandidates
 	events->candidates = candidates;
 	events->ncandidates = ncandidates;
 	events->dedup = dedup;
+	events->in_rollups = false;
 	for (int i = 0; i < ncandidates; i++)
 		candidates[i]->has_row = candidates[i]->was_seen = false;
 
@@ -352,10 +395,12 @@ detect_accepted(PG_FUNCTION_ARGS)
 	{
 		step_time(STEP_INSERT, &inserting->step_began);
 		events_stage = "rollup";
-		rollup_set_apply(inserting->rollups, trigdata);
-		step_time(STEP_ROLLUP, &inserting->step_began);
+		/* what a rollup makes of events is no matter of theirs */
 		if (inserting->witness)
 			inserting->witness(trigdata, inserting->witness_argument);
+		else
+			apply_rollups(inserting, trigdata);
+		step_time(STEP_ROLLUP, &inserting->step_began);
 	}
 	return PointerGetDatum(NULL);
 }

@@ -29,6 +29,8 @@ struct Events
 	SizedPlan insert;
 	RollupSet *rollups;
 	MemoryContext rollup_context;
+	bool in_rollups;		 /* or an error has come from there */
+	bool rollups_guarded;	 /* one that fails is set aside */
 	AcceptedWitness witness; /* NULL: nobody looks */
 	void *witness_argument;
 

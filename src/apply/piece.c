@@ -8,6 +8,9 @@
  * then becomes a dead letter in the commit that passes it.  Since parts commit
  * in order, progress never passes an element that has no outcome.
  *
+ * An error in a rollup says nothing about the elements: the piece is applied
+ * once more, and the rollup set aside in its commit (rollup/aside.c).
+ *
  * Memory follows commits: what is known of progress and identities changes
  * here only after the commit that made it so.
  *
@@ -353,7 +356,14 @@ apply_range(Applier *applier, Batch *batch, int from, int to)
 		/* somebody else passed, or it was a good one alone */
 		if (to - from > 1 || batch->elements[from].sqlstate == 0)
 			applier->unknown_failures = 0;
+		(void) events_guard_rollups(applier->events, false);
 		return true;
+	}
+	if (events_failed_in_rollup(applier->events))
+	{
+		if (!events_guard_rollups(applier->events, true))
+			ReThrowError(error);
+		return apply_range(applier, batch, from, to);
 	}
 	if (!is_about_elements(applier, error, to - from))
 		ReThrowError(error);

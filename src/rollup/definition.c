@@ -37,7 +37,7 @@
 #include "utils/timestamp.h"
 
 /* Columns of detect._rollup. */
-#define ROLLUP_COLUMNS 12
+#define ROLLUP_COLUMNS 19
 
 PG_FUNCTION_INFO_V1(detect_create_rollup);
 PG_FUNCTION_INFO_V1(detect_drop_rollup);
@@ -110,22 +110,36 @@ insert_rollup(const char *name, const Stream *stream, Oid view, const Interval *
 	values[10] = TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
 	values[11] = IntervalPGetDatum(retention);
 	nulls[11] = retention == NULL;
+	nulls[12] = true;			   /* aside_state */
+	nulls[13] = true;			   /* retry_at */
+	values[14] = Int32GetDatum(0); /* attempts */
+	nulls[15] = true;			   /* failed_event */
+	values[16] = Int64GetDatum(0); /* events_lost */
+	if (retention != NULL)
+		values[17] = /* kept_from */
+			DirectFunctionCall2(timestamp_mi_interval, values[10], IntervalPGetDatum(retention));
+	nulls[17] = retention == NULL;
+	values[18] = BoolGetDatum(false); /* expiring */
 	catalog_insert("_rollup", values, nulls);
 	return id;
 }
 
-/* Make the workers load the rollups of their streams again, at commit. */
-static void
-rollups_changed(const Stream *stream)
+/*
+ * Make the workers load the rollups of a stream again, at commit.
+ */
+void
+definition_changed(const Stream *stream)
 {
 	CacheInvalidateRelcacheByRelid(catalog_relation("_rollup", false));
 	if (stream != NULL)
 		slot_wake_at_commit(stream->id);
 }
 
-/* Raise an error unless a retention is a positive interval. */
-static void
-check_retention(const Interval *retention)
+/*
+ * Raise an error unless a retention is a positive interval.
+ */
+void
+definition_check_retention(const Interval *retention)
 {
 	Interval zero = {0};
 
@@ -137,16 +151,10 @@ check_retention(const Interval *retention)
 						errhint("Leave it out to keep groups for ever.")));
 }
 
-/*
- * SQL: detect.create_rollup(name, query, retention).
- */
-Datum
-detect_create_rollup(PG_FUNCTION_ARGS)
+/* Make the relations and the row of a rollup; its query has been checked. */
+static RollupShape *
+make_rollup(const char *name, Query *query, const Stream *stream, const Interval *retention)
 {
-	char *name;
-	Interval *retention;
-	Query *query;
-	Stream *stream;
 	RollupShape *shape;
 	Oid query_view;
 	Oid state_table;
@@ -154,22 +162,11 @@ detect_create_rollup(PG_FUNCTION_ARGS)
 	ObjectAddress state_address;
 	ObjectAddress query_address;
 
-	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
-		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-						errmsg("name and query of a rollup must not be null")));
-	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	retention = PG_ARGISNULL(2) ? NULL : PG_GETARG_INTERVAL_P(2);
 	definition_check_name("rollup", name);
-	check_retention(retention);
-
-	query = parse_query(text_to_cstring(PG_GETARG_TEXT_PP(1)));
-	stream = query_check(query);
-	stream_check_owner(stream);
-	/* Whoever drops or alters the stream waits for us, its workers do not. */
-	stream_lock(stream->id, AccessShareLock);
-	stream = stream_load(stream->name, false);
-
+	definition_check_retention(retention);
 	shape = shape_create(query, stream->events_table);
+	if (retention != NULL)
+		retention_check(shape, stream);
 	state_table = relation_create_state_table(name, shape, stream->owner);
 	query_view = query_view_create(name, query, stream->owner);
 	public_view = relation_create_public_view(name, shape, state_table);
@@ -178,24 +175,55 @@ detect_create_rollup(PG_FUNCTION_ARGS)
 	ObjectAddressSet(state_address, RelationRelationId, state_table);
 	ObjectAddressSet(query_address, RelationRelationId, query_view);
 	recordDependencyOn(&state_address, &query_address, DEPENDENCY_AUTO);
-
 	insert_rollup(name, stream, public_view, retention);
-	history_record("create_rollup", name, text_to_cstring(PG_GETARG_TEXT_PP(1)));
-	rollups_changed(stream);
+	CommandCounterIncrement();
+	return shape;
+}
+
+/*
+ * SQL: detect.create_rollup(name, query, retention, coarser).
+ */
+Datum
+detect_create_rollup(PG_FUNCTION_ARGS)
+{
+	Interval *retention = PG_ARGISNULL(2) ? NULL : PG_GETARG_INTERVAL_P(2);
+	Query *query;
+	Stream *stream;
+	RollupShape *shape;
+	List *coarser = NIL;
+	ListCell *cell;
+
+	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
+		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+						errmsg("name and query of a rollup must not be null")));
+	query = parse_query(text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	stream = query_check(query);
+	stream_check_owner(stream);
+	/* Whoever drops or alters the stream waits for us, its workers do not. */
+	stream_lock(stream->id, AccessShareLock);
+	stream = stream_load(stream->name, false);
+
+	shape = make_rollup(text_to_cstring(PG_GETARG_TEXT_PP(0)), query, stream, retention);
+	if (!PG_ARGISNULL(3))
+		coarser = coarser_list(PG_GETARG_JSONB_P(3), shape, stream);
+	foreach(cell, coarser)
+	{
+		CoarserRollup *rollup = lfirst(cell);
+
+		(void) query_check(rollup->query);
+		(void) make_rollup(rollup->name, rollup->query, stream, rollup->retention);
+	}
+	history_record("create_rollup", text_to_cstring(PG_GETARG_TEXT_PP(0)),
+				   text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	definition_changed(stream);
 	PG_RETURN_VOID();
 }
 
-/* What drop_rollup knows of a rollup. */
-typedef struct DroppedRollup
-{
-	int32 id;
-	Oid events_table;
-	Oid public_view;
-} DroppedRollup;
-
-/* Find the row of a rollup by name; false when there is none. */
-static bool
-find_rollup(const char *name, DroppedRollup *rollup)
+/*
+ * Find the row of a rollup by name; false when there is none.
+ */
+bool
+definition_find(const char *name, RollupRow *rollup)
 {
 	Oid types[1] = {TEXTOID};
 	Datum values[1] = {CStringGetTextDatum(name)};
@@ -219,9 +247,9 @@ find_rollup(const char *name, DroppedRollup *rollup)
 	return found;
 }
 
-/* Raise an error unless the caller may drop this rollup. */
+/* Raise an error unless the caller owns this rollup. */
 static void
-check_rollup_owner(const char *name)
+check_owner(const char *name)
 {
 	Oid owner = rollup_owner(name);
 
@@ -230,10 +258,23 @@ check_rollup_owner(const char *name)
 						errmsg("must be owner of rollup \"%s\"", name)));
 }
 
+/*
+ * Read the row of a rollup that the caller owns, or raise an error.
+ */
+void
+definition_get(const char *name, RollupRow *rollup)
+{
+	if (!definition_find(name, rollup))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("rollup \"%s\" does not exist", name),
+				 errhint("See the view detect.rollup.")));
+	check_owner(name);
+}
+
 /* Drop the relations of a rollup, unless other objects depend on them: the
  * view first, because it is what users build upon. */
 static void
-drop_relations(const char *name, const DroppedRollup *rollup)
+drop_relations(const char *name, const RollupRow *rollup)
 {
 	Oid relations[3];
 
@@ -260,19 +301,19 @@ detect_drop_rollup(PG_FUNCTION_ARGS)
 {
 	char *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	bool if_exists = PG_GETARG_BOOL(1);
-	DroppedRollup rollup;
+	RollupRow rollup;
 	Oid types[1] = {INT4OID};
 	Datum values[1];
-	bool found = find_rollup(name, &rollup);
+	bool found = definition_find(name, &rollup);
 	Stream *stream = NULL;
 
 	if (found)
 	{
-		check_rollup_owner(name);
+		check_owner(name);
 		stream = stream_load_by_events_table(rollup.events_table);
 		if (stream != NULL)
 			stream_lock(stream->id, AccessExclusiveLock);
-		found = find_rollup(name, &rollup);
+		found = definition_find(name, &rollup);
 	}
 	if (!found && !if_exists)
 		ereport(ERROR,
@@ -288,8 +329,9 @@ detect_drop_rollup(PG_FUNCTION_ARGS)
 	drop_relations(name, &rollup);
 	values[0] = Int32GetDatum(rollup.id);
 	SPI_connect();
+	catalog_execute("DELETE FROM detect._missed WHERE rollup_id = $1", 1, types, values, NULL);
 	catalog_execute("DELETE FROM detect._rollup WHERE rollup_id = $1", 1, types, values, NULL);
 	SPI_finish();
-	rollups_changed(stream);
+	definition_changed(stream);
 	PG_RETURN_VOID();
 }

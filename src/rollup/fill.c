@@ -15,15 +15,13 @@
  * too.  Partitions only say where to cut; a cut anywhere would be right.
  *
  * A rollup that cannot be filled (an overflow, a table that its owner may not
- * read) is set aside with its error, so that the events go on.
+ * read) is set aside with its error (aside.c), and goes on with that chunk later.
  *
  *-------------------------------------------------------------------------
  */
 #include "rollup/rollup.h"
 
 #include "access/table.h"
-#include "access/xact.h"
-#include "apply/applier.h"
 #include "apply/dedup.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
@@ -33,7 +31,6 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 /* A partition with more events is read in several chunks ... */
@@ -178,15 +175,17 @@ write_progress(const Rollup *rollup, bool is_done, TimestampTz filled_from, int6
 	values[3] = Int64GetDatum(rows);
 	SPI_connect();
 	catalog_execute("UPDATE detect._rollup SET state = $2, filled_from = $3, "
-					"rows_filled = rows_filled + $4 WHERE rollup_id = $1",
+					"rows_filled = rows_filled + $4, aside_state = NULL, error = NULL, "
+					"failed_event = NULL, retry_at = NULL, attempts = 0 WHERE rollup_id = $1",
 					4, types, values, nulls);
 	SPI_finish();
 }
 
 /* Fill the next chunk of a rollup. */
 static void
-fill_step(const Rollup *rollup)
+fill_step(void *arg)
 {
+	const Rollup *rollup = (const Rollup *) arg;
 	PartialSource source = {0};
 	PartialPlan *plan = partial_plan_create(CurrentMemoryContext);
 	int64 rows;
@@ -203,68 +202,35 @@ fill_step(const Rollup *rollup)
 	write_progress(rollup, !source.has_from, source.from, rows);
 }
 
-/* Set a rollup aside with the error that kept it from being filled. */
+/* One step of a rollup that is not active: catch up, or fill. */
 static void
-write_failure(const Rollup *rollup, const ErrorData *error)
+tend_rollup(Rollup *rollup)
 {
-	Oid types[2] = {INT4OID, TEXTOID};
-	Datum values[2];
+	Rollup filled = *rollup;
+	ErrorData *error;
 
-	values[0] = Int32GetDatum(rollup->id);
-	values[1] = CStringGetTextDatum(error->message);
-	SPI_connect();
-	catalog_execute("UPDATE detect._rollup SET state = 'failed', error = $2 WHERE rollup_id = $1",
-					2, types, values, NULL);
-	SPI_finish();
-	ereport(
-		WARNING,
-		(errcode(error->sqlerrcode),
-		 errmsg("rollup \"%s\" could not be filled and is set aside", rollup->name),
-		 errdetail("%s", error->message),
-		 errhint(
-			 "Remove the cause, drop the rollup with detect.drop_rollup and create it again.")));
-}
-
-/*
- * Fill the next chunk of a rollup, or set the rollup aside if that fails by
- * its own fault.  Errors of the environment are raised: the step is tried
- * again.
- */
-static void
-try_fill_step(const Rollup *rollup)
-{
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData *volatile error = NULL;
-
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		fill_step(rollup);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-
-	if (error != NULL && failure_kind(error) == FAILURE_ENVIRONMENT)
-		ReThrowError(error);
+	if (rollup_is_aside(rollup) && aside_catch_up(rollup))
+		return;
+	filled.phase = rollup->aside_phase;
+	error = aside_try(fill_step, &filled, true);
 	if (error != NULL)
-		write_failure(rollup, error);
+		aside_write(rollup, error, NULL);
+}
+
+/* Whether there is something to do for a rollup now. */
+static bool
+is_due(const Rollup *rollup)
+{
+	if (rollup->phase == ROLLUP_FAILED)
+		return rollup->retry_at <= GetCurrentTimestamp();
+	return rollup->phase != ROLLUP_ACTIVE;
 }
 
 /*
- * One step towards a filled rollup, in a transaction of the caller, under the
- * stream's lock, between two batches.  False when there was nothing to do.
- * Phases in memory follow at the next transaction, once this one is committed.
+ * One step towards a rollup that has all events, in a transaction of the
+ * caller, under the stream's lock, between two batches.  False when there was
+ * nothing to do.  Phases in memory follow at the next transaction, once this
+ * one is committed.
  */
 bool
 rollup_set_fill(RollupSet *set)
@@ -272,19 +238,16 @@ rollup_set_fill(RollupSet *set)
 	MemoryContext context =
 		AllocSetContextCreate(CurrentMemoryContext, "detect rollup fill", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext saved_context = MemoryContextSwitchTo(context);
-	Rollup *unfilled = NULL;
+	bool found = false;
 
 	rollup_set_refresh(set);
-	for (int i = 0; i < set->nrollups && unfilled == NULL; i++)
+	for (int i = 0; i < set->nrollups && !found; i++)
 	{
-		RollupPhase phase = set->rollups[i].phase;
-
-		if (phase == ROLLUP_NEW || phase == ROLLUP_FILLING)
-			unfilled = &set->rollups[i];
+		found = is_due(&set->rollups[i]);
+		if (found)
+			tend_rollup(&set->rollups[i]);
 	}
-	if (unfilled != NULL)
-		try_fill_step(unfilled);
 	MemoryContextSwitchTo(saved_context);
 	MemoryContextDelete(context);
-	return unfilled != NULL;
+	return found;
 }

@@ -57,6 +57,7 @@ struct PartialPlan
 	int64 planned_rows;
 	bool has_from; /* of the source it was made for */
 	TimestampTz from;
+	TimestampTz kept_from; /* of the rollup, when it was made */
 };
 
 /* Every plan in this process, so that invalidations find them. */
@@ -158,11 +159,11 @@ partial_plan_create(MemoryContext context)
 
 /* Whether a plan is valid and fits the source; its relations are locked. */
 static bool
-plan_fits(const PartialPlan *plan, const PartialSource *source)
+plan_fits(const Rollup *rollup, const PartialPlan *plan, const PartialSource *source)
 {
 	int64 rows;
 
-	if (plan->stmt == NULL || !plan->valid)
+	if (plan->stmt == NULL || !plan->valid || plan->kept_from != rollup->kept_from)
 		return false;
 	if (source->batch == NULL || source->has_until)
 		return false;
@@ -235,16 +236,17 @@ make_plan(const Rollup *rollup, PartialPlan *plan, const PartialSource *source)
 	plan->planned_rows = source->batch ? Max(tuplestore_tuple_count(source->batch), 1) : 0;
 	plan->has_from = source->has_from;
 	plan->from = source->from;
+	plan->kept_from = rollup->kept_from;
 }
 
 /* Lock, look, and plan again until the plan is valid under its locks. */
 static void
 revalidate_plan(const Rollup *rollup, PartialPlan *plan, const PartialSource *source)
 {
-	if (plan_fits(plan, source))
+	if (plan_fits(rollup, plan, source))
 	{
 		lock_relations(plan->stmt);
-		if (plan_fits(plan, source))
+		if (plan_fits(rollup, plan, source))
 			return;
 	}
 	/* Planning takes the locks itself, and keeps them. */
@@ -295,10 +297,12 @@ execute_plan(PlannedStmt *stmt, QueryEnvironment *environment, Tuplestorestate *
 	return rows;
 }
 
-/* Set the time zone of a rollup if the session has another one; the result is
- * for AtEOXact_GUC. */
-static int
-enter_time_zone(const Rollup *rollup)
+/*
+ * Set the time zone of a rollup if the session has another one; the result is
+ * for AtEOXact_GUC.
+ */
+int
+partial_enter_time_zone(const Rollup *rollup)
 {
 	int nest_level = NewGUCNestLevel();
 
@@ -319,7 +323,7 @@ int64
 partial_run(const Rollup *rollup, PartialPlan *plan, const PartialSource *source,
 			Tuplestorestate *partial)
 {
-	int nest_level = enter_time_zone(rollup);
+	int nest_level = partial_enter_time_zone(rollup);
 	QueryEnvironment *environment = source->batch ? batch_environment(rollup, source) : NULL;
 	int64 rows;
 

@@ -55,24 +55,34 @@ read_batch(Query *query, int events_rti, const PartialSource *source, const char
 	table_close(events, NoLock);
 }
 
+/*
+ * A condition that compares a time with a constant of its type.
+ */
+Node *
+partial_comparison(const Expr *time, int strategy, const Const *bound)
+{
+	TypeCacheEntry *type =
+		lookup_type_cache(exprType((const Node *) time), TYPECACHE_BTREE_OPFAMILY);
+	Oid operator=
+		get_opfamily_member(type->btree_opf, type->btree_opintype, type->btree_opintype, strategy);
+	Expr *comparison;
+
+	if (!OidIsValid(operator))
+		elog(ERROR, "could not find the comparison of type %u", type->type_id);
+	comparison = make_opclause(operator, BOOLOID, false, (Expr *) copyObject(time),
+							   (Expr *) copyObject(bound), InvalidOid, InvalidOid);
+	set_opfuncid((OpExpr *) comparison);
+	return (Node *) comparison;
+}
+
 /* A condition that compares the event time with a time. */
 static Node *
 compare_event_time(const Var *event_time, int strategy, TimestampTz bound)
 {
-	TypeCacheEntry *type = lookup_type_cache(event_time->vartype, TYPECACHE_BTREE_OPFAMILY);
-	Oid operator=
-		get_opfamily_member(type->btree_opf, type->btree_opintype, type->btree_opintype, strategy);
 	/* Event times without a zone are in UTC, as the partitions' bounds are. */
-	Const *constant = makeConst(event_time->vartype, -1, InvalidOid, sizeof(TimestampTz),
-								TimestampTzGetDatum(bound), false, FLOAT8PASSBYVAL);
-	Expr *comparison;
-
-	if (!OidIsValid(operator))
-		elog(ERROR, "could not find the comparison of type %u", event_time->vartype);
-	comparison = make_opclause(operator, BOOLOID, false, (Expr *) copyObject(event_time),
-							   (Expr *) constant, InvalidOid, InvalidOid);
-	set_opfuncid((OpExpr *) comparison);
-	return (Node *) comparison;
+	return partial_comparison((const Expr *) event_time, strategy,
+							  makeConst(event_time->vartype, -1, InvalidOid, sizeof(TimestampTz),
+										TimestampTzGetDatum(bound), false, FLOAT8PASSBYVAL));
 }
 
 /*
@@ -173,6 +183,9 @@ partial_query(const Rollup *rollup, const PartialSource *source, const char *bat
 	query = shape->query;
 	select_states(query, shape);
 	add_time_range(query, shape->events_rti, rollup->stream, source);
+	if (rollup->kept_from != 0)
+		query->jointree->quals = make_and_qual(
+			query->jointree->quals, retention_condition(shape, rollup->stream, rollup->kept_from));
 	if (source->batch != NULL)
 		read_batch(query, shape->events_rti, source, batch_name);
 	table_close(view, NoLock);

@@ -6,12 +6,11 @@
  * Each batch is aggregated once for each rollup and merged into its states, in
  * the transaction that inserts the events.  How far a rollup is filled decides
  * which events of a batch are its own: none of a new one, those from
- * filled_from on of one that is being filled, all of an active one, none of
- * one that failed.  That
- * frontier must be the committed one.  The applier is the only one to move it,
- * between two batches, but such a transaction may fail; so as long as a rollup
- * is not active its frontier is read again in each transaction, and memory is
- * never ahead of the catalog.
+ * filled_from on of one that is being filled, all of an active one.  One that
+ * is aside misses the batch, and has that written down (aside.c).  The phase
+ * must be the committed one.  The applier is the only one to move it, but such
+ * a transaction may fail; so as long as a rollup is not active its phase is
+ * read again in each transaction, and memory is never ahead of the catalog.
  *
  *-------------------------------------------------------------------------
  */
@@ -30,6 +29,9 @@
 
 /* How often the catalog is told until when events are in. */
 #define APPLIED_UNTIL_INTERVAL_MS 1000
+
+const char *const rollup_phase_names[ROLLUP_PHASES] = {"new", "filling", "active", "failed",
+													   "behind"};
 
 /* Column of the rows that SPI holds. */
 static Datum
@@ -72,27 +74,55 @@ rollup_owner(const char *name)
 	return owner;
 }
 
-/* What detect._rollup.state says. */
+/* What detect._rollup.state and aside_state say. */
 static RollupPhase
 phase_from_text(const char *state)
 {
-	if (strcmp(state, "active") == 0)
-		return ROLLUP_ACTIVE;
-	if (strcmp(state, "filling") == 0)
-		return ROLLUP_FILLING;
-	return strcmp(state, "failed") == 0 ? ROLLUP_FAILED : ROLLUP_NEW;
+	for (int phase = 0; phase < lengthof(rollup_phase_names); phase++)
+	{
+		if (strcmp(state, rollup_phase_names[phase]) == 0)
+			return (RollupPhase) phase;
+	}
+	elog(ERROR, "unexpected state of a rollup: %s", state);
 }
+
+/* A time in the row that SPI holds, 0 for NULL. */
+static TimestampTz
+row_time(uint64 row, int column)
+{
+	bool isnull;
+	Datum value = row_datum(row, column, &isnull);
+
+	return isnull ? 0 : DatumGetTimestampTz(value);
+}
+
+/* The columns that read_phase reads, first to last. */
+#define PHASE_COLUMNS "state, filled_from, aside_state, retry_at, attempts, kept_from"
 
 /* Read phase and frontier of a rollup from the row that SPI holds. */
 static void
-read_phase(Rollup *rollup, uint64 row, int state_column, int filled_from_column)
+read_phase(Rollup *rollup, uint64 row, int column)
 {
 	bool isnull;
-	Datum filled_from = row_datum(row, filled_from_column, &isnull);
+	Datum aside_phase;
 
-	rollup->phase = phase_from_text(TextDatumGetCString(row_datum(row, state_column, &isnull)));
-	(void) row_datum(row, filled_from_column, &isnull);
-	rollup->filled_from = isnull ? 0 : DatumGetTimestampTz(filled_from);
+	rollup->phase = phase_from_text(TextDatumGetCString(row_datum(row, column, &isnull)));
+	rollup->filled_from = row_time(row, column + 1);
+	aside_phase = row_datum(row, column + 2, &isnull);
+	rollup->aside_phase =
+		isnull ? rollup->phase : phase_from_text(TextDatumGetCString(aside_phase));
+	rollup->retry_at = row_time(row, column + 3);
+	rollup->attempts = DatumGetInt32(row_datum(row, column + 4, &isnull));
+	rollup->kept_from = row_time(row, column + 5);
+}
+
+/*
+ * Whether a rollup is aside: it misses the batches that are applied.
+ */
+bool
+rollup_is_aside(const Rollup *rollup)
+{
+	return rollup->phase == ROLLUP_FAILED || rollup->phase == ROLLUP_BEHIND;
 }
 
 /* Fill in a rollup from the row that SPI holds; false if its relations are
@@ -108,7 +138,7 @@ load_rollup(RollupSet *set, Rollup *rollup, uint64 row)
 		MemoryContextStrdup(set->context, TextDatumGetCString(row_datum(row, 2, &isnull)));
 	rollup->time_zone =
 		MemoryContextStrdup(set->context, TextDatumGetCString(row_datum(row, 3, &isnull)));
-	read_phase(rollup, row, 4, 5);
+	read_phase(rollup, row, 4);
 	rollup->query_view = rollup_query_view(rollup->name);
 	rollup->state_table = rollup_state_table(rollup->name);
 	if (!OidIsValid(rollup->query_view) || !OidIsValid(rollup->state_table))
@@ -134,8 +164,8 @@ rollup_set_load(const Stream *stream, MemoryContext context)
 	set->stream = stream;
 	set->context = context;
 	SPI_connect();
-	rows = catalog_execute("SELECT rollup_id, name, time_zone, state, filled_from "
-						   "FROM detect._rollup WHERE events_table = $1 ORDER BY rollup_id",
+	rows = catalog_execute("SELECT rollup_id, name, time_zone, " PHASE_COLUMNS
+						   " FROM detect._rollup WHERE events_table = $1 ORDER BY rollup_id",
 						   1, types, values, NULL);
 	set->rollups = MemoryContextAllocZero(context, (rows + 1) * sizeof(Rollup));
 	for (int i = 0; i < rows; i++)
@@ -144,29 +174,64 @@ rollup_set_load(const Stream *stream, MemoryContext context)
 	return set;
 }
 
+/* Whether what is known of a set's rollups may have changed: only of those that
+ * are not active, unless it is said to be stale. */
+static bool
+may_have_changed(const RollupSet *set)
+{
+	for (int i = 0; i < set->nrollups; i++)
+	{
+		if (set->rollups[i].phase != ROLLUP_ACTIVE)
+			return true;
+	}
+	return set->is_stale;
+}
+
 /*
- * Bring the phases of rollups that are not active up to what is committed.
- * The caller has not changed them in this transaction.
+ * Bring what is known of the set's rollups up to what the transaction sees.
  */
 void
 rollup_set_refresh(RollupSet *set)
 {
-	Oid types[1] = {INT4OID};
-	Datum values[1];
+	Oid types[1] = {OIDOID};
+	Datum values[1] = {ObjectIdGetDatum(set->stream->events_table)};
+	int rows;
+
+	if (!may_have_changed(set))
+		return;
+	SPI_connect();
+	rows = catalog_execute("SELECT rollup_id, " PHASE_COLUMNS
+						   " FROM detect._rollup WHERE events_table = $1",
+						   1, types, values, NULL);
+	for (int row = 0; row < rows; row++)
+	{
+		bool isnull;
+		int32 id = DatumGetInt32(row_datum(row, 1, &isnull));
+
+		for (int i = 0; i < set->nrollups; i++)
+		{
+			if (set->rollups[i].id == id)
+				read_phase(&set->rollups[i], row, 2);
+		}
+	}
+	SPI_finish();
+	set->is_stale = false;
+}
+
+/*
+ * When a rollup that has failed is to be tried again; DT_NOEND if none is.
+ */
+TimestampTz
+rollup_set_due(const RollupSet *set)
+{
+	TimestampTz due = DT_NOEND;
 
 	for (int i = 0; i < set->nrollups; i++)
 	{
-		Rollup *rollup = &set->rollups[i];
-
-		if (rollup->phase == ROLLUP_ACTIVE || rollup->phase == ROLLUP_FAILED)
-			continue;
-		values[0] = Int32GetDatum(rollup->id);
-		SPI_connect();
-		if (catalog_execute("SELECT state, filled_from FROM detect._rollup WHERE rollup_id = $1", 1,
-							types, values, NULL) > 0)
-			read_phase(rollup, 0, 1, 2);
-		SPI_finish();
+		if (set->rollups[i].phase == ROLLUP_FAILED)
+			due = Min(due, set->rollups[i].retry_at);
 	}
+	return due;
 }
 
 /*
@@ -205,32 +270,54 @@ write_applied_until(RollupSet *set)
 	set->applied_until = now;
 }
 
-/* Whether a rollup takes events of batches.  One whose relations have just
- * been dropped does not: its row goes too, and the set is loaded again. */
+/* Whether the relations of a rollup are there.  When they have just been
+ * dropped its row goes too, and the set is loaded again. */
 static bool
-takes_batches(const Rollup *rollup)
+has_relations(const Rollup *rollup)
 {
-	if (rollup->phase == ROLLUP_NEW || rollup->phase == ROLLUP_FAILED)
-		return false;
 	return SearchSysCacheExists1(RELOID, ObjectIdGetDatum(rollup->query_view)) &&
 		   SearchSysCacheExists1(RELOID, ObjectIdGetDatum(rollup->state_table));
+}
+
+/* Let a rollup have a batch.  If it is guarded, it may fail and is aside then. */
+static void
+take_batch(Rollup *rollup, Tuplestorestate *events, bool is_guarded)
+{
+	PartialSource source = {.batch = events};
+	ErrorData *error;
+
+	source.has_from = rollup->phase == ROLLUP_FILLING;
+	source.from = rollup->filled_from;
+	if (!is_guarded)
+	{
+		rollup_absorb(rollup, rollup->batch_plan, &source);
+		return;
+	}
+	error = aside_try_absorb(rollup, rollup->batch_plan, &source, true);
+	if (error != NULL)
+	{
+		aside_write(rollup, error, blame_event(rollup, error, &source));
+		missed_write(rollup, events);
+	}
 }
 
 /*
  * Merge what the events table's AFTER INSERT statement trigger saw into the
  * rollups, in the transaction that inserted it.  The trigger is that of the
- * events table itself, not of a partition.
+ * events table itself, not of a partition.  With is_guarded, a rollup that
+ * fails is set aside, else its error is raised.
  */
 void
-rollup_set_apply(RollupSet *set, TriggerData *trigdata)
+rollup_set_apply(RollupSet *set, TriggerData *trigdata, bool is_guarded)
 {
+	Tuplestorestate *events = trigdata->tg_newtable;
 	MemoryContext context;
 	MemoryContext saved_context;
 
 	if (RelationGetRelid(trigdata->tg_relation) != set->stream->events_table)
 		elog(ERROR, "unexpected events table \"%s\"",
 			 RelationGetRelationName(trigdata->tg_relation));
-	if (trigdata->tg_newtable == NULL || tuplestore_tuple_count(trigdata->tg_newtable) == 0)
+	if (events == NULL || tuplestore_tuple_count(events) == 0)
 		return;
 
 	context =
@@ -240,13 +327,13 @@ rollup_set_apply(RollupSet *set, TriggerData *trigdata)
 	for (int i = 0; i < set->nrollups; i++)
 	{
 		Rollup *rollup = &set->rollups[i];
-		PartialSource source = {.batch = trigdata->tg_newtable};
 
-		if (!takes_batches(rollup))
+		if (rollup->phase == ROLLUP_NEW || !has_relations(rollup))
 			continue;
-		source.has_from = rollup->phase == ROLLUP_FILLING;
-		source.from = rollup->filled_from;
-		rollup_absorb(rollup, rollup->batch_plan, &source);
+		if (!rollup_is_aside(rollup))
+			take_batch(rollup, events, is_guarded);
+		else if (rollup->aside_phase != ROLLUP_NEW)
+			missed_write(rollup, events);
 		MemoryContextReset(context);
 	}
 	write_applied_until(set);

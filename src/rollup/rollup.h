@@ -18,6 +18,7 @@
 #include "executor/spi.h"
 #include "nodes/parsenodes.h"
 #include "nodes/primnodes.h"
+#include "utils/jsonb.h"
 
 /* ---------------------------------------------------------------------
  * For the applier
@@ -29,10 +30,14 @@ typedef struct RollupSet RollupSet;
 
 /* in rollup/rollup.c */
 extern RollupSet *rollup_set_load(const Stream *stream, MemoryContext context);
-extern void rollup_set_apply(RollupSet *set, TriggerData *trigdata);
+extern void rollup_set_apply(RollupSet *set, TriggerData *trigdata, bool is_guarded);
+extern TimestampTz rollup_set_due(const RollupSet *set);
 
 /* in rollup/fill.c */
 extern bool rollup_set_fill(RollupSet *set);
+
+/* in rollup/retention.c */
+extern bool rollup_set_expire(RollupSet *set);
 
 /* ---------------------------------------------------------------------
  * Among the files of this folder
@@ -79,8 +84,11 @@ typedef enum RollupPhase
 	ROLLUP_NEW,		/* nothing is in, batches pass it by */
 	ROLLUP_FILLING, /* events from filled_from on are in */
 	ROLLUP_ACTIVE,	/* all events are in */
-	ROLLUP_FAILED	/* set aside while it was filled */
+	ROLLUP_FAILED,	/* aside: it misses batches, and is tried again */
+	ROLLUP_BEHIND	/* aside: it is catching up with what it has missed */
 } RollupPhase;
+
+#define ROLLUP_PHASES (ROLLUP_BEHIND + 1)
 
 typedef struct PartialPlan PartialPlan;
 typedef struct MergePlan MergePlan;
@@ -96,6 +104,10 @@ typedef struct Rollup
 	char *time_zone;
 	RollupPhase phase;		 /* as last committed */
 	TimestampTz filled_from; /* while ROLLUP_FILLING */
+	RollupPhase aside_phase; /* that it had, while it is aside */
+	TimestampTz retry_at;	 /* while ROLLUP_FAILED */
+	TimestampTz kept_from;	 /* older buckets are gone; 0: none are */
+	int attempts;			 /* since it failed first */
 	PartialPlan *batch_plan;
 	MergePlan *merge_plan;
 } Rollup;
@@ -107,6 +119,7 @@ struct RollupSet
 	int nrollups;
 	Rollup *rollups;
 	TimestampTz applied_until; /* last written to the catalog */
+	bool is_stale;			   /* phases must be read again */
 };
 
 /* Which events partial_run aggregates. */
@@ -118,6 +131,55 @@ typedef struct PartialSource
 	bool has_until; /* event time < until, or NULL unless has_from */
 	TimestampTz until;
 } PartialSource;
+
+/* What a rollup that is aside reads to catch up. */
+typedef struct MissedEvents
+{
+	Tuplestorestate *events; /* rows as the events table has them */
+	int64 last_batch;		 /* that they belong to; 0: nothing is missed */
+	int64 lost;				 /* events that are not there any more */
+} MissedEvents;
+
+/* The row of a rollup, as verbs read it. */
+typedef struct RollupRow
+{
+	int32 id;
+	Oid events_table;
+	Oid public_view;
+} RollupRow;
+
+/* Another width of a rollup that is being made. */
+typedef struct CoarserRollup
+{
+	char *name;
+	Interval *retention; /* NULL: for ever */
+	Query *query;
+} CoarserRollup;
+
+/* in rollup/aside.c */
+extern ErrorData *aside_try(void (*step)(void *arg), void *arg, bool keep);
+extern ErrorData *
+aside_try_absorb(const Rollup *rollup, PartialPlan *plan, const PartialSource *source, bool keep);
+extern void aside_write(Rollup *rollup, const ErrorData *error, const char *event);
+extern bool aside_catch_up(Rollup *rollup);
+
+/* in rollup/blame.c */
+extern char *blame_event(const Rollup *rollup, const ErrorData *error, const PartialSource *source);
+
+/* in rollup/coarser.c */
+extern List *coarser_list(Jsonb *definition, const RollupShape *shape, const Stream *stream);
+
+/* in rollup/definition.c */
+extern bool definition_find(const char *name, RollupRow *row);
+extern void definition_changed(const Stream *stream);
+extern void definition_get(const char *name, RollupRow *row);
+extern void definition_check_retention(const Interval *retention);
+
+/* in rollup/missed.c */
+extern void missed_write(const Rollup *rollup, Tuplestorestate *events);
+extern ErrorData *missed_read(const Rollup *rollup, MissedEvents *missed);
+extern void missed_delete(const Rollup *rollup, int64 last_batch);
+extern char *missed_describe(const Stream *stream, Tuplestorestate *event);
 
 /* in rollup/query_check.c */
 extern Stream *query_check(const Query *query);
@@ -135,7 +197,10 @@ extern PartialPlan *partial_plan_create(MemoryContext context);
 extern int64 partial_run(const Rollup *rollup, PartialPlan *plan, const PartialSource *source,
 						 Tuplestorestate *partial);
 
+extern int partial_enter_time_zone(const Rollup *rollup);
+
 /* in rollup/partial_query.c */
+extern Node *partial_comparison(const Expr *time, int strategy, const Const *bound);
 extern Query *
 partial_query(const Rollup *rollup, const PartialSource *source, const char *batch_name);
 
@@ -144,11 +209,19 @@ extern MergePlan *merge_plan_create(MemoryContext context);
 extern int64 merge_partial(const Rollup *rollup, Tuplestorestate *partial);
 
 /* in rollup/rollup.c */
+extern const char *const rollup_phase_names[ROLLUP_PHASES];
 extern void rollup_set_refresh(RollupSet *set);
+extern bool rollup_is_aside(const Rollup *rollup);
 extern int64 rollup_absorb(const Rollup *rollup, PartialPlan *plan, const PartialSource *source);
 extern Oid rollup_query_view(const char *name);
 extern Oid rollup_state_table(const char *name);
 extern Oid rollup_owner(const char *name);
+
+/* in rollup/retention.c */
+extern int retention_bucket(const RollupShape *shape, const Stream *stream);
+extern Node *
+retention_condition(const RollupShape *shape, const Stream *stream, TimestampTz kept_from);
+extern void retention_check(const RollupShape *shape, const Stream *stream);
 
 /* in rollup/state.c */
 extern bool state_is_safe(Oid deserial_function);

@@ -140,6 +140,12 @@ add_keys(RollupShape *shape)
 		key->expr = entry->expr;
 		key->sortgroupref = clause->tleSortGroupRef;
 		key->name = output_name(shape, entry->expr);
+		/* the same expression may be grouped by twice */
+		for (RollupKey *other = shape->keys; other < key && key->name != NULL; other++)
+		{
+			if (strcmp(other->name, key->name) == 0)
+				key->name = NULL;
+		}
 		if (key->name == NULL)
 			key->name = free_name(shape, psprintf("g%d", (int) (key - shape->keys) + 1));
 		key++;

@@ -97,12 +97,10 @@ static void
 report_not_filled(const char *name, const RollupLook *look)
 {
 	if (look->error != NULL)
-		ereport(
-			ERROR,
-			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-			 errmsg("rollup \"%s\" could not be filled", name), errdetail("%s", look->error),
-			 errhint(
-				 "Remove the cause, drop the rollup with detect.drop_rollup and create it again.")));
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("rollup \"%s\" is set aside", name), errdetail("%s", look->error),
+						errhint("Remove the cause: it is tried again by itself, or at once with "
+								"detect.retry_rollup.")));
 	if (look->filled_from != NULL)
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						errmsg("rollup \"%s\" is not filled yet", name),

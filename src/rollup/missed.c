@@ -1,0 +1,349 @@
+/*-------------------------------------------------------------------------
+ *
+ * missed.c
+ *	  Which events a rollup misses while it is set aside.
+ *
+ * Of each batch that a rollup misses, detect._missed has the identities of the
+ * events: the text of a row of their key and event time, or of all columns
+ * where the stream has no key.  When the rollup catches up, they are read from
+ * the events table as they are by then.  Where rows are alike in all of it, as
+ * many of them are taken as were missed; which of them does not matter.
+ *
+ * A batch has a row for each day of event time, so that a late event does not
+ * make the others be searched for in all of history.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "rollup/rollup.h"
+
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+
+/* The name under which statements read the rows of a tuplestore. */
+#define ROWS_NAME "rows_"
+
+/* The name of the events table in statements; no column has it. */
+#define EVENT_NAME "_detect_event"
+
+/* How much is read in one step: a batch is never torn, and more than one that
+ * is full, so that catching up is faster than new batches are. */
+#define STEP_PARTS	1000
+#define STEP_EVENTS (2 * (int64) detect_max_batch_rows)
+
+/* Columns of detect._missed. */
+#define MISSED_COLUMNS 8
+
+/* What one step reads, and where to. */
+typedef struct ReadStep
+{
+	const Rollup *rollup;
+	MissedEvents *missed;
+} ReadStep;
+
+/* The columns by which an event is told from others. */
+static List *
+identity_names(const Stream *stream)
+{
+	List *names = NIL;
+	bool has_event_time = stream->event_time == NULL;
+	ListCell *cell;
+	Relation rel;
+
+	foreach(cell, stream->key)
+	{
+		char *name = lfirst(cell);
+
+		names = lappend(names, name);
+		has_event_time = has_event_time || strcmp(name, stream->event_time) == 0;
+	}
+	if (names != NIL)
+		return has_event_time ? names : lappend(names, stream->event_time);
+
+	rel = table_open(stream->events_table, AccessShareLock);
+	for (int i = 0; i < RelationGetNumberOfAttributes(rel); i++)
+	{
+		Form_pg_attribute attribute = TupleDescAttr(RelationGetDescr(rel), i);
+
+		if (!attribute->attisdropped)
+			names = lappend(names, pstrdup(NameStr(attribute->attname)));
+	}
+	table_close(rel, NoLock);
+	return names;
+}
+
+/* Names as an array of text. */
+static Datum
+names_array(const List *names)
+{
+	Datum *values = palloc(list_length(names) * sizeof(Datum));
+	int n = 0;
+	ListCell *cell;
+
+	foreach(cell, names)
+		values[n++] = CStringGetTextDatum(lfirst(cell));
+	return PointerGetDatum(construct_array(values, n, TEXTOID, -1, false, TYPALIGN_INT));
+}
+
+/* The expression that gives an event's identity, over the columns of a table. */
+static char *
+identity_expression(const List *names, const char *table)
+{
+	StringInfoData sql;
+	ListCell *cell;
+
+	initStringInfo(&sql);
+	foreach(cell, names)
+		appendStringInfo(&sql, "%s%s.%s", cell == list_head(names) ? "ROW(" : ", ", table,
+						 quote_identifier(lfirst(cell)));
+	appendStringInfoString(&sql, ")::text");
+	return sql.data;
+}
+
+/* Whether events can be told apart by time. */
+static bool
+has_times(const Stream *stream)
+{
+	Oid type;
+
+	if (stream->event_time == NULL)
+		return false;
+	type = getBaseType(
+		get_atttype(stream->events_table, get_attnum(stream->events_table, stream->event_time)));
+	return type == TIMESTAMPTZOID || type == TIMESTAMPOID || type == DATEOID;
+}
+
+/* Run a query over rows of the events table in a tuplestore.  The caller is
+ * connected to SPI. */
+static void
+select_from_rows(const Stream *stream, Tuplestorestate *rows, const char *sql)
+{
+	EphemeralNamedRelation relation = palloc0(sizeof(EphemeralNamedRelationData));
+	char *name = pstrdup(ROWS_NAME);
+
+	relation->md.name = name;
+	relation->md.reliddesc = stream->events_table;
+	relation->md.enrtype = ENR_NAMED_TUPLESTORE;
+	relation->md.enrtuples = (double) tuplestore_tuple_count(rows);
+	relation->reldata = rows;
+	if (SPI_register_relation(relation) != SPI_OK_REL_REGISTER ||
+		SPI_execute(sql, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not select from events of stream \"%s\"", stream->name);
+	SPI_unregister_relation(name);
+}
+
+/*
+ * What an event is told by: its columns and their values.
+ */
+char *
+missed_describe(const Stream *stream, Tuplestorestate *event)
+{
+	MemoryContext context = CurrentMemoryContext;
+	List *names = identity_names(stream);
+	StringInfoData text;
+	ListCell *cell;
+	char *values;
+
+	initStringInfo(&text);
+	foreach(cell, names)
+		appendStringInfo(&text, "%s%s", cell == list_head(names) ? "(" : ", ",
+						 quote_identifier(lfirst(cell)));
+	SPI_connect();
+	select_from_rows(stream, event,
+					 psprintf("SELECT %s FROM " ROWS_NAME, identity_expression(names, ROWS_NAME)));
+	values = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+	values = MemoryContextStrdup(context, values);
+	SPI_finish();
+	appendStringInfo(&text, ") = %s", values);
+	return text.data;
+}
+
+/*
+ * Write down that a rollup misses a batch: rows as the events table has them.
+ */
+void
+missed_write(const Rollup *rollup, Tuplestorestate *events)
+{
+	const Stream *stream = rollup->stream;
+	List *names = identity_names(stream);
+	int64 batch = catalog_next_id("_missed_batch");
+	Datum values[MISSED_COLUMNS];
+	bool nulls[MISSED_COLUMNS] = {false};
+	char *time = has_times(stream) ? psprintf(ROWS_NAME ".%s", quote_identifier(stream->event_time))
+								   : "NULL::timestamptz";
+
+	SPI_connect();
+	select_from_rows(
+		stream, events,
+		psprintf("SELECT min(%s)::timestamptz, max(%s)::timestamptz, count(*)::int, array_agg(%s) "
+				 "FROM " ROWS_NAME " GROUP BY date_trunc('day', %s)",
+				 time, time, identity_expression(names, ROWS_NAME), time));
+	values[0] = Int32GetDatum(rollup->id);
+	values[1] = Int64GetDatum(batch);
+	values[6] = names_array(names);
+	for (uint64 part = 0; part < SPI_processed; part++)
+	{
+		HeapTuple row = SPI_tuptable->vals[part];
+
+		values[2] = Int32GetDatum((int32) part);
+		values[3] = SPI_getbinval(row, SPI_tuptable->tupdesc, 1, &nulls[3]);
+		values[4] = SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &nulls[4]);
+		values[5] = SPI_getbinval(row, SPI_tuptable->tupdesc, 3, &nulls[5]);
+		values[7] = SPI_getbinval(row, SPI_tuptable->tupdesc, 4, &nulls[7]);
+		catalog_insert("_missed", values, nulls);
+	}
+	SPI_finish();
+}
+
+/* Until which batch the next step reads; false when nothing is missed. */
+static bool
+next_batches(const Rollup *rollup, int64 *last_batch)
+{
+	Oid types[3] = {INT4OID, INT4OID, INT8OID};
+	Datum values[3];
+	bool isnull;
+
+	values[0] = Int32GetDatum(rollup->id);
+	values[1] = Int32GetDatum(STEP_PARTS);
+	values[2] = Int64GetDatum(STEP_EVENTS);
+	catalog_execute(
+		"SELECT max(batch) FROM ("
+		"SELECT batch, sum(events) OVER (ORDER BY batch) - events AS events_before FROM ("
+		"SELECT batch, sum(events) AS events FROM ("
+		"SELECT batch, events FROM detect._missed WHERE rollup_id = $1 "
+		"ORDER BY batch FETCH FIRST ($2) ROWS WITH TIES) parts GROUP BY batch) batches) step "
+		"WHERE events_before < $3",
+		3, types, values, NULL);
+	*last_batch =
+		DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	return !isnull;
+}
+
+/* The statement that reads a day's missed events: identities are $1. */
+static char *
+read_sql(const Stream *stream, const List *names, const char *since, const char *until)
+{
+	StringInfoData range;
+	char *table =
+		quote_qualified_identifier(get_namespace_name(get_rel_namespace(stream->events_table)),
+								   get_rel_name(stream->events_table));
+
+	initStringInfo(&range);
+	if (since != NULL && has_times(stream))
+		appendStringInfo(&range, "WHERE %s.%s BETWEEN %s AND %s", EVENT_NAME,
+						 quote_identifier(stream->event_time), quote_literal_cstr(since),
+						 quote_literal_cstr(until));
+	return psprintf("SELECT event FROM (SELECT " EVENT_NAME " AS event, missed.events, "
+					"row_number() OVER (PARTITION BY missed.identity) AS number "
+					"FROM %s AS " EVENT_NAME " JOIN ("
+					"SELECT identity, count(*) AS events FROM unnest($1) AS identity "
+					"GROUP BY identity) missed ON %s = missed.identity %s) found "
+					"WHERE number <= events",
+					table, identity_expression(names, EVENT_NAME), range.data);
+}
+
+/* Put the events that a statement has found into the tuplestore. */
+static void
+store_events(Tuplestorestate *events)
+{
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool isnull;
+		HeapTupleHeader row = DatumGetHeapTupleHeader(
+			SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
+		HeapTupleData tuple = {.t_len = HeapTupleHeaderGetDatumLength(row), .t_data = row};
+
+		tuplestore_puttuple(events, &tuple);
+	}
+}
+
+/* Read a day's missed events, which row of a result tells of. */
+static void
+read_day(const ReadStep *step, HeapTuple row, TupleDesc tupdesc)
+{
+	bool isnull;
+	ArrayType *columns = DatumGetArrayTypeP(SPI_getbinval(row, tupdesc, 1, &isnull));
+	char *since = SPI_getvalue(row, tupdesc, 2);
+	char *until = SPI_getvalue(row, tupdesc, 3);
+	Oid types[1] = {TEXTARRAYOID};
+	Datum values[1] = {SPI_getbinval(row, tupdesc, 5, &isnull)};
+	List *names = NIL;
+	Datum *elements;
+	int nelements;
+	char *sql;
+
+	deconstruct_array(columns, TEXTOID, -1, false, TYPALIGN_INT, &elements, NULL, &nelements);
+	for (int i = 0; i < nelements; i++)
+		names = lappend(names, TextDatumGetCString(elements[i]));
+	sql = read_sql(step->rollup->stream, names, since, until);
+	if (SPI_execute_with_args(sql, 1, types, values, NULL, false, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not read what rollup \"%s\" misses", step->rollup->name);
+	store_events(step->missed->events);
+	step->missed->lost +=
+		DatumGetInt64(SPI_getbinval(row, tupdesc, 4, &isnull)) - (int64) SPI_processed;
+	SPI_freetuptable(SPI_tuptable);
+}
+
+/* Read the missed events of the next batches. */
+static void
+read_step(void *arg)
+{
+	ReadStep *step = (ReadStep *) arg;
+	Oid types[2] = {INT4OID, INT8OID};
+	Datum values[2];
+	SPITupleTable *days;
+	uint64 ndays;
+
+	SPI_connect();
+	if (next_batches(step->rollup, &step->missed->last_batch))
+	{
+		values[0] = Int32GetDatum(step->rollup->id);
+		values[1] = Int64GetDatum(step->missed->last_batch);
+		ndays = catalog_execute(
+			"SELECT m.columns, min(m.since), max(m.until), count(*), array_agg(i.identity) "
+			"FROM detect._missed m CROSS JOIN unnest(m.identities) AS i(identity) "
+			"WHERE m.rollup_id = $1 AND m.batch <= $2 "
+			"GROUP BY m.columns, date_trunc('day', m.since)",
+			2, types, values, NULL);
+		days = SPI_tuptable;
+		for (uint64 i = 0; i < ndays; i++)
+			read_day(step, days->vals[i], days->tupdesc);
+	}
+	SPI_finish();
+}
+
+/*
+ * Read the next events that a rollup misses, as aside_try() takes a step.  The
+ * caller ends the tuplestore.
+ */
+ErrorData *
+missed_read(const Rollup *rollup, MissedEvents *missed)
+{
+	ReadStep step = {rollup, missed};
+
+	missed->events = tuplestore_begin_heap(true, false, work_mem);
+	return aside_try(read_step, &step, true);
+}
+
+/*
+ * Forget the batches that a rollup has caught up with.
+ */
+void
+missed_delete(const Rollup *rollup, int64 last_batch)
+{
+	Oid types[2] = {INT4OID, INT8OID};
+	Datum values[2];
+
+	values[0] = Int32GetDatum(rollup->id);
+	values[1] = Int64GetDatum(last_batch);
+	SPI_connect();
+	catalog_execute("DELETE FROM detect._missed WHERE rollup_id = $1 AND batch <= $2", 2, types,
+					values, NULL);
+	SPI_finish();
+}
