@@ -13,7 +13,7 @@ SET search_path = history, public;
 SET SESSION AUTHORIZATION regress_history;
 CREATE TABLE event (id int PRIMARY KEY, v int, place text);
 SELECT detect.create_stream('event', query => 'SELECT b.* FROM batch b WHERE v <> 7', consumers => 1);
-SELECT detect.create_rollup('event_sum', 'SELECT sum(v) AS v FROM event', retention => '1 year');
+SELECT detect.create_rollup('event_sum', 'SELECT sum(v) AS v FROM event');
 SET SESSION AUTHORIZATION regress_history_member;
 SELECT detect.alter_stream('event', dead_letter_limit => 5, reset => '{query,consumers}');
 SELECT detect.pause('event');

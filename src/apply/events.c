@@ -357,6 +357,15 @@ mark_seen(Events *events, TriggerData *trigdata)
 	ExecDropSingleTupleTableSlot(slot);
 }
 
+/* Hand what the table accepted to the rollups. */
+static void
+apply_rollups(Events *events, TriggerData *trigdata)
+{
+	events->in_rollups = true;
+	rollup_set_apply(events->rollups, trigdata, events->rollups_guarded);
+	events->in_rollups = false;
+}
+
 /*
  * AFTER INSERT statement trigger of an events table and its partitions.  In the
  * applier's own insert it hands what the table accepted to the rollups; from

@@ -66,6 +66,16 @@ write_retention(const RollupRow *rollup, const Interval *retention)
 	SPI_finish();
 }
 
+/* What the history says of a change. */
+static char *
+describe_retention(const Interval *retention)
+{
+	if (retention == NULL)
+		return "retention for ever";
+	return psprintf("retention %s", DatumGetCString(DirectFunctionCall1(
+										interval_out, IntervalPGetDatum(retention))));
+}
+
 /*
  * SQL: detect.alter_rollup(rollup, retention, reset).
  */
@@ -98,7 +108,10 @@ detect_alter_rollup(PG_FUNCTION_ARGS)
 		check_age(name, stream);
 	}
 	if (retention != NULL || reset)
+	{
 		write_retention(&rollup, retention);
+		history_record("alter_rollup", name, describe_retention(retention));
+	}
 	definition_changed(stream);
 	PG_RETURN_VOID();
 }

@@ -32,6 +32,7 @@ detect_retry_rollup(PG_FUNCTION_ARGS)
 		"retry_at = NULL, attempts = 0 WHERE rollup_id = $1 AND state = 'failed'",
 		1, types, values, NULL);
 	SPI_finish();
+	history_record("retry_rollup", name, NULL);
 	definition_changed(stream_load_by_events_table(rollup.events_table));
 	PG_RETURN_VOID();
 }
