@@ -71,6 +71,7 @@ OBJS = \
 	src/ingest/kafka_request.o \
 	src/ingest/launch.o \
 	src/ingest/launcher.o \
+	src/ingest/open_transaction.o \
 	src/ingest/probe.o \
 	src/ingest/progress.o \
 	src/ingest/reconcile.o \

@@ -110,6 +110,7 @@ CREATE UNLOGGED TABLE detect._staged_progress (
 	next_offset bigint NOT NULL,			-- to read from Kafka
 	end_offset bigint NOT NULL,				-- of the topic, when last heard of
 	paused_reason text,						-- why this partition alone is not read
+	waits_since timestamptz,				-- for a transaction that is still open
 	PRIMARY KEY (stream_id, kafka_topic, kafka_partition)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
 
@@ -564,39 +565,81 @@ CREATE VIEW detect.rollup WITH (security_barrier) AS
 	WHERE detect._may_see(detect._stream_owner(r.name));
 COMMENT ON VIEW detect.rollup IS 'definitions of rollups';
 
-CREATE VIEW detect.stat_partition WITH (security_barrier) AS
-	SELECT s.name AS stream, a.kafka_topic, a.kafka_partition,
-		   a.next_offset AS applied_offset, p.next_offset AS staged_offset,
-		   p.end_offset,
-		   GREATEST(p.end_offset - a.next_offset, 0) AS lag_messages,
-		   CASE WHEN p.end_offset <= a.next_offset THEN 0
-				ELSE EXTRACT(epoch FROM clock_timestamp() - a.last_timestamp)::float8
-		   END AS lag_seconds,
-		   a.last_timestamp AS kafka_timestamp,
-		   a.accepted, a.duplicates, a.filtered, a.expired, a.dead_letters,
-		   p.paused_reason
-	FROM detect._stream s
-	JOIN detect._applied_progress a USING (stream_id)
-	LEFT JOIN detect._staged_progress p USING (stream_id, kafka_topic, kafka_partition)
-	WHERE detect._may_see(detect._stream_owner(s.name));
-COMMENT ON VIEW detect.stat_partition IS
-	'progress, lag and outcomes of each partition; what SQL staged is under partition -1';
-
-CREATE VIEW detect.stat_stream WITH (security_barrier) AS
-	SELECT s.name AS stream,
+-- What holds for all partitions of a stream: whether it runs, and why not.
+CREATE VIEW detect._stream_state WITH (security_barrier) AS
+	SELECT s.stream_id, s.name, s.server, s.consumers,
 		   -- a copy that was just made is not paused yet, and does not run either
-		   CASE WHEN s.paused OR detect._is_copy(s.home_system, s.home_database) THEN 'paused'
+		   CASE WHEN s.paused OR c.is_copy THEN 'paused'
 				WHEN w.stream_id IS NULL THEN 'stopped'
 				ELSE w.state END AS state,
 		   CASE WHEN s.paused THEN s.paused_reason
-				WHEN detect._is_copy(s.home_system, s.home_database)
-				THEN 'this is a copy of another database'
+				WHEN c.is_copy THEN 'this is a copy of another database'
 				ELSE NULLIF(w.reason, '') END AS reason,
 		   CASE WHEN s.paused THEN s.paused_remedy
-				WHEN detect._is_copy(s.home_system, s.home_database)
-				THEN format('call detect.resume(%L) if this database is to take over', s.name)
+				WHEN c.is_copy THEN format('call detect.resume(%L) if this database is to take over', s.name)
 				WHEN w.stream_id IS NULL AND current_setting('detect.max_streams', true) IS NULL
-				THEN 'add detect to shared_preload_libraries and restart the server' END AS remedy,
+				THEN 'add detect to shared_preload_libraries and restart the server'
+				WHEN w.stream_id IS NULL
+				THEN format('if it stays so, raise detect.max_streams, now %s, and restart the server',
+							current_setting('detect.max_streams', true))
+				WHEN w.state = 'waiting for a worker'
+				THEN format('if it stays so, raise max_worker_processes, now %s, and restart the server',
+							current_setting('max_worker_processes'))
+				WHEN w.reason ~ '^topic ".*" does not exist'
+				THEN format('create the topic, which is then read by itself, or name others: SELECT detect.alter_stream(%L, topics => ...)', s.name)
+				WHEN w.state = 'connecting'
+				THEN format('have the brokers answer, or correct their address: ALTER SERVER %I OPTIONS (SET bootstrap_servers ...)', s.server)
+				WHEN NULLIF(w.reason, '') IS NOT NULL
+				THEN 'mend what the reason names; it is tried again by itself' END AS remedy
+	FROM detect._stream s
+	CROSS JOIN LATERAL (SELECT detect._is_copy(s.home_system, s.home_database) AS is_copy) c
+	LEFT JOIN detect._slots() w USING (stream_id);
+
+CREATE VIEW detect.stat_partition WITH (security_barrier) AS
+	SELECT s.name AS stream, a.kafka_topic, a.kafka_partition,
+		   q.state, q.reason,
+		   CASE WHEN q.state <> 'paused' AND q.state = s.state OR s.state = 'paused' THEN s.remedy
+				WHEN q.state = 'paused'
+				THEN format('SELECT detect.seek(%L, to_time => ''-infinity'', topic => %L, partition => %s), which goes on at the first message that is left',
+							s.name, a.kafka_topic, a.kafka_partition)
+				WHEN q.state = 'waiting for an open transaction'
+				THEN 'end the transaction, or wait until Kafka aborts it: kafka-transactions.sh find-hanging'
+				WHEN q.state = 'catching up'
+				THEN format('if it stays so, read with more workers: SELECT detect.alter_stream(%L, consumers => %s)',
+							s.name, LEAST(s.consumers + 1, 16)) END AS remedy,
+		   a.next_offset AS applied_offset, p.next_offset AS staged_offset,
+		   p.end_offset, l.lag_messages, l.lag_seconds,
+		   a.last_timestamp AS kafka_timestamp,
+		   a.accepted, a.duplicates, a.filtered, a.expired, a.dead_letters
+	FROM detect._stream_state s
+	JOIN detect._applied_progress a USING (stream_id)
+	LEFT JOIN detect._staged_progress p USING (stream_id, kafka_topic, kafka_partition)
+	CROSS JOIN LATERAL (
+		SELECT GREATEST(p.end_offset - a.next_offset, 0) AS lag_messages,
+			   CASE WHEN p.end_offset <= a.next_offset THEN 0
+					ELSE EXTRACT(epoch FROM clock_timestamp() - a.last_timestamp)::float8
+			   END AS lag_seconds) l
+	CROSS JOIN LATERAL (
+		SELECT CASE WHEN s.state <> 'running' THEN s.state
+					WHEN p.paused_reason IS NOT NULL THEN 'paused'
+					WHEN p.waits_since IS NOT NULL AND p.next_offset = a.next_offset THEN 'waiting for an open transaction'
+					WHEN l.lag_messages > 0 AND COALESCE(l.lag_seconds, 'infinity') > 10
+					OR l.lag_messages > current_setting('detect.max_batch_rows', true)::bigint THEN 'catching up'
+					ELSE 'running' END AS state,
+			   CASE WHEN s.state <> 'running' THEN s.reason
+					WHEN p.paused_reason IS NOT NULL THEN p.paused_reason
+					WHEN p.waits_since IS NOT NULL AND p.next_offset = a.next_offset
+					THEN format('offset %s belongs to a transaction that is open, seen first at %s', p.next_offset, p.waits_since::timestamptz(0))
+					ELSE s.reason END AS reason) q
+	WHERE detect._may_see(detect._stream_owner(s.name));
+COMMENT ON VIEW detect.stat_partition IS
+	'state, progress, lag and outcomes of each partition; what SQL staged is under partition -1';
+
+CREATE VIEW detect.stat_stream WITH (security_barrier) AS
+	SELECT s.name AS stream,
+		   CASE WHEN s.state = 'running' THEN COALESCE(p.busy_state, s.state) ELSE s.state END AS state,
+		   COALESCE(s.reason, p.held_reason) AS reason,
+		   CASE WHEN s.state = 'running' AND s.reason IS NULL THEN p.held_remedy ELSE s.remedy END AS remedy,
 		   a.pid, w.state_since,
 		   p.accepted, p.duplicates, p.filtered, p.expired, p.dead_letters,
 		   p.lag_messages, p.lag_seconds,
@@ -605,21 +648,30 @@ CREATE VIEW detect.stat_stream WITH (security_barrier) AS
 		   w.freshness_p50_ms, w.freshness_p99_ms,
 		   w.batches, w.elements, w.last_batch_at, w.retries, w.sqlstate AS last_sqlstate, w.last_error_at,
 		   w.identities, w.identity_bytes, u.unknown_fields
-	FROM detect._stream s
+	FROM detect._stream_state s
 	LEFT JOIN detect._slots() w USING (stream_id)
 	LEFT JOIN detect._workers() a ON a.stream_id = s.stream_id AND a.duty = 'apply'
 	LEFT JOIN LATERAL (
 		SELECT sum(sp.accepted)::int8 AS accepted, sum(sp.duplicates)::int8 AS duplicates,
 			   sum(sp.filtered)::int8 AS filtered, sum(sp.expired)::int8 AS expired,
 			   sum(sp.dead_letters)::int8 AS dead_letters,
-			   sum(sp.lag_messages)::int8 AS lag_messages, max(sp.lag_seconds) AS lag_seconds
+			   sum(sp.lag_messages)::int8 AS lag_messages, max(sp.lag_seconds) AS lag_seconds,
+			   -- 'catching up' comes before 'waiting for an open transaction'
+			   min(sp.state) FILTER (WHERE sp.state IN ('catching up', 'waiting for an open transaction')) AS busy_state,
+			   -- a partition that is paused comes first, then one that waits, then one that is behind
+			   (array_agg(format('partition %s of topic "%s": %s', sp.kafka_partition, sp.kafka_topic, sp.reason)
+						  ORDER BY sp.state, sp.kafka_topic, sp.kafka_partition)
+				FILTER (WHERE sp.state IN ('paused', 'waiting for an open transaction')))[1] AS held_reason,
+			   (array_agg(sp.remedy
+						  ORDER BY sp.state = 'catching up', sp.state, sp.kafka_topic, sp.kafka_partition)
+				FILTER (WHERE sp.state <> 'running'))[1] AS held_remedy
 		FROM detect.stat_partition sp WHERE sp.stream = s.name) p ON true
 	LEFT JOIN LATERAL (
 		SELECT jsonb_object_agg(f.name, f.elements) AS unknown_fields
 		FROM detect._unknown_field f WHERE f.stream_id = s.stream_id) u ON true
 	WHERE detect._may_see(detect._stream_owner(s.name));
 COMMENT ON VIEW detect.stat_stream IS
-	'how each stream does: state and reason, outcomes, lag, speed and freshness; a stream that should run and does not is a row too';
+	'how each stream does: state, reason and remedy, outcomes, lag, speed and freshness; a stream that should run and does not is a row too';
 
 CREATE VIEW detect.stat_rollup WITH (security_barrier) AS
 	SELECT r.name AS rollup, s.name AS stream, r.state, r.filled_from, r.rows_filled,

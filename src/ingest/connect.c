@@ -191,6 +191,8 @@ assign_partitions(Consumer *consumer, List *progresses)
 		progress->topic = pstrdup(progress->topic);
 		progress->end_offset = Max(progress->end_offset, progress->next_offset);
 		progress->paused_reason = NULL;
+		progress->held_up_since = 0;
+		progress->eof_offset = -1;
 		consumer->progresses = lappend(consumer->progresses, progress);
 		positions[count].topic = progress->topic;
 		positions[count].partition = progress->partition;
@@ -213,6 +215,24 @@ note_broker_away(Consumer *consumer, const ErrorData *error)
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Min(delay_ms, CONNECT_RETRY_MAX_MS));
 }
 
+/* A broker that does not answer was asked, and an error was raised: tell of
+ * it.  Any other error is raised again. */
+static void
+take_broker_error(Consumer *consumer)
+{
+	ErrorData *error;
+
+	MemoryContextSwitchTo(consumer->round_context);
+	error = CopyErrorData();
+	if (failure_kind(error) != FAILURE_ENVIRONMENT)
+	{
+		consumer_disconnect(consumer);
+		PG_RE_THROW();
+	}
+	FlushErrorState();
+	note_broker_away(consumer, error);
+}
+
 /* Ask the broker for the progress of each partition; false when it does not
  * answer. */
 static bool
@@ -227,20 +247,33 @@ find_progresses(Consumer *consumer, List *staged, List *applied, List **progress
 	}
 	PG_CATCH();
 	{
-		ErrorData *error;
-
-		MemoryContextSwitchTo(consumer->round_context);
-		error = CopyErrorData();
-		if (failure_kind(error) != FAILURE_ENVIRONMENT)
-		{
-			consumer_disconnect(consumer);
-			PG_RE_THROW();
-		}
-		FlushErrorState();
-		note_broker_away(consumer, error);
+		take_broker_error(consumer);
 	}
 	PG_END_TRY();
 	return found;
+}
+
+/*
+ * A consumer whose brokers went away is at the end of its partitions: nothing
+ * would tell that they are back.  So ask now and then.
+ */
+void
+consumer_look_for_broker(Consumer *consumer)
+{
+	if (my_entry->state != STREAM_CONNECTING || GetCurrentTimestamp() < consumer->connect_due)
+		return;
+	PG_TRY();
+	{
+		(void) kafka_partition_count(consumer->client, linitial(consumer->stream->topics),
+									 BROKER_TIMEOUT_MS);
+		consumer->connect_failures = 0;
+		consumer_note_running(consumer);
+	}
+	PG_CATCH();
+	{
+		take_broker_error(consumer);
+	}
+	PG_END_TRY();
 }
 
 /*

@@ -154,7 +154,7 @@ take_event(StageWriter **writer, Consumer *consumer, const KafkaEvent *event, Li
 			if (progress)
 			{
 				progress->next_offset = Max(progress->next_offset, event->offset);
-				progress->end_offset = event->offset;
+				progress->end_offset = progress->eof_offset = event->offset;
 			}
 			return 0;
 		case KAFKA_PARTITION_ERROR:
@@ -192,7 +192,11 @@ write_progresses(Consumer *consumer, List *progresses)
 		if (progress->next_offset != known->next_offset ||
 			progress->end_offset != known->end_offset ||
 			(progress->paused_reason && known->paused_reason == NULL))
+		{
+			if (progress->next_offset != known->next_offset)
+				progress->waits_since = 0;
 			progress_write_staged(consumer->stream, progress);
+		}
 	}
 }
 
@@ -213,6 +217,8 @@ remember_progresses(Consumer *consumer, List *progresses)
 		known->last_offset = progress->last_offset;
 		known->next_offset = progress->next_offset;
 		known->end_offset = progress->end_offset;
+		known->eof_offset = progress->eof_offset;
+		known->waits_since = progress->waits_since;
 	}
 }
 
@@ -228,9 +234,11 @@ round_changes_anything(Consumer *consumer)
 		if (event->kind != KAFKA_END_OF_PARTITION)
 			return true;
 		progress = progress_find(consumer->progresses, event->topic, event->partition);
-		if (progress &&
-			(event->offset > progress->next_offset || event->offset != progress->end_offset))
+		if (progress == NULL)
+			continue;
+		if (event->offset > progress->next_offset || event->offset != progress->end_offset)
 			return true;
+		progress->eof_offset = event->offset;
 	}
 	return false;
 }
@@ -385,7 +393,9 @@ consumer_run(Consumer *consumer)
 		step_time(STEP_FETCH, &since);
 	}
 	if (consumer->nevents == 0)
-		return !flush_unknown_fields(consumer);
+		consumer_look_for_broker(consumer);
+	if (consumer->nevents == 0)
+		return !flush_unknown_fields(consumer) || !consumer_look_for_transactions(consumer);
 
 	rows = round_changes_anything(consumer) ? stage_round(consumer) : 0;
 	if (rows < 0)

@@ -36,6 +36,7 @@ struct Consumer
 	bool has_unpublished; /* progress that the group was not told */
 	TimestampTz publish_due;
 	TimestampTz partitions_due;		/* when to look for new partitions */
+	TimestampTz transactions_due;	/* when to look for open transactions */
 	TimestampTz unknown_fields_due; /* when to tell of them again */
 };
 
@@ -45,9 +46,13 @@ extern StageWriter *stage_begin(Consumer *consumer);
 extern int stage_message(StageWriter *writer, const KafkaEvent *event, const Progress *progress);
 extern void stage_end(StageWriter *writer);
 
+/* in ingest/open_transaction.c */
+extern bool consumer_look_for_transactions(Consumer *consumer);
+
 /* in ingest/connect.c */
 extern bool consumer_connect(Consumer *consumer);
 extern void consumer_note_running(Consumer *consumer);
+extern void consumer_look_for_broker(Consumer *consumer);
 extern void consumer_disconnect(Consumer *consumer);
 extern void consumer_publish_applied(Consumer *consumer);
 extern bool consumer_finds_new_partitions(Consumer *consumer);

@@ -103,14 +103,19 @@ progress_read_staged(const Stream *stream)
 	rows = progress_select(
 		stream,
 		"SELECT kafka_topic, kafka_partition, last_offset, next_offset, "
-		"end_offset, paused_reason FROM detect._staged_progress WHERE stream_id = $1 ORDER BY 1, 2");
+		"end_offset, paused_reason, waits_since FROM detect._staged_progress WHERE stream_id = $1 ORDER BY 1, 2");
 	MemoryContextSwitchTo(caller_context);
 	for (int i = 0; i < rows; i++)
 	{
 		Progress *progress = progress_from_row(i);
+		bool isnull;
+		Datum waits_since;
 
 		progress->end_offset = row_int64(i, 5);
 		progress->paused_reason = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 6);
+		waits_since = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 7, &isnull);
+		if (!isnull)
+			progress->waits_since = DatumGetTimestampTz(waits_since);
 		result = lappend(result, progress);
 	}
 	SPI_finish();
@@ -220,8 +225,8 @@ progress_seek(const Stream *stream, const char *topic, int32 partition, int64 ne
 void
 progress_write_staged(const Stream *stream, const Progress *progress)
 {
-	Datum values[7] = {0};
-	bool nulls[7] = {0};
+	Datum values[8] = {0};
+	bool nulls[8] = {0};
 
 	values[0] = Int32GetDatum(stream->id);
 	values[1] = CStringGetTextDatum(progress->topic);
@@ -232,6 +237,8 @@ progress_write_staged(const Stream *stream, const Progress *progress)
 	if (progress->paused_reason)
 		values[6] = CStringGetTextDatum(progress->paused_reason);
 	nulls[6] = progress->paused_reason == NULL;
+	values[7] = TimestampTzGetDatum(progress->waits_since);
+	nulls[7] = progress->waits_since == 0;
 	catalog_upsert("_staged_progress", 3, values, nulls);
 }
 

@@ -47,6 +47,9 @@ typedef struct Progress
 	TimestampTz last_timestamp; /* applied progress alone; DT_NOBEGIN: none */
 	int64 outcomes[OUTCOMES];	/* applied progress alone */
 	char *paused_reason;		/* staged progress alone */
+	TimestampTz waits_since;	/* likewise: for an open transaction; 0: it does not */
+	TimestampTz held_up_since;	/* the consumer's look: the same, not certain yet */
+	int64 eof_offset;			/* likewise: where nothing more was delivered */
 	int64 read_offset;			/* the applier's look: last message read */
 	int32 read_element;			/* and the element of it */
 } Progress;

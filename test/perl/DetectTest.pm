@@ -550,12 +550,16 @@ sub produce
 }
 
 # Produce messages, each to its partition, and note its offset there; returns
-# when all are in the topic.  A message is a hash of partition and payload,
-# undefined or bytes; a string among them is one of begin, commit and abort.
+# when all are in the topic.  A message is a hash of partition, payload,
+# undefined or bytes, and ms, its time if not now; a string among them is one of begin, commit and abort.
 sub produce_messages
 {
 	my ($self, $topic, @messages) = @_;
-	my @lines = map { ref($_) ? join("\t", $_->{partition}, '-', escaped($_->{payload})) : $_ } @messages;
+	my @lines = map {
+		ref($_)
+		  ? join("\t", $_->{partition}, '-', escaped($_->{payload}), defined $_->{ms} ? "\@$_->{ms}" : ())
+		  : $_
+	} @messages;
 	my @offsets = split(/ /, $self->command('messages', $topic, DetectTest::write_lines(@lines)));
 
 	$_->{offset} = shift @offsets foreach grep { ref($_) } @messages;

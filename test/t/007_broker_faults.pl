@@ -237,29 +237,41 @@ $node->safe_psql('city', "SELECT detect.resume('slow')");
 ok( $node->poll_query_until(
 		'city', q{
 		SELECT count(*) = 1 FROM detect.stat_partition
-		WHERE stream = 'slow' AND kafka_partition = 1 AND paused_reason ~ 'offset 200 is not in the topic any more'}),
+		WHERE stream = 'slow' AND kafka_partition = 1 AND state = 'paused' AND reason ~ 'offset 200 is not in the topic any more'}),
 	'a partition whose messages are gone is paused and says so');
 ok( $node->poll_query_until('city',
 		'SELECT count(*) = 2 FROM slow_detection WHERE detection_oid >= 1000000'),
 	'its other partitions go on');
 is( $node->safe_psql('city', q{
-		SELECT string_agg(applied_offset || ' ' || (paused_reason IS NOT NULL), ', ' ORDER BY kafka_partition)
+		SELECT string_agg(applied_offset || ' ' || (state = 'paused'), ', ' ORDER BY kafka_partition)
 		FROM detect.stat_partition WHERE stream = 'slow' AND kafka_partition >= 0}),
 	'201 false, 200 true, 201 false', 'nothing is skipped');
 $node->restart;
 ok( $node->poll_query_until(
 		'city', q{
 		SELECT count(*) = 1 FROM detect.stat_partition
-		WHERE stream = 'slow' AND kafka_partition = 1 AND paused_reason ~ 'offset 200 is not in the topic any more'
+		WHERE stream = 'slow' AND kafka_partition = 1 AND state = 'paused' AND reason ~ 'offset 200 is not in the topic any more'
 		AND applied_offset = 200}),
 	'also after a restart');
 $node->safe_psql('city', "SELECT detect.resume('slow')");
 ok( $node->poll_query_until(
 		'city', q{
 		SELECT count(*) = 1 FROM detect.stat_partition
-		WHERE stream = 'slow' AND kafka_partition = 1 AND paused_reason ~ 'offset 200 is not in the topic any more'
+		WHERE stream = 'slow' AND kafka_partition = 1 AND state = 'paused' AND reason ~ 'offset 200 is not in the topic any more'
 		AND applied_offset = 200}),
 	'and after a resume that mends nothing');
+my $remedy = $node->safe_psql('city', q{SELECT remedy FROM detect.stat_partition
+	WHERE stream = 'slow' AND kafka_partition = 1});
+is($remedy, q{SELECT detect.seek('slow', to_time => '-infinity', topic => 'slow', partition => 1), which goes on at the first message that is left},
+	'what to type is said');
+is( $node->safe_psql('city', q{SELECT state, reason ~ '^partition 1 of topic "slow": offset 200 is not', remedy LIKE 'SELECT detect.seek%'
+		FROM detect.stat_stream WHERE stream = 'slow'}), 'running|t|t', 'for the stream, too');
+is($node->safe_psql('city', $remedy =~ s/, which.*//r), '1', 'and can be typed');
+ok( $node->poll_query_until(
+		'city', q{
+		SELECT state = 'running' AND applied_offset = end_offset AND remedy IS NULL FROM detect.stat_partition
+		WHERE stream = 'slow' AND kafka_partition = 1 AND dead_letters BETWEEN 1 AND 12}),
+	'it goes on at the first message that is left');
 produce(500);
 ledger_is_exact($node, 'city', $broker, 'other streams go on');
 
