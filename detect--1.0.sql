@@ -595,6 +595,9 @@ CREATE VIEW detect._stream_state WITH (security_barrier) AS
 	CROSS JOIN LATERAL (SELECT detect._is_copy(s.home_system, s.home_database) AS is_copy) c
 	LEFT JOIN detect._slots() w USING (stream_id);
 
+COMMENT ON VIEW detect._stream_state IS
+	'state, reason and remedy of each stream, as far as its partitions do not matter';
+
 CREATE VIEW detect.stat_partition WITH (security_barrier) AS
 	SELECT s.name AS stream, a.kafka_topic, a.kafka_partition,
 		   q.state, q.reason,
