@@ -113,6 +113,22 @@ OBJS = \
 	src/apply/staged_read.o \
 	src/apply/staged_sql.o \
 	src/apply/tend.o \
+	src/place/build.o \
+	src/place/changes.o \
+	src/place/globe.o \
+	src/place/locator.o \
+	src/place/locator_arguments.o \
+	src/place/locator_create.o \
+	src/place/locator_definition.o \
+	src/place/locator_stats.o \
+	src/place/lookup.o \
+	src/place/lookup_query.o \
+	src/place/nearest.o \
+	src/place/place.o \
+	src/place/place_tree.o \
+	src/place/places.o \
+	src/place/serialized.o \
+	src/place/wrapper.o \
 	src/rollup/alter.o \
 	src/rollup/aside.o \
 	src/rollup/blame.o \

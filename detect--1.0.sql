@@ -231,6 +231,23 @@ CREATE TABLE detect._history (
 	detail text
 );
 
+-- What gives keys and places is the view detect_query.<name>; a locator's owner
+-- is that view's owner.
+CREATE TABLE detect._locator (
+	name text PRIMARY KEY,
+	place_table regclass NOT NULL,
+	key text NOT NULL,						-- as they were given: the view knows
+	geometry text NOT NULL,
+	mode text NOT NULL,						-- contains, covers, within
+	within double precision,
+	priority text,
+	filter text,
+	all_name text NOT NULL,					-- of the functions for all places
+	srid int NOT NULL,
+	max_age interval,						-- of what no trigger watches
+	created_at timestamptz NOT NULL
+);
+
 REVOKE ALL ON ALL TABLES IN SCHEMA detect FROM PUBLIC;
 REVOKE ALL ON ALL SEQUENCES IN SCHEMA detect FROM PUBLIC;
 
@@ -246,6 +263,7 @@ SELECT pg_extension_config_dump('detect._missed_batch', '');
 SELECT pg_extension_config_dump('detect._missed', '');
 SELECT pg_extension_config_dump('detect._history_id', '');
 SELECT pg_extension_config_dump('detect._history', '');
+SELECT pg_extension_config_dump('detect._locator', '');
 
 -- ---------------------------------------------------------------------
 -- Streams
@@ -483,6 +501,76 @@ CREATE AGGREGATE detect.last(value anyelement, at timestamptz) (
 COMMENT ON AGGREGATE detect.last(anyelement, timestamptz) IS 'the value at the latest time';
 
 -- ---------------------------------------------------------------------
+-- Locators
+-- ---------------------------------------------------------------------
+
+CREATE FUNCTION detect.create_locator(
+	name text,
+	place_table regclass,
+	key text DEFAULT NULL,
+	geometry text DEFAULT NULL,
+	mode text DEFAULT NULL,
+	within double precision DEFAULT NULL,
+	priority text DEFAULT NULL,
+	filter text DEFAULT NULL,
+	all_name text DEFAULT NULL,
+	max_age interval DEFAULT NULL) RETURNS void
+	AS 'MODULE_PATHNAME', 'detect_create_locator' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect.create_locator IS
+	'makes typed functions from a point to the key of a place, which answer from memory';
+
+CREATE FUNCTION detect.drop_locator(locator text, if_exists boolean DEFAULT false) RETURNS void
+	AS 'MODULE_PATHNAME', 'detect_drop_locator' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect.drop_locator(text, boolean) IS 'drops a locator and its functions';
+
+CREATE FUNCTION detect.refresh_locator(locator text) RETURNS void
+	AS 'MODULE_PATHNAME', 'detect_refresh_locator' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect.refresh_locator(text) IS
+	'has the places of a view or a foreign table read again';
+
+-- The typed functions call these.  "any" is a geometry or a geography, whose
+-- schema only the user knows.
+CREATE FUNCTION detect._locate(locator regclass, key anyelement, place "any") RETURNS anyelement
+	AS 'MODULE_PATHNAME', 'detect_locate' LANGUAGE C STABLE PARALLEL RESTRICTED COST 10;
+COMMENT ON FUNCTION detect._locate(regclass, anyelement, "any") IS
+	'the key of the place that has a point; the second argument only names the type';
+
+CREATE FUNCTION detect._locate(locator regclass, key anyelement, x double precision, y double precision)
+	RETURNS anyelement
+	AS 'MODULE_PATHNAME', 'detect_locate_xy' LANGUAGE C STABLE PARALLEL RESTRICTED COST 10;
+COMMENT ON FUNCTION detect._locate(regclass, anyelement, double precision, double precision) IS
+	'the key of the place that has a point; the second argument only names the type';
+
+CREATE FUNCTION detect._locate_all(locator regclass, keys anyarray, place "any") RETURNS anyarray
+	AS 'MODULE_PATHNAME', 'detect_locate_all' LANGUAGE C STABLE PARALLEL RESTRICTED COST 10;
+COMMENT ON FUNCTION detect._locate_all(regclass, anyarray, "any") IS
+	'the keys of all places that have a point; the second argument only names the type';
+
+CREATE FUNCTION detect._locate_all(locator regclass, keys anyarray, x double precision, y double precision)
+	RETURNS anyarray
+	AS 'MODULE_PATHNAME', 'detect_locate_all_xy' LANGUAGE C STABLE PARALLEL RESTRICTED COST 10;
+COMMENT ON FUNCTION detect._locate_all(regclass, anyarray, double precision, double precision) IS
+	'the keys of all places that have a point; the second argument only names the type';
+
+CREATE FUNCTION detect._nearest(
+	locator regclass, type anyelement, place "any", k int,
+	OUT key anyelement, OUT distance double precision) RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'detect_nearest' LANGUAGE C STABLE PARALLEL RESTRICTED COST 10 ROWS 5;
+COMMENT ON FUNCTION detect._nearest(regclass, anyelement, "any", int) IS
+	'the k nearest places; the second argument only names the type of their keys';
+
+CREATE FUNCTION detect._nearest(
+	locator regclass, type anyelement, x double precision, y double precision, k int,
+	OUT key anyelement, OUT distance double precision) RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'detect_nearest_xy' LANGUAGE C STABLE PARALLEL RESTRICTED COST 10 ROWS 5;
+COMMENT ON FUNCTION detect._nearest(regclass, anyelement, double precision, double precision, int) IS
+	'the k nearest places; the second argument only names the type of their keys';
+
+CREATE FUNCTION detect._place_changed() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'detect_place_changed' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect._place_changed() IS 'tells every process that places of locators change at commit';
+
+-- ---------------------------------------------------------------------
 -- Objects that go away take their definitions along
 -- ---------------------------------------------------------------------
 
@@ -564,6 +652,32 @@ CREATE VIEW detect.rollup WITH (security_barrier) AS
 	LEFT JOIN detect._stream s USING (events_table)
 	WHERE detect._may_see(detect._stream_owner(r.name));
 COMMENT ON VIEW detect.rollup IS 'definitions of rollups';
+
+CREATE FUNCTION detect._locators(
+	OUT locator text, OUT places bigint, OUT vertices bigint, OUT bytes bigint, OUT builds bigint,
+	OUT build_ms double precision, OUT built_at timestamptz, OUT from_memory bigint, OUT from_table bigint,
+	OUT reason text)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'detect_locators' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION detect._locators() IS 'what this process has of its locators in memory';
+
+CREATE VIEW detect.locator WITH (security_barrier) AS
+	SELECT l.name AS locator, pg_get_userbyid(detect._stream_owner(l.name)) AS owner,
+		   l.place_table, l.key, l.geometry, l.mode, l.within, l.priority, l.filter, l.all_name,
+		   l.srid, l.max_age,
+		   pg_get_viewdef(to_regclass(
+			   format('detect_query.%I', l.name))::oid) AS query,
+		   l.created_at
+	FROM detect._locator l
+	WHERE detect._may_see(detect._stream_owner(l.name));
+COMMENT ON VIEW detect.locator IS 'definitions of locators';
+
+CREATE VIEW detect.stat_locator AS
+	SELECT pg_backend_pid() AS pid, s.locator, s.places, s.vertices, s.bytes, s.builds, s.build_ms,
+		   s.built_at, s.from_memory, s.from_table, s.reason
+	FROM detect._locators() s;
+COMMENT ON VIEW detect.stat_locator IS
+	'the locators that this session has used: what they hold in memory, and how they answer';
 
 -- What holds for all partitions of a stream: whether it runs, and why not.
 CREATE VIEW detect._stream_state WITH (security_barrier) AS
@@ -736,8 +850,8 @@ CREATE VIEW detect.history WITH (security_barrier) AS
 COMMENT ON VIEW detect.history IS
 	'who called which verb, for a year; what was dropped since is seen by its caller and by pg_monitor';
 
-GRANT SELECT ON detect.history, detect.problem, detect.stream, detect.rollup, detect.stat_stream, detect.stat_partition,
-	detect.stat_rollup, detect.stat_worker, detect.dead_letter TO PUBLIC;
+GRANT SELECT ON detect.history, detect.problem, detect.stream, detect.rollup, detect.locator, detect.stat_stream, detect.stat_partition,
+	detect.stat_rollup, detect.stat_locator, detect.stat_worker, detect.dead_letter TO PUBLIC;
 
 -- ---------------------------------------------------------------------
 -- Who may call what
@@ -751,6 +865,7 @@ GRANT EXECUTE ON FUNCTION
 	TO detect_admin;
 GRANT EXECUTE ON FUNCTION
 	detect.alter_stream, detect.get_definition(text), detect.drop_stream(text, boolean), detect.pause(text), detect.resume(text),
+	detect.create_locator, detect.drop_locator(text, boolean), detect.refresh_locator(text),
 	detect.seek(text, timestamptz, bigint, text, int),
 	detect.wait_for(text, interval), detect.retry_dead_letters(text, timestamptz, timestamptz, text),
 	detect.purge_dead_letters(text, timestamptz, timestamptz, text), detect.drop_rollup(text, boolean),
@@ -766,5 +881,11 @@ GRANT EXECUTE ON FUNCTION
 	detect._first_step(detect._timed, anyelement, timestamptz), detect._first_combine(detect._timed, detect._timed),
 	detect._last_step(detect._timed, anyelement, timestamptz), detect._last_combine(detect._timed, detect._timed),
 	detect._timed_value(detect._timed, anyelement, timestamptz),
-	detect._staged(), detect._accepted(), detect._edited()
+	detect._staged(), detect._accepted(), detect._edited(), detect._place_changed(), detect._locators(),
+	detect._locate(regclass, anyelement, "any"),
+	detect._locate(regclass, anyelement, double precision, double precision),
+	detect._locate_all(regclass, anyarray, "any"),
+	detect._locate_all(regclass, anyarray, double precision, double precision),
+	detect._nearest(regclass, anyelement, "any", int),
+	detect._nearest(regclass, anyelement, double precision, double precision, int)
 	TO PUBLIC;

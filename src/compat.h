@@ -100,6 +100,15 @@
 #define compat_clear_permissions(rte) \
 	((rte)->requiredPerms = 0, (rte)->checkAsUser = InvalidOid, (rte)->selectedCols = NULL)
 #endif
+/* ---- Locators: whether the current user may run a query ---- */
+
+#if PG_VERSION_NUM >= 160000
+#define compat_check_permissions(query) \
+	((void) ExecCheckPermissions((query)->rtable, (query)->rteperminfos, true))
+#else
+#define compat_check_permissions(query) ((void) ExecCheckRTPerms((query)->rtable, true))
+#endif
+
 #if PG_VERSION_NUM >= 180000
 #define compat_flatten_vars(query, node) \
 	compat_flatten_join_vars(            \

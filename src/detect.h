@@ -281,12 +281,14 @@ typedef struct WorkerOrder
  * ---------------------------------------------------------------------
  */
 extern int detect_dead_letter_payload_kilobytes;
+extern int detect_locator_kilobytes;
 extern int detect_max_streams;
 extern int detect_max_batch_rows;
 extern int detect_max_batch_kilobytes;
 extern int detect_retry_interval_ms;
 extern int detect_identity_memory_kilobytes;
 extern bool detect_superuser_streams;
+extern int detect_worker_locator_kilobytes;
 extern void settings_define(void);
 
 /* ---------------------------------------------------------------------

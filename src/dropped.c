@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * dropped.c
- *	  What follows when a user drops an object of a stream or a rollup.
+ *	  What follows when a user drops an object of a stream, a rollup or a locator.
  *
  * A definition lives as long as its view detect_query.<name>.  Dependencies
  * lead there from everything that the definition uses, so that DROP … CASCADE
@@ -22,6 +22,7 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "place/locator_create.h"
 #include "stream.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -170,7 +171,7 @@ detect_dropped(PG_FUNCTION_ARGS)
 			stream_forget(stream_id);
 			drop_left_behind(DETECT_STAGING_SCHEMA, name);
 		}
-		else
+		else if (!locator_forget(name))
 		{
 			forget_rollup(name, detail);
 			drop_left_behind(DETECT_STATE_SCHEMA, name);

@@ -14,7 +14,7 @@
 
 /*
  * Raise an error unless a new definition may have this name.  kind is the noun
- * for the error: "stream", "rollup".  The name also becomes that of tables and
+ * for the error: "stream", "rollup", "locator".  The name also becomes that of tables and
  * views in our schemas, from which the rules follow.
  */
 void
@@ -38,11 +38,13 @@ definition_check_name(const char *kind, const char *name)
 
 	SPI_connect();
 	taken = catalog_execute("SELECT FROM detect._stream WHERE name = $1 "
-							"UNION ALL SELECT FROM detect._rollup WHERE name = $1",
+							"UNION ALL SELECT FROM detect._rollup WHERE name = $1 "
+							"UNION ALL SELECT FROM detect._locator WHERE name = $1",
 							1, types, values, NULL) > 0;
 	SPI_finish();
 	if (taken)
-		ereport(ERROR, (errcode(ERRCODE_DUPLICATE_OBJECT),
-						errmsg("a stream or rollup named \"%s\" already exists", name),
-						errhint("Names of streams and rollups are unique in the database.")));
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("a stream, rollup or locator named \"%s\" already exists", name),
+				 errhint("Names of streams, rollups and locators are unique in the database.")));
 }

@@ -22,6 +22,8 @@ int detect_max_batch_kilobytes = 16384;				/* payload in one commit */
 int detect_max_streams = 64;						/* slots in shared memory */
 int detect_retry_interval_ms = 1000;				/* first back-off */
 bool detect_superuser_streams = false;				/* may a superuser own one? */
+int detect_locator_kilobytes = 65536;		   /* places of one session */
+int detect_worker_locator_kilobytes = 1048576; /* places of one worker */
 
 /*
  * Define the settings.  The caller is _PG_init.
@@ -40,6 +42,12 @@ settings_define(void)
 		"Beyond it partitions, or a plain table, get a unique index in its stead.",
 		&detect_identity_memory_kilobytes, 1024 * 1024, 64, MAX_KILOBYTES, PGC_SIGHUP, GUC_UNIT_KB,
 		NULL, NULL, NULL);
+
+	DefineCustomIntVariable("detect.locator_memory",
+							"Sets the memory that the places of locators may take in a session.",
+							"Beyond it locators answer from their place tables.",
+							&detect_locator_kilobytes, 65536, 0, MAX_KILOBYTES, PGC_USERSET,
+							GUC_UNIT_KB, NULL, NULL, NULL);
 
 	DefineCustomIntVariable(
 		"detect.max_batch_rows", "Sets the greatest number of elements that one commit applies.",
@@ -65,6 +73,12 @@ settings_define(void)
 		"detect.superuser_streams", "Allows superusers to own streams.",
 		"A worker runs other people's triggers and functions as the owner of its stream.",
 		&detect_superuser_streams, false, PGC_SUSET, 0, NULL, NULL, NULL);
+
+	DefineCustomIntVariable("detect.worker_locator_memory",
+							"Sets the memory that the places of locators may take in a worker.",
+							"Beyond it locators answer from their place tables.",
+							&detect_worker_locator_kilobytes, 1048576, 0, MAX_KILOBYTES, PGC_SIGHUP,
+							GUC_UNIT_KB, NULL, NULL, NULL);
 
 	MarkGUCPrefixReserved("detect");
 }

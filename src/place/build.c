@@ -1,0 +1,172 @@
+/*-------------------------------------------------------------------------
+ *
+ * build.c
+ *	  From a place table to places in memory.
+ *
+ * The view of the locator is read with the caller's rights, some rows at a time,
+ * so that a table larger than the memory that is set costs no more than that.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "place/locator.h"
+
+#include <math.h>
+
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
+
+#define ROWS_PER_FETCH 500
+
+/* A point of the globe has no box of its own: what rounding to floats costs. */
+#define GLOBE_ROUNDING 1e-6
+
+#define BYTES_PER_KILOBYTE 1024
+
+/* A copy that lives as long as the places. */
+static Datum
+copy_datum(Places *places, Datum value, bool by_value, int length)
+{
+	Size bytes;
+	void *copy;
+
+	if (by_value)
+		return value;
+	bytes = datumGetSize(value, by_value, length);
+	copy = places_alloc(places, bytes);
+	memcpy(copy, DatumGetPointer(value), bytes);
+	return PointerGetDatum(copy);
+}
+
+static void
+refuse_srid(const Locator *locator, int32 srid)
+{
+	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					errmsg("table \"%s\" has a place in SRID %d, locator \"%s\" is in %d",
+						   get_rel_name(locator->place_table), srid, locator->name, locator->srid),
+					errhint("Bring all places into one system with ST_Transform or ST_SetSRID.")));
+}
+
+/* Where on the unit sphere a point of the globe lies. */
+static void
+globe_box_of_point(const Serialized *serialized, Box *box)
+{
+	Point2 point;
+	double at[3];
+
+	if (!serialized_read_point(serialized, &point))
+		elog(ERROR, "an empty place was not left out");
+	globe_position(point.x, point.y, at);
+	for (int axis = 0; axis < 3; axis++)
+		box_round(box, axis, at[axis] - GLOBE_ROUNDING, at[axis] + GLOBE_ROUNDING);
+}
+
+/* The box of a place that only PostGIS knows; one without is looked at always. */
+static void
+read_box(const Serialized *serialized, bool globe, Box *box)
+{
+	int axes = globe ? 3 : 2;
+
+	for (int axis = 0; axis < 3; axis++)
+		box_round(box, axis, -INFINITY, INFINITY);
+	if (globe && serialized->type == SERIALIZED_POINT)
+		globe_box_of_point(serialized, box);
+	for (int axis = 0; serialized->has_box && axis < axes; axis++)
+	{
+		float min = serialized->box[2 * axis];
+		float max = serialized->box[2 * axis + 1];
+
+		if (isfinite(min) && isfinite(max))
+			box_round(box, axis, min, max);
+	}
+}
+
+/* Add one row of the view. */
+static void
+add_row(Locator *locator, Places *places, Datum key, Datum geometry)
+{
+	void *bytes = PG_DETOAST_DATUM(geometry);
+	Serialized serialized;
+	Place place = {0};
+	Box box;
+
+	serialized_read(bytes, &serialized);
+	if (serialized.srid != locator->srid)
+		refuse_srid(locator, serialized.srid);
+	if (!place_read(places, &serialized, &place, &box))
+	{
+		place.shape = SHAPE_OTHER;
+		place.rings = NULL;
+		read_box(&serialized, places->globe, &box);
+	}
+	/* a line contains points too, and which of two is nearer may be close */
+	if (place.shape != SHAPE_POLYGON || locator->mode == LOCATOR_WITHIN)
+		place.geometry = copy_datum(places, PointerGetDatum(bytes), false, -1);
+	place.key = copy_datum(places, key, locator->key_by_value, locator->key_length);
+	places_add(places, &place, &box);
+	if (bytes != DatumGetPointer(geometry))
+		pfree(bytes);
+}
+
+/* Add the rows that were fetched. */
+static void
+add_rows(Locator *locator, Places *places)
+{
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		HeapTuple tuple = SPI_tuptable->vals[i];
+		TupleDesc tupdesc = SPI_tuptable->tupdesc;
+		bool isnull;
+		Datum key = SPI_getbinval(tuple, tupdesc, 1, &isnull);
+
+		CHECK_FOR_INTERRUPTS();
+		add_row(locator, places, key, SPI_getbinval(tuple, tupdesc, 2, &isnull));
+	}
+}
+
+/* What reads all places, the preferred first. */
+static const char *
+build_query(const Locator *locator)
+{
+	return psprintf("SELECT " LOCATOR_KEY ", " LOCATOR_PLACE " FROM %s "
+					"WHERE NOT %s.st_isempty(" LOCATOR_PLACE "::%s)%s",
+					locator_view_name(locator), postgis_schema(locator),
+					format_type_extended(locator->geometry_type, -1, FORMAT_TYPE_FORCE_QUALIFY),
+					locator->mode == LOCATOR_WITHIN ? " ORDER BY " LOCATOR_KEY : "");
+}
+
+/*
+ * Read all places of a locator under a snapshot.  The result has one reference,
+ * the caller's; it is NULL when the places would take more memory than is set.
+ */
+Places *
+places_build(Locator *locator, Snapshot snapshot)
+{
+	Size limit = (Size) locator_memory_kilobytes() * BYTES_PER_KILOBYTE;
+	Size others = locator_bytes();
+	Places *places;
+	Portal portal;
+	bool fits = true;
+
+	PushActiveSnapshot(snapshot);
+	SPI_connect();
+	places = places_create(locator->globe);
+	places->horizon = snapshot->xmax;
+	portal = SPI_cursor_open_with_args(NULL, build_query(locator), 0, NULL, NULL, NULL, true,
+									   CURSOR_OPT_NO_SCROLL);
+	do
+	{
+		SPI_cursor_fetch(portal, true, ROWS_PER_FETCH);
+		add_rows(locator, places);
+		SPI_freetuptable(SPI_tuptable);
+		fits = others + places_bytes(places) <= limit;
+	} while (SPI_processed > 0 && fits);
+	SPI_cursor_close(portal);
+	if (fits)
+		places_finish(places);
+	SPI_finish(); /* frees the places that did not fit */
+	PopActiveSnapshot();
+	return fits ? places : NULL;
+}

@@ -1,0 +1,180 @@
+/*-------------------------------------------------------------------------
+ *
+ * locator.h
+ *	  Locators: typed functions from a point to the key of a place.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DETECT_LOCATOR_H
+#define DETECT_LOCATOR_H
+
+#include "detect.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "nodes/parsenodes.h"
+#include "place/place.h"
+
+/* Columns of the view detect_query.<locator>. */
+#define LOCATOR_KEY	  "key"
+#define LOCATOR_PLACE "place"
+
+/* The triggers of a place table. */
+#define PLACE_ROW_TRIGGER	   "_detect_place_changed"
+#define PLACE_TRUNCATE_TRIGGER "_detect_places_truncated"
+
+/* Which places a locator finds. */
+typedef enum LocatorMode
+{
+	LOCATOR_CONTAINS, /* ST_Contains(place, point) */
+	LOCATOR_COVERS,	  /* ST_Covers(place, point) */
+	LOCATOR_WITHIN	  /* the nearest that is ST_DWithin(place, point, within) */
+} LocatorMode;
+
+/* Why a process answers from PostGIS and not from memory. */
+typedef enum Fallback
+{
+	FALLBACK_NONE,
+	FALLBACK_MEMORY,	   /* places exceed the setting */
+	FALLBACK_ROW_SECURITY, /* each user sees other places */
+	FALLBACK_TRIGGER,	   /* nobody would tell us of changes */
+	FALLBACK_CHILDREN	   /* the place table has inheritance children */
+} Fallback;
+
+/* A locator as this process knows it; lives as long as the process. */
+typedef struct Locator
+{
+	Oid view; /* detect_query.<name>: hash key */
+
+	/* The definition, while is_loaded. */
+	bool is_loaded;
+	char name[NAMEDATALEN];
+	Oid place_table;
+	char relkind; /* of the place table */
+	LocatorMode mode;
+	double within;
+	int32 srid;
+	bool globe;		  /* geography, or distances on the globe in metres */
+	int64 max_age_us; /* of what no trigger watches; -1: until refreshed */
+	Oid geometry_type;
+	Oid geography_type;
+	Oid place_type; /* one of the two: of column place */
+	Oid key_type;
+	int16 key_length;
+	bool key_by_value;
+
+	/* What is known of changes: see changes.c. */
+	bool is_stale;			 /* the places have changed */
+	bool is_suspect;		 /* the place table may have become another one */
+	uint64 structure;		 /* fingerprint of the place table */
+	Fallback table_fallback; /* found together with it */
+	int nmembers;
+	Oid *members; /* the place table and its partitions */
+
+	Places *places;				/* shared among statements, or NULL */
+	Places *transaction_places; /* of a transaction that keeps its snapshot */
+	bool too_large;				/* since the setting was this many kilobytes */
+	int too_large_kilobytes;
+	Fallback told;	 /* the last fallback that was told of */
+	SPIPlanPtr plan; /* asks PostGIS */
+
+	/* Stats. */
+	Fallback last_fallback;
+	TimestampTz built_at;
+	int64 builds;
+	double build_ms;
+	int64 from_memory; /* look-ups */
+	int64 from_query;
+} Locator;
+
+/* What one statement looks up with: fn_extra of the SQL function. */
+typedef struct Lookup
+{
+	Locator *locator;
+	Oid user;
+	Oid argument_type; /* of the place, InvalidOid for x and y */
+	bool has_begun;
+	MemoryContextCallback on_end;
+
+	/* The snapshot under which it has begun. */
+	TransactionId xmin;
+	TransactionId xmax;
+	uint32 xcnt;
+	int32 subxcnt;
+	CommandId curcid;
+	LocalTransactionId transaction;
+
+	Places *places; /* NULL: ask PostGIS */
+
+	/* Functions of PostGIS, looked up when first needed. */
+	FmgrInfo make_point; /* (x, y, srid) */
+	FmgrInfo to_globe;	 /* (geometry) */
+	FmgrInfo predicate;	 /* (place, point) */
+	FmgrInfo distance;	 /* (place, point) */
+	FmgrInfo dwithin;	 /* (place, point, within) */
+	MemoryContext context;
+} Lookup;
+
+/* A point to look up. */
+typedef struct LookupPoint
+{
+	double x;
+	double y;
+	bool is_point; /* else only PostGIS knows what it is */
+	Datum datum;   /* as the type of the places; 0 until it is needed */
+} LookupPoint;
+
+/* in locator.c */
+extern Locator *locator_get(Oid view);
+extern Places *locator_places(Locator *locator);
+extern int locator_memory_kilobytes(void);
+extern Size locator_bytes(void);
+extern const char *locator_fallback_text(Fallback fallback);
+extern List *locator_all(void);
+extern void locator_forget_places(Locator *locator);
+extern void locator_end_transaction_places(Locator *locator);
+
+/* in locator_definition.c */
+extern void locator_load(Locator *locator);
+extern List *locator_views_of_table(Oid relid);
+extern char *type_schema(Oid type);
+extern Oid postgis_function(const Locator *locator, const char *name, int nargs, const Oid *types);
+extern const char *postgis_schema(const Locator *locator);
+extern char *locator_view_name(const Locator *locator);
+
+/* in build.c */
+extern Places *places_build(Locator *locator, Snapshot snapshot);
+
+/* in changes.c */
+extern void changes_watch(void);
+extern void changes_look(Locator *locator);
+extern uint64 changes_own(void);
+extern void changes_make_triggers(Oid place_table);
+extern void changes_drop_triggers(Oid place_table);
+
+/* in lookup.c */
+extern Lookup *lookup_begin(FunctionCallInfo fcinfo, int place_argument);
+extern bool lookup_point(Lookup *lookup, Datum argument, LookupPoint *point);
+extern bool lookup_point_xy(Lookup *lookup, double x, double y, LookupPoint *point);
+extern Datum lookup_point_datum(Lookup *lookup, LookupPoint *point);
+extern bool lookup_predicate(Lookup *lookup, const Place *place, LookupPoint *point);
+extern double lookup_distance(Lookup *lookup, const Place *place, LookupPoint *point);
+extern bool lookup_dwithin(Lookup *lookup, const Place *place, LookupPoint *point);
+
+/* in nearest.c */
+typedef struct Nearest
+{
+	Datum key;
+	double distance;
+} Nearest;
+
+extern int
+nearest_find(Lookup *lookup, LookupPoint *point, int k, bool with_distance, Nearest **nearest);
+
+/* in lookup_query.c */
+extern int lookup_query(Lookup *lookup, LookupPoint *point, int limit, Nearest **nearest);
+
+/* in wrapper.c */
+extern void wrapper_create(const Locator *locator, const char *all_name, const char *geometry);
+extern List *wrapper_find(Oid view, const char *name, const char *all_name);
+
+#endif /* DETECT_LOCATOR_H */

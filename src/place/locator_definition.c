@@ -1,0 +1,223 @@
+/*-------------------------------------------------------------------------
+ *
+ * locator_definition.c
+ *	  A locator's definition, loaded from its view and its row of the catalog.
+ *
+ * The view detect_query.<name> gives key and place of each place, in the order
+ * of preference; columns, filter and order are resolved in it, once and for all.
+ * It works with the rights of whoever reads it.  Everything that can be read off
+ * the view is; the row says how the view is used.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "place/locator.h"
+
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/namespace.h"
+#include "catalog/partition.h"
+#include "catalog/pg_type.h"
+#include "parser/parse_func.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+/* Columns of detect._locator. */
+enum
+{
+	COLUMN_NAME = 1,
+	COLUMN_PLACE_TABLE = 2,
+	COLUMN_MODE = 5,
+	COLUMN_WITHIN = 6,
+	COLUMN_SRID = 10,
+	COLUMN_MAX_AGE = 11
+};
+
+static void
+refuse_view(Oid view)
+{
+	ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+					errmsg("relation with OID %u is not the view of a locator", view),
+					errhint("Call the functions that detect.create_locator has made.")));
+}
+
+static LocatorMode
+mode_from_text(const char *mode)
+{
+	if (strcmp(mode, "contains") == 0)
+		return LOCATOR_CONTAINS;
+	return strcmp(mode, "covers") == 0 ? LOCATOR_COVERS : LOCATOR_WITHIN;
+}
+
+/* Take what a row of detect._locator says. */
+static void
+read_row(Locator *locator, HeapTuple tuple, TupleDesc tupdesc)
+{
+	bool isnull;
+	Datum value;
+
+	locator->place_table =
+		DatumGetObjectId(heap_getattr(tuple, COLUMN_PLACE_TABLE, tupdesc, &isnull));
+	locator->mode =
+		mode_from_text(TextDatumGetCString(heap_getattr(tuple, COLUMN_MODE, tupdesc, &isnull)));
+	value = heap_getattr(tuple, COLUMN_WITHIN, tupdesc, &isnull);
+	locator->within = isnull ? 0 : DatumGetFloat8(value);
+	locator->srid = DatumGetInt32(heap_getattr(tuple, COLUMN_SRID, tupdesc, &isnull));
+	value = heap_getattr(tuple, COLUMN_MAX_AGE, tupdesc, &isnull);
+	locator->max_age_us = -1;
+	if (!isnull)
+		locator->max_age_us = (int64) (DatumGetFloat8(DirectFunctionCall2(
+										   interval_part, CStringGetTextDatum("epoch"), value)) *
+									   USECS_PER_SEC);
+}
+
+/* Find the row of a locator; false when there is none. */
+static bool
+find_row(Locator *locator, const char *name)
+{
+	Relation rel = table_open(catalog_relation("_locator", false), AccessShareLock);
+	SysScanDesc scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+	HeapTuple tuple;
+	bool found = false;
+
+	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		bool isnull;
+		Datum value = heap_getattr(tuple, COLUMN_NAME, RelationGetDescr(rel), &isnull);
+
+		found = strcmp(TextDatumGetCString(value), name) == 0;
+		if (found)
+			read_row(locator, tuple, RelationGetDescr(rel));
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return found;
+}
+
+/* The schema of a type. */
+static Oid
+type_namespace(Oid type)
+{
+	HeapTuple tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
+	Oid namespace;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for type %u", type);
+	namespace = ((Form_pg_type) GETSTRUCT(tuple))->typnamespace;
+	ReleaseSysCache(tuple);
+	return namespace;
+}
+
+/*
+ * The name of the schema of a type of PostGIS, which is that of its functions.
+ */
+char *
+type_schema(Oid type)
+{
+	return get_namespace_name(type_namespace(type));
+}
+
+static Oid
+type_in(Oid namespace, const char *name)
+{
+	return GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum(name),
+						   ObjectIdGetDatum(namespace));
+}
+
+/*
+ * Load the definition of a locator whose view is known.
+ */
+void
+locator_load(Locator *locator)
+{
+	char *name = get_rel_name(locator->view);
+	Oid schema = get_namespace_oid(DETECT_QUERY_SCHEMA, false);
+	Oid namespace;
+
+	if (name == NULL || get_rel_namespace(locator->view) != schema || !find_row(locator, name))
+		refuse_view(locator->view);
+	strlcpy(locator->name, name, NAMEDATALEN);
+	locator->relkind = get_rel_relkind(locator->place_table);
+	locator->key_type = get_atttype(locator->view, get_attnum(locator->view, LOCATOR_KEY));
+	locator->place_type = get_atttype(locator->view, get_attnum(locator->view, LOCATOR_PLACE));
+	get_typlenbyval(locator->key_type, &locator->key_length, &locator->key_by_value);
+	namespace = type_namespace(locator->place_type);
+	locator->geometry_type = type_in(namespace, "geometry");
+	locator->geography_type = type_in(namespace, "geography");
+	locator->globe = locator->place_type == locator->geography_type;
+	locator->is_loaded = true;
+	locator->is_suspect = true;
+}
+
+/*
+ * The views of the locators that depend on a table, a partition of another one
+ * perhaps, as a list of OIDs.
+ */
+List *
+locator_views_of_table(Oid relid)
+{
+	Oid schema = get_namespace_oid(DETECT_QUERY_SCHEMA, true);
+	Oid catalog = catalog_relation("_locator", true);
+	List *tables = list_make1_oid(relid);
+	List *views = NIL;
+	Relation rel;
+	SysScanDesc scan;
+	HeapTuple tuple;
+
+	if (!OidIsValid(catalog))
+		return NIL;
+	if (get_rel_relispartition(relid))
+		tables = list_concat(tables, get_partition_ancestors(relid));
+	rel = table_open(catalog, AccessShareLock);
+	scan = systable_beginscan(rel, InvalidOid, false, NULL, 0, NULL);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		TupleDesc tupdesc = RelationGetDescr(rel);
+		bool isnull;
+		Datum table = heap_getattr(tuple, COLUMN_PLACE_TABLE, tupdesc, &isnull);
+		Datum name = heap_getattr(tuple, COLUMN_NAME, tupdesc, &isnull);
+		Oid view;
+
+		if (!list_member_oid(tables, DatumGetObjectId(table)))
+			continue;
+		view = get_relname_relid(TextDatumGetCString(name), schema);
+		if (OidIsValid(view))
+			views = lappend_oid(views, view);
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return views;
+}
+
+/*
+ * A function of PostGIS by its name and the types of its arguments.
+ */
+Oid
+postgis_function(const Locator *locator, const char *name, int nargs, const Oid *types)
+{
+	List *qualified =
+		list_make2(makeString(type_schema(locator->place_type)), makeString(pstrdup(name)));
+
+	return LookupFuncName(qualified, nargs, types, false);
+}
+
+/*
+ * The name of PostGIS's schema, quoted.
+ */
+const char *
+postgis_schema(const Locator *locator)
+{
+	return quote_identifier(type_schema(locator->place_type));
+}
+
+/*
+ * The name of a locator's view, quoted.
+ */
+char *
+locator_view_name(const Locator *locator)
+{
+	return quote_qualified_identifier(DETECT_QUERY_SCHEMA, locator->name);
+}

@@ -1,0 +1,545 @@
+/*-------------------------------------------------------------------------
+ *
+ * lookup.c
+ *	  From a point to the key of a place: what the typed functions call.
+ *
+ * detect._locate(locator, key, place) may be called by anybody with anything,
+ * so it trusts nothing: the locator must be one, the type of key is the result
+ * type, and the caller must be allowed to read what the locator reads.  That is
+ * checked once a statement, which is told from the one before by its snapshot;
+ * in between a look-up is a walk over the tree.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "place/locator.h"
+
+#include <math.h>
+
+#include "access/relation.h"
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "compat.h"
+#include "miscadmin.h"
+#include "rewrite/rewriteHandler.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
+
+#define MAX_LONGITUDE 180.0
+#define MAX_LATITUDE  90.0
+
+PG_FUNCTION_INFO_V1(detect_locate);
+PG_FUNCTION_INFO_V1(detect_locate_xy);
+PG_FUNCTION_INFO_V1(detect_locate_all);
+PG_FUNCTION_INFO_V1(detect_locate_all_xy);
+
+/* ---------------------------------------------------------------------
+ * A statement begins
+ * ---------------------------------------------------------------------
+ */
+
+/* Raise an error unless the caller may read what the locator reads. */
+static void
+check_select(const Locator *locator)
+{
+	Relation view = relation_open(locator->view, AccessShareLock);
+	Query *query = get_view_query(view);
+
+	compat_check_permissions(query);
+	relation_close(view, AccessShareLock);
+}
+
+/* Give back what a statement held, when its memory goes. */
+static void
+end_lookup(void *arg)
+{
+	Lookup *lookup = arg;
+
+	if (lookup->places)
+		places_release(lookup->places);
+	lookup->places = NULL;
+}
+
+static bool
+is_same_statement(const Lookup *lookup, Oid view)
+{
+	Snapshot snapshot = GetActiveSnapshot();
+
+	return lookup->has_begun && lookup->locator->view == view && lookup->user == GetUserId() &&
+		   lookup->transaction == MyProc->lxid && lookup->curcid == snapshot->curcid &&
+		   lookup->xmax == snapshot->xmax && lookup->xcnt == snapshot->xcnt &&
+		   lookup->subxcnt == snapshot->subxcnt && lookup->xmin == snapshot->xmin;
+}
+
+/* Raise an error unless the function was declared for this locator. */
+static void
+check_types(FunctionCallInfo fcinfo, const Locator *locator, int place_argument)
+{
+	Oid key_type = get_fn_expr_argtype(fcinfo->flinfo, 1);
+	Oid place_type = get_fn_expr_argtype(fcinfo->flinfo, place_argument);
+	Oid element_type = get_element_type(key_type);
+
+	if (key_type != locator->key_type && element_type != locator->key_type)
+		ereport(ERROR,
+				(errcode(ERRCODE_DATATYPE_MISMATCH),
+				 errmsg("the keys of locator \"%s\" are of type %s, not %s", locator->name,
+						format_type_be(locator->key_type), format_type_be(key_type)),
+				 errhint("The column may have changed: drop the locator and create it again.")));
+	if (place_argument > 0 && place_type != locator->geometry_type &&
+		place_type != locator->geography_type)
+		ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH),
+						errmsg("a locator takes a geometry or a geography, not %s",
+							   format_type_be(place_type))));
+}
+
+/* The statement begins to look up. */
+static void
+begin(Lookup *lookup, FunctionCallInfo fcinfo, Oid view, int place_argument)
+{
+	Snapshot snapshot = GetActiveSnapshot();
+	Locator *locator;
+
+	lookup->has_begun = false;
+	end_lookup(lookup);
+	AcceptInvalidationMessages();
+	locator = locator_get(view);
+	check_types(fcinfo, locator, place_argument);
+	check_select(locator);
+	lookup->places = locator_places(locator);
+	if (lookup->places)
+		places_retain(lookup->places);
+	if (lookup->locator != locator)
+	{
+		/* places of another locator may be of another type */
+		lookup->predicate.fn_oid = InvalidOid;
+		lookup->distance.fn_oid = InvalidOid;
+		lookup->dwithin.fn_oid = InvalidOid;
+	}
+	lookup->locator = locator;
+	lookup->argument_type =
+		place_argument > 0 ? get_fn_expr_argtype(fcinfo->flinfo, place_argument) : InvalidOid;
+	lookup->user = GetUserId();
+	lookup->transaction = MyProc->lxid;
+	lookup->xmin = snapshot->xmin;
+	lookup->xmax = snapshot->xmax;
+	lookup->xcnt = snapshot->xcnt;
+	lookup->subxcnt = snapshot->subxcnt;
+	lookup->curcid = snapshot->curcid;
+	lookup->has_begun = true;
+}
+
+/*
+ * What the statement that calls looks up with.  The first argument of the
+ * function is the locator's view, the second of its keys' type or an array of
+ * it; place_argument is that of the place, 0 when x and y are given.
+ */
+Lookup *
+lookup_begin(FunctionCallInfo fcinfo, int place_argument)
+{
+	Lookup *lookup = fcinfo->flinfo->fn_extra;
+	Oid view = PG_GETARG_OID(0);
+
+	if (lookup == NULL)
+	{
+		lookup = MemoryContextAllocZero(fcinfo->flinfo->fn_mcxt, sizeof(Lookup));
+		lookup->context = fcinfo->flinfo->fn_mcxt;
+		lookup->on_end.func = end_lookup;
+		lookup->on_end.arg = lookup;
+		MemoryContextRegisterResetCallback(lookup->context, &lookup->on_end);
+		fcinfo->flinfo->fn_extra = lookup;
+	}
+	if (!is_same_statement(lookup, view))
+		begin(lookup, fcinfo, view, place_argument);
+	return lookup;
+}
+
+/* ---------------------------------------------------------------------
+ * The point
+ * ---------------------------------------------------------------------
+ */
+
+/* Whether a point can be anywhere. */
+static bool
+is_somewhere(const Lookup *lookup, double x, double y)
+{
+	if (!isfinite(x) || !isfinite(y))
+		return false;
+	return !lookup->locator->globe || (fabs(x) <= MAX_LONGITUDE && fabs(y) <= MAX_LATITUDE);
+}
+
+/*
+ * Take a point that is given by its coordinates; false when it is nowhere.
+ */
+bool
+lookup_point_xy(Lookup *lookup, double x, double y, LookupPoint *point)
+{
+	point->x = x;
+	point->y = y;
+	point->is_point = true;
+	point->datum = (Datum) 0;
+	return is_somewhere(lookup, x, y);
+}
+
+/*
+ * Take the point that is an argument; false when it is nowhere.  Raises an error
+ * when it is in another system than the places.
+ */
+bool
+lookup_point(Lookup *lookup, Datum argument, LookupPoint *point)
+{
+	const Locator *locator = lookup->locator;
+	void *bytes = PG_DETOAST_DATUM_PACKED(argument);
+	Serialized serialized;
+	Point2 at;
+
+	serialized_read(bytes, &serialized);
+	if (serialized.srid != locator->srid)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("the point is in SRID %d, locator \"%s\" in %d", serialized.srid,
+							   locator->name, locator->srid),
+						serialized.srid > 0 && locator->srid > 0
+							? errhint("Transform it: ST_Transform(…, %d).", locator->srid)
+							: errhint("If it is in SRID %d indeed, say so: ST_SetSRID(…, %d).",
+									  locator->srid, locator->srid)));
+	point->datum = (Datum) 0;
+	if (lookup->argument_type == locator->place_type)
+		point->datum = PointerGetDatum(bytes);
+	point->is_point = serialized.type == SERIALIZED_POINT;
+	if (!point->is_point)
+	{
+		point->datum = PointerGetDatum(bytes);
+		return true;
+	}
+	if (!serialized_read_point(&serialized, &at))
+		return false;
+	point->x = at.x;
+	point->y = at.y;
+	return is_somewhere(lookup, at.x, at.y);
+}
+
+/* ---------------------------------------------------------------------
+ * What only PostGIS knows
+ * ---------------------------------------------------------------------
+ */
+
+/* Look a function of PostGIS up, once a statement. */
+static void
+prepare(Lookup *lookup, FmgrInfo *function, const char *name, int nargs, const Oid *types)
+{
+	if (!OidIsValid(function->fn_oid))
+		fmgr_info_cxt(postgis_function(lookup->locator, name, nargs, types), function,
+					  lookup->context);
+}
+
+/* The same of a function on two places. */
+static void
+prepare_on_places(Lookup *lookup, FmgrInfo *function, const char *name, int nargs)
+{
+	Oid type = lookup->locator->place_type;
+	Oid types[4] = {type, type, FLOAT8OID, BOOLOID};
+
+	prepare(lookup, function, name, nargs, types);
+}
+
+/*
+ * The point as PostGIS takes it: of the type of the places.
+ */
+Datum
+lookup_point_datum(Lookup *lookup, LookupPoint *point)
+{
+	const Locator *locator = lookup->locator;
+	Oid types[3] = {FLOAT8OID, FLOAT8OID, INT4OID};
+
+	if (point->datum == (Datum) 0)
+	{
+		prepare(lookup, &lookup->make_point, "st_point", 3, types);
+		point->datum = FunctionCall3(&lookup->make_point, Float8GetDatum(point->x),
+									 Float8GetDatum(point->y), Int32GetDatum(locator->srid));
+	}
+	else if (point->is_point || lookup->argument_type == locator->place_type)
+		return point->datum;
+	if (locator->globe)
+	{
+		prepare(lookup, &lookup->to_globe, "geography", 1, &locator->geometry_type);
+		point->datum = FunctionCall1(&lookup->to_globe, point->datum);
+	}
+	return point->datum;
+}
+
+/*
+ * Whether PostGIS finds the point in a place.
+ */
+bool
+lookup_predicate(Lookup *lookup, const Place *place, LookupPoint *point)
+{
+	prepare_on_places(lookup, &lookup->predicate,
+					  lookup->locator->mode == LOCATOR_CONTAINS ? "st_contains" : "st_covers", 2);
+	return DatumGetBool(
+		FunctionCall2(&lookup->predicate, place->geometry, lookup_point_datum(lookup, point)));
+}
+
+/*
+ * The distance by which PostGIS orders places.
+ */
+double
+lookup_distance(Lookup *lookup, const Place *place, LookupPoint *point)
+{
+	prepare_on_places(lookup, &lookup->distance,
+					  lookup->locator->globe ? "geography_distance_knn" : "st_distance", 2);
+	return DatumGetFloat8(
+		FunctionCall2(&lookup->distance, place->geometry, lookup_point_datum(lookup, point)));
+}
+
+/*
+ * Whether PostGIS has a place within the locator's distance.
+ */
+bool
+lookup_dwithin(Lookup *lookup, const Place *place, LookupPoint *point)
+{
+	const Locator *locator = lookup->locator;
+	Datum datum = lookup_point_datum(lookup, point);
+
+	prepare_on_places(lookup, &lookup->dwithin, "st_dwithin", locator->globe ? 4 : 3);
+	if (locator->globe)
+		return DatumGetBool(FunctionCall4(&lookup->dwithin, place->geometry, datum,
+										  Float8GetDatum(locator->within), BoolGetDatum(true)));
+	return DatumGetBool(
+		FunctionCall3(&lookup->dwithin, place->geometry, datum, Float8GetDatum(locator->within)));
+}
+
+/* ---------------------------------------------------------------------
+ * Contains, covers
+ * ---------------------------------------------------------------------
+ */
+
+/* Whether a place has the point. */
+static inline bool
+has_point(Lookup *lookup, const Place *place, LookupPoint *point)
+{
+	if (place->shape != SHAPE_POLYGON)
+		return lookup_predicate(lookup, place, point);
+	return place_side(place, point->x, point->y) >=
+		   (lookup->locator->mode == LOCATOR_CONTAINS ? SIDE_INSIDE : SIDE_BORDER);
+}
+
+/* A walk over the places that may have the point, on the plane or the globe. */
+typedef struct CandidateWalk
+{
+	bool globe;
+	union
+	{
+		BoxWalk plane;
+		NearWalk globe;
+	} walk;
+} CandidateWalk;
+
+static inline void
+candidates_begin(CandidateWalk *candidates, const Places *places, const LookupPoint *point)
+{
+	candidates->globe = places->globe;
+	if (places->globe)
+	{
+		double at[3];
+
+		globe_position(point->x, point->y, at);
+		near_walk_begin(&candidates->walk.globe, places, at);
+	}
+	else
+		box_walk_begin(&candidates->walk.plane, places, point->x, point->y);
+}
+
+static inline int
+candidates_next(CandidateWalk *candidates)
+{
+	return candidates->globe ? near_walk_next(&candidates->walk.globe, globe_chord(0))
+							 : box_walk_next(&candidates->walk.plane);
+}
+
+/* The preferred place that has the point, as an index; -1 if there is none. */
+static int
+find_first(Lookup *lookup, LookupPoint *point)
+{
+	CandidateWalk candidates;
+	int first = -1;
+	int i;
+
+	candidates_begin(&candidates, lookup->places, point);
+	while ((i = candidates_next(&candidates)) >= 0)
+	{
+		if ((first < 0 || i < first) && has_point(lookup, &lookup->places->places[i], point))
+			first = i;
+	}
+	return first;
+}
+
+static int
+compare_int(const void *left, const void *right)
+{
+	return *(const int *) left - *(const int *) right;
+}
+
+/* The keys of all places that have the point, the preferred first. */
+static int
+find_all(Lookup *lookup, LookupPoint *point, Datum **keys)
+{
+	CandidateWalk candidates;
+	int capacity = 8;
+	int count = 0;
+	int *found = palloc(capacity * sizeof(int));
+	int i;
+
+	candidates_begin(&candidates, lookup->places, point);
+	while ((i = candidates_next(&candidates)) >= 0)
+	{
+		if (!has_point(lookup, &lookup->places->places[i], point))
+			continue;
+		if (count == capacity)
+			found = repalloc(found, (capacity *= 2) * sizeof(int));
+		found[count++] = i;
+	}
+	qsort(found, count, sizeof(int), compare_int);
+	*keys = palloc((count + 1) * sizeof(Datum));
+	for (i = 0; i < count; i++)
+		(*keys)[i] = lookup->places->places[found[i]].key;
+	return count;
+}
+
+/* ---------------------------------------------------------------------
+ * SQL
+ * ---------------------------------------------------------------------
+ */
+
+/* The key of the place that a point belongs to. */
+static Datum
+locate(FunctionCallInfo fcinfo, Lookup *lookup, LookupPoint *point)
+{
+	const Locator *locator = lookup->locator;
+	Nearest *nearest;
+	Datum key;
+
+	if (lookup->places == NULL || !point->is_point)
+	{
+		if (lookup_query(lookup, point, 1, &nearest) == 0)
+			PG_RETURN_NULL();
+		return nearest[0].key;
+	}
+	lookup->locator->from_memory++;
+	if (locator->mode == LOCATOR_WITHIN)
+	{
+		if (nearest_find(lookup, point, 1, false, &nearest) == 0)
+			PG_RETURN_NULL();
+		key = nearest[0].key;
+	}
+	else
+	{
+		int first = find_first(lookup, point);
+
+		if (first < 0)
+			PG_RETURN_NULL();
+		key = lookup->places->places[first].key;
+	}
+	return datumCopy(key, locator->key_by_value, locator->key_length);
+}
+
+/*
+ * detect._locate(locator, key, place): the key of the place, or NULL.
+ */
+Datum
+detect_locate(PG_FUNCTION_ARGS)
+{
+	Lookup *lookup;
+	LookupPoint point;
+
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+	lookup = lookup_begin(fcinfo, 2);
+	if (PG_ARGISNULL(2) || !lookup_point(lookup, PG_GETARG_DATUM(2), &point))
+		PG_RETURN_NULL();
+	return locate(fcinfo, lookup, &point);
+}
+
+/*
+ * detect._locate(locator, key, x, y): the same for coordinates.
+ */
+Datum
+detect_locate_xy(PG_FUNCTION_ARGS)
+{
+	Lookup *lookup;
+	LookupPoint point;
+
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+	lookup = lookup_begin(fcinfo, 0);
+	if (PG_ARGISNULL(2) || PG_ARGISNULL(3) ||
+		!lookup_point_xy(lookup, PG_GETARG_FLOAT8(2), PG_GETARG_FLOAT8(3), &point))
+		PG_RETURN_NULL();
+	return locate(fcinfo, lookup, &point);
+}
+
+/* The keys of all places that have a point, as an array. */
+static Datum
+locate_all(Lookup *lookup, LookupPoint *point)
+{
+	const Locator *locator = lookup->locator;
+	Datum *keys;
+	int count;
+	char align;
+	int16 length;
+	bool by_value;
+
+	if (lookup->places == NULL || !point->is_point || locator->mode == LOCATOR_WITHIN)
+	{
+		Nearest *nearest;
+
+		count = lookup->places == NULL || !point->is_point
+					? lookup_query(lookup, point, 0, &nearest)
+					: nearest_find(lookup, point, INT_MAX, false, &nearest);
+		keys = palloc((count + 1) * sizeof(Datum));
+		for (int i = 0; i < count; i++)
+			keys[i] = nearest[i].key;
+	}
+	else
+		count = find_all(lookup, point, &keys);
+	get_typlenbyvalalign(locator->key_type, &length, &by_value, &align);
+	return PointerGetDatum(
+		construct_array(keys, count, locator->key_type, length, by_value, align));
+}
+
+/*
+ * detect._locate_all(locator, keys, place): the keys of all places that have
+ * it, the preferred first; an empty array if none has.
+ */
+Datum
+detect_locate_all(PG_FUNCTION_ARGS)
+{
+	Lookup *lookup;
+	LookupPoint point;
+
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+	lookup = lookup_begin(fcinfo, 2);
+	if (PG_ARGISNULL(2) || !lookup_point(lookup, PG_GETARG_DATUM(2), &point))
+		return PointerGetDatum(construct_empty_array(lookup->locator->key_type));
+	return locate_all(lookup, &point);
+}
+
+/*
+ * detect._locate_all(locator, keys, x, y): the same for coordinates.
+ */
+Datum
+detect_locate_all_xy(PG_FUNCTION_ARGS)
+{
+	Lookup *lookup;
+	LookupPoint point;
+
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+	lookup = lookup_begin(fcinfo, 0);
+	if (PG_ARGISNULL(2) || PG_ARGISNULL(3) ||
+		!lookup_point_xy(lookup, PG_GETARG_FLOAT8(2), PG_GETARG_FLOAT8(3), &point))
+		return PointerGetDatum(construct_empty_array(lookup->locator->key_type));
+	return locate_all(lookup, &point);
+}

@@ -1,0 +1,280 @@
+/*-------------------------------------------------------------------------
+ *
+ * nearest.c
+ *	  The nearest places to a point.
+ *
+ * The answer is that of ORDER BY place <-> point, key with ST_DWithin.  On the
+ * plane we compute distances ourselves, which may differ from PostGIS's in the
+ * last bits: so whatever is that close to the best, or to the bound, is kept,
+ * and PostGIS is asked for these distances alone.  On the globe every distance
+ * is PostGIS's, and the tree only spares most of them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "place/locator.h"
+
+#include <math.h>
+
+#include "catalog/pg_type.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+
+/* Relative to coordinates and distance: far more than rounding makes. */
+#define CLOSE 1e-11
+
+/* Where the spheroid that bounds and the sphere that orders differ by less. */
+#define FLATTENING 0.01
+
+#define NEAREST_COLUMNS 2
+
+PG_FUNCTION_INFO_V1(detect_nearest);
+PG_FUNCTION_INFO_V1(detect_nearest_xy);
+
+/* A place that may be among the nearest. */
+typedef struct NearPlace
+{
+	int index; /* by key, so that it decides between equal distances */
+	double distance;
+	double margin; /* how wrong the distance may be */
+} NearPlace;
+
+typedef struct NearSearch
+{
+	Lookup *lookup;
+	LookupPoint *point;
+	int k;
+	int count;
+	int capacity;
+	NearPlace *found; /* by distance */
+} NearSearch;
+
+static int
+compare_near(const void *left, const void *right)
+{
+	const NearPlace *a = left;
+	const NearPlace *b = right;
+
+	if (a->distance != b->distance)
+		return a->distance < b->distance ? -1 : 1;
+	return a->index - b->index;
+}
+
+/* Beyond which distance nothing matters any more. */
+static double
+bound(const NearSearch *search)
+{
+	if (search->count < search->k)
+		return search->lookup->locator->within;
+	return search->found[search->k - 1].distance + search->found[search->k - 1].margin;
+}
+
+/* How far boxes may be. */
+static double
+box_bound(const NearSearch *search)
+{
+	double distance = bound(search);
+
+	if (search->lookup->locator->globe)
+		return globe_chord(distance);
+	return distance + CLOSE * (fabs(search->point->x) + fabs(search->point->y) + distance);
+}
+
+/* Keep a place, and let go of those that can't be among the nearest any more. */
+static void
+keep(NearSearch *search, const NearPlace *place)
+{
+	int at;
+
+	if (search->count == search->capacity)
+	{
+		search->capacity = Max(8, search->capacity * 2);
+		search->found = search->found ? repalloc_huge(search->found,
+													  (Size) search->capacity * sizeof(NearPlace))
+									  : palloc(search->capacity * sizeof(NearPlace));
+	}
+	for (at = search->count++; at > 0 && compare_near(place, &search->found[at - 1]) < 0; at--)
+		search->found[at] = search->found[at - 1];
+	search->found[at] = *place;
+	while (search->count > search->k &&
+		   search->found[search->count - 1].distance - search->found[search->count - 1].margin >
+			   bound(search))
+		search->count--;
+}
+
+/* Look at one place. */
+static void
+consider(NearSearch *search, int index)
+{
+	Lookup *lookup = search->lookup;
+	const Locator *locator = lookup->locator;
+	const Place *place = &lookup->places->places[index];
+	LookupPoint *point = search->point;
+	NearPlace near = {.index = index};
+
+	if (place->shape == SHAPE_OTHER)
+		near.distance = lookup_distance(lookup, place, point);
+	else
+	{
+		near.distance = place_distance(place, point->x, point->y);
+		near.margin = CLOSE * (fabs(point->x) + fabs(point->y) + near.distance);
+	}
+	if (locator->globe)
+	{
+		if (near.distance > locator->within * (1 + FLATTENING) ||
+			(near.distance > locator->within * (1 - FLATTENING) &&
+			 !lookup_dwithin(lookup, place, point)))
+			return;
+	}
+	else if (near.distance - near.margin > locator->within)
+		return;
+	if (near.distance - near.margin <= bound(search) || search->count < search->k)
+		keep(search, &near);
+}
+
+/* Have PostGIS decide what is too close to be sure of. */
+static void
+decide(NearSearch *search)
+{
+	const Locator *locator = search->lookup->locator;
+	int kept = 0;
+
+	for (int i = 0; i < search->count; i++)
+	{
+		NearPlace near = search->found[i];
+		const Place *place = &search->lookup->places->places[near.index];
+
+		if (near.distance + near.margin >= locator->within &&
+			!lookup_dwithin(search->lookup, place, search->point))
+			continue;
+		if (place->shape != SHAPE_OTHER)
+			near.distance = lookup_distance(search->lookup, place, search->point);
+		search->found[kept++] = near;
+	}
+	search->count = Min(kept, search->k);
+	qsort(search->found, kept, sizeof(NearPlace), compare_near);
+}
+
+/*
+ * The k nearest places within the locator's distance, the nearest first.  The
+ * result is their number; distances are PostGIS's if they are wanted.
+ */
+int
+nearest_find(Lookup *lookup, LookupPoint *point, int k, bool with_distance, Nearest **nearest)
+{
+	NearSearch search = {.lookup = lookup, .point = point, .k = k};
+	double at[3] = {point->x, point->y, 0};
+	NearWalk walk;
+	int index;
+
+	if (lookup->locator->globe)
+		globe_position(point->x, point->y, at);
+	near_walk_begin(&walk, lookup->places, at);
+	while ((index = near_walk_next(&walk, box_bound(&search))) >= 0)
+	{
+		CHECK_FOR_INTERRUPTS();
+		consider(&search, index);
+	}
+	/* one alone and well within the distance is right as it is */
+	if (!lookup->locator->globe &&
+		(with_distance || search.count > 1 ||
+		 (search.count == 1 &&
+		  search.found[0].distance + search.found[0].margin >= lookup->locator->within)))
+		decide(&search);
+	*nearest = palloc((search.count + 1) * sizeof(Nearest));
+	for (int i = 0; i < search.count; i++)
+	{
+		(*nearest)[i].key = lookup->places->places[search.found[i].index].key;
+		(*nearest)[i].distance = search.found[i].distance;
+	}
+	return search.count;
+}
+
+/* ---------------------------------------------------------------------
+ * SQL
+ * ---------------------------------------------------------------------
+ */
+
+/* Give the nearest places as rows. */
+static Datum
+return_nearest(FunctionCallInfo fcinfo, Lookup *lookup, LookupPoint *point, int k)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	Nearest *nearest;
+	int count;
+
+	if (lookup->places == NULL || !point->is_point)
+		count = lookup_query(lookup, point, k == INT_MAX ? 0 : k, &nearest);
+	else
+		count = nearest_find(lookup, point, k, true, &nearest);
+	for (int i = 0; i < count; i++)
+	{
+		Datum values[NEAREST_COLUMNS] = {nearest[i].key, Float8GetDatum(nearest[i].distance)};
+		bool nulls[NEAREST_COLUMNS] = {false, false};
+
+		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+	}
+	return (Datum) 0;
+}
+
+/* Begin a set of the nearest; false when it is empty. */
+static bool
+begin_nearest(FunctionCallInfo fcinfo, int k_argument, int *k)
+{
+	InitMaterializedSRF(fcinfo, 0);
+	*k = PG_ARGISNULL(k_argument) ? INT_MAX : PG_GETARG_INT32(k_argument);
+	if (*k < 0)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("k must not be negative"),
+						errhint("Leave it out to get all places within the distance.")));
+	return !PG_ARGISNULL(0) && *k > 0;
+}
+
+/* The error of a function that needs another mode. */
+static void
+check_mode(const Locator *locator)
+{
+	if (locator->mode != LOCATOR_WITHIN)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("locator \"%s\" has no distance", locator->name),
+						errhint("Create it with within => … to find the nearest places.")));
+}
+
+/*
+ * detect._nearest(locator, key, place, k): the k nearest places and their
+ * distances.
+ */
+Datum
+detect_nearest(PG_FUNCTION_ARGS)
+{
+	Lookup *lookup;
+	LookupPoint point;
+	int k;
+
+	if (!begin_nearest(fcinfo, 3, &k))
+		return (Datum) 0;
+	lookup = lookup_begin(fcinfo, 2);
+	check_mode(lookup->locator);
+	if (PG_ARGISNULL(2) || !lookup_point(lookup, PG_GETARG_DATUM(2), &point))
+		return (Datum) 0;
+	return return_nearest(fcinfo, lookup, &point, k);
+}
+
+/*
+ * detect._nearest(locator, key, x, y, k): the same for coordinates.
+ */
+Datum
+detect_nearest_xy(PG_FUNCTION_ARGS)
+{
+	Lookup *lookup;
+	LookupPoint point;
+	int k;
+
+	if (!begin_nearest(fcinfo, 4, &k))
+		return (Datum) 0;
+	lookup = lookup_begin(fcinfo, 0);
+	check_mode(lookup->locator);
+	if (PG_ARGISNULL(2) || PG_ARGISNULL(3) ||
+		!lookup_point_xy(lookup, PG_GETARG_FLOAT8(2), PG_GETARG_FLOAT8(3), &point))
+		return (Datum) 0;
+	return return_nearest(fcinfo, lookup, &point, k);
+}

@@ -1,0 +1,211 @@
+/*-------------------------------------------------------------------------
+ *
+ * place.h
+ *	  The places of a locator in memory: shapes, and a tree over their boxes.
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DETECT_PLACE_H
+#define DETECT_PLACE_H
+
+#include "postgres.h"
+
+#include "access/transam.h"
+#include "storage/lock.h"
+#include "utils/palloc.h"
+
+/* ---------------------------------------------------------------------
+ * in serialized.c: what PostGIS stores, read without PostGIS
+ * ---------------------------------------------------------------------
+ */
+
+/* Types of geometries as PostGIS numbers them. */
+#define SERIALIZED_POINT		1
+#define SERIALIZED_LINE			2
+#define SERIALIZED_POLYGON		3
+#define SERIALIZED_MULTIPOINT	4
+#define SERIALIZED_MULTILINE	5
+#define SERIALIZED_MULTIPOLYGON 6
+
+/* A serialized geometry or geography; body points into its bytes. */
+typedef struct Serialized
+{
+	int32 srid;
+	uint32 type;
+	int dimensions; /* 2 to 4 */
+	bool geodetic;
+	bool has_box;
+	float box[8]; /* as PostGIS orders it: minimum and maximum of each axis */
+	const char *body;
+	const char *end;
+} Serialized;
+
+/* A point of the plane, or a longitude and a latitude. */
+typedef struct Point2
+{
+	double x;
+	double y;
+} Point2;
+
+extern void serialized_read(const void *bytes, Serialized *serialized);
+extern bool serialized_read_point(const Serialized *serialized, Point2 *point);
+extern uint32 serialized_uint32(const Serialized *serialized, const char **at);
+extern void
+serialized_points(const Serialized *serialized, const char **at, uint32 count, Point2 *points);
+
+/* ---------------------------------------------------------------------
+ * in place.c: one place
+ * ---------------------------------------------------------------------
+ */
+
+/* A rectangle around some consecutive edges of a ring. */
+typedef struct EdgeBox
+{
+	double xmin;
+	double ymin;
+	double xmax;
+	double ymax;
+} EdgeBox;
+
+/* A ring of a polygon, a line, or a point. */
+typedef struct Ring
+{
+	const Point2 *points;
+	const EdgeBox *boxes;  /* of EDGES_PER_BOX edges each */
+	const EdgeBox *covers; /* of BOXES_PER_COVER boxes each */
+	uint32 count;		   /* of points */
+	bool begins_polygon;   /* else it is a hole in the polygon before it */
+} Ring;
+
+typedef enum Shape
+{
+	SHAPE_POLYGON, /* polygons: rings */
+	SHAPE_LINE,	   /* lines and points: rings that bound nothing */
+	SHAPE_OTHER	   /* PostGIS alone knows */
+} Shape;
+
+typedef struct Place
+{
+	Datum key;
+	const Ring *rings;
+	uint32 nrings;
+	Shape shape;
+	Datum geometry; /* 0 unless PostGIS must be asked */
+} Place;
+
+/* Where a point lies. */
+typedef enum Side
+{
+	SIDE_OUTSIDE = -1,
+	SIDE_BORDER = 0,
+	SIDE_INSIDE = 1
+} Side;
+
+/* A box of the tree: rounded outwards.  On the plane the third axis is empty; on
+ * the globe the axes are those of the unit sphere. */
+typedef struct Box
+{
+	float min[3];
+	float max[3];
+} Box;
+
+typedef struct Places Places;
+
+extern bool place_read(Places *places, const Serialized *serialized, Place *place, Box *box);
+extern Side place_side(const Place *place, double x, double y);
+extern double place_distance(const Place *place, double x, double y);
+
+/* ---------------------------------------------------------------------
+ * in globe.c: bounds of distances on the globe
+ * ---------------------------------------------------------------------
+ */
+extern void globe_position(double longitude, double latitude, double at[3]);
+extern double globe_chord(double distance_m);
+
+/* ---------------------------------------------------------------------
+ * in places.c: all places of a locator
+ * ---------------------------------------------------------------------
+ */
+#define BOXES_PER_NODE 16
+#define TREE_LEVELS	   10
+
+struct Places
+{
+	MemoryContext context; /* holds this struct and all it points to */
+	int references;		   /* of statements, and of the locator */
+
+	/* Which snapshots it answers for. */
+	TransactionId horizon;		/* nothing at or above it was seen */
+	LocalTransactionId only_in; /* this transaction alone, if valid */
+	uint64 own_changes;			/* of that transaction, when built */
+	Oid only_for;				/* this user alone, if valid */
+
+	int count;
+	int capacity;
+	Place *places; /* in the order of preference */
+	int64 vertices;
+
+	/* The tree: level 0 has a box for each place, each level above one for
+	 * BOXES_PER_NODE of the level below; the last level has one. */
+	bool globe; /* boxes have three axes */
+	int levels;
+	int level_counts[TREE_LEVELS];
+	Box *level_boxes[TREE_LEVELS];
+	uint32 *order; /* of level 0: which place */
+
+	/* Where the next small thing goes. */
+	char *free;
+	Size free_bytes;
+	Size chunk_bytes;
+};
+
+extern Places *places_create(bool globe);
+extern void *places_alloc(Places *places, Size bytes);
+extern void places_add(Places *places, const Place *place, const Box *box);
+extern void places_finish(Places *places);
+extern Size places_bytes(const Places *places);
+extern void places_retain(Places *places);
+extern void places_release(Places *places);
+
+/* ---------------------------------------------------------------------
+ * in place_tree.c: the tree over their boxes
+ * ---------------------------------------------------------------------
+ */
+
+/* A walk over the boxes that contain a point of the plane. */
+typedef struct BoxWalk
+{
+	const Places *places;
+	float below[2]; /* the point, rounded down */
+	float above[2]; /* and up */
+	int depth;
+	struct
+	{
+		int level;
+		int index;
+	} stack[TREE_LEVELS * BOXES_PER_NODE];
+} BoxWalk;
+
+/* A walk over places, the nearest boxes first, within a bound that may shrink. */
+typedef struct NearWalk
+{
+	const Places *places;
+	double at[3];
+	int depth;
+	struct
+	{
+		int level;
+		int index;
+		double distance;
+	} stack[TREE_LEVELS * BOXES_PER_NODE];
+} NearWalk;
+
+extern void tree_build(Places *places);
+extern void box_walk_begin(BoxWalk *walk, const Places *places, double x, double y);
+extern int box_walk_next(BoxWalk *walk);
+extern void near_walk_begin(NearWalk *walk, const Places *places, const double at[3]);
+extern int near_walk_next(NearWalk *walk, double bound);
+extern void box_extend(Box *box, const Box *other);
+extern void box_round(Box *box, int axis, double min, double max);
+
+#endif /* DETECT_PLACE_H */

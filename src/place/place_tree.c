@@ -1,0 +1,296 @@
+/*-------------------------------------------------------------------------
+ *
+ * place_tree.c
+ *	  A packed tree over the boxes of places.
+ *
+ * Built once: boxes are sorted into slabs along the first axis, each slab along
+ * the next one (sort-tile-recursive), and sixteen neighbours make a node.  So a
+ * node needs no pointers: those below box i of a level are boxes 16 i to 16 i
+ * + 15 of the level below.  Boxes are floats rounded outwards; whoever walks
+ * looks at the place itself.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "place/place.h"
+
+#include <math.h>
+
+#include "miscadmin.h"
+
+/* A box with its place, while the tree is built. */
+typedef struct Tile
+{
+	Box box;
+	uint32 place;
+} Tile;
+
+/* ---------------------------------------------------------------------
+ * Boxes
+ * ---------------------------------------------------------------------
+ */
+
+static inline float
+round_down(double value)
+{
+	float result = (float) value;
+
+	return result > value ? nextafterf(result, -INFINITY) : result;
+}
+
+static inline float
+round_up(double value)
+{
+	float result = (float) value;
+
+	return result < value ? nextafterf(result, INFINITY) : result;
+}
+
+/*
+ * Set the bounds of a box on one axis.
+ */
+void
+box_round(Box *box, int axis, double min, double max)
+{
+	box->min[axis] = round_down(min);
+	box->max[axis] = round_up(max);
+}
+
+/*
+ * Let a box contain another one.
+ */
+void
+box_extend(Box *box, const Box *other)
+{
+	for (int axis = 0; axis < 3; axis++)
+	{
+		box->min[axis] = Min(box->min[axis], other->min[axis]);
+		box->max[axis] = Max(box->max[axis], other->max[axis]);
+	}
+}
+
+/* ---------------------------------------------------------------------
+ * Building
+ * ---------------------------------------------------------------------
+ */
+
+/* Compare tiles by the middle of their boxes on an axis. */
+static int
+compare_tiles(const void *left, const void *right, void *axis)
+{
+	int i = *(const int *) axis;
+	const Box *a = &((const Tile *) left)->box;
+	const Box *b = &((const Tile *) right)->box;
+	double a_middle = (double) a->min[i] + a->max[i];
+	double b_middle = (double) b->min[i] + b->max[i];
+
+	return (a_middle > b_middle) - (a_middle < b_middle);
+}
+
+/* Sort tiles into slabs along an axis, and each slab along the next. */
+static void
+sort_tiles(Tile *tiles, int count, int axis, int axes)
+{
+	int nodes = (count + BOXES_PER_NODE - 1) / BOXES_PER_NODE;
+	int slabs = (int) ceil(pow(nodes, 1.0 / (axes - axis)));
+	int per_slab;
+
+	CHECK_FOR_INTERRUPTS();
+	qsort_arg(tiles, count, sizeof(Tile), compare_tiles, &axis);
+	if (axis + 1 == axes || slabs < 2)
+		return;
+	per_slab = (nodes + slabs - 1) / slabs * BOXES_PER_NODE;
+	for (int i = 0; i < count; i += per_slab)
+		sort_tiles(tiles + i, Min(per_slab, count - i), axis + 1, axes);
+}
+
+/* Put the boxes of level 0 in order. */
+static void
+sort_boxes(Places *places)
+{
+	Tile *tiles = MemoryContextAllocHuge(CurrentMemoryContext, places->count * sizeof(Tile));
+
+	for (int i = 0; i < places->count; i++)
+		tiles[i] = (Tile){places->level_boxes[0][i], i};
+	sort_tiles(tiles, places->count, 0, places->globe ? 3 : 2);
+	places->order = MemoryContextAllocHuge(places->context, (Size) places->count * sizeof(uint32));
+	for (int i = 0; i < places->count; i++)
+	{
+		places->level_boxes[0][i] = tiles[i].box;
+		places->order[i] = tiles[i].place;
+	}
+	pfree(tiles);
+}
+
+/*
+ * Build the tree over the boxes that places_add has gathered.
+ */
+void
+tree_build(Places *places)
+{
+	if (places->count == 0)
+		return;
+	sort_boxes(places);
+	places->level_counts[0] = places->count;
+	places->levels = 1;
+	while (places->level_counts[places->levels - 1] > 1)
+	{
+		int level = places->levels++;
+		const Box *below = places->level_boxes[level - 1];
+		int below_count = places->level_counts[level - 1];
+		int count = (below_count + BOXES_PER_NODE - 1) / BOXES_PER_NODE;
+		Box *boxes = MemoryContextAllocHuge(places->context, (Size) count * sizeof(Box));
+
+		Assert(level < TREE_LEVELS);
+		for (int i = 0; i < below_count; i++)
+		{
+			if (i % BOXES_PER_NODE == 0)
+				boxes[i / BOXES_PER_NODE] = below[i];
+			else
+				box_extend(&boxes[i / BOXES_PER_NODE], &below[i]);
+		}
+		places->level_boxes[level] = boxes;
+		places->level_counts[level] = count;
+	}
+}
+
+/* ---------------------------------------------------------------------
+ * Walking
+ * ---------------------------------------------------------------------
+ */
+
+static inline bool
+box_contains(const Box *box, const BoxWalk *walk)
+{
+	return box->min[0] <= walk->above[0] && box->max[0] >= walk->below[0] &&
+		   box->min[1] <= walk->above[1] && box->max[1] >= walk->below[1];
+}
+
+/*
+ * Begin to walk over the places whose box contains a point.
+ */
+void
+box_walk_begin(BoxWalk *walk, const Places *places, double x, double y)
+{
+	walk->places = places;
+	walk->below[0] = round_down(x);
+	walk->above[0] = round_up(x);
+	walk->below[1] = round_down(y);
+	walk->above[1] = round_up(y);
+	walk->depth = 0;
+	if (places->count > 0 && box_contains(places->level_boxes[places->levels - 1], walk))
+	{
+		walk->stack[0].level = places->levels - 1;
+		walk->stack[0].index = 0;
+		walk->depth = 1;
+	}
+}
+
+/*
+ * The next place of a walk, as an index into places; -1 at its end.
+ */
+int
+box_walk_next(BoxWalk *walk)
+{
+	const Places *places = walk->places;
+
+	while (walk->depth > 0)
+	{
+		int level = walk->stack[--walk->depth].level;
+		int index = walk->stack[walk->depth].index;
+		int first;
+		int end;
+
+		if (level == 0)
+			return places->order[index];
+		first = index * BOXES_PER_NODE;
+		end = Min(first + BOXES_PER_NODE, places->level_counts[level - 1]);
+		for (int i = first; i < end; i++)
+		{
+			if (!box_contains(&places->level_boxes[level - 1][i], walk))
+				continue;
+			walk->stack[walk->depth].level = level - 1;
+			walk->stack[walk->depth].index = i;
+			walk->depth++;
+		}
+	}
+	return -1;
+}
+
+/* How far a box is, a little less than more. */
+static inline double
+box_distance(const Box *box, const double at[3])
+{
+	double sum = 0;
+
+	for (int axis = 0; axis < 3; axis++)
+	{
+		double outside = Max(Max(box->min[axis] - at[axis], at[axis] - box->max[axis]), 0);
+
+		sum += outside * outside;
+	}
+	return sqrt(sum);
+}
+
+/*
+ * Begin to walk over places, the nearest boxes first.
+ */
+void
+near_walk_begin(NearWalk *walk, const Places *places, const double at[3])
+{
+	walk->places = places;
+	memcpy(walk->at, at, sizeof(walk->at));
+	walk->depth = 0;
+	if (places->count > 0)
+	{
+		walk->stack[0].level = places->levels - 1;
+		walk->stack[0].index = 0;
+		walk->stack[0].distance = box_distance(places->level_boxes[places->levels - 1], at);
+		walk->depth = 1;
+	}
+}
+
+/* Push the children of a node that are within the bound, the nearest last. */
+static void
+push_children(NearWalk *walk, int level, int index, double bound)
+{
+	const Places *places = walk->places;
+	int first = index * BOXES_PER_NODE;
+	int end = Min(first + BOXES_PER_NODE, places->level_counts[level - 1]);
+	int base = walk->depth;
+
+	for (int i = first; i < end; i++)
+	{
+		double distance = box_distance(&places->level_boxes[level - 1][i], walk->at);
+		int at = walk->depth;
+
+		if (distance > bound)
+			continue;
+		for (; at > base && walk->stack[at - 1].distance < distance; at--)
+			walk->stack[at] = walk->stack[at - 1];
+		walk->stack[at].level = level - 1;
+		walk->stack[at].index = i;
+		walk->stack[at].distance = distance;
+		walk->depth++;
+	}
+}
+
+/*
+ * The next place whose box is within the bound, as an index into places; -1 at
+ * the end of the walk.  Within a node the nearest comes first.
+ */
+int
+near_walk_next(NearWalk *walk, double bound)
+{
+	while (walk->depth > 0)
+	{
+		int level = walk->stack[--walk->depth].level;
+		int index = walk->stack[walk->depth].index;
+
+		if (walk->stack[walk->depth].distance > bound)
+			continue;
+		if (level == 0)
+			return walk->places->order[index];
+		push_children(walk, level, index, bound);
+	}
+	return -1;
+}
