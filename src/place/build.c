@@ -20,9 +20,6 @@
 
 #define ROWS_PER_FETCH 500
 
-/* A point of the globe has no box of its own: what rounding to floats costs. */
-#define GLOBE_ROUNDING 1e-6
-
 #define BYTES_PER_KILOBYTE 1024
 
 /* A copy that lives as long as the places. */
@@ -49,18 +46,31 @@ refuse_srid(const Locator *locator, int32 srid)
 					errhint("Bring all places into one system with ST_Transform or ST_SetSRID.")));
 }
 
-/* Where on the unit sphere a point of the globe lies. */
+/* The box of a point or a line of two points on the globe, which PostGIS stores
+ * none for: of their positions, and of what an arc rises above its chord. */
 static void
-globe_box_of_point(const Serialized *serialized, Box *box)
+globe_box(const Serialized *serialized, Box *box)
 {
-	Point2 point;
-	double at[3];
+	const char *at = serialized->body + sizeof(uint32);
+	uint32 count = serialized_uint32(serialized, &at);
+	Point2 points[2];
+	double ends[2][3];
+	double chord2 = 0;
 
-	if (!serialized_read_point(serialized, &point))
-		elog(ERROR, "an empty place was not left out");
-	globe_position(point.x, point.y, at);
+	if (count == 0 || count > lengthof(points))
+		return;
+	serialized_points(serialized, &at, count, points);
+	globe_position(points[0].x, points[0].y, ends[0]);
+	globe_position(points[count - 1].x, points[count - 1].y, ends[1]);
 	for (int axis = 0; axis < 3; axis++)
-		box_round(box, axis, at[axis] - GLOBE_ROUNDING, at[axis] + GLOBE_ROUNDING);
+		chord2 += (ends[0][axis] - ends[1][axis]) * (ends[0][axis] - ends[1][axis]);
+	for (int axis = 0; axis < 3; axis++)
+	{
+		double rise = globe_rise(chord2);
+
+		box_round(box, axis, Min(ends[0][axis], ends[1][axis]) - rise,
+				  Max(ends[0][axis], ends[1][axis]) + rise);
+	}
 }
 
 /* The box of a place that only PostGIS knows; one without is looked at always. */
@@ -71,8 +81,8 @@ read_box(const Serialized *serialized, bool globe, Box *box)
 
 	for (int axis = 0; axis < 3; axis++)
 		box_round(box, axis, -INFINITY, INFINITY);
-	if (globe && serialized->type == SERIALIZED_POINT)
-		globe_box_of_point(serialized, box);
+	if (globe && !serialized->has_box && serialized->type <= SERIALIZED_LINE)
+		globe_box(serialized, box);
 	for (int axis = 0; serialized->has_box && axis < axes; axis++)
 	{
 		float min = serialized->box[2 * axis];

@@ -13,7 +13,8 @@
 
 #include <math.h>
 
-#define RADIANS_PER_DEGREE (M_PI / 180)
+/* Of a half turn. */
+#define DEGREES 180.0
 
 /* Less than any radius of curvature of the earth, and less than the radius of
  * PostGIS's sphere by more than the flattening. */
@@ -28,8 +29,8 @@
 void
 globe_position(double longitude, double latitude, double at[3])
 {
-	double lambda = longitude * RADIANS_PER_DEGREE;
-	double phi = latitude * RADIANS_PER_DEGREE;
+	double lambda = M_PI * longitude / DEGREES;
+	double phi = M_PI * latitude / DEGREES;
 
 	at[0] = cos(phi) * cos(lambda);
 	at[1] = cos(phi) * sin(lambda);
@@ -45,4 +46,14 @@ globe_chord(double distance_m)
 	double angle = distance_m / SMALLEST_RADIUS_M;
 
 	return CHORD_ROUNDING + (angle < M_PI ? 2 * sin(angle / 2) : 2);
+}
+
+/*
+ * How far an arc of the unit sphere rises above its chord at most, from the square
+ * of the chord; a little more for rounding.
+ */
+double
+globe_rise(double chord2)
+{
+	return CHORD_ROUNDING + 1 - sqrt(Max(1 - chord2 / 4, 0));
 }

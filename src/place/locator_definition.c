@@ -39,8 +39,11 @@ enum
 static void
 refuse_view(Oid view)
 {
+	const char *name = get_rel_name(view);
+
 	ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
-					errmsg("relation with OID %u is not the view of a locator", view),
+					name ? errmsg("\"%s\" is not the view of a locator", name)
+						 : errmsg("relation with OID %u is not the view of a locator", view),
 					errhint("Call the functions that detect.create_locator has made.")));
 }
 

@@ -325,49 +325,28 @@ has_point(Lookup *lookup, const Place *place, LookupPoint *point)
 		   (lookup->locator->mode == LOCATOR_CONTAINS ? SIDE_INSIDE : SIDE_BORDER);
 }
 
-/* A walk over the places that may have the point, on the plane or the globe. */
-typedef struct CandidateWalk
-{
-	bool globe;
-	union
-	{
-		BoxWalk plane;
-		NearWalk globe;
-	} walk;
-} CandidateWalk;
-
+/* Begin to walk over the places that may have the point. */
 static inline void
-candidates_begin(CandidateWalk *candidates, const Places *places, const LookupPoint *point)
+walk_begin(BoxWalk *walk, const Places *places, const LookupPoint *point)
 {
-	candidates->globe = places->globe;
+	double at[3] = {point->x, point->y, 0};
+
 	if (places->globe)
-	{
-		double at[3];
-
 		globe_position(point->x, point->y, at);
-		near_walk_begin(&candidates->walk.globe, places, at);
-	}
-	else
-		box_walk_begin(&candidates->walk.plane, places, point->x, point->y);
-}
-
-static inline int
-candidates_next(CandidateWalk *candidates)
-{
-	return candidates->globe ? near_walk_next(&candidates->walk.globe, globe_chord(0))
-							 : box_walk_next(&candidates->walk.plane);
+	box_walk_begin(walk, places, at, places->globe ? globe_chord(0) : 0);
 }
 
 /* The preferred place that has the point, as an index; -1 if there is none. */
 static int
 find_first(Lookup *lookup, LookupPoint *point)
 {
-	CandidateWalk candidates;
+	BoxWalk walk;
 	int first = -1;
 	int i;
 
-	candidates_begin(&candidates, lookup->places, point);
-	while ((i = candidates_next(&candidates)) >= 0)
+	lookup->locator->from_memory++;
+	walk_begin(&walk, lookup->places, point);
+	while ((i = box_walk_next(&walk)) >= 0)
 	{
 		if ((first < 0 || i < first) && has_point(lookup, &lookup->places->places[i], point))
 			first = i;
@@ -385,14 +364,15 @@ compare_int(const void *left, const void *right)
 static int
 find_all(Lookup *lookup, LookupPoint *point, Datum **keys)
 {
-	CandidateWalk candidates;
+	BoxWalk walk;
 	int capacity = 8;
 	int count = 0;
 	int *found = palloc(capacity * sizeof(int));
 	int i;
 
-	candidates_begin(&candidates, lookup->places, point);
-	while ((i = candidates_next(&candidates)) >= 0)
+	lookup->locator->from_memory++;
+	walk_begin(&walk, lookup->places, point);
+	while ((i = box_walk_next(&walk)) >= 0)
 	{
 		if (!has_point(lookup, &lookup->places->places[i], point))
 			continue;
@@ -426,7 +406,6 @@ locate(FunctionCallInfo fcinfo, Lookup *lookup, LookupPoint *point)
 			PG_RETURN_NULL();
 		return nearest[0].key;
 	}
-	lookup->locator->from_memory++;
 	if (locator->mode == LOCATOR_WITHIN)
 	{
 		if (nearest_find(lookup, point, 1, false, &nearest) == 0)

@@ -151,7 +151,7 @@ decide(NearSearch *search)
 			near.distance = lookup_distance(search->lookup, place, search->point);
 		search->found[kept++] = near;
 	}
-	search->count = Min(kept, search->k);
+	search->count = kept;
 	qsort(search->found, kept, sizeof(NearPlace), compare_near);
 }
 
@@ -167,6 +167,7 @@ nearest_find(Lookup *lookup, LookupPoint *point, int k, bool with_distance, Near
 	NearWalk walk;
 	int index;
 
+	lookup->locator->from_memory++;
 	if (lookup->locator->globe)
 		globe_position(point->x, point->y, at);
 	near_walk_begin(&walk, lookup->places, at);
@@ -181,6 +182,7 @@ nearest_find(Lookup *lookup, LookupPoint *point, int k, bool with_distance, Near
 		 (search.count == 1 &&
 		  search.found[0].distance + search.found[0].margin >= lookup->locator->within)))
 		decide(&search);
+	search.count = Min(search.count, k); /* ties were kept */
 	*nearest = palloc((search.count + 1) * sizeof(Nearest));
 	for (int i = 0; i < search.count; i++)
 	{

@@ -7,8 +7,9 @@
  * answer must be PostGIS's to the last bit.  That is not what GEOS says: for
  * polygons and a point ST_Contains computes, in plain double arithmetic, on
  * which side of each edge the point lies, and counts how often the ring winds
- * around it.  We take the same sign of the same products, skip edges shorter
- * than 1e-12 as it does, and go through rings and polygons in its order.
+ * around it.  We take the same sign of the same products and go through rings
+ * and polygons in its order.  (Only edges shorter than 1e-12 are another matter:
+ * PostGIS ignores them from the second point on that it looks for in one place.)
  *
  * What makes it fast are boxes around 16 consecutive edges, and around 16 such
  * boxes.  A box that the point is not level with cannot matter.  Nor can one
@@ -25,9 +26,6 @@
 
 #define EDGES_PER_BOX	16
 #define BOXES_PER_COVER 16
-
-/* Edges shorter than this do not count. */
-#define SHORTEST_EDGE 1e-12
 
 /* ---------------------------------------------------------------------
  * Reading
@@ -218,8 +216,6 @@ wind(const Point2 *from, uint32 edges, double x, double y, int *winding)
 			continue;
 		dx = to->x - from->x;
 		dy = to->y - from->y;
-		if (dx * dx + dy * dy < SHORTEST_EDGE * SHORTEST_EDGE)
-			continue;
 		side = dx * (y - from->y) - (x - from->x) * dy;
 		if (side == 0 && x >= Min(from->x, to->x) && x <= Max(from->x, to->x))
 			return true;

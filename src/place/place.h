@@ -121,6 +121,7 @@ extern double place_distance(const Place *place, double x, double y);
  */
 extern void globe_position(double longitude, double latitude, double at[3]);
 extern double globe_chord(double distance_m);
+extern double globe_rise(double chord2);
 
 /* ---------------------------------------------------------------------
  * in places.c: all places of a locator
@@ -172,12 +173,12 @@ extern void places_release(Places *places);
  * ---------------------------------------------------------------------
  */
 
-/* A walk over the boxes that contain a point of the plane. */
+/* A walk over the boxes that contain a point. */
 typedef struct BoxWalk
 {
 	const Places *places;
-	float below[2]; /* the point, rounded down */
-	float above[2]; /* and up */
+	float below[3]; /* the point, rounded down */
+	float above[3]; /* and up */
 	int depth;
 	struct
 	{
@@ -201,7 +202,7 @@ typedef struct NearWalk
 } NearWalk;
 
 extern void tree_build(Places *places);
-extern void box_walk_begin(BoxWalk *walk, const Places *places, double x, double y);
+extern void box_walk_begin(BoxWalk *walk, const Places *places, const double at[3], double margin);
 extern int box_walk_next(BoxWalk *walk);
 extern void near_walk_begin(NearWalk *walk, const Places *places, const double at[3]);
 extern int near_walk_next(NearWalk *walk, double bound);

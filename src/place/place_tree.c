@@ -162,20 +162,23 @@ static inline bool
 box_contains(const Box *box, const BoxWalk *walk)
 {
 	return box->min[0] <= walk->above[0] && box->max[0] >= walk->below[0] &&
-		   box->min[1] <= walk->above[1] && box->max[1] >= walk->below[1];
+		   box->min[1] <= walk->above[1] && box->max[1] >= walk->below[1] &&
+		   box->min[2] <= walk->above[2] && box->max[2] >= walk->below[2];
 }
 
 /*
- * Begin to walk over the places whose box contains a point.
+ * Begin to walk over the places whose box contains a point, or is nearer than
+ * the margin on each axis.
  */
 void
-box_walk_begin(BoxWalk *walk, const Places *places, double x, double y)
+box_walk_begin(BoxWalk *walk, const Places *places, const double at[3], double margin)
 {
 	walk->places = places;
-	walk->below[0] = round_down(x);
-	walk->above[0] = round_up(x);
-	walk->below[1] = round_down(y);
-	walk->above[1] = round_up(y);
+	for (int axis = 0; axis < 3; axis++)
+	{
+		walk->below[axis] = round_down(at[axis] - margin);
+		walk->above[axis] = round_up(at[axis] + margin);
+	}
 	walk->depth = 0;
 	if (places->count > 0 && box_contains(places->level_boxes[places->levels - 1], walk))
 	{
