@@ -55,6 +55,7 @@ FROM (SELECT 'session' AS process, pg_backend_pid() AS pid WHERE :'is_copy' OR :
       SELECT duty || ' worker', pid FROM detect.stat_worker WHERE pid IS NOT NULL) p;
 
 SELECT bench.check_events(:'zones');
+SELECT NULL AS replay_seconds \gset
 \if :is_copy
 \elif :is_sql
     CREATE TEMP VIEW items AS
@@ -65,6 +66,13 @@ SELECT bench.check_events(:'zones');
 \else
     SELECT bench.check_rollups(:'zones', 'city.items_per_minute', 'city.town_per_minute');
     SELECT bench.check_outcomes();
+    -- The topic once more: everything in it is known, and nothing may change.
+    SELECT clock_timestamp() AS again \gset
+    SELECT detect.seek('camera', to_time => '-infinity');
+    CALL bench.await(2 * :messages);
+    SELECT extract(epoch FROM clock_timestamp() - :'again'::timestamptz) AS replay_seconds \gset
+    SELECT bench.check_events(:'zones');
+    SELECT bench.check_rollups(:'zones', 'city.items_per_minute', 'city.town_per_minute');
     SELECT detect.drop_rollup('items_per_minute'), detect.drop_rollup('town_per_minute'), detect.drop_stream('camera');
 \endif
 
@@ -73,7 +81,9 @@ SELECT CASE WHEN :'is_copy' THEN (SELECT count(*) FROM bench.expected)
             ELSE :messages END AS events \gset
 INSERT INTO bench.figure
 SELECT :run, :'contestant', what, value
-FROM (VALUES ('elapsed', :seconds * 1e6 / :events), ('WAL', :wal_bytes / :events::float8)) f (what, value)
+FROM (VALUES ('elapsed', :seconds * 1e6 / :events), ('WAL', :wal_bytes / :events::float8),
+             ('replay', nullif(:'replay_seconds', '')::float8 * 1e6 / :events)) f (what, value)
+WHERE value IS NOT NULL
 UNION ALL
 SELECT :run, :'contestant', 'step ' || step, us / :events::float8
 FROM steps, LATERAL (VALUES ('fetch', fetch_us), ('decode', decode_us), ('stage', stage_us), ('read', read_us),

@@ -18,6 +18,9 @@ UNION ALL
 SELECT f.run, f.contestant, 'x COPY', f.value / c.value
 FROM bench.figure f JOIN bench.figure c USING (run, what) WHERE c.contestant = 'copy' AND what = 'elapsed'
 UNION ALL
+SELECT run, contestant, 'replay, times faster', f.value / r.value
+FROM bench.figure f JOIN bench.figure r USING (run, contestant) WHERE f.what = 'elapsed' AND r.what = 'replay'
+UNION ALL
 SELECT run, contestant, 'steps', sum(value) FROM bench.figure WHERE what LIKE 'step %' GROUP BY run, contestant;
 
 CREATE TEMP VIEW summary AS
@@ -37,7 +40,7 @@ FROM summary GROUP BY what;
 
 \echo
 \echo 'µs an event, from the first call to the last commit; x COPY: in proportion to COPY in the same run'
-SELECT s.* FROM side_by_side s JOIN (VALUES (1, 'elapsed'), (2, 'x COPY')) o (place, what) USING (what) ORDER BY place;
+SELECT s.* FROM side_by_side s JOIN (VALUES (1, 'elapsed'), (2, 'x COPY'), (3, 'replay'), (4, 'replay, times faster')) o (place, what) USING (what) ORDER BY place;
 
 \echo 'µs an event by step of the budget, as the workers timed themselves'
 SELECT replace(what, 'step ', '') AS step, s."stream", s."stream, zone join", s."stream, 1 consumer"
