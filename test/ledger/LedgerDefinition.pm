@@ -16,6 +16,7 @@ my @choices = (
 	[ consumers    => 0, 0, 1, 2 ],
 	[ topics       => 1, 1, 2 ],
 	[ partitions   => 1, 3, 4 ],
+	[ unnest       => 0, 0, 1 ],
 );
 
 # Layout of the table, and the arguments of create_stream that go with it.
@@ -102,6 +103,7 @@ sub create
 		partition_interval => $interval,
 		retention          => $definition->{retention} ? "'$definition->{retention}'" : 'NULL',
 		consumers          => $definition->{consumers},
+		$definition->{unnest} ? ('"unnest"' => "'\$.boxes'") : (),
 		query              => "\$q\$SELECT b.*, l.location_name$rejects
 			FROM batch b LEFT JOIN location l USING (geographical_location_oid) $filter\$q\$",
 		# where time is no part of the identity, the key alone is

@@ -32,7 +32,7 @@ my @items = qw(car person bicycle truck bus tram van dog);
 
 # Each kind: how often it is taken; what differs from an ordinary event; class,
 # and SQLSTATE, as they follow from the definition.  Kinds that are only bytes
-# can't be staged by SQL.
+# can't be staged by SQL; those with another payload spoil a whole message.
 my %kinds = (
 	event      => { weight => 60 },
 	hours_late => { weight => 6, fields => sub { (timestamp_detected => at(-3600 * (1 + int(rand(5))) - rand(600))) } },
@@ -121,6 +121,47 @@ sub draw_weighted
 	return $names[-1];
 }
 
+# A new element of this kind.
+sub new_element
+{
+	my ($stream, $name) = @_;
+	my $definition = $stream->{definition};
+	my $kind       = $kinds{$name};
+	my $serial     = ++$stream->{serial};
+	my $json  = payload_of($serial, $kind->{fields} ? $kind->{fields}->($definition, $serial) : ());
+	my $class = $kind->{class} // 'event';
+
+	return { kind => $name, json => $json, class => ref($class) ? $class->($definition) : $class };
+}
+
+# A message with an array of elements.  One that is spoilt is a single element
+# that failed as a whole.
+sub draw_frame
+{
+	my ($stream, $name) = @_;
+	my $kind = $kinds{$name};
+	my @usable = grep {
+		my $other = $kinds{$_};
+		$_ ne 'copy' && !$other->{payload} && (!$other->{needs} || $other->{needs}->($stream->{definition}))
+	} sort keys %kinds;
+	my @elements = map { new_element($stream, draw_weighted(\%kinds, @usable)) } 1 .. rand() < 0.1 ? 0 : 1 + int(rand(6));
+	my $payload = '{"camera": 7, "boxes": [' . join(', ', map { $_->{json} } @elements) . ']}';
+
+	if ($kind->{payload} && @elements)
+	{
+		$payload = $kind->{payload}->($payload);
+		@elements = ({ kind => $name, number => -1, json => '{}', class => $kind->{class} });
+	}
+	my $message = {
+		kind     => 'frame',
+		origin   => 'kafka',
+		payload  => $payload,
+		elements => \@elements,
+		placed($stream) };
+	push @{ $stream->{given} }, $message;
+	return $message;
+}
+
 # A new message for a stream, of any kind or, to be staged by SQL, of those that
 # are rows.  Nothing is copied or renumbered but what the stream was given.
 sub draw
@@ -134,6 +175,7 @@ sub draw
 	} sort keys %kinds;
 	my $name = draw_weighted(\%kinds, @usable);
 
+	$name = 'event' if $name eq 'copy' && $origin eq 'sql' && $definition->{unnest};
 	if ($name eq 'copy')
 	{
 		my $reach = rand() < 0.5 && @$given > NEAR ? NEAR : @$given;
@@ -144,20 +186,16 @@ sub draw
 		$name = 'event';
 	}
 
-	my $kind    = $kinds{$name};
-	my $serial  = ++$stream->{serial};
-	my $payload = payload_of($serial, $kind->{fields} ? $kind->{fields}->($definition, $serial) : ());
-	my $class   = $kind->{class} // 'event';
+	return draw_frame($stream, $name) if $definition->{unnest} && $origin eq 'kafka';
 
-	$class = $class->($definition) if ref($class);
-	$payload = $kind->{payload}->($payload) if $kind->{payload};
+	my $element = new_element($stream, $name);
 	my $message = {
 		kind     => $name,
 		origin   => $origin,
-		payload  => $payload,
-		elements => [ { json => $payload, class => $class } ],
+		payload  => $kinds{$name}{payload} ? $kinds{$name}{payload}->($element->{json}) : $element->{json},
+		elements => [$element],
 		placed($stream) };
-	push @$given, $message;
+	push @$given, $message unless $origin eq 'sql' && $definition->{unnest};
 	return $message;
 }
 

@@ -49,6 +49,7 @@ my %faults = (
 		then   => sub { strike($_[0]{node}, 'immediate'); verb(@_, 'resume') }
 	},
 	'alter consumers' => { weight => 2, strike => \&alter_consumers },
+	'seek back'       => { weight => 2, strike => \&seek_back },
 	'recreate'        => { weight => 2, strike => \&recreate },
 	'broker down'     => { weight => 1, mock => 1, strike => \&broker_down },
 	'fetch errors'    => { weight => 1, mock => 1, then => sub { $_[0]{broker}->command('error', 1, 3, 6, 5, 7) } },
@@ -135,6 +136,30 @@ sub alter_consumers
 	return;
 }
 
+# The stream reads all of its topics again: what was applied is delivered once
+# more.
+sub seek_back
+{
+	my ($run, $step) = @_;
+	my $stream = $step->{stream};
+	my %applied;
+
+	verb($run, $step, 'pause');
+	foreach my $line (split(/\n/, sql($run, "SELECT kafka_topic, kafka_partition, applied_offset
+		FROM detect.stat_partition WHERE stream = '$stream->{name}' AND kafka_partition >= 0")))
+	{
+		my ($topic, $partition, $offset) = split(/\|/, $line);
+		$applied{$topic}{$partition} = $offset;
+	}
+	sql($run, "SELECT detect.seek('$stream->{name}', to_time => '-infinity')");
+	foreach my $message (grep { $_->{origin} eq 'kafka' && $_->{kind} ne 'aborted' } @{ $stream->{messages} })
+	{
+		$message->{again}++ if $message->{offset} < ($applied{ $message->{topic} }{ $message->{partition} } // 0);
+	}
+	verb($run, $step, 'resume');
+	return;
+}
+
 # The stream is dropped and made again over its table, with its rollups kept or
 # made again, too: it reads its topics from the beginning, and counts anew.
 # Rows that SQL staged would be dropped with it: they are waited for.
@@ -156,6 +181,7 @@ sub recreate
 		sql($run, "SELECT detect.drop_rollup('$_')") foreach sort keys %rollups;
 	}
 	$stream->{incarnation}++;
+	delete $_->{again} foreach @{ $stream->{messages} };
 	LedgerDefinition::create($run, $stream, $anew);
 	return;
 }
@@ -306,6 +332,16 @@ sub stage
 	return;
 }
 
+# How often the stream, as it is now, has been given a message.
+sub deliveries
+{
+	my ($stream, $message) = @_;
+
+	return 0 if $message->{kind} eq 'aborted';
+	return 1 + ($message->{again} // 0) if $message->{origin} eq 'kafka';
+	return $message->{incarnation} == $stream->{incarnation} ? 1 : 0;
+}
+
 # Elements that the stream, as it is now, has been given.
 sub delivered
 {
@@ -314,8 +350,7 @@ sub delivered
 
 	foreach my $message (grep { $_->{kind} ne 'aborted' } @{ $stream->{messages} })
 	{
-		$count += @{ $message->{elements} }
-		  if $message->{origin} eq 'kafka' || $message->{incarnation} == $stream->{incarnation};
+		$count += @{ $message->{elements} } * deliveries($stream, $message);
 	}
 	return $count;
 }

@@ -13,13 +13,14 @@ use warnings;
 
 use DetectTest;
 use LedgerDefinition;
+use LedgerPlan;
 use PostgreSQL::Test::Utils;
 
 use constant SHOWN => 20;    # messages of each difference, at most
 
 # Elements by message, and the truth that follows from them.
 my $truth_sql = <<'SQL';
-	CREATE TEMP TABLE element (kind text, origin text, counted boolean, kafka_topic text, kafka_partition int,
+	CREATE TEMP TABLE element (kind text, origin text, deliveries int, kafka_topic text, kafka_partition int,
 		kafka_offset bigint, element int, payload bytea, json text, class text);
 	COPY element FROM 'PATH';
 	CREATE TEMP TABLE valid AS
@@ -35,7 +36,7 @@ my $truth_sql = <<'SQL';
 	CREATE TEMP VIEW expected_letters AS
 	SELECT kafka_topic, kafka_partition, kafka_offset, CASE origin WHEN 'kafka' THEN element END AS element, class AS sqlstate,
 		   CASE origin WHEN 'kafka' THEN encode(payload, 'escape') ELSE (json::jsonb)->>'detection_oid' END AS content
-	FROM element WHERE counted AND length(class) = 5 AND class <> 'event';
+	FROM element WHERE deliveries > 0 AND length(class) = 5 AND class <> 'event';
 	CREATE TEMP VIEW letters AS
 	SELECT kafka_topic, kafka_partition, kafka_offset, CASE WHEN kafka_topic IS NOT NULL THEN element END AS element, sqlstate,
 		   CASE WHEN kafka_topic IS NOT NULL THEN encode(payload, 'escape')
@@ -43,10 +44,11 @@ my $truth_sql = <<'SQL';
 	FROM detect.dead_letter WHERE stream = 'STREAM';
 	CREATE TEMP VIEW expected_outcomes AS
 	SELECT COALESCE(kafka_topic, '') AS kafka_topic, COALESCE(kafka_partition, -1) AS kafka_partition,
-		   count(*) FILTER (WHERE class = 'event') AS accepted_or_duplicate,
-		   count(*) FILTER (WHERE class = 'filtered') AS filtered, count(*) FILTER (WHERE class = 'expired') AS expired,
-		   count(*) FILTER (WHERE length(class) = 5 AND class <> 'event') AS dead_letters
-	FROM element WHERE counted GROUP BY 1, 2;
+		   COALESCE(sum(deliveries) FILTER (WHERE class = 'event'), 0)::bigint AS accepted_or_duplicate,
+		   COALESCE(sum(deliveries) FILTER (WHERE class = 'filtered'), 0)::bigint AS filtered,
+		   COALESCE(sum(deliveries) FILTER (WHERE class = 'expired'), 0)::bigint AS expired,
+		   COALESCE(sum(deliveries) FILTER (WHERE length(class) = 5 AND class <> 'event'), 0)::bigint AS dead_letters
+	FROM element WHERE deliveries > 0 GROUP BY 1, 2;
 	CREATE TEMP VIEW outcomes AS
 	SELECT CASE WHEN kafka_partition >= 0 THEN kafka_topic ELSE '' END AS kafka_topic, kafka_partition,
 		   accepted + duplicates AS accepted_or_duplicate, filtered, expired, dead_letters
@@ -158,8 +160,8 @@ sub element_lines
 
 	foreach my $message (@{ $stream->{messages} })
 	{
-		my $kafka   = $message->{origin} eq 'kafka';
-		my $counted = $kafka ? $message->{kind} ne 'aborted' : $message->{incarnation} == $stream->{incarnation};
+		my $kafka      = $message->{origin} eq 'kafka';
+		my $deliveries = LedgerPlan::deliveries($stream, $message);
 
 		foreach my $number (0 .. $#{ $message->{elements} })
 		{
@@ -167,9 +169,9 @@ sub element_lines
 			my $row     = $element->{class} !~ /^(event|aborted)$/ && $kafka ? undef : $element->{json};
 
 			push @lines, join("\t",
-				map { copy_field($_) } $message->{kind} . ($message->{copy} ? ' (copy)' : ''), $message->{origin},
-				$counted ? 't' : 'f', $kafka ? @$message{qw(topic partition offset)} : (undef) x 3,
-				$number, defined $message->{payload} ? '\x' . unpack('H*', $message->{payload}) : undef,
+				map { copy_field($_) } ($element->{kind} // $message->{kind}) . ($message->{copy} ? ' (copy)' : ''),
+				$message->{origin}, $deliveries, $kafka ? @$message{qw(topic partition offset)} : (undef) x 3,
+				$element->{number} // $number, defined $message->{payload} ? '\x' . unpack('H*', $message->{payload}) : undef,
 				$row, $element->{class});
 		}
 	}
