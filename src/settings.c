@@ -22,8 +22,8 @@ int detect_max_batch_kilobytes = 16384;				/* payload in one commit */
 int detect_max_streams = 64;						/* slots in shared memory */
 int detect_retry_interval_ms = 1000;				/* first back-off */
 bool detect_superuser_streams = false;				/* may a superuser own one? */
-int detect_locator_kilobytes = 65536;		   /* places of one session */
-int detect_worker_locator_kilobytes = 1048576; /* places of one worker */
+int detect_locator_kilobytes = 65536;				/* places of one session */
+int detect_worker_locator_kilobytes = 1048576;		/* places of one worker */
 
 /*
  * Define the settings.  The caller is _PG_init.
