@@ -131,7 +131,7 @@ $subscriber->safe_psql('city', "SET ROLE ops; $zones SELECT detect.create_locato
 $node->safe_psql('city', 'CREATE PUBLICATION zones FOR TABLE zones');
 my $watcher = $subscriber->background_psql('city');
 is($watcher->query_safe($differences), '0', 'a subscriber without zones');
-$subscriber->safe_psql('city', sprintf("CREATE SUBSCRIPTION zones CONNECTION '%s' PUBLICATION zones", $node->connstr('city')));
+$subscriber->safe_psql('city', sprintf("CREATE SUBSCRIPTION zones CONNECTION \$\$%s\$\$ PUBLICATION zones", $node->connstr('city')));
 $subscriber->wait_for_subscription_sync($node, 'zones', 'city');
 is($watcher->query_safe('SELECT count(*) FROM zones'), '10', 'zones were copied');
 is($watcher->query_safe($differences), '0', 'and are seen');
