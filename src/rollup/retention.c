@@ -311,6 +311,14 @@ rollup_set_expire(RollupSet *set)
 			ereport(LOG, (errcode(error->sqlerrcode),
 						  errmsg("could not delete old groups of rollup \"%s\": %s",
 								 set->rollups[i].name, error->message)));
+
+		/*
+		 * The stream's lock is not held while one rollup after the other is
+		 * waited for: a command that holds them all and wants that lock would
+		 * be the victim of a deadlock.
+		 */
+		if (error != NULL && error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+			break;
 	}
 	MemoryContextSwitchTo(saved_context);
 	MemoryContextDelete(context);
