@@ -43,6 +43,7 @@ sub is_paused_copy
 	return;
 }
 
+$node->append_conf('postgresql.conf', 'max_prepared_transactions = 1');
 $node->start;
 install_detect($node, 'city');
 $broker->create_topic('camera', 4);
@@ -55,18 +56,17 @@ ledger_is_exact($node, 'city', $broker, 'the original');
 # ---------------------------------------------------------------------
 
 # The copy carries staged rows along: the applier is held up, the consumer not.
-my $blocker = $node->background_psql('city');
-
-$blocker->query_safe('BEGIN; LOCK TABLE detection IN SHARE MODE');
+# A prepared transaction holds it up until the last worker has ended; a session
+# would be ended first, and the applier go on.
+$node->safe_psql('city', "BEGIN; LOCK TABLE detection IN SHARE MODE; PREPARE TRANSACTION 'blocker'");
 produce(2000);
 $node->poll_query_until('city', 'SELECT sum(next_offset) > 3000 FROM detect._staged_progress')
   or die 'nothing was staged';
-$node->stop;
-eval { $blocker->quit };
 
 # A database that is in use cannot be copied: copy while no worker runs.
 $node->append_conf('postgresql.conf', "shared_preload_libraries = ''");
-$node->start;
+$node->restart;
+$node->safe_psql('city', "ROLLBACK PREPARED 'blocker'");
 cmp_ok($node->safe_psql('city', 'SELECT sum(next_offset) FROM detect._staged_progress'),
 	'>', 3000, 'events are in staging while the copy is made');
 $node->safe_psql('postgres', 'CREATE DATABASE template_copy TEMPLATE city');
