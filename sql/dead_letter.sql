@@ -12,12 +12,6 @@ SET search_path = dead_letter, public;
 SET timezone = 'UTC';
 SET datestyle = 'ISO';
 
--- Outcomes as counted, and how many there are.
-CREATE VIEW outcomes AS
-    SELECT stream, accepted, duplicates, filtered, expired, dead_letters,
-           accepted + duplicates + filtered + expired + dead_letters AS sum
-    FROM detect.stat_stream;
-
 -- Dead letters without what differs from run to run.
 CREATE VIEW letters AS
     SELECT stream, stage, sqlstate, left(reason, 70) AS reason, attempts, convert_from(payload, 'UTF8') AS payload,
@@ -37,7 +31,7 @@ SELECT detect.create_rollup('reading_sum', 'SELECT id % 10 AS kind, count(*) AS 
 SELECT detect.wait_for_rollup('reading_sum');
 INSERT INTO detect_staging.reading (id, at, v) SELECT n, now(), n FROM generate_series(1, 100) n;
 SELECT detect.wait_for('reading');
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 SELECT stage, sqlstate, reason, attempts, payload::json ->> 'id' AS id, bytes, whole, asked, again FROM letters LIMIT 2;
 
 -- nothing has changed: all fail again, and none is doubled
@@ -45,7 +39,7 @@ SELECT detect.retry_dead_letters('reading');
 SELECT detect.wait_for('reading');
 SELECT attempts, count(*) FROM letters GROUP BY 1;
 SELECT stage, sqlstate, reason, attempts, payload::json ->> 'id' AS id, bytes, whole, asked, again FROM letters LIMIT 2;
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 
 -- the place table is mended: accepted; by SQLSTATE and time
 UPDATE divisor SET by = 1 WHERE id < 5;
@@ -54,7 +48,7 @@ SELECT detect.retry_dead_letters('reading', sqlstate => '22003') AS none,
        detect.retry_dead_letters('reading', from_time => now()) AS newer;
 SELECT detect.retry_dead_letters('reading', now() - interval '1 hour', now(), '22012') AS asked;
 SELECT detect.wait_for('reading');
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 SELECT attempts, asked, count(*) FROM letters GROUP BY 1, 2;
 
 -- a key that came again meanwhile is a duplicate, what the query leaves out is filtered
@@ -65,7 +59,7 @@ DELETE FROM divisor WHERE id = 6;
 UPDATE divisor SET by = 1 WHERE id > 6;
 SELECT detect.retry_dead_letters('reading');
 SELECT detect.wait_for('reading');
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 SELECT * FROM letters;
 
 -- what has become older than the retention meanwhile is expired
@@ -75,7 +69,7 @@ SELECT detect.wait_for('reading');
 SELECT detect.alter_stream('reading', retention => '10 days');
 SELECT detect.retry_dead_letters('reading');
 SELECT detect.wait_for('reading');
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 SELECT * FROM letters;
 
 -- a constraint finds the bad ones among many that are good by now
@@ -85,7 +79,7 @@ SELECT detect.wait_for('reading');
 UPDATE divisor SET by = 1 WHERE id = 6;
 SELECT detect.retry_dead_letters('reading');
 SELECT detect.wait_for('reading');
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 SELECT stage, sqlstate, attempts, count(*), string_agg(payload::json ->> 'id', ' ') AS ids FROM letters GROUP BY 1, 2, 3;
 SELECT count(*) AS differences FROM (
     (TABLE reading_sum EXCEPT ALL SELECT id % 10, count(*), sum(quotient) FROM reading GROUP BY 1)
@@ -102,7 +96,7 @@ SELECT detect.wait_for('reading');
 \set VERBOSITY default
 SELECT detect.resume('reading');
 SELECT detect.wait_for('reading');
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 SELECT count(*) FROM letters;
 
 -- a retry that was rolled back, and one that its own transaction waits for
@@ -119,7 +113,7 @@ SELECT asked, attempts FROM letters;
 SELECT detect.purge_dead_letters('reading', sqlstate => '23514') AS others, detect.purge_dead_letters('reading', '-infinity', now() - interval '1 hour') AS older;
 SELECT detect.purge_dead_letters('reading');
 SELECT count(*) FROM letters;
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 
 -- who may, and what is refused
 SELECT detect.retry_dead_letters(NULL);
@@ -157,7 +151,7 @@ SELECT detect.retry_dead_letters('typed');
 SELECT detect.wait_for('typed');
 SELECT * FROM letters;
 SELECT count(*) AS rows, (SELECT count(*) FROM (SELECT t::text FROM typed t EXCEPT ALL SELECT o::text FROM original o) d) AS differ FROM typed;
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 
 -- a column that does not fit any more, and one that is new
 SELECT detect.alter_stream('typed', query => $$ SELECT b.*, NULLIF('not yet', '') AS reject_reason FROM batch b $$);
@@ -169,7 +163,7 @@ SELECT detect.retry_dead_letters('typed');
 SELECT detect.wait_for('typed');
 SELECT * FROM letters;
 SELECT id, "odd ""name\", m, h FROM typed WHERE id IN (11, 12);
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 SELECT detect.drop_stream('typed');
 
 -- ---------------------------------------------------------------------
@@ -180,12 +174,12 @@ SELECT detect.create_stream('limited', dead_letter_limit => 10,
     query => $$ SELECT b.id, b.v, CASE WHEN b.v < 0 THEN 'negative' END AS reject_reason FROM batch b $$);
 INSERT INTO detect_staging.limited SELECT n, CASE WHEN n % 10 = 0 THEN -n ELSE n END FROM generate_series(1, 99) n;
 SELECT detect.wait_for('limited');
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 -- the eleventh pauses the stream; what came before it is applied
 INSERT INTO detect_staging.limited SELECT n, CASE WHEN n % 10 = 0 THEN -n ELSE n END FROM generate_series(100, 150) n;
 SELECT regress.wait_for_pause('limited');
 SELECT last_sqlstate FROM detect.stat_stream;
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 SELECT count(*) AS events, max(id) FROM limited;
 SELECT count(*) AS staged, min(id) FROM detect_staging.limited;
 -- resumed with nothing mended
@@ -195,7 +189,7 @@ SELECT regress.wait_for_pause('limited');
 SELECT detect.purge_dead_letters('limited');
 SELECT detect.resume('limited');
 SELECT detect.wait_for('limited');
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 SELECT count(*) AS letters FROM letters;
 -- a retry makes room, before more is applied
 INSERT INTO detect_staging.limited SELECT n, -n FROM generate_series(151, 170) n;
@@ -204,7 +198,7 @@ SELECT detect.alter_stream('limited', query => $$ SELECT b.id, b.v, CASE WHEN b.
 SELECT detect.retry_dead_letters('limited');
 SELECT detect.resume('limited');
 SELECT detect.wait_for('limited');
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 SELECT count(*) AS letters FROM letters;
 -- without a limit
 SELECT detect.alter_stream('limited', reset => '{dead_letter_limit}');
@@ -232,7 +226,7 @@ SET SESSION AUTHORIZATION regress_letter;
 SELECT detect.alter_stream('limited', dead_letter_retention => '1 day');
 SELECT regress.wait_for_rows($$ SELECT FROM detect.dead_letter WHERE stream = 'limited' $$, 501);
 SELECT count(*) FROM letters WHERE payload::json ->> 'id' < '4';
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 SELECT detect.drop_stream('limited');
 
 DROP SCHEMA dead_letter CASCADE;

@@ -14,11 +14,6 @@ SET search_path = dedup_edit, public;
 SET timezone = 'UTC';
 SET datestyle = 'ISO';
 
-CREATE VIEW outcomes AS
-    SELECT stream, accepted, duplicates, filtered, expired, dead_letters,
-           accepted + duplicates + filtered + expired + dead_letters AS sum
-    FROM detect.stat_stream;
-
 -- Whether as many identities are in memory, as soon as the applier has said so.
 CREATE FUNCTION are_in_memory(expected bigint) RETURNS boolean LANGUAGE sql
 RETURN regress.wait_for_rows(format('SELECT FROM detect.stat_stream WHERE identities = %s', expected), 1) = 1;
@@ -109,11 +104,11 @@ INSERT INTO detect_staging.plain VALUES (1, 'staged'), (60, 'staged');
 SELECT detect.wait_for('plain');
 SELECT 'merged', * FROM plain WHERE id IN (1, 60) ORDER BY id;
 -- oracle
-CREATE TEMP TABLE before AS SELECT * FROM outcomes;
+CREATE TEMP TABLE before AS SELECT * FROM regress.outcomes;
 INSERT INTO detect_staging.plain SELECT id, 'replayed' FROM plain WHERE id IS NOT NULL;
 SELECT detect.wait_for('plain');
 SELECT o.accepted - b.accepted AS accepted, o.duplicates - b.duplicates = (SELECT count(*) FROM plain WHERE id IS NOT NULL) AS all_duplicates
-FROM outcomes o, before b;
+FROM regress.outcomes o, before b;
 DROP TABLE before;
 SELECT detect.drop_stream('plain');
 SELECT tgname FROM pg_trigger WHERE tgrelid = 'plain'::regclass;
@@ -136,11 +131,11 @@ CREATE TABLE sample AS SELECT * FROM (VALUES
 INSERT INTO keyed TABLE sample;
 INSERT INTO detect_staging.keyed TABLE sample;
 SELECT detect.wait_for('keyed');
-SELECT accepted, duplicates FROM outcomes;
+SELECT accepted, duplicates FROM regress.outcomes;
 DELETE FROM keyed;
 INSERT INTO detect_staging.keyed TABLE sample;
 SELECT detect.wait_for('keyed');
-SELECT accepted, duplicates FROM outcomes;
+SELECT accepted, duplicates FROM regress.outcomes;
 RESET extra_float_digits;
 RESET bytea_output;
 SET datestyle = 'ISO';
@@ -248,11 +243,11 @@ SELECT detect.wait_for('daily');
 SELECT 'cascaded', * FROM daily_rows WHERE id = 1;
 -- oracle
 SELECT are_in_memory((SELECT count(*) FROM (SELECT DISTINCT id, seen_at FROM daily) d)) AS memory_is_table;
-CREATE TEMP TABLE before AS SELECT * FROM outcomes;
+CREATE TEMP TABLE before AS SELECT * FROM regress.outcomes;
 INSERT INTO detect_staging.daily TABLE daily;
 SELECT detect.wait_for('daily');
 SELECT o.accepted - b.accepted AS accepted, o.duplicates - b.duplicates = (SELECT count(*) FROM daily) AS all_duplicates
-FROM outcomes o, before b;
+FROM regress.outcomes o, before b;
 DROP TABLE before;
 SELECT detect.drop_stream('daily');
 SELECT count(*) FROM pg_trigger WHERE tgname ~ '^_detect' AND tgrelid::regclass::text ~ '^daily';

@@ -13,27 +13,6 @@ SET search_path = dedup_index, public;
 SET timezone = 'UTC';
 SET datestyle = 'ISO';
 
-CREATE VIEW outcomes AS
-    SELECT stream, accepted, duplicates, filtered, expired, dead_letters,
-           accepted + duplicates + filtered + expired + dead_letters AS sum
-    FROM detect.stat_stream;
-
--- Waits until a query gives so many rows, in many transactions: an index that is built concurrently waits for old ones.
-CREATE PROCEDURE await(query text, expected bigint) LANGUAGE plpgsql AS $$
-DECLARE
-    deadline timestamptz := clock_timestamp() + interval '1 minute';
-    found_rows bigint;
-BEGIN
-    LOOP
-        EXECUTE 'SELECT count(*) FROM (' || query || ') q' INTO found_rows;
-        COMMIT;
-        EXIT WHEN found_rows = expected;
-        IF clock_timestamp() > deadline THEN
-            RAISE 'there are % rows', found_rows;
-        END IF;
-    END LOOP;
-END $$;
-
 -- ---------------------------------------------------------------------
 -- A plain table leaves memory, and works from its index
 -- ---------------------------------------------------------------------
@@ -41,15 +20,15 @@ CREATE TABLE plain (id int, v text);
 SELECT detect.create_stream('plain', key => '{id}');
 INSERT INTO detect_staging.plain SELECT n, 'first' FROM generate_series(1, 20000) n;
 SELECT detect.wait_for('plain');
-CALL await($$ SELECT FROM pg_index WHERE indrelid = 'plain'::regclass AND indisunique AND indisvalid $$, 1);
-CALL await($$ SELECT FROM detect.stat_stream WHERE identities = 0 $$, 1);
+CALL regress.await($$ SELECT FROM pg_index WHERE indrelid = 'plain'::regclass AND indisunique AND indisvalid $$, 1);
+CALL regress.await($$ SELECT FROM detect.stat_stream WHERE identities = 0 $$, 1);
 SELECT indexrelid::regclass FROM pg_index WHERE indrelid = 'plain'::regclass;
-CALL await($$ SELECT FROM detect.problem $$, 0);
+CALL regress.await($$ SELECT FROM detect.problem $$, 0);
 INSERT INTO detect_staging.plain SELECT n, 'second' FROM generate_series(19001, 21000) n;
 INSERT INTO detect_staging.plain SELECT n, 'third' FROM generate_series(1, 22000, 7) n;
 SELECT detect.wait_for('plain');
 SELECT v, count(*) FROM plain GROUP BY v ORDER BY v;
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 -- by hand: the index knows
 DELETE FROM plain WHERE id = 7;
 INSERT INTO plain VALUES (30000, 'by hand');
@@ -61,12 +40,12 @@ DROP INDEX plain_identity;
 INSERT INTO detect_staging.plain VALUES (7, 'last'), (30000, 'last'), (30001, 'last');
 SELECT detect.wait_for('plain');
 SELECT * FROM plain WHERE id IN (7, 30000, 30001) ORDER BY id;
-CALL await($$ SELECT FROM pg_index WHERE indrelid = 'plain'::regclass AND indisunique AND indisvalid $$, 1);
-CREATE TEMP TABLE before AS SELECT * FROM outcomes;
+CALL regress.await($$ SELECT FROM pg_index WHERE indrelid = 'plain'::regclass AND indisunique AND indisvalid $$, 1);
+CREATE TEMP TABLE before AS SELECT * FROM regress.outcomes;
 INSERT INTO detect_staging.plain SELECT id, 'replayed' FROM plain;
 SELECT detect.wait_for('plain');
 SELECT o.accepted - b.accepted AS accepted, o.duplicates - b.duplicates = (SELECT count(*) FROM plain) AS all_duplicates
-FROM outcomes o, before b;
+FROM regress.outcomes o, before b;
 DROP TABLE before;
 SELECT detect.drop_stream('plain');
 
@@ -79,9 +58,9 @@ CREATE TABLE sent AS
     SELECT n AS id, date_trunc('hour', now()) + n % 3 * interval '1 hour' AS seen_at, 'first' AS v FROM generate_series(1, 30000) n;
 INSERT INTO detect_staging.parted TABLE sent;
 SELECT detect.wait_for('parted');
-CALL await($$ SELECT FROM detect.stat_stream WHERE identities < 4000 $$, 1);
+CALL regress.await($$ SELECT FROM detect.stat_stream WHERE identities < 4000 $$, 1);
 SELECT count(*) >= 3 AS indexed FROM pg_index WHERE indrelid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'parted'::regclass) AND indisvalid;
-CALL await($$ SELECT FROM detect.problem $$, 0);
+CALL regress.await($$ SELECT FROM detect.problem $$, 0);
 INSERT INTO detect_staging.parted SELECT id, seen_at, 'second' FROM sent WHERE id % 3 = 0;
 INSERT INTO detect_staging.parted SELECT id + 20000, seen_at, 'third' FROM sent;
 INSERT INTO detect_staging.parted SELECT id, seen_at - interval '5 days', 'fourth' FROM sent WHERE id % 10 = 0;
@@ -89,12 +68,12 @@ INSERT INTO detect_staging.parted SELECT id, seen_at - interval '5 days', 'fifth
 SELECT detect.wait_for('parted');
 SELECT v, count(*) FROM parted GROUP BY v ORDER BY v;
 SELECT count(*) AS rows, count(DISTINCT (id, seen_at)) AS identities FROM parted;
-SELECT * FROM outcomes;
-CREATE TEMP TABLE before AS SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
+CREATE TEMP TABLE before AS SELECT * FROM regress.outcomes;
 INSERT INTO detect_staging.parted TABLE parted;
 SELECT detect.wait_for('parted');
 SELECT o.accepted - b.accepted AS accepted, o.duplicates - b.duplicates = (SELECT count(*) FROM parted) AS all_duplicates
-FROM outcomes o, before b;
+FROM regress.outcomes o, before b;
 DROP TABLE before;
 SELECT detect.drop_stream('parted');
 
@@ -106,20 +85,20 @@ INSERT INTO twice SELECT 1 + n / 2, 'c', 'by hand' FROM generate_series(0, 19) n
 SELECT detect.create_stream('twice', key => '{id,code}');
 INSERT INTO detect_staging.twice SELECT n, 'c', 'staged' FROM generate_series(1, 20000) n;
 SELECT detect.wait_for('twice');
-CALL await($$ SELECT FROM detect.problem WHERE problem = 'unique index' $$, 1);
+CALL regress.await($$ SELECT FROM detect.problem WHERE problem = 'unique index' $$, 1);
 SELECT stream, problem, relation, severity, detail, remedy, since <= now() AS since FROM detect.problem ORDER BY problem;
 SELECT identities, identity_bytes > 64 * 1024 AS over_the_bound FROM detect.stat_stream;
 -- the stream goes on from memory
 INSERT INTO detect_staging.twice VALUES (1, 'c', 'staged'), (20001, 'c', 'staged');
 SELECT detect.wait_for('twice');
-SELECT accepted, duplicates FROM outcomes;
+SELECT accepted, duplicates FROM regress.outcomes;
 -- as the remedy says
 DELETE FROM twice a USING twice b WHERE (a.id, a.code) = (b.id, b.code) AND a.ctid > b.ctid;
-CALL await($$ SELECT FROM detect.problem $$, 0);
-CALL await($$ SELECT FROM detect.stat_stream WHERE identities = 0 AND reason IS NULL $$, 1);
+CALL regress.await($$ SELECT FROM detect.problem $$, 0);
+CALL regress.await($$ SELECT FROM detect.stat_stream WHERE identities = 0 AND reason IS NULL $$, 1);
 INSERT INTO detect_staging.twice SELECT id, code, 'replayed' FROM twice;
 SELECT detect.wait_for('twice');
-SELECT accepted, duplicates FROM outcomes;
+SELECT accepted, duplicates FROM regress.outcomes;
 SELECT count(*) AS rows, count(DISTINCT (id, code)) AS identities FROM twice;
 SELECT detect.drop_stream('twice');
 
@@ -154,14 +133,14 @@ INSERT INTO detect_staging.full_of VALUES
 SELECT detect.wait_for('full_of');
 SELECT id, code, place_id, v, size FROM full_of ORDER BY id;
 SELECT sqlstate, reason, convert_from(payload, 'UTF8')::json ->> 'id' AS id FROM detect.dead_letter ORDER BY dead_letter_id;
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 -- the key of a dead letter is free
 INSERT INTO detect_staging.full_of VALUES (2, 'z', 1, 'x'), (3, 'c', 2, 'x'), (7, 'g', 2, 'longed'), (4, 'd', 2, 'kept');
 SELECT detect.wait_for('full_of');
 SELECT id, code, place_id, v, size FROM full_of ORDER BY id;
 INSERT INTO detect_staging.full_of SELECT id, code, place_id, v FROM full_of;
 SELECT detect.wait_for('full_of');
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 SELECT detect.drop_stream('full_of');
 
 SELECT count(*) FROM detect.stream;

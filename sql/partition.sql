@@ -15,11 +15,6 @@ SET search_path = partition, public;
 SET timezone = 'America/St_Johns';
 SET datestyle = 'ISO';
 
-CREATE VIEW outcomes AS
-    SELECT stream, accepted, duplicates, filtered, expired, dead_letters,
-           accepted + duplicates + filtered + expired + dead_letters AS sum
-    FROM detect.stat_stream;
-
 -- The partitions of a table with their bounds in UTC; a default one has none.
 CREATE FUNCTION parts(parent regclass) RETURNS TABLE (part name, intervals bigint, low timestamp, high timestamp, made_by xid)
 LANGUAGE sql STABLE SET timezone = 'UTC' SET datestyle = 'ISO' AS $$
@@ -27,22 +22,6 @@ LANGUAGE sql STABLE SET timezone = 'UTC' SET datestyle = 'ISO' AS $$
     FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
     LEFT JOIN LATERAL regexp_match(pg_get_expr(c.relpartbound, c.oid), $r$FROM \('([^']*)'\) TO \('([^']*)'\)$r$) b ON true
     WHERE i.inhparent = parent $$;
-
--- Waits until a query gives so many rows, in many transactions: what is built or detached concurrently waits for old ones.
-CREATE PROCEDURE await(query text, expected bigint) LANGUAGE plpgsql AS $$
-DECLARE
-    deadline timestamptz := clock_timestamp() + interval '3 minutes';
-    found_rows bigint;
-BEGIN
-    LOOP
-        EXECUTE 'SELECT count(*) FROM (' || query || ') q' INTO found_rows;
-        COMMIT;
-        EXIT WHEN found_rows = expected;
-        IF clock_timestamp() > deadline THEN
-            RAISE 'there are % rows', found_rows;
-        END IF;
-    END LOOP;
-END $$;
 
 -- ---------------------------------------------------------------------
 -- The older the wider
@@ -54,7 +33,7 @@ CREATE TABLE sent AS
 INSERT INTO detect_staging.aged TABLE sent;
 INSERT INTO detect_staging.aged SELECT * FROM sent ORDER BY seen_at;
 SELECT detect.wait_for('aged');
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 (TABLE sent EXCEPT ALL TABLE aged) UNION ALL (TABLE aged EXCEPT ALL TABLE sent);
 -- times of 6,000 years: some hundred partitions, not many of them in one transaction
 SELECT count(*) < 800 AS few, count(DISTINCT intervals) AS widths FROM parts('aged');
@@ -74,7 +53,7 @@ WHERE p.intervals <> 1 AND age < 100 OR p.intervals < 100 AND age > 200 + 1 OR p
 SELECT count(*) AS made FROM parts('aged') \gset
 INSERT INTO detect_staging.aged SELECT id + 10000, seen_at + interval '1 microsecond', v FROM sent WHERE seen_at < now() - interval '2 hours';
 SELECT detect.wait_for('aged');
-SELECT accepted - 4001 - (SELECT count(*) FROM aged WHERE id >= 10000) AS others, duplicates FROM outcomes;
+SELECT accepted - 4001 - (SELECT count(*) FROM aged WHERE id >= 10000) AS others, duplicates FROM regress.outcomes;
 SELECT count(*) - :made AS more FROM parts('aged');
 SELECT detect.drop_stream('aged');
 
@@ -97,7 +76,7 @@ INSERT INTO detect_staging.ends_local SELECT id, seen_at::timestamptz::timestamp
 INSERT INTO detect_staging.ends_day SELECT id, seen_at::timestamptz::date FROM far;
 INSERT INTO detect_staging.ends_month SELECT id, seen_at::timestamptz FROM far;
 SELECT detect.wait_for('ends'), detect.wait_for('ends_local'), detect.wait_for('ends_day'), detect.wait_for('ends_month');
-SELECT * FROM outcomes ORDER BY stream;
+SELECT * FROM regress.outcomes ORDER BY stream;
 SELECT tableoid::regclass, * FROM ends ORDER BY id;
 SELECT tableoid::regclass, * FROM ends_local ORDER BY id;
 SELECT tableoid::regclass, * FROM ends_day ORDER BY id;
@@ -129,7 +108,7 @@ INSERT INTO detect_staging.by_month SELECT id, at AT TIME ZONE 'UTC' FROM around
 INSERT INTO detect_staging.by_quarter SELECT id, at FROM around;
 INSERT INTO detect_staging.by_year SELECT id, at::date FROM around;
 SELECT detect.wait_for('by_month'), detect.wait_for('by_quarter'), detect.wait_for('by_year');
-SELECT stream, accepted = (SELECT count(*) FROM around) AS all_accepted, sum - accepted AS others FROM outcomes ORDER BY stream;
+SELECT stream, accepted = (SELECT count(*) FROM around) AS all_accepted, sum - accepted AS others FROM regress.outcomes ORDER BY stream;
 -- each lies within the month, quarter and year that it belongs to in UTC, and no partition is less or more: no rows
 SELECT * FROM by_month e JOIN around a USING (id) JOIN pg_class c ON c.oid = e.tableoid JOIN parts('by_month') p ON p.part = c.relname
 WHERE (low, high, part) IS DISTINCT FROM (date_trunc('month', a.at), date_trunc('month', a.at) + interval '1 month', 'by_month_' || to_char(a.at, 'YYYYMM'));
@@ -147,7 +126,7 @@ SELECT detect.create_stream('replayed', key => '{id}', partition_interval => '1 
 INSERT INTO detect_staging.replayed SELECT n, now() - interval '3 hours' - n * interval '1 minute' FROM generate_series(1, 20000) n;
 INSERT INTO detect_staging.replayed VALUES (0, now());
 SELECT detect.wait_for('replayed');
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 -- the lead is there, and one row
 SELECT count(*) AS partitions FROM parts('replayed');
 SELECT sum(pg_relation_size(inhrelid)) = current_setting('block_size')::int AS one_block FROM pg_inherits WHERE inhparent = 'replayed'::regclass;
@@ -174,7 +153,7 @@ SELECT detect.wait_for('mixed');
 SELECT tableoid::regclass, id, seen_at AT TIME ZONE 'UTC' AS seen_at, v FROM mixed ORDER BY seen_at, id;
 SELECT part, low, high FROM parts('mixed') WHERE high < '2021-01-01' ORDER BY low;
 SELECT stage, sqlstate, reason FROM detect.dead_letter ORDER BY dead_letter_id;
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 SELECT detect.drop_stream('mixed');
 
 -- one that is no ordinary table is refused as soon as it would take an event, and nothing is lost
@@ -204,7 +183,7 @@ ALTER TABLE joined DETACH PARTITION joined_rest;
 SELECT detect.resume('joined');
 SELECT detect.wait_for('joined');
 SELECT id FROM joined ORDER BY id;
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 SELECT detect.drop_stream('joined');
 
 -- ---------------------------------------------------------------------
@@ -221,19 +200,19 @@ SET SESSION AUTHORIZATION regress_partition;
 SELECT detect.create_stream('shared', key => '{id}');
 INSERT INTO detect_staging.shared VALUES (1, '2020-01-01 12:00Z'), (2, '2020-01-01 12:00Z'), (3, now());
 SELECT detect.wait_for('shared');
-SELECT * FROM outcomes;
-CALL await($$ SELECT FROM detect.stat_stream WHERE stream = 'shared' AND reason IS NOT NULL $$, 1);
+SELECT * FROM regress.outcomes;
+CALL regress.await($$ SELECT FROM detect.stat_stream WHERE stream = 'shared' AND reason IS NOT NULL $$, 1, '3 minutes');
 SELECT state, reason, last_sqlstate FROM detect.stat_stream;
 -- others are seen to
-CALL await($$ SELECT FROM pg_index WHERE indrelid = 'shared_late'::regclass AND indisvalid $$, 1);
+CALL regress.await($$ SELECT FROM pg_index WHERE indrelid = 'shared_late'::regclass AND indisvalid $$, 1, '3 minutes');
 SELECT detect.drop_stream('shared');
 SELECT detect.create_stream('shared', key => '{id}', retention => '30 days');
-CALL await($$ SELECT FROM detect.stat_stream WHERE stream = 'shared' AND reason ~ 'retire' $$, 1);
+CALL regress.await($$ SELECT FROM detect.stat_stream WHERE stream = 'shared' AND reason ~ 'retire' $$, 1, '3 minutes');
 SELECT state, reason, last_sqlstate FROM detect.stat_stream;
-CALL await($$ SELECT FROM pg_class WHERE relname = 'shared_late' AND relnamespace = 'partition'::regnamespace $$, 0);
+CALL regress.await($$ SELECT FROM pg_class WHERE relname = 'shared_late' AND relnamespace = 'partition'::regnamespace $$, 0, '3 minutes');
 INSERT INTO detect_staging.shared VALUES (4, now());
 SELECT detect.wait_for('shared');
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 SELECT obj_description('shared_old'::regclass);
 -- once it is the owner's, it goes, and nothing is said any more
 RESET SESSION AUTHORIZATION;
@@ -241,8 +220,8 @@ ALTER TABLE shared_old OWNER TO regress_partition;
 SET SESSION AUTHORIZATION regress_partition;
 SELECT detect.pause('shared');
 SELECT detect.resume('shared');
-CALL await($$ SELECT FROM pg_class WHERE relname = 'shared_old' AND relnamespace = 'partition'::regnamespace $$, 0);
-CALL await($$ SELECT FROM detect.stat_stream WHERE state = 'running' AND reason IS NULL $$, 1);
+CALL regress.await($$ SELECT FROM pg_class WHERE relname = 'shared_old' AND relnamespace = 'partition'::regnamespace $$, 0, '3 minutes');
+CALL regress.await($$ SELECT FROM detect.stat_stream WHERE state = 'running' AND reason IS NULL $$, 1, '3 minutes');
 SELECT detect.drop_stream('shared');
 
 -- no partition can be made any more: what there is ahead lasts, then the stream pauses, and nothing is lost
@@ -272,8 +251,8 @@ SET SESSION AUTHORIZATION regress_partition;
 SELECT detect.resume('closed');
 SELECT detect.wait_for('closed');
 SELECT id FROM closed ORDER BY id;
-SELECT * FROM outcomes;
-CALL await($$ SELECT FROM detect.stat_stream WHERE state = 'running' AND reason IS NULL AND remedy IS NULL $$, 1);
+SELECT * FROM regress.outcomes;
+CALL regress.await($$ SELECT FROM detect.stat_stream WHERE state = 'running' AND reason IS NULL AND remedy IS NULL $$, 1, '3 minutes');
 SELECT detect.drop_stream('closed');
 
 SELECT count(*) FROM detect.stream;

@@ -85,17 +85,6 @@ INSERT INTO kept VALUES
                        WHERE place_id IN (SELECT place_id FROM place WHERE district = 'district 1') GROUP BY item $$),
 ('whole_rows',      $$ SELECT s.is_parked, count(s) AS n FROM sighting s GROUP BY 1 $$);
 
-CREATE FUNCTION differences(name text, query text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    groups bigint;
-    differing bigint;
-BEGIN
-    EXECUTE format('SELECT count(*) FROM %I', name) INTO groups;
-    EXECUTE format('SELECT count(*) FROM ((SELECT * FROM %1$I EXCEPT ALL (%2$s)) UNION ALL ((%2$s) EXCEPT ALL SELECT * FROM %1$I)) d',
-                   name, query) INTO differing;
-    RETURN format('%s groups, %s differ', groups, differing);
-END $$;
-
 CREATE FUNCTION column_types(query text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     types text;
@@ -114,13 +103,13 @@ SELECT detect.create_rollup(name, query) FROM kept ORDER BY name COLLATE "C";
 SELECT stage_sightings(1501, 2000, '2024-10-01', '29 minutes');
 SELECT count(*) FROM (SELECT detect.wait_for_rollup(name) FROM kept) w;
 SELECT detect.wait_for('sighting');
-SELECT name, differences(name, query) FROM kept ORDER BY name COLLATE "C";
+SELECT name, regress.compare(name, query) FROM kept ORDER BY name COLLATE "C";
 
 -- late ones, early ones, new groups
 SELECT stage_sightings(2001, 2600, '2024-09-01', '13 minutes');
 SELECT stage_sightings(2601, 3000, '2024-10-01', '17 minutes');
 SELECT detect.wait_for('sighting');
-SELECT name, differences(name, query) FROM kept ORDER BY name COLLATE "C";
+SELECT name, regress.compare(name, query) FROM kept ORDER BY name COLLATE "C";
 
 -- days are those of the session that made the rollup, not of the worker, and one of them has 25 hours
 SELECT count(*) AS days, count(*) FILTER (WHERE extract(hour FROM day) = 0) AS local_days FROM by_local_day;
@@ -148,7 +137,7 @@ CREATE INDEX ON location (borough);
 UPDATE kept SET query = regexp_replace(regexp_replace(query, '\mplace\M', 'location', 'g'), 'district(,| =)', 'borough\1', 'g');
 SELECT stage_sightings(3001, 3300, '2024-10-05', '7 minutes');
 SELECT detect.wait_for('sighting');
-SELECT name, differences(name, query) FROM kept ORDER BY name COLLATE "C";
+SELECT name, regress.compare(name, query) FROM kept ORDER BY name COLLATE "C";
 
 -- and those that the rollup needs may not go
 ALTER TABLE location DROP COLUMN borough;

@@ -44,21 +44,13 @@ INSERT INTO kept VALUES
 ('per_day_there', $$ SELECT date_trunc('day', at, 'Asia/Tokyo'), count(*) FROM item GROUP BY 1 $$),
 ('per_month_there', $$ SELECT date_trunc('month', at, 'Asia/Tokyo'), count(*) FROM item GROUP BY 1 $$),
 ('per_two_days', $$ SELECT date_bin('2 days', at, '2000-01-03 00:00Z'), count(*) FROM item GROUP BY 1 $$);
-CREATE FUNCTION differences(name text, query text) RETURNS bigint LANGUAGE plpgsql AS $$
-DECLARE
-    differing bigint;
-BEGIN
-    EXECUTE format('SELECT count(*) FROM ((SELECT * FROM %1$I EXCEPT ALL (%2$s)) UNION ALL ((%2$s) EXCEPT ALL SELECT * FROM %1$I)) d',
-                   name, query) INTO differing;
-    RETURN differing;
-END $$;
 
 SELECT count(*) FROM (SELECT detect.wait_for_rollup(name) FROM kept) w;
-SELECT name, differences(name, query) FROM kept ORDER BY name;
+SELECT name, regress.differences(name, query) FROM kept ORDER BY name;
 SELECT stage(2501, 3300, '2024-03-30 12:00+01', '5 minutes');
 SELECT stage(3301, 3600, '2024-10-27 00:00+02', '1 minute');
 SELECT detect.wait_for('item');
-SELECT name, differences(name, query) FROM kept ORDER BY name;
+SELECT name, regress.differences(name, query) FROM kept ORDER BY name;
 
 -- a column of its own, a retention of its own; days of 23 and 25 hours
 SELECT rollup, retention, (SELECT string_agg(attname, ' ' ORDER BY attnum) FROM pg_attribute WHERE attrelid = view AND attnum > 0) AS columns
@@ -70,7 +62,7 @@ SELECT detect.get_definition('per_hour');
 SELECT detect.drop_rollup('per_minute');
 SELECT stage(3601, 3700, '2024-03-30 12:00+01', '5 minutes');
 SELECT detect.wait_for('item');
-SELECT name, differences(name, query) FROM kept WHERE name IN ('per_hour', 'per_day') ORDER BY name;
+SELECT name, regress.differences(name, query) FROM kept WHERE name IN ('per_hour', 'per_day') ORDER BY name;
 
 -- what can't be asked for; nothing of it is left
 SELECT regress.outcome(format($$ SELECT detect.create_rollup('refused', $q$ SELECT %s AS t, kind, count(*) AS n FROM item GROUP BY 1, 2 $q$, coarser => %L) $$, bucket, coarser))

@@ -32,14 +32,6 @@ INSERT INTO kept VALUES
 ('quotients',   $$ SELECT date_trunc('day', at) AS day, sum(100 / divisor) AS quotient FROM reading GROUP BY 1 $$),
 ('districts',   $$ SELECT district, count(*) AS n, sum(reading_id) AS ids FROM reading JOIN place ON place_id = sensor GROUP BY 1 $$);
 
-CREATE FUNCTION differences(name text, query text) RETURNS bigint LANGUAGE plpgsql AS $$
-DECLARE
-    differing bigint;
-BEGIN
-    EXECUTE format('SELECT count(*) FROM ((SELECT * FROM %1$I EXCEPT ALL (%2$s)) UNION ALL ((%2$s) EXCEPT ALL SELECT * FROM %1$I)) d',
-                   name, query) INTO differing;
-    RETURN differing;
-END $$;
 CREATE FUNCTION stage(first int, last int, since timestamptz DEFAULT '2024-03-30 12:00+01', amount float8 DEFAULT NULL, divisor int DEFAULT NULL)
 RETURNS void LANGUAGE sql AS $$
     INSERT INTO detect_staging.reading (reading_id, at, sensor, amount, divisor)
@@ -68,7 +60,7 @@ SELECT stage(1402, 1500);
 SELECT detect.wait_for('reading');
 SELECT * FROM failing;
 SELECT accepted, dead_letters FROM detect.stat_stream WHERE stream = 'reading';
-SELECT name, differences(name, query) FROM kept WHERE name IN ('counts', 'districts') ORDER BY name;
+SELECT name, regress.differences(name, query) FROM kept WHERE name IN ('counts', 'districts') ORDER BY name;
 
 -- trying again changes nothing as long as the cause is there
 SELECT detect.retry_rollup('amounts');
@@ -93,10 +85,10 @@ SELECT detect.wait_for_rollup('amounts');
 SELECT detect.retry_rollup('quotients');
 SELECT detect.wait_for_rollup('quotients');
 SELECT * FROM failing;
-SELECT name, differences(name, query) FROM kept WHERE name NOT IN ('counts', 'districts') ORDER BY name;
+SELECT name, regress.differences(name, query) FROM kept WHERE name NOT IN ('counts', 'districts') ORDER BY name;
 SELECT stage(2101, 2300);
 SELECT detect.wait_for('reading');
-SELECT name, differences(name, query) FROM kept WHERE name NOT IN ('counts', 'districts') ORDER BY name;
+SELECT name, regress.differences(name, query) FROM kept WHERE name NOT IN ('counts', 'districts') ORDER BY name;
 SELECT count(*) AS written_down FROM detect.stat_rollup WHERE events_missed > 0;
 
 -- it goes on by itself once rights are given back
@@ -121,7 +113,7 @@ SELECT rollup, state, error, events_missed FROM failing WHERE state <> 'active';
 UPDATE detect_state.amounts a SET s2 = s.s2 FROM saved s WHERE s.sensor = a.sensor;
 SELECT detect.retry_rollup('amounts');
 SELECT detect.wait_for_rollup('amounts');
-SELECT differences(name, query) FROM kept WHERE name = 'amounts';
+SELECT regress.differences(name, query) FROM kept WHERE name = 'amounts';
 
 -- set aside while it is filled, with some partitions in: an old event; and what comes meanwhile is not lost
 SELECT detect.drop_rollup('quotients');
@@ -138,7 +130,7 @@ SELECT state, error, filled_from > '2023-01-02' AS some_is_in, events_missed FRO
 DELETE FROM reading WHERE divisor = 0;
 SELECT detect.retry_rollup('quotients');
 SELECT detect.wait_for_rollup('quotients');
-SELECT differences(name, query) FROM kept WHERE name = 'quotients';
+SELECT regress.differences(name, query) FROM kept WHERE name = 'quotients';
 SELECT * FROM failing WHERE state <> 'active';
 
 -- dropped while it is aside, it leaves nothing behind
@@ -164,7 +156,7 @@ SELECT detect.wait_for('tick');
 DELETE FROM tick WHERE value = 0;
 SELECT detect.retry_rollup('ticks');
 SELECT detect.wait_for_rollup('ticks');
-SELECT differences('ticks', 'SELECT kind, count(*) AS n, sum(60 / value) AS s FROM tick GROUP BY kind');
+SELECT regress.differences('ticks', 'SELECT kind, count(*) AS n, sum(60 / value) AS s FROM tick GROUP BY kind');
 SELECT * FROM failing WHERE rollup = 'ticks';
 
 -- who may ask

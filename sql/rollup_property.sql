@@ -104,8 +104,7 @@ BEGIN
     PERFORM detect.wait_for('sample');
     COMMIT;
     FOR s IN SELECT * FROM seed LOOP
-        EXECUTE format('SELECT count(*) FROM ((SELECT * FROM %1$I EXCEPT ALL (%2$s)) UNION ALL ((%2$s) EXCEPT ALL SELECT * FROM %1$I)) d',
-                       'seed_' || s.seed, s.query) INTO differing;
+        differing := regress.differences('seed_' || s.seed, s.query);
         UPDATE seed SET outcome = CASE WHEN differing = 0 THEN 'same' ELSE differing || ' differ' END WHERE seed = s.seed;
     END LOOP;
 END $$;

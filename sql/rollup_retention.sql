@@ -30,31 +30,12 @@ DECLARE
     k kept;
     kept_from timestamptz;
     query text;
-    differing bigint;
 BEGIN
     SELECT * INTO k FROM kept WHERE name = rollup_name;
     SELECT s.kept_from INTO kept_from FROM detect.stat_rollup s WHERE s.rollup = rollup_name;
     query := format(k.query, CASE WHEN kept_from IS NULL THEN 'true'
                                   ELSE format('%s >= (SELECT %s FROM (SELECT %L::timestamptz AS at) t)', k.bucket, k.bucket, kept_from) END);
-    EXECUTE format('SELECT count(*) FROM ((SELECT * FROM %1$I EXCEPT ALL (%2$s)) UNION ALL ((%2$s) EXCEPT ALL SELECT * FROM %1$I)) d',
-                   rollup_name, query) INTO differing;
-    RETURN differing;
-END $$;
-
--- Waits, without holding on to what is going to be dropped, until a query gives so many rows.
-CREATE PROCEDURE await(query text, expected bigint) LANGUAGE plpgsql AS $$
-DECLARE
-    deadline timestamptz := clock_timestamp() + interval '1 minute';
-    found_rows bigint;
-BEGIN
-    LOOP
-        EXECUTE 'SELECT count(*) FROM (' || query || ') q' INTO found_rows;
-        EXIT WHEN found_rows = expected;
-        IF clock_timestamp() > deadline THEN
-            RAISE 'there are % rows', found_rows;
-        END IF;
-        COMMIT;
-    END LOOP;
+    RETURN regress.differences(rollup_name, query);
 END $$;
 
 -- what has no age can't be old
@@ -108,7 +89,7 @@ SELECT count(*) = (SELECT count(*) FROM visit, detect.stat_rollup WHERE rollup =
 -- old events go: no rollup changes by it
 CREATE TABLE before AS SELECT * FROM hourly;
 SELECT detect.alter_stream('visit', retention => '3 days');
-CALL await($$ SELECT FROM visit WHERE at < now() - interval '5 days' $$, 0);
+CALL regress.await($$ SELECT FROM visit WHERE at < now() - interval '5 days' $$, 0);
 SELECT count(*) AS changed FROM ((TABLE hourly EXCEPT ALL TABLE before) UNION ALL (TABLE before EXCEPT ALL TABLE hourly)) d;
 SELECT sum(n) > (SELECT count(*) FROM visit) AS tells_more FROM hourly;
 -- and goes on where it was

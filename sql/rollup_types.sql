@@ -53,18 +53,6 @@ INSERT INTO kept VALUES
                        HAVING count(*) FILTER (WHERE flag) > 0 $$),
 ('shapes',          $$ SELECT colour, ST_Extent(geom)::text AS extent, count(geom) AS shapes FROM event GROUP BY colour $$);
 
--- Groups of the view, and groups in which it and the query differ.
-CREATE FUNCTION differences(name text, query text) RETURNS text LANGUAGE plpgsql AS $$
-DECLARE
-    groups bigint;
-    differing bigint;
-BEGIN
-    EXECUTE format('SELECT count(*) FROM %I', name) INTO groups;
-    EXECUTE format('SELECT count(*) FROM ((SELECT * FROM %1$I EXCEPT ALL (%2$s)) UNION ALL ((%2$s) EXCEPT ALL SELECT * FROM %1$I)) d',
-                   name, query) INTO differing;
-    RETURN format('%s groups, %s differ', groups, differing);
-END $$;
-
 -- Whole numbers, so that no order of adding changes a sum.
 CREATE FUNCTION stage(first int, last int) RETURNS void LANGUAGE sql AS $$
     INSERT INTO detect_staging.event
@@ -84,28 +72,28 @@ SELECT count(*) FROM (SELECT detect.create_rollup(name, query) FROM kept ORDER B
 SELECT count(*) FROM (SELECT detect.wait_for_rollup(name) FROM kept) w;
 
 -- there is no event yet: one row where the query has one
-SELECT name, differences(name, query) FROM kept ORDER BY name COLLATE "C";
+SELECT name, regress.compare(name, query) FROM kept ORDER BY name COLLATE "C";
 SELECT * FROM no_groups;
 
 -- some; more in other batches; duplicates change nothing
 SELECT stage(1, 7);
 SELECT detect.wait_for('event');
-SELECT name, differences(name, query) FROM kept ORDER BY name COLLATE "C";
+SELECT name, regress.compare(name, query) FROM kept ORDER BY name COLLATE "C";
 SELECT stage(1, 200);
 SELECT stage(150, 400);
 SELECT detect.wait_for('event');
-SELECT name, differences(name, query) FROM kept ORDER BY name COLLATE "C";
+SELECT name, regress.compare(name, query) FROM kept ORDER BY name COLLATE "C";
 
 -- one row at a time
 SELECT count(*) FROM (SELECT stage(1000 + i, 1000 + i) FROM generate_series(1, 20) i) s;
 SELECT detect.wait_for('event');
-SELECT name, differences(name, query) FROM kept WHERE differences(name, query) !~ ' 0 differ';
+SELECT name, regress.compare(name, query) FROM kept WHERE regress.compare(name, query) !~ ' 0 differ';
 
 -- filled in one step from all of them, the result is the same
 SELECT count(*) FROM (SELECT detect.drop_rollup(name) FROM kept WHERE name IN ('times', 'not_numbers', 'spread', 'nested')) r;
 SELECT count(*) FROM (SELECT detect.create_rollup(name, query) FROM kept WHERE name IN ('times', 'not_numbers', 'spread', 'nested')) r;
 SELECT count(*) FROM (SELECT detect.wait_for_rollup(name) FROM kept WHERE name IN ('times', 'not_numbers', 'spread', 'nested')) r;
-SELECT name, differences(name, query) FROM kept WHERE name IN ('times', 'not_numbers', 'spread', 'nested') ORDER BY name COLLATE "C";
+SELECT name, regress.compare(name, query) FROM kept WHERE name IN ('times', 'not_numbers', 'spread', 'nested') ORDER BY name COLLATE "C";
 SELECT rollup, state, rows_filled FROM detect.stat_rollup WHERE rows_filled > 0 ORDER BY rollup COLLATE "C";
 
 -- what it looks like

@@ -69,6 +69,48 @@ BEGIN
     END LOOP;
 END $$;
 
+-- The same in many transactions, which hold up nothing: what is built, detached or dropped waits for old ones.
+CREATE PROCEDURE regress.await(query text, expected bigint, patience interval DEFAULT '1 minute') LANGUAGE plpgsql AS $$
+DECLARE
+    deadline timestamptz := clock_timestamp() + patience;
+    found_rows bigint;
+BEGIN
+    LOOP
+        EXECUTE 'SELECT count(*) FROM (' || query || ') q' INTO found_rows;
+        COMMIT;
+        EXIT WHEN found_rows = expected;
+        IF clock_timestamp() > deadline THEN
+            RAISE 'there are % rows', found_rows;
+        END IF;
+    END LOOP;
+END $$;
+
+-- Outcomes as counted, and how many there are.
+CREATE VIEW regress.outcomes AS
+    SELECT stream, accepted, duplicates, filtered, expired, dead_letters,
+           accepted + duplicates + filtered + expired + dead_letters AS sum
+    FROM detect.stat_stream;
+GRANT SELECT ON regress.outcomes TO PUBLIC;
+
+-- Groups in which a view and a query differ.
+CREATE FUNCTION regress.differences(name text, query text) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    differing bigint;
+BEGIN
+    EXECUTE format('SELECT count(*) FROM ((SELECT * FROM %1$I EXCEPT ALL (%2$s)) UNION ALL ((%2$s) EXCEPT ALL SELECT * FROM %1$I)) d',
+                   name, query) INTO differing;
+    RETURN differing;
+END $$;
+
+-- The same, and how many groups the view has.
+CREATE FUNCTION regress.compare(name text, query text) RETURNS text LANGUAGE plpgsql AS $$
+DECLARE
+    groups bigint;
+BEGIN
+    EXECUTE format('SELECT count(*) FROM %I', name) INTO groups;
+    RETURN format('%s groups, %s differ', groups, regress.differences(name, query));
+END $$;
+
 -- A role in an ACL.
 CREATE FUNCTION regress.grantee(role oid) RETURNS text LANGUAGE sql STABLE
 RETURN CASE role WHEN 0 THEN 'PUBLIC' ELSE coalesce(pg_get_userbyid(role), 'nobody') END;

@@ -11,12 +11,6 @@ SET search_path = stream_sql, public;
 SET timezone = 'UTC';
 SET datestyle = 'ISO';
 
--- Outcomes as counted, and how many there are.
-CREATE VIEW outcomes AS
-    SELECT stream, accepted, duplicates, filtered, expired, dead_letters,
-           accepted + duplicates + filtered + expired + dead_letters AS sum
-    FROM detect.stat_stream;
-
 -- Dead letters without what differs from run to run.
 CREATE VIEW letters AS
     SELECT stream, stage, sqlstate, regexp_replace(reason, '\d{4,6}-\d\d-\d\d [0-9:.+]+', '<time>') AS reason,
@@ -38,7 +32,7 @@ INSERT INTO detect_staging.plain VALUES (NULL, 'no key'), (4, NULL), (NULL, NULL
 SELECT detect.wait_for('plain');
 SELECT 'without a key', * FROM plain WHERE id > 3 OR id IS NULL;
 SELECT * FROM letters;
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 
 -- in the order of the table, also when one transaction stages many times
 BEGIN;
@@ -79,7 +73,7 @@ SELECT detect.create_stream('plain', key => '{id}');
 INSERT INTO detect_staging.plain VALUES (20, 'staged'), (1, 'again'), (21, 'new');
 SELECT detect.wait_for('plain');
 SELECT 'kept table', * FROM plain WHERE id IN (1, 20, 21) ORDER BY id;
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 
 -- replaying everything changes nothing
 CREATE TEMP TABLE before AS SELECT * FROM plain;
@@ -88,7 +82,7 @@ SELECT detect.create_stream('plain', key => '{id}');
 INSERT INTO detect_staging.plain SELECT id, 'replayed' FROM plain WHERE id IS NOT NULL;
 SELECT detect.wait_for('plain');
 SELECT 'replayed', count(*) FROM (TABLE plain EXCEPT ALL TABLE before) d;
-SELECT duplicates = (SELECT count(*) FROM before WHERE id IS NOT NULL) AS all_known, accepted, sum - duplicates AS others FROM outcomes;
+SELECT duplicates = (SELECT count(*) FROM before WHERE id IS NOT NULL) AS all_known, accepted, sum - duplicates AS others FROM regress.outcomes;
 SELECT detect.drop_stream('plain');
 
 -- many rows, every fifth twice, in several commits of the applier
@@ -98,7 +92,7 @@ INSERT INTO detect_staging.many SELECT n, 1 FROM generate_series(1, 60000) n;
 INSERT INTO detect_staging.many SELECT n, 2 FROM generate_series(1, 75000) n WHERE n % 5 = 0;
 SELECT detect.wait_for('many');
 SELECT count(*), count(DISTINCT id), sum(v) FROM many;
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 SELECT detect.drop_stream('many');
 
 -- keys of every kind: text, several columns, numeric by an index, floats and times as PostgreSQL compares them
@@ -171,7 +165,7 @@ SELECT detect.wait_for('checked');
 SELECT count(*), max(id) FROM checked;
 SELECT stage, sqlstate, reason, payload::json ->> 'id' AS id FROM letters WHERE stream = 'checked';
 SELECT payload FROM letters WHERE payload::json ->> 'id' = '1009';
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 SELECT dead_letter_id IS NOT NULL AS id, stream, kafka_topic, kafka_partition, kafka_offset, element, kafka_timestamp, kafka_key,
        kafka_headers, attempts, recorded_at <= now() AS recorded
 FROM detect.dead_letter WHERE stream = 'checked' ORDER BY dead_letter_id LIMIT 1;
@@ -196,7 +190,7 @@ CREATE TABLE bad (id int PRIMARY KEY, v int);
 SELECT detect.create_stream('bad', query => 'SELECT b.id, 1 / (b.v - b.v) AS v FROM batch b');
 INSERT INTO detect_staging.bad SELECT n, n FROM generate_series(1, 300) n;
 SELECT detect.wait_for('bad');
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 SELECT detect.drop_stream('bad');
 
 -- ---------------------------------------------------------------------
@@ -219,7 +213,7 @@ SELECT * FROM chosen ORDER BY id;
 INSERT INTO detect_staging.chosen VALUES (3, 2, 3), (7, 3, 1), (7, 2, 0), (7, 1, 7), (7, 2, 8), (8, 9, 1), (8, 9, 1);
 SELECT detect.wait_for('chosen');
 SELECT * FROM chosen ORDER BY id;
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 -- triggers drop and change rows; rollups count what the table has
 CREATE TRIGGER a_drop BEFORE INSERT ON chosen FOR EACH ROW EXECUTE FUNCTION drop_row();
 CREATE TRIGGER b_change BEFORE INSERT ON chosen FOR EACH ROW EXECUTE FUNCTION keep_from_sight();
@@ -228,7 +222,7 @@ SELECT detect.wait_for('chosen');
 SELECT * FROM chosen WHERE id > 10 ORDER BY id;
 INSERT INTO detect_staging.chosen VALUES (15, 1, 100);
 SELECT detect.wait_for('chosen');
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 SELECT detect.wait_for_rollup('chosen_by_place');
 SELECT * FROM chosen_by_place ORDER BY place;
 SELECT 'oracle', count(*) FROM (
@@ -252,7 +246,7 @@ SELECT detect.wait_for_rollup('echoed_sum');
 INSERT INTO detect_staging.echoed VALUES (1, 1), (2, 2), (1, 3);
 SELECT detect.wait_for('echoed');
 SELECT * FROM echoed ORDER BY id;
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 SELECT * FROM echoed_sum;
 SELECT detect.drop_rollup('echoed_sum');
 SELECT detect.drop_stream('echoed');
@@ -263,7 +257,7 @@ SELECT detect.create_stream('unkeyed', key => '{}');
 INSERT INTO detect_staging.unkeyed VALUES ('a', 1), ('b', 100), ('a', 1), ('c', 200);
 SELECT detect.wait_for('unkeyed');
 SELECT * FROM unkeyed;
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 SELECT detect.drop_stream('unkeyed');
 
 -- ---------------------------------------------------------------------
@@ -293,13 +287,13 @@ INSERT INTO detect_staging.daily VALUES (20, NULL, 1), (21, 'infinity', 1), (22,
 SELECT detect.wait_for('daily');
 SELECT id FROM daily WHERE id >= 20 ORDER BY id;
 SELECT stage, sqlstate, reason, (payload::json ->> 'id')::int AS id FROM letters WHERE stream = 'daily' ORDER BY id;
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 -- a replay finds the identities of all partitions
 SELECT detect.drop_stream('daily');
 SELECT detect.create_stream('daily', key => '{id}');
 INSERT INTO detect_staging.daily SELECT id, seen_at, -1 FROM daily;
 SELECT detect.wait_for('daily');
-SELECT accepted, duplicates = (SELECT count(*) FROM daily) AS all_known, sum - duplicates AS others FROM outcomes;
+SELECT accepted, duplicates = (SELECT count(*) FROM daily) AS all_known, sum - duplicates AS others FROM regress.outcomes;
 SELECT count(*) FROM daily WHERE v < 0;
 SELECT detect.drop_stream('daily');
 
@@ -310,7 +304,7 @@ INSERT INTO detect_staging.daily_keyless VALUES ('2024-03-01', 1), (NULL, 2), ('
 SELECT detect.wait_for('daily_keyless');
 SELECT tableoid::regclass, * FROM daily_keyless;
 SELECT stage, sqlstate, reason, payload::json ->> 'v' AS v FROM letters WHERE stream = 'daily_keyless' ORDER BY v;
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 SELECT detect.drop_stream('daily_keyless');
 
 -- a default partition takes what nothing else takes, and none is made over its rows
@@ -322,7 +316,7 @@ INSERT INTO detect_staging.with_default VALUES (1, '2024-03-01 12:00'), (2, '202
 SELECT detect.wait_for('with_default');
 SELECT tableoid::regclass, * FROM with_default ORDER BY id;
 SELECT stage, sqlstate, reason FROM letters WHERE stream = 'with_default';
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 SELECT detect.drop_stream('with_default');
 
 -- by hours, months, dates, and times without zone
@@ -336,7 +330,7 @@ SELECT detect.wait_for('hourly');
 SELECT detect.wait_for('monthly');
 SELECT tableoid::regclass, * FROM hourly ORDER BY id, seen_at;
 SELECT tableoid::regclass, * FROM monthly ORDER BY id, day;
-SELECT * FROM outcomes ORDER BY stream;
+SELECT * FROM regress.outcomes ORDER BY stream;
 SELECT detect.drop_stream('hourly');
 SELECT detect.drop_stream('monthly');
 
@@ -363,7 +357,7 @@ SELECT detect.wait_for('recent_plain');
 SELECT id FROM recent ORDER BY id;
 SELECT id, seen_at IS NULL AS no_time FROM recent_plain ORDER BY id;
 SELECT relname FROM pg_class WHERE relname ~ '^recent_2024';
-SELECT * FROM outcomes ORDER BY stream;
+SELECT * FROM regress.outcomes ORDER BY stream;
 SELECT stage, sqlstate, reason, payload::json ->> 'id' AS id FROM letters WHERE stream ~ '^recent' ORDER BY id;
 SELECT detect.drop_stream('recent');
 SELECT detect.drop_stream('recent_plain');
@@ -389,7 +383,7 @@ INSERT INTO detect_staging.typed VALUES
 SELECT detect.wait_for('typed');
 SELECT id, colour, share, ST_AsText(geom) AS geom, ST_SRID(geom) AS srid, tags, colours, document, raw, part, parts FROM typed ORDER BY id;
 SELECT id, price, stay, span, address, flag, data, letter, length(big), number, twice, noted, noted_at <= now() AS noted_in_time FROM typed ORDER BY id;
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 SELECT detect.drop_stream('typed');
 
 -- ---------------------------------------------------------------------
@@ -423,7 +417,7 @@ ALTER TABLE ruled ENABLE ALWAYS TRIGGER _detect_accepted;
 SELECT detect.resume('ruled');
 SELECT detect.wait_for('ruled');
 SELECT * FROM ruled ORDER BY id;
-SELECT * FROM outcomes;
+SELECT * FROM regress.outcomes;
 SELECT detect.drop_stream('ruled');
 -- a query that gives another key
 CREATE TABLE other (id int PRIMARY KEY, v int);
