@@ -51,23 +51,29 @@ applier_create(const Stream *stream, MemoryContext context)
 	return applier;
 }
 
-/* Read applied progress into the applier's memory. */
+/* Read applied progress into the applier's memory; an error leaves what is there. */
 static void
 load_progress(Applier *applier)
 {
-	MemoryContext old_context = MemoryContextSwitchTo(applier->context);
+	MemoryContext context =
+		AllocSetContextCreate(applier->context, "detect progress", ALLOCSET_SMALL_SIZES);
+	MemoryContext old_context = MemoryContextSwitchTo(context);
+	List *applied = progress_read_applied(applier->stream);
 
-	applier->applied = progress_read_applied(applier->stream);
-	if (progress_find(applier->applied, SQL_TOPIC, SQL_PARTITION) == NULL)
+	if (progress_find(applied, SQL_TOPIC, SQL_PARTITION) == NULL)
 	{
 		Progress *sql = palloc0(sizeof(Progress));
 
 		sql->topic = pstrdup(SQL_TOPIC);
 		sql->partition = SQL_PARTITION;
 		sql->last_timestamp = DT_NOBEGIN;
-		applier->applied = lappend(applier->applied, sql);
+		applied = lappend(applied, sql);
 	}
 	MemoryContextSwitchTo(old_context);
+	if (applier->progress_context)
+		MemoryContextDelete(applier->progress_context);
+	applier->progress_context = context;
+	applier->applied = applied;
 }
 
 /* A reader for each writer; the first one reads what SQL stages, too. */
@@ -96,6 +102,7 @@ static bool
 load(Applier *applier)
 {
 	MemoryContextReset(applier->context);
+	applier->progress_context = NULL;
 	if (!stream_transaction_begin(applier->stream))
 		return false;
 	stream_check_objects(applier->stream);

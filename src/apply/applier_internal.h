@@ -33,7 +33,8 @@ struct Applier
 	Events *events;
 	DeadLetters *letters;
 	RetryReader *retry_reader;
-	List *applied; /* of Progress: as committed */
+	List *applied;					/* of Progress: as committed */
+	MemoryContext progress_context; /* of that list */
 	bool is_loaded;
 	bool may_fill;	  /* a rollup may want filling */
 	bool must_reload; /* rollups or progress have changed */

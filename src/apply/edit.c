@@ -184,11 +184,13 @@ edit_scan_begin(EditScan *scan, int32 stream_id, Snapshot snapshot)
 }
 
 /*
- * Read the next edit into the current context; false when there is none.
+ * Read the next edit into a context; false when there is none.  The scan itself
+ * may allocate in the current one, which has to last as long.
  */
 bool
-edit_scan_next(EditScan *scan, Edit *edit)
+edit_scan_next(EditScan *scan, Edit *edit, MemoryContext context)
 {
+	MemoryContext scan_context;
 	Datum values[EDIT_COLUMNS];
 	bool nulls[EDIT_COLUMNS];
 
@@ -197,8 +199,10 @@ edit_scan_next(EditScan *scan, Edit *edit)
 		return false;
 	heap_deform_tuple(scan->tuple, RelationGetDescr(scan->queue), values, nulls);
 	edit->relation = DatumGetObjectId(values[EDIT_RELATION - 1]);
+	scan_context = MemoryContextSwitchTo(context);
 	edit->old_row = nulls[EDIT_OLD - 1] ? NULL : DatumGetJsonbP(values[EDIT_OLD - 1]);
 	edit->new_row = nulls[EDIT_NEW - 1] ? NULL : DatumGetJsonbP(values[EDIT_NEW - 1]);
+	MemoryContextSwitchTo(scan_context);
 	return true;
 }
 

@@ -37,7 +37,7 @@ typedef struct EditScan
 extern void edit_queue(const TriggerData *trigdata);
 extern bool edit_is_queued(int32 stream_id);
 extern void edit_scan_begin(EditScan *scan, int32 stream_id, Snapshot snapshot);
-extern bool edit_scan_next(EditScan *scan, Edit *edit);
+extern bool edit_scan_next(EditScan *scan, Edit *edit, MemoryContext context);
 extern void edit_scan_delete(EditScan *scan);
 extern void edit_scan_end(EditScan *scan);
 

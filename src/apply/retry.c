@@ -269,6 +269,7 @@ static void
 append_message(RetryReader *reader, StagedReader *staged_reader, Batch *batch, Progress *progress,
 			   RetriedLetter *letter)
 {
+	int before = batch->count;
 	DecodeError error;
 	int count;
 
@@ -287,7 +288,8 @@ append_message(RetryReader *reader, StagedReader *staged_reader, Batch *batch, P
 			append_item(reader, staged_reader, batch, progress, letter, i,
 						is_decoded ? NULL : &error);
 	}
-	if (count == 0)
+	/* no items, or all of them done: the letter goes */
+	if (batch->count == before)
 	{
 		Element *element = batch_append(batch);
 

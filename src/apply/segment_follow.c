@@ -174,7 +174,7 @@ take_edits(SegmentMap *map, int32 stream_id, Snapshot snapshot)
 	Edit edit;
 
 	edit_scan_begin(&scan, stream_id, snapshot);
-	while (edit_scan_next(&scan, &edit))
+	while (edit_scan_next(&scan, &edit, context))
 	{
 		MemoryContext old = MemoryContextSwitchTo(context);
 

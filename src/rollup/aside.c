@@ -198,6 +198,30 @@ write_caught_up(const Rollup *rollup, int64 lost)
 	SPI_finish();
 }
 
+/* Absorb what was read of the missed; false when that was nothing, and the
+ * rollup is to be filled. */
+static bool
+absorb_missed(Rollup *rollup, const MissedEvents *missed)
+{
+	PartialSource source = {.batch = missed->events};
+	ErrorData *error;
+
+	if (missed->last_batch == 0 && rollup->aside_phase != ROLLUP_ACTIVE)
+		return false;
+
+	source.has_from = rollup->aside_phase == ROLLUP_FILLING;
+	source.from = rollup->filled_from;
+	error = aside_try_absorb(rollup, partial_plan_create(CurrentMemoryContext), &source, true);
+	if (error != NULL)
+		aside_write(rollup, error, blame_event(rollup, error, &source));
+	else
+	{
+		missed_delete(rollup, missed->last_batch);
+		write_caught_up(rollup, missed->lost);
+	}
+	return true;
+}
+
 /*
  * One step of a rollup that is aside: it absorbs the next of what it misses.
  * If that fails again, it stays aside.  False when it is to be filled and
@@ -207,27 +231,13 @@ bool
 aside_catch_up(Rollup *rollup)
 {
 	MissedEvents missed = {0};
-	PartialSource source = {0};
 	ErrorData *error = missed_read(rollup, &missed);
+	bool has_stepped = true;
 
 	if (error != NULL)
-	{
 		aside_write(rollup, error, NULL);
-		return true;
-	}
-	if (missed.last_batch == 0 && rollup->aside_phase != ROLLUP_ACTIVE)
-		return false;
-
-	source.batch = missed.events;
-	source.has_from = rollup->aside_phase == ROLLUP_FILLING;
-	source.from = rollup->filled_from;
-	error = aside_try_absorb(rollup, partial_plan_create(CurrentMemoryContext), &source, true);
-	if (error != NULL)
-		aside_write(rollup, error, blame_event(rollup, error, &source));
 	else
-	{
-		missed_delete(rollup, missed.last_batch);
-		write_caught_up(rollup, missed.lost);
-	}
-	return true;
+		has_stepped = absorb_missed(rollup, &missed);
+	tuplestore_end(missed.events);
+	return has_stepped;
 }

@@ -112,7 +112,7 @@ blame_event(const Rollup *rollup, const ErrorData *error, const PartialSource *s
 	int failing;
 
 	suspects.count = (int) Min(tuplestore_tuple_count(source->batch), INT_MAX);
-	if (failure_kind(error) != FAILURE_DATA || suspects.count > MAX_EVENTS)
+	if (failure_kind(error) != FAILURE_DATA || suspects.count == 0 || suspects.count > MAX_EVENTS)
 		return NULL;
 	suspects.plan = partial_plan_create(CurrentMemoryContext);
 	suspects.try_context =
