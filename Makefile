@@ -35,6 +35,7 @@ OBJS = \
 	src/peek.o \
 	src/seek.o \
 	src/settings.o \
+	src/sql.o \
 	src/stream.o \
 	src/stream_alter.o \
 	src/stream_arguments.o \

@@ -63,21 +63,32 @@ catalog_installed(void)
 }
 
 /*
+ * The owner of a relation; InvalidOid when it is missing and missing_ok.
+ */
+Oid
+relation_owner(Oid relid, bool missing_ok)
+{
+	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid owner;
+
+	if (!HeapTupleIsValid(tuple))
+	{
+		if (missing_ok)
+			return InvalidOid;
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	}
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+/*
  * The owner of our tables, under whose identity they are read and written.
  */
 Oid
 catalog_owner(void)
 {
-	HeapTuple tuple;
-	Oid owner;
-	Oid relid = catalog_relation("_stream", false);
-
-	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for relation %u", relid);
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
-	return owner;
+	return relation_owner(catalog_relation("_stream", false), false);
 }
 
 /*

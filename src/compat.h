@@ -100,7 +100,14 @@
 #define compat_clear_permissions(rte) \
 	((rte)->requiredPerms = 0, (rte)->checkAsUser = InvalidOid, (rte)->selectedCols = NULL)
 #endif
-/* ---- Locators: whether the current user may run a query ---- */
+/* ---- Locators: the number of a transaction, and whether its user may run a query ---- */
+
+#include "storage/proc.h"
+#if PG_VERSION_NUM >= 170000
+#define compat_lxid() (MyProc->vxid.lxid)
+#else
+#define compat_lxid() (MyProc->lxid)
+#endif
 
 #if PG_VERSION_NUM >= 160000
 #define compat_check_permissions(query) \

@@ -307,6 +307,7 @@ typedef struct CatalogWriter
 
 extern Oid catalog_relation(const char *name, bool missing_ok);
 extern Oid catalog_owner(void);
+extern Oid relation_owner(Oid relid, bool missing_ok);
 extern bool catalog_installed(void);
 extern CatalogWriter *catalog_open(const char *table);
 extern void catalog_close(CatalogWriter *writer);
@@ -336,6 +337,14 @@ extern void stream_lock(int32 stream_id, LOCKMODE mode);
 extern void stream_check_owner(const Stream *stream);
 extern void stream_set_paused(int32 stream_id, const char *reason, const char *remedy);
 extern void stream_changed(void);
+
+/* ---------------------------------------------------------------------
+ * in name.c: lists of names
+ * ---------------------------------------------------------------------
+ */
+extern Datum names_to_array(const List *names);
+extern List *names_from_array(Datum array);
+extern int names_position(const List *names, const char *name);
 
 /* ---------------------------------------------------------------------
  * in history.c: who called which verb

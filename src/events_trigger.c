@@ -17,8 +17,8 @@
 #include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
 #include "compat.h"
-#include "executor/spi.h"
 #include "miscadmin.h"
+#include "sql.h"
 #include "storage/lmgr.h"
 #include "stream.h"
 #include "utils/builtins.h"
@@ -39,16 +39,6 @@ static const struct
 	 "FOR EACH STATEMENT EXECUTE FUNCTION detect._edited()"},
 };
 
-/* Run a command as the current user. */
-static void
-execute(const char *command)
-{
-	SPI_connect();
-	if (SPI_execute(command, false, 0) < 0)
-		elog(ERROR, "could not execute \"%s\"", command);
-	SPI_finish();
-}
-
 /*
  * Make those of the triggers that a table lacks.  The current user owns it.
  */
@@ -64,9 +54,9 @@ events_triggers_make(Oid relation)
 
 		if (OidIsValid(get_trigger_oid(relation, name, true)))
 			continue;
-		execute(psprintf("CREATE TRIGGER %s AFTER %s", name,
-						 psprintf(events_triggers[i].definition, table)));
-		execute(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER %s", table, name));
+		sql_execute(psprintf("CREATE TRIGGER %s AFTER %s", name,
+							 psprintf(events_triggers[i].definition, table)));
+		sql_execute(psprintf("ALTER TABLE %s ENABLE ALWAYS TRIGGER %s", table, name));
 	}
 }
 

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * name.c
- *	  Names of streams, rollups and locators: one name space in a database.
+ *	  Names of streams, rollups and locators, one name space in a database, and
+ *	  lists of names.
  *
  *-------------------------------------------------------------------------
  */
@@ -10,6 +11,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "stream.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 
 /*
@@ -47,4 +49,52 @@ definition_check_name(const char *kind, const char *name)
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("a stream, rollup or locator named \"%s\" already exists", name),
 				 errhint("Names of streams, rollups and locators are unique in the database.")));
+}
+
+/*
+ * A List of strings as a text[].
+ */
+Datum
+names_to_array(const List *names)
+{
+	Datum *elements = palloc(Max(list_length(names), 1) * sizeof(Datum));
+	ListCell *cell;
+	int count = 0;
+
+	foreach(cell, names)
+		elements[count++] = CStringGetTextDatum(lfirst(cell));
+	return PointerGetDatum(construct_array(elements, count, TEXTOID, -1, false, TYPALIGN_INT));
+}
+
+/*
+ * A text[] without NULLs as a List of palloc'd strings.
+ */
+List *
+names_from_array(Datum array)
+{
+	Datum *elements;
+	int count;
+	List *names = NIL;
+
+	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT, &elements, NULL,
+					  &count);
+	for (int i = 0; i < count; i++)
+		names = lappend(names, TextDatumGetCString(elements[i]));
+	return names;
+}
+
+/*
+ * The index of a name in a List of strings, -1 if it is not there.
+ */
+int
+names_position(const List *names, const char *name)
+{
+	ListCell *cell;
+
+	foreach(cell, names)
+	{
+		if (strcmp(lfirst(cell), name) == 0)
+			return foreach_current_index(cell);
+	}
+	return -1;
 }

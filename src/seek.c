@@ -58,7 +58,6 @@ static List *
 requested_topics(FunctionCallInfo fcinfo, const Stream *stream)
 {
 	char *topic;
-	ListCell *cell;
 
 	if (stream->server == NULL)
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -75,11 +74,8 @@ requested_topics(FunctionCallInfo fcinfo, const Stream *stream)
 		return stream->topics;
 	}
 	topic = text_to_cstring(PG_GETARG_TEXT_PP(ARG_SEEK_TOPIC));
-	foreach(cell, stream->topics)
-	{
-		if (strcmp(lfirst(cell), topic) == 0)
-			return list_make1(topic);
-	}
+	if (names_position(stream->topics, topic) >= 0)
+		return list_make1(topic);
 	ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
 					errmsg("stream \"%s\" does not read topic \"%s\"", stream->name, topic),
 					errhint("See topics in the view detect.stream.")));

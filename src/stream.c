@@ -18,7 +18,6 @@
 #include "detect.h"
 
 #include "access/genam.h"
-#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/xlog.h"
 #include "catalog/namespace.h"
@@ -34,7 +33,6 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/syscache.h"
 
 /* Names of the columns that are filled by what Kafka says of a message. */
 static const struct
@@ -71,22 +69,6 @@ stream_column_source(const char *name, Oid *reserved_type)
 		}
 	}
 	return COLUMN_FIELD;
-}
-
-/* A text[] as a List of palloc'd strings. */
-static List *
-text_array_to_list(Datum array)
-{
-	Datum *elements;
-	bool *nulls;
-	int count;
-	List *result = NIL;
-
-	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false, TYPALIGN_INT, &elements,
-					  &nulls, &count);
-	for (int i = 0; i < count; i++)
-		result = lappend(result, TextDatumGetCString(elements[i]));
-	return result;
 }
 
 /*
@@ -180,20 +162,6 @@ stream_object(const char *schema, const char *name)
 	return relid;
 }
 
-/* The owner of a relation. */
-static Oid
-relation_owner(Oid relid)
-{
-	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	Oid owner;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for relation %u", relid);
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
-	return owner;
-}
-
 /* Column of the row that a definition was read from, or NULL. */
 static char *
 row_text(int column)
@@ -239,13 +207,13 @@ stream_from_row(void)
 	stream->id = DatumGetInt32(row_datum(1, &isnull));
 	stream->name = copy_string(row_text(2));
 	stream->server = copy_string(row_text(3));
-	stream->topics = text_array_to_list(row_datum(4, &isnull));
+	stream->topics = names_from_array(row_datum(4, &isnull));
 	stream->events_table = DatumGetObjectId(row_datum(5, &isnull));
-	field_columns = text_array_to_list(row_datum(6, &isnull));
-	field_paths = text_array_to_list(row_datum(7, &isnull));
-	stream->key = text_array_to_list(row_datum(8, &isnull));
+	field_columns = names_from_array(row_datum(6, &isnull));
+	field_paths = names_from_array(row_datum(7, &isnull));
+	stream->key = names_from_array(row_datum(8, &isnull));
 	stream->event_time = copy_string(row_text(9));
-	stream->events_columns = text_array_to_list(row_datum(10, &isnull));
+	stream->events_columns = names_from_array(row_datum(10, &isnull));
 	stream->start = copy_string(row_text(11));
 	stream->consumers = DatumGetInt32(row_datum(12, &isnull));
 	stream->partition_interval = row_interval(13);
@@ -262,7 +230,7 @@ stream_from_row(void)
 	stream->default_query = DatumGetBool(row_datum(22, &isnull));
 	stream->staging_table = stream_object(DETECT_STAGING_SCHEMA, stream->name);
 	stream->query_view = stream_object(DETECT_QUERY_SCHEMA, stream->name);
-	stream->owner = relation_owner(stream->query_view);
+	stream->owner = relation_owner(stream->query_view, false);
 	stream_load_columns(stream, field_columns, field_paths);
 	return stream;
 }
@@ -346,14 +314,7 @@ stream_load_by_events_table(Oid events_table)
 int
 stream_topic_index(const Stream *stream, const char *topic)
 {
-	ListCell *cell;
-
-	foreach(cell, stream->topics)
-	{
-		if (strcmp(lfirst(cell), topic) == 0)
-			return foreach_current_index(cell);
-	}
-	return 0;
+	return Max(names_position(stream->topics, topic), 0);
 }
 
 /*

@@ -92,14 +92,6 @@ extern char *argument_event_time(const ArgumentSource *source, Oid events_table)
 extern void stream_check_fields(Jsonb *fields, const char *unnest, Oid staging_table);
 extern void stream_check_definition(const Stream *stream);
 
-/* The text of an argument, for parsed_text_error. */
-typedef struct ParsedText
-{
-	const char *what; /* "columns", "query" */
-	const char *text;
-	int offset; /* of the text in what the parser sees */
-} ParsedText;
-
 /* in stream_columns.c */
 extern List *stream_columns_parse(const char *columns);
 extern List *stream_columns_default(Oid events_table);
@@ -108,7 +100,6 @@ extern bool stream_columns_differ(Oid staging_table, List *column_defs);
 extern void stream_columns_alter_table(const Stream *stream, List *column_defs);
 
 /* in stream_query.c */
-extern void parsed_text_error(void *arg);
 extern Query *stream_query_parse(const char *text, const char *stream_name, Oid staging_table,
 								 AttrNumber ordinal_attnum);
 extern char *stream_query_default(Oid staging_table, Oid events_table);

@@ -76,15 +76,11 @@ check_not_null_columns(const Stream *stream)
 	for (int i = 0; i < tupdesc->natts; i++)
 	{
 		Form_pg_attribute attribute = TupleDescAttr(tupdesc, i);
-		bool filled = false;
-		ListCell *cell;
 
 		if (attribute->attisdropped || !attribute->attnotnull || attribute->atthasdef ||
 			attribute->attidentity || attribute->attgenerated)
 			continue;
-		foreach(cell, stream->events_columns)
-			filled = filled || strcmp(lfirst(cell), NameStr(attribute->attname)) == 0;
-		if (!filled)
+		if (names_position(stream->events_columns, NameStr(attribute->attname)) < 0)
 			ereport(ERROR, (errcode(ERRCODE_NOT_NULL_VIOLATION),
 							errmsg("nothing fills column \"%s\" of table \"%s\", which is NOT NULL",
 								   NameStr(attribute->attname), RelationGetRelationName(rel)),
@@ -108,8 +104,6 @@ check_handed_on(const Stream *stream)
 		const char *name = lfirst(cell);
 		AttrNumber staged = get_attnum(stream->staging_table, name);
 		Oid type = get_atttype(stream->events_table, get_attnum(stream->events_table, name));
-		bool is_handed_on = false;
-		ListCell *column;
 
 		if (staged == InvalidAttrNumber)
 			ereport(ERROR,
@@ -126,9 +120,7 @@ check_handed_on(const Stream *stream)
 					 name, format_type_be(get_atttype(stream->staging_table, staged)), stream->name,
 					 format_type_be(type), get_rel_name(stream->events_table)),
 				 errhint("Change the type in one of them.")));
-		foreach(column, stream->events_columns)
-			is_handed_on = is_handed_on || strcmp(lfirst(column), name) == 0;
-		if (!is_handed_on)
+		if (names_position(stream->events_columns, name) < 0)
 			ereport(
 				ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

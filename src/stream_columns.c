@@ -24,6 +24,7 @@
 #include "nodes/makefuncs.h"
 #include "parser/parse_type.h"
 #include "parser/parser.h"
+#include "sql.h"
 #include "stream.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -87,8 +88,9 @@ List *
 stream_columns_parse(const char *columns)
 {
 	char *sql = psprintf(COLUMNS_PREFIX "%s\n)", columns);
-	ParsedText parsed = {.what = "columns", .text = columns, .offset = strlen(COLUMNS_PREFIX)};
-	ErrorContextCallback callback = {error_context_stack, parsed_text_error, &parsed};
+	SqlText text = {
+		.what = "columns of the stream", .text = columns, .offset = strlen(COLUMNS_PREFIX)};
+	ErrorContextCallback callback = {error_context_stack, sql_text_error, &text};
 	List *statements;
 	CreateStmt *create;
 	ListCell *cell;
@@ -243,12 +245,7 @@ stream_columns_differ(Oid staging_table, List *column_defs)
 void
 stream_columns_alter_table(const Stream *stream, List *column_defs)
 {
-	char *sql = psprintf("ALTER TABLE %s %s",
+	sql_execute(psprintf("ALTER TABLE %s %s",
 						 quote_qualified_identifier(DETECT_STAGING_SCHEMA, stream->name),
-						 alter_table_actions(stream->staging_table, column_defs));
-
-	SPI_connect();
-	if (SPI_execute(sql, false, 0) != SPI_OK_UTILITY)
-		elog(ERROR, "could not execute \"%s\"", sql);
-	SPI_finish();
+						 alter_table_actions(stream->staging_table, column_defs)));
 }

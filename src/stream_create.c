@@ -25,6 +25,7 @@
 #include "fmgr.h"
 #include "ingest/staging.h"
 #include "miscadmin.h"
+#include "sql.h"
 #include "stream.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -33,18 +34,6 @@
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(detect_create_stream);
-
-static Datum
-list_to_text_array(List *names)
-{
-	Datum *elements = palloc(Max(list_length(names), 1) * sizeof(Datum));
-	ListCell *cell;
-	int count = 0;
-
-	foreach(cell, names)
-		elements[count++] = CStringGetTextDatum(lfirst(cell));
-	return PointerGetDatum(construct_array(elements, count, TEXTOID, -1, false, TYPALIGN_INT));
-}
 
 /* Where stream_write() puts the parameters of a definition. */
 #define WRITE_STREAM_SQL                                                                          \
@@ -99,13 +88,13 @@ stream_write(const StreamDefinition *definition)
 	add_parameter(&parameters, INT4OID, Int32GetDatum(stream->id), false);
 	add_text(&parameters, stream->name);
 	add_text(&parameters, stream->server);
-	add_parameter(&parameters, TEXTARRAYOID, list_to_text_array(stream->topics), false);
+	add_parameter(&parameters, TEXTARRAYOID, names_to_array(stream->topics), false);
 	add_parameter(&parameters, REGCLASSOID, ObjectIdGetDatum(stream->events_table), false);
 	add_parameter(&parameters, JSONBOID, JsonbPGetDatum(definition->fields), false);
 	add_text(&parameters, stream->unnest);
-	add_parameter(&parameters, TEXTARRAYOID, list_to_text_array(stream->key), false);
+	add_parameter(&parameters, TEXTARRAYOID, names_to_array(stream->key), false);
 	add_text(&parameters, stream->event_time);
-	add_parameter(&parameters, TEXTARRAYOID, list_to_text_array(stream->events_columns), false);
+	add_parameter(&parameters, TEXTARRAYOID, names_to_array(stream->events_columns), false);
 	add_parameter(&parameters, BOOLOID, BoolGetDatum(definition->default_query), false);
 	add_text(&parameters, stream->start);
 	add_parameter(&parameters, INT4OID, Int32GetDatum(stream->consumers), false);
@@ -125,23 +114,13 @@ stream_write(const StreamDefinition *definition)
 	SPI_finish();
 }
 
-/* Run a command as the caller. */
-static void
-execute(const char *command)
-{
-	SPI_connect();
-	if (SPI_execute(command, false, 0) < 0)
-		elog(ERROR, "could not execute \"%s\"", command);
-	SPI_finish();
-}
-
 /* The trigger that wakes the applier when SQL stages rows. */
 static void
 create_staging_trigger(const Stream *stream)
 {
-	execute(psprintf("CREATE TRIGGER _detect_staged AFTER INSERT ON %s "
-					 "FOR EACH STATEMENT EXECUTE FUNCTION detect._staged()",
-					 quote_qualified_identifier(DETECT_STAGING_SCHEMA, stream->name)));
+	sql_execute(psprintf("CREATE TRIGGER _detect_staged AFTER INSERT ON %s "
+						 "FOR EACH STATEMENT EXECUTE FUNCTION detect._staged()",
+						 quote_qualified_identifier(DETECT_STAGING_SCHEMA, stream->name)));
 }
 
 /* Make a stream's view depend on what its query may not name. */

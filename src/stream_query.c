@@ -33,6 +33,7 @@
 #include "parser/parse_relation.h"
 #include "parser/parser.h"
 #include "parser/parsetree.h"
+#include "sql.h"
 #include "stream.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -179,25 +180,6 @@ refuse_hiding_names(const WithClause *with, const char *stream_name)
 	}
 }
 
-/*
- * Error context: point into the text of an argument, not into the caller's
- * statement.  arg is a ParsedText.
- */
-void
-parsed_text_error(void *arg)
-{
-	const ParsedText *parsed = arg;
-	int position = geterrposition();
-
-	if (position > 0)
-	{
-		errposition(0);
-		internalerrposition(position - parsed->offset);
-		internalerrquery(parsed->text);
-	}
-	errcontext("%s of the stream", parsed->what);
-}
-
 /* Parse the text into one raw SELECT whose FROM names batch rightly. */
 static RawStmt *
 parse_raw_query(const char *text, const char *stream_name, BatchSearch *search)
@@ -269,8 +251,8 @@ stream_query_parse(const char *text, const char *stream_name, Oid staging_table,
 				   AttrNumber ordinal_attnum)
 {
 	BatchSearch search = {0};
-	ParsedText parsed = {.what = "query", .text = text};
-	ErrorContextCallback callback = {error_context_stack, parsed_text_error, &parsed};
+	SqlText sql = {.what = "query of the stream", .text = text};
+	ErrorContextCallback callback = {error_context_stack, sql_text_error, &sql};
 	RawStmt *raw;
 	Query *query;
 	int rtindex = 0;

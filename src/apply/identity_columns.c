@@ -23,20 +23,6 @@
 #include "apply/identity.h"
 #include "apply/partition.h"
 
-/* Position of a name in a list of names, or -1. */
-static int
-name_position(const List *names, const char *name)
-{
-	ListCell *cell;
-
-	foreach(cell, names)
-	{
-		if (strcmp(lfirst(cell), name) == 0)
-			return foreach_current_index(cell);
-	}
-	return -1;
-}
-
 /* The stream's column of a name; raises an error if there is none. */
 static const StreamColumn *
 staged_column(const Stream *stream, const char *name)
@@ -106,7 +92,7 @@ check_key(const Stream *stream, const List *names)
 
 	foreach(cell, names)
 	{
-		if (name_position(names, lfirst(cell)) != foreach_current_index(cell))
+		if (names_position(names, lfirst(cell)) != foreach_current_index(cell))
 			ereport(ERROR, (errcode(ERRCODE_DUPLICATE_COLUMN),
 							errmsg("column \"%s\" appears twice in the key of stream \"%s\"",
 								   (char *) lfirst(cell), stream->name)));
@@ -135,7 +121,7 @@ identity_columns(const Stream *stream)
 	columns->canonical = true;
 	if (names != NIL && partition_is_by_event_time(stream))
 	{
-		columns->event_time = name_position(names, stream->event_time);
+		columns->event_time = names_position(names, stream->event_time);
 		if (columns->event_time < 0)
 		{
 			columns->event_time = list_length(names);

@@ -22,9 +22,9 @@
 #include "commands/defrem.h"
 #include "commands/tablespace.h"
 #include "compat.h"
-#include "executor/spi.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "sql.h"
 #include "storage/bufmgr.h"
 #include "storage/proc.h"
 #include "utils/acl.h"
@@ -129,16 +129,6 @@ partition_check_rights(Oid events_table, Oid owner)
 							quote_identifier(GetUserNameFromId(owner, false)))));
 }
 
-/* Runs a statement; errors are raised. */
-static void
-execute(const char *sql)
-{
-	int result = SPI_execute(sql, false, 0);
-
-	if (result != SPI_OK_UTILITY)
-		elog(ERROR, "SPI_execute returned %s for: %s", SPI_result_code_string(result), sql);
-}
-
 /* Makes one partition; the events table must not be open here. */
 static void
 make_partition(const PartitionMaker *maker, const PartitionRange *range, int lock_timeout_ms)
@@ -153,23 +143,20 @@ make_partition(const PartitionMaker *maker, const PartitionRange *range, int loc
 							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
 
-	execute(psprintf("CREATE TABLE %s (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS "
-					 "INCLUDING GENERATED INCLUDING STORAGE INCLUDING COMPRESSION)%s",
-					 partition, table, maker->options));
+	sql_execute(psprintf("CREATE TABLE %s (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS "
+						 "INCLUDING GENERATED INCLUDING STORAGE INCLUDING COMPRESSION)%s",
+						 partition, table, maker->options));
 	if (maker->unique_columns != NULL)
-		execute(psprintf(
+		sql_execute(psprintf(
 			"CREATE UNIQUE INDEX %s ON %s (%s)",
 			quote_identifier(ChooseRelationName(name, NULL, "identity", maker->schema, false)),
 			partition, maker->unique_columns));
 	events_triggers_make(get_relname_relid(name, maker->schema));
-	execute(psprintf("ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%s) TO (%s)", table,
-					 partition, partition_bound_literal(range->from, maker->event_time_type),
-					 partition_bound_literal(range->to, maker->event_time_type)));
+	sql_execute(psprintf("ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%s) TO (%s)", table,
+						 partition, partition_bound_literal(range->from, maker->event_time_type),
+						 partition_bound_literal(range->to, maker->event_time_type)));
 
-	SPI_finish();
 	AtEOXact_GUC(true, settings);
 }
 

@@ -20,6 +20,7 @@
 #include "nodes/parsenodes.h"
 #include "parser/parse_type.h"
 #include "parser/parser.h"
+#include "sql.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -45,7 +46,6 @@ typedef struct DecodedElement
 static Decoder *create_decoder(FunctionCallInfo fcinfo, TupleDesc *descriptor);
 static DecodeColumn *parse_columns(const char *text, const char *place, int *ncolumns);
 static List *parse_definitions(const char *text);
-static void move_error_position(void *argument);
 static void parse_column(const ColumnDef *definition, const char *place, DecodeColumn *column);
 static void apply_fields(Jsonb *fields, bool has_unnest, DecodeColumn *columns, int ncolumns);
 static DecodeColumn *find_column(DecodeColumn *columns, int ncolumns, const char *name);
@@ -202,13 +202,12 @@ static List *
 parse_definitions(const char *text)
 {
 	char *statement = psprintf(COLUMNS_PREFIX "%s)", text);
-	ErrorContextCallback callback;
+	SqlText columns = {
+		.what = psprintf("columns \"%s\"", text), .text = text, .offset = strlen(COLUMNS_PREFIX)};
+	ErrorContextCallback callback = {error_context_stack, sql_text_error, &columns};
 	List *statements;
 	CreateStmt *create;
 
-	callback.callback = move_error_position;
-	callback.arg = (void *) text;
-	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 	statements = raw_parser(statement, RAW_PARSE_DEFAULT);
 	error_context_stack = callback.previous;
@@ -225,24 +224,6 @@ parse_definitions(const char *text)
 				(errcode(ERRCODE_SYNTAX_ERROR), errmsg("columns must not be empty"),
 				 errhint("Give names and types, like in CREATE TABLE: 'id bigint, name text'.")));
 	return create->tableElts;
-}
-
-/*
- * Error context callback: a syntax error is in the columns, not in the query.
- */
-static void
-move_error_position(void *argument)
-{
-	const char *text = argument;
-	int position = geterrposition();
-
-	if (position > 0)
-	{
-		errposition(0);
-		internalerrposition(position - (int) strlen(COLUMNS_PREFIX));
-		internalerrquery(text);
-	}
-	errcontext("columns \"%s\"", text);
 }
 
 /*

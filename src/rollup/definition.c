@@ -28,6 +28,7 @@
 #include "parser/parse_relation.h"
 #include "parser/parser.h"
 #include "pgtime.h"
+#include "sql.h"
 #include "stream.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -42,26 +43,12 @@
 PG_FUNCTION_INFO_V1(detect_create_rollup);
 PG_FUNCTION_INFO_V1(detect_drop_rollup);
 
-/* Error context: point into the rollup's query, not into the caller's. */
-static void
-query_error_callback(void *text)
-{
-	int position = geterrposition();
-
-	if (position > 0)
-	{
-		errposition(0);
-		internalerrposition(position);
-		internalerrquery((const char *) text);
-	}
-	errcontext("query of the rollup");
-}
-
 /* Parse and analyze the query of a rollup as the caller. */
 static Query *
 parse_query(char *text)
 {
-	ErrorContextCallback callback = {error_context_stack, query_error_callback, text};
+	SqlText sql = {.what = "query of the rollup", .text = text};
+	ErrorContextCallback callback = {error_context_stack, sql_text_error, &sql};
 	List *statements;
 	RawStmt *raw = NULL;
 	Query *query;

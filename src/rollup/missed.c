@@ -20,7 +20,6 @@
 #include "access/table.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -51,20 +50,13 @@ typedef struct ReadStep
 static List *
 identity_names(const Stream *stream)
 {
-	List *names = NIL;
-	bool has_event_time = stream->event_time == NULL;
-	ListCell *cell;
+	List *names = list_copy(stream->key);
 	Relation rel;
 
-	foreach(cell, stream->key)
-	{
-		char *name = lfirst(cell);
-
-		names = lappend(names, name);
-		has_event_time = has_event_time || strcmp(name, stream->event_time) == 0;
-	}
+	if (names != NIL && stream->event_time != NULL && names_position(names, stream->event_time) < 0)
+		names = lappend(names, stream->event_time);
 	if (names != NIL)
-		return has_event_time ? names : lappend(names, stream->event_time);
+		return names;
 
 	rel = table_open(stream->events_table, AccessShareLock);
 	for (int i = 0; i < RelationGetNumberOfAttributes(rel); i++)
@@ -76,19 +68,6 @@ identity_names(const Stream *stream)
 	}
 	table_close(rel, NoLock);
 	return names;
-}
-
-/* Names as an array of text. */
-static Datum
-names_array(const List *names)
-{
-	Datum *values = palloc(list_length(names) * sizeof(Datum));
-	int n = 0;
-	ListCell *cell;
-
-	foreach(cell, names)
-		values[n++] = CStringGetTextDatum(lfirst(cell));
-	return PointerGetDatum(construct_array(values, n, TEXTOID, -1, false, TYPALIGN_INT));
 }
 
 /* The expression that gives an event's identity, over the columns of a table. */
@@ -186,7 +165,7 @@ missed_write(const Rollup *rollup, Tuplestorestate *events)
 				 time, time, identity_expression(names, ROWS_NAME), time));
 	values[0] = Int32GetDatum(rollup->id);
 	values[1] = Int64GetDatum(batch);
-	values[6] = names_array(names);
+	values[6] = names_to_array(names);
 	for (uint64 part = 0; part < SPI_processed; part++)
 	{
 		HeapTuple row = SPI_tuptable->vals[part];
@@ -268,20 +247,13 @@ static void
 read_day(const ReadStep *step, HeapTuple row, TupleDesc tupdesc)
 {
 	bool isnull;
-	ArrayType *columns = DatumGetArrayTypeP(SPI_getbinval(row, tupdesc, 1, &isnull));
+	List *names = names_from_array(SPI_getbinval(row, tupdesc, 1, &isnull));
 	char *since = SPI_getvalue(row, tupdesc, 2);
 	char *until = SPI_getvalue(row, tupdesc, 3);
 	Oid types[1] = {TEXTARRAYOID};
 	Datum values[1] = {SPI_getbinval(row, tupdesc, 5, &isnull)};
-	List *names = NIL;
-	Datum *elements;
-	int nelements;
-	char *sql;
+	char *sql = read_sql(step->rollup->stream, names, since, until);
 
-	deconstruct_array(columns, TEXTOID, -1, false, TYPALIGN_INT, &elements, NULL, &nelements);
-	for (int i = 0; i < nelements; i++)
-		names = lappend(names, TextDatumGetCString(elements[i]));
-	sql = read_sql(step->rollup->stream, names, since, until);
 	if (SPI_execute_with_args(sql, 1, types, values, NULL, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read what rollup \"%s\" misses", step->rollup->name);
 	store_events(step->missed->events);
@@ -327,7 +299,7 @@ missed_read(const Rollup *rollup, MissedEvents *missed)
 {
 	ReadStep step = {rollup, missed};
 
-	missed->events = tuplestore_begin_heap(true, false, work_mem);
+	missed->events = tuplestore_begin_heap(false, false, work_mem);
 	return aside_try(read_step, &step, true);
 }
 

@@ -16,7 +16,6 @@
  */
 #include "rollup/rollup.h"
 
-#include "access/htup_details.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
@@ -64,14 +63,7 @@ rollup_state_table(const char *name)
 Oid
 rollup_owner(const char *name)
 {
-	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(rollup_query_view(name)));
-	Oid owner;
-
-	if (!HeapTupleIsValid(tuple))
-		return InvalidOid;
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
-	return owner;
+	return relation_owner(rollup_query_view(name), true);
 }
 
 /* What detect._rollup.state and aside_state say. */

@@ -1,0 +1,22 @@
+/*-------------------------------------------------------------------------
+ *
+ * sql.h
+ *	  SQL in the name of the caller
+ *
+ *-------------------------------------------------------------------------
+ */
+#ifndef DETECT_SQL_H
+#define DETECT_SQL_H
+
+/* A text of the caller that is parsed. */
+typedef struct SqlText
+{
+	const char *what; /* "query of the stream" */
+	const char *text;
+	int offset; /* of the text in what the parser sees */
+} SqlText;
+
+extern void sql_execute(const char *command);
+extern void sql_text_error(void *arg);
+
+#endif /* DETECT_SQL_H */
