@@ -117,6 +117,7 @@ OBJS = \
 	src/place/build.o \
 	src/place/changes.o \
 	src/place/globe.o \
+	src/place/locate.o \
 	src/place/locator.o \
 	src/place/locator_arguments.o \
 	src/place/locator_create.o \

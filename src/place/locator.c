@@ -24,6 +24,7 @@
 #include "place/locator.h"
 
 #include "access/xact.h"
+#include "compat.h"
 #include "miscadmin.h"
 #include "utils/hsearch.h"
 #include "utils/lsyscache.h"
@@ -203,7 +204,7 @@ kept_places(Locator *locator)
 		if (newest && TransactionIdFollowsOrEquals(snapshot->xmin, newest->horizon))
 			return newest;
 	}
-	if (places && places->only_in == MyProc->lxid && places->own_changes == changes_own() &&
+	if (places && places->only_in == compat_lxid() && places->own_changes == changes_own() &&
 		is_usable(locator, places))
 		return places;
 	forget_places(&locator->transaction_places);
@@ -211,7 +212,7 @@ kept_places(Locator *locator)
 	places = build(locator, snapshot);
 	if (places)
 	{
-		places->only_in = MyProc->lxid;
+		places->only_in = compat_lxid();
 		places->own_changes = changes_own();
 		locator->transaction_places = places;
 	}

@@ -152,9 +152,8 @@ extern void changes_make_triggers(Oid place_table);
 extern void changes_drop_triggers(Oid place_table);
 
 /* in lookup.c */
-extern Lookup *lookup_begin(FunctionCallInfo fcinfo, int place_argument);
-extern bool lookup_point(Lookup *lookup, Datum argument, LookupPoint *point);
-extern bool lookup_point_xy(Lookup *lookup, double x, double y, LookupPoint *point);
+extern Lookup *lookup_begin(FunctionCallInfo fcinfo, bool has_xy);
+extern bool lookup_point(const Lookup *lookup, FunctionCallInfo fcinfo, LookupPoint *point);
 extern Datum lookup_point_datum(Lookup *lookup, LookupPoint *point);
 extern bool lookup_predicate(Lookup *lookup, const Place *place, LookupPoint *point);
 extern double lookup_distance(Lookup *lookup, const Place *place, LookupPoint *point);

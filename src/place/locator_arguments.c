@@ -285,9 +285,11 @@ check_keys(const LocatorDefinition *definition)
 						errhint("Name a key that is unique, or join their shapes with ST_Union.")));
 }
 
-/* Find the one SRID of all places. */
-static void
-check_srid(LocatorDefinition *definition)
+/*
+ * Find the one SRID of all places, on which the query over them depends.
+ */
+void
+locator_find_srid(LocatorDefinition *definition)
 {
 	const char *name = get_rel_name(definition->table);
 	List *srids = ask(psprintf(
@@ -427,13 +429,4 @@ locator_check_rows(LocatorDefinition *definition)
 {
 	check_keys(definition);
 	tell_of_missing_index(definition);
-}
-
-/*
- * Find what the query over the place table depends on: the SRID of its rows.
- */
-void
-locator_find_srid(LocatorDefinition *definition)
-{
-	check_srid(definition);
 }

@@ -26,6 +26,7 @@
 #include "optimizer/optimizer.h"
 #include "parser/analyze.h"
 #include "parser/parser.h"
+#include "sql.h"
 #include "stream.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -81,21 +82,6 @@ refuse_query(const char *what, const char *hint)
 					errhint("%s", hint)));
 }
 
-/* Error context: say which text is wrong. */
-static void
-query_error_callback(void *text)
-{
-	int position = geterrposition();
-
-	if (position > 0)
-	{
-		errposition(0);
-		internalerrposition(position);
-		internalerrquery((const char *) text);
-	}
-	errcontext("filter or priority of the locator");
-}
-
 /* Whether filter and priority have left the statement as it was. */
 static bool
 is_plain_select(const RawStmt *raw, const LocatorDefinition *definition)
@@ -114,7 +100,8 @@ static Query *
 parse_query(const LocatorDefinition *definition)
 {
 	char *text = query_text(definition);
-	ErrorContextCallback callback = {error_context_stack, query_error_callback, text};
+	SqlText sql = {.what = "filter or priority of the locator", .text = text};
+	ErrorContextCallback callback = {error_context_stack, sql_text_error, &sql};
 	List *statements;
 	Query *query;
 
@@ -143,15 +130,6 @@ parse_query(const LocatorDefinition *definition)
  * Making
  * ---------------------------------------------------------------------
  */
-
-static void
-execute(const char *command)
-{
-	SPI_connect();
-	if (SPI_execute(command, false, 0) < 0)
-		elog(ERROR, "could not execute \"%s\"", command);
-	SPI_finish();
-}
 
 /* Whether the place table can tell of its changes. */
 static bool
@@ -213,10 +191,10 @@ create_view(const LocatorDefinition *definition, Query *query)
 	Oid view = query_view_create(definition->name, query, GetUserId());
 	char *name = quote_qualified_identifier(DETECT_QUERY_SCHEMA, definition->name);
 
-	execute(psprintf("ALTER VIEW %s SET (security_invoker = true)", name));
-	execute(psprintf("GRANT SELECT ON %s TO PUBLIC", name));
-	execute(psprintf("COMMENT ON VIEW %s IS %s", name,
-					 quote_literal_cstr(psprintf("places of locator %s", definition->name))));
+	sql_execute(psprintf("ALTER VIEW %s SET (security_invoker = true)", name));
+	sql_execute(psprintf("GRANT SELECT ON %s TO PUBLIC", name));
+	sql_execute(psprintf("COMMENT ON VIEW %s IS %s", name,
+						 quote_literal_cstr(psprintf("places of locator %s", definition->name))));
 	return view;
 }
 

@@ -1,13 +1,12 @@
 /*-------------------------------------------------------------------------
  *
  * lookup.c
- *	  From a point to the key of a place: what the typed functions call.
+ *	  What a statement looks up with: its places, and PostGIS where it must be.
  *
- * detect._locate(locator, key, place) may be called by anybody with anything,
- * so it trusts nothing: the locator must be one, the type of key is the result
- * type, and the caller must be allowed to read what the locator reads.  That is
- * checked once a statement, which is told from the one before by its snapshot;
- * in between a look-up is a walk over the tree.
+ * The functions behind a locator may be called by anybody with anything, so they
+ * trust nothing: the locator must be one, the type of key is the result type, and
+ * the caller must be allowed to read what the locator reads.  That is checked
+ * once a statement, which is told from the one before by its snapshot.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,9 +20,7 @@
 #include "compat.h"
 #include "miscadmin.h"
 #include "rewrite/rewriteHandler.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/datum.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
@@ -31,10 +28,8 @@
 #define MAX_LONGITUDE 180.0
 #define MAX_LATITUDE  90.0
 
-PG_FUNCTION_INFO_V1(detect_locate);
-PG_FUNCTION_INFO_V1(detect_locate_xy);
-PG_FUNCTION_INFO_V1(detect_locate_all);
-PG_FUNCTION_INFO_V1(detect_locate_all_xy);
+/* The place, or x of x and y. */
+#define POINT_ARGUMENT 2
 
 /* ---------------------------------------------------------------------
  * A statement begins
@@ -69,17 +64,17 @@ is_same_statement(const Lookup *lookup, Oid view)
 	Snapshot snapshot = GetActiveSnapshot();
 
 	return lookup->has_begun && lookup->locator->view == view && lookup->user == GetUserId() &&
-		   lookup->transaction == MyProc->lxid && lookup->curcid == snapshot->curcid &&
+		   lookup->transaction == compat_lxid() && lookup->curcid == snapshot->curcid &&
 		   lookup->xmax == snapshot->xmax && lookup->xcnt == snapshot->xcnt &&
 		   lookup->subxcnt == snapshot->subxcnt && lookup->xmin == snapshot->xmin;
 }
 
 /* Raise an error unless the function was declared for this locator. */
 static void
-check_types(FunctionCallInfo fcinfo, const Locator *locator, int place_argument)
+check_types(FunctionCallInfo fcinfo, const Locator *locator, bool has_xy)
 {
 	Oid key_type = get_fn_expr_argtype(fcinfo->flinfo, 1);
-	Oid place_type = get_fn_expr_argtype(fcinfo->flinfo, place_argument);
+	Oid place_type = get_fn_expr_argtype(fcinfo->flinfo, POINT_ARGUMENT);
 	Oid element_type = get_element_type(key_type);
 
 	if (key_type != locator->key_type && element_type != locator->key_type)
@@ -88,8 +83,7 @@ check_types(FunctionCallInfo fcinfo, const Locator *locator, int place_argument)
 				 errmsg("the keys of locator \"%s\" are of type %s, not %s", locator->name,
 						format_type_be(locator->key_type), format_type_be(key_type)),
 				 errhint("The column may have changed: drop the locator and create it again.")));
-	if (place_argument > 0 && place_type != locator->geometry_type &&
-		place_type != locator->geography_type)
+	if (!has_xy && place_type != locator->geometry_type && place_type != locator->geography_type)
 		ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH),
 						errmsg("a locator takes a geometry or a geography, not %s",
 							   format_type_be(place_type))));
@@ -97,7 +91,7 @@ check_types(FunctionCallInfo fcinfo, const Locator *locator, int place_argument)
 
 /* The statement begins to look up. */
 static void
-begin(Lookup *lookup, FunctionCallInfo fcinfo, Oid view, int place_argument)
+begin(Lookup *lookup, FunctionCallInfo fcinfo, Oid view, bool has_xy)
 {
 	Snapshot snapshot = GetActiveSnapshot();
 	Locator *locator;
@@ -106,7 +100,7 @@ begin(Lookup *lookup, FunctionCallInfo fcinfo, Oid view, int place_argument)
 	end_lookup(lookup);
 	AcceptInvalidationMessages();
 	locator = locator_get(view);
-	check_types(fcinfo, locator, place_argument);
+	check_types(fcinfo, locator, has_xy);
 	check_select(locator);
 	lookup->places = locator_places(locator);
 	if (lookup->places)
@@ -120,9 +114,9 @@ begin(Lookup *lookup, FunctionCallInfo fcinfo, Oid view, int place_argument)
 	}
 	lookup->locator = locator;
 	lookup->argument_type =
-		place_argument > 0 ? get_fn_expr_argtype(fcinfo->flinfo, place_argument) : InvalidOid;
+		has_xy ? InvalidOid : get_fn_expr_argtype(fcinfo->flinfo, POINT_ARGUMENT);
 	lookup->user = GetUserId();
-	lookup->transaction = MyProc->lxid;
+	lookup->transaction = compat_lxid();
 	lookup->xmin = snapshot->xmin;
 	lookup->xmax = snapshot->xmax;
 	lookup->xcnt = snapshot->xcnt;
@@ -134,10 +128,10 @@ begin(Lookup *lookup, FunctionCallInfo fcinfo, Oid view, int place_argument)
 /*
  * What the statement that calls looks up with.  The first argument of the
  * function is the locator's view, the second of its keys' type or an array of
- * it; place_argument is that of the place, 0 when x and y are given.
+ * it; has_xy tells that x and y are given instead of a place.
  */
 Lookup *
-lookup_begin(FunctionCallInfo fcinfo, int place_argument)
+lookup_begin(FunctionCallInfo fcinfo, bool has_xy)
 {
 	Lookup *lookup = fcinfo->flinfo->fn_extra;
 	Oid view = PG_GETARG_OID(0);
@@ -152,7 +146,7 @@ lookup_begin(FunctionCallInfo fcinfo, int place_argument)
 		fcinfo->flinfo->fn_extra = lookup;
 	}
 	if (!is_same_statement(lookup, view))
-		begin(lookup, fcinfo, view, place_argument);
+		begin(lookup, fcinfo, view, has_xy);
 	return lookup;
 }
 
@@ -170,11 +164,9 @@ is_somewhere(const Lookup *lookup, double x, double y)
 	return !lookup->locator->globe || (fabs(x) <= MAX_LONGITUDE && fabs(y) <= MAX_LATITUDE);
 }
 
-/*
- * Take a point that is given by its coordinates; false when it is nowhere.
- */
-bool
-lookup_point_xy(Lookup *lookup, double x, double y, LookupPoint *point)
+/* Take a point that is given by its coordinates; false when it is nowhere. */
+static bool
+take_xy(const Lookup *lookup, double x, double y, LookupPoint *point)
 {
 	point->x = x;
 	point->y = y;
@@ -184,11 +176,11 @@ lookup_point_xy(Lookup *lookup, double x, double y, LookupPoint *point)
 }
 
 /*
- * Take the point that is an argument; false when it is nowhere.  Raises an error
- * when it is in another system than the places.
+ * Take a point that is given as a place; false when it is nowhere.  Raises an
+ * error when it is in another system than the places.
  */
-bool
-lookup_point(Lookup *lookup, Datum argument, LookupPoint *point)
+static bool
+take_place(const Lookup *lookup, Datum argument, LookupPoint *point)
 {
 	const Locator *locator = lookup->locator;
 	void *bytes = PG_DETOAST_DATUM_PACKED(argument);
@@ -218,6 +210,22 @@ lookup_point(Lookup *lookup, Datum argument, LookupPoint *point)
 	point->x = at.x;
 	point->y = at.y;
 	return is_somewhere(lookup, at.x, at.y);
+}
+
+/*
+ * Take the point from the arguments after the key: a place, or x and y as the
+ * look-up has begun.  False when there is none, or it is nowhere.
+ */
+bool
+lookup_point(const Lookup *lookup, FunctionCallInfo fcinfo, LookupPoint *point)
+{
+	if (PG_ARGISNULL(POINT_ARGUMENT))
+		return false;
+	if (OidIsValid(lookup->argument_type))
+		return take_place(lookup, PG_GETARG_DATUM(POINT_ARGUMENT), point);
+	return !PG_ARGISNULL(POINT_ARGUMENT + 1) &&
+		   take_xy(lookup, PG_GETARG_FLOAT8(POINT_ARGUMENT), PG_GETARG_FLOAT8(POINT_ARGUMENT + 1),
+				   point);
 }
 
 /* ---------------------------------------------------------------------
@@ -308,217 +316,4 @@ lookup_dwithin(Lookup *lookup, const Place *place, LookupPoint *point)
 										  Float8GetDatum(locator->within), BoolGetDatum(true)));
 	return DatumGetBool(
 		FunctionCall3(&lookup->dwithin, place->geometry, datum, Float8GetDatum(locator->within)));
-}
-
-/* ---------------------------------------------------------------------
- * Contains, covers
- * ---------------------------------------------------------------------
- */
-
-/* Whether a place has the point. */
-static inline bool
-has_point(Lookup *lookup, const Place *place, LookupPoint *point)
-{
-	if (place->shape != SHAPE_POLYGON)
-		return lookup_predicate(lookup, place, point);
-	return place_side(place, point->x, point->y) >=
-		   (lookup->locator->mode == LOCATOR_CONTAINS ? SIDE_INSIDE : SIDE_BORDER);
-}
-
-/* Begin to walk over the places that may have the point. */
-static inline void
-walk_begin(BoxWalk *walk, const Places *places, const LookupPoint *point)
-{
-	double at[3] = {point->x, point->y, 0};
-
-	if (places->globe)
-		globe_position(point->x, point->y, at);
-	box_walk_begin(walk, places, at, places->globe ? globe_chord(0) : 0);
-}
-
-/* The preferred place that has the point, as an index; -1 if there is none. */
-static int
-find_first(Lookup *lookup, LookupPoint *point)
-{
-	BoxWalk walk;
-	int first = -1;
-	int i;
-
-	lookup->locator->from_memory++;
-	walk_begin(&walk, lookup->places, point);
-	while ((i = box_walk_next(&walk)) >= 0)
-	{
-		if ((first < 0 || i < first) && has_point(lookup, &lookup->places->places[i], point))
-			first = i;
-	}
-	return first;
-}
-
-static int
-compare_int(const void *left, const void *right)
-{
-	return *(const int *) left - *(const int *) right;
-}
-
-/* The keys of all places that have the point, the preferred first. */
-static int
-find_all(Lookup *lookup, LookupPoint *point, Datum **keys)
-{
-	BoxWalk walk;
-	int capacity = 8;
-	int count = 0;
-	int *found = palloc(capacity * sizeof(int));
-	int i;
-
-	lookup->locator->from_memory++;
-	walk_begin(&walk, lookup->places, point);
-	while ((i = box_walk_next(&walk)) >= 0)
-	{
-		if (!has_point(lookup, &lookup->places->places[i], point))
-			continue;
-		if (count == capacity)
-			found = repalloc(found, (capacity *= 2) * sizeof(int));
-		found[count++] = i;
-	}
-	qsort(found, count, sizeof(int), compare_int);
-	*keys = palloc((count + 1) * sizeof(Datum));
-	for (i = 0; i < count; i++)
-		(*keys)[i] = lookup->places->places[found[i]].key;
-	return count;
-}
-
-/* ---------------------------------------------------------------------
- * SQL
- * ---------------------------------------------------------------------
- */
-
-/* The key of the place that a point belongs to. */
-static Datum
-locate(FunctionCallInfo fcinfo, Lookup *lookup, LookupPoint *point)
-{
-	const Locator *locator = lookup->locator;
-	Nearest *nearest;
-	Datum key;
-
-	if (lookup->places == NULL || !point->is_point)
-	{
-		if (lookup_query(lookup, point, 1, &nearest) == 0)
-			PG_RETURN_NULL();
-		return nearest[0].key;
-	}
-	if (locator->mode == LOCATOR_WITHIN)
-	{
-		if (nearest_find(lookup, point, 1, false, &nearest) == 0)
-			PG_RETURN_NULL();
-		key = nearest[0].key;
-	}
-	else
-	{
-		int first = find_first(lookup, point);
-
-		if (first < 0)
-			PG_RETURN_NULL();
-		key = lookup->places->places[first].key;
-	}
-	return datumCopy(key, locator->key_by_value, locator->key_length);
-}
-
-/*
- * detect._locate(locator, key, place): the key of the place, or NULL.
- */
-Datum
-detect_locate(PG_FUNCTION_ARGS)
-{
-	Lookup *lookup;
-	LookupPoint point;
-
-	if (PG_ARGISNULL(0))
-		PG_RETURN_NULL();
-	lookup = lookup_begin(fcinfo, 2);
-	if (PG_ARGISNULL(2) || !lookup_point(lookup, PG_GETARG_DATUM(2), &point))
-		PG_RETURN_NULL();
-	return locate(fcinfo, lookup, &point);
-}
-
-/*
- * detect._locate(locator, key, x, y): the same for coordinates.
- */
-Datum
-detect_locate_xy(PG_FUNCTION_ARGS)
-{
-	Lookup *lookup;
-	LookupPoint point;
-
-	if (PG_ARGISNULL(0))
-		PG_RETURN_NULL();
-	lookup = lookup_begin(fcinfo, 0);
-	if (PG_ARGISNULL(2) || PG_ARGISNULL(3) ||
-		!lookup_point_xy(lookup, PG_GETARG_FLOAT8(2), PG_GETARG_FLOAT8(3), &point))
-		PG_RETURN_NULL();
-	return locate(fcinfo, lookup, &point);
-}
-
-/* The keys of all places that have a point, as an array. */
-static Datum
-locate_all(Lookup *lookup, LookupPoint *point)
-{
-	const Locator *locator = lookup->locator;
-	Datum *keys;
-	int count;
-	char align;
-	int16 length;
-	bool by_value;
-
-	if (lookup->places == NULL || !point->is_point || locator->mode == LOCATOR_WITHIN)
-	{
-		Nearest *nearest;
-
-		count = lookup->places == NULL || !point->is_point
-					? lookup_query(lookup, point, 0, &nearest)
-					: nearest_find(lookup, point, INT_MAX, false, &nearest);
-		keys = palloc((count + 1) * sizeof(Datum));
-		for (int i = 0; i < count; i++)
-			keys[i] = nearest[i].key;
-	}
-	else
-		count = find_all(lookup, point, &keys);
-	get_typlenbyvalalign(locator->key_type, &length, &by_value, &align);
-	return PointerGetDatum(
-		construct_array(keys, count, locator->key_type, length, by_value, align));
-}
-
-/*
- * detect._locate_all(locator, keys, place): the keys of all places that have
- * it, the preferred first; an empty array if none has.
- */
-Datum
-detect_locate_all(PG_FUNCTION_ARGS)
-{
-	Lookup *lookup;
-	LookupPoint point;
-
-	if (PG_ARGISNULL(0))
-		PG_RETURN_NULL();
-	lookup = lookup_begin(fcinfo, 2);
-	if (PG_ARGISNULL(2) || !lookup_point(lookup, PG_GETARG_DATUM(2), &point))
-		return PointerGetDatum(construct_empty_array(lookup->locator->key_type));
-	return locate_all(lookup, &point);
-}
-
-/*
- * detect._locate_all(locator, keys, x, y): the same for coordinates.
- */
-Datum
-detect_locate_all_xy(PG_FUNCTION_ARGS)
-{
-	Lookup *lookup;
-	LookupPoint point;
-
-	if (PG_ARGISNULL(0))
-		PG_RETURN_NULL();
-	lookup = lookup_begin(fcinfo, 0);
-	if (PG_ARGISNULL(2) || PG_ARGISNULL(3) ||
-		!lookup_point_xy(lookup, PG_GETARG_FLOAT8(2), PG_GETARG_FLOAT8(3), &point))
-		return PointerGetDatum(construct_empty_array(lookup->locator->key_type));
-	return locate_all(lookup, &point);
 }

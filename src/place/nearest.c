@@ -197,18 +197,41 @@ nearest_find(Lookup *lookup, LookupPoint *point, int k, bool with_distance, Near
  * ---------------------------------------------------------------------
  */
 
-/* Give the nearest places as rows. */
+/* Raise an error unless the locator has a distance. */
+static void
+check_mode(const Locator *locator)
+{
+	if (locator->mode != LOCATOR_WITHIN)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("locator \"%s\" has no distance", locator->name),
+						errhint("Create it with within => … to find the nearest places.")));
+}
+
+/* Give the nearest places as rows; k is the last argument. */
 static Datum
-return_nearest(FunctionCallInfo fcinfo, Lookup *lookup, LookupPoint *point, int k)
+return_nearest(FunctionCallInfo fcinfo, bool has_xy)
 {
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+	int k = PG_ARGISNULL(PG_NARGS() - 1) ? INT_MAX : PG_GETARG_INT32(PG_NARGS() - 1);
+	Lookup *lookup;
+	LookupPoint point;
 	Nearest *nearest;
 	int count;
 
-	if (lookup->places == NULL || !point->is_point)
-		count = lookup_query(lookup, point, k == INT_MAX ? 0 : k, &nearest);
+	InitMaterializedSRF(fcinfo, 0);
+	if (k < 0)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("k must not be negative"),
+						errhint("Leave it out to get all places within the distance.")));
+	if (PG_ARGISNULL(0) || k == 0)
+		return (Datum) 0;
+	lookup = lookup_begin(fcinfo, has_xy);
+	check_mode(lookup->locator);
+	if (!lookup_point(lookup, fcinfo, &point))
+		return (Datum) 0;
+	if (lookup->places == NULL || !point.is_point)
+		count = lookup_query(lookup, &point, k == INT_MAX ? 0 : k, &nearest);
 	else
-		count = nearest_find(lookup, point, k, true, &nearest);
+		count = nearest_find(lookup, &point, k, true, &nearest);
 	for (int i = 0; i < count; i++)
 	{
 		Datum values[NEAREST_COLUMNS] = {nearest[i].key, Float8GetDatum(nearest[i].distance)};
@@ -219,28 +242,6 @@ return_nearest(FunctionCallInfo fcinfo, Lookup *lookup, LookupPoint *point, int 
 	return (Datum) 0;
 }
 
-/* Begin a set of the nearest; false when it is empty. */
-static bool
-begin_nearest(FunctionCallInfo fcinfo, int k_argument, int *k)
-{
-	InitMaterializedSRF(fcinfo, 0);
-	*k = PG_ARGISNULL(k_argument) ? INT_MAX : PG_GETARG_INT32(k_argument);
-	if (*k < 0)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("k must not be negative"),
-						errhint("Leave it out to get all places within the distance.")));
-	return !PG_ARGISNULL(0) && *k > 0;
-}
-
-/* The error of a function that needs another mode. */
-static void
-check_mode(const Locator *locator)
-{
-	if (locator->mode != LOCATOR_WITHIN)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("locator \"%s\" has no distance", locator->name),
-						errhint("Create it with within => … to find the nearest places.")));
-}
-
 /*
  * detect._nearest(locator, key, place, k): the k nearest places and their
  * distances.
@@ -248,17 +249,7 @@ check_mode(const Locator *locator)
 Datum
 detect_nearest(PG_FUNCTION_ARGS)
 {
-	Lookup *lookup;
-	LookupPoint point;
-	int k;
-
-	if (!begin_nearest(fcinfo, 3, &k))
-		return (Datum) 0;
-	lookup = lookup_begin(fcinfo, 2);
-	check_mode(lookup->locator);
-	if (PG_ARGISNULL(2) || !lookup_point(lookup, PG_GETARG_DATUM(2), &point))
-		return (Datum) 0;
-	return return_nearest(fcinfo, lookup, &point, k);
+	return return_nearest(fcinfo, false);
 }
 
 /*
@@ -267,16 +258,5 @@ detect_nearest(PG_FUNCTION_ARGS)
 Datum
 detect_nearest_xy(PG_FUNCTION_ARGS)
 {
-	Lookup *lookup;
-	LookupPoint point;
-	int k;
-
-	if (!begin_nearest(fcinfo, 4, &k))
-		return (Datum) 0;
-	lookup = lookup_begin(fcinfo, 0);
-	check_mode(lookup->locator);
-	if (PG_ARGISNULL(2) || PG_ARGISNULL(3) ||
-		!lookup_point_xy(lookup, PG_GETARG_FLOAT8(2), PG_GETARG_FLOAT8(3), &point))
-		return (Datum) 0;
-	return return_nearest(fcinfo, lookup, &point, k);
+	return return_nearest(fcinfo, true);
 }

@@ -19,6 +19,7 @@
 #include "catalog/indexing.h"
 #include "catalog/pg_depend.h"
 #include "catalog/pg_proc.h"
+#include "sql.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
@@ -43,16 +44,11 @@ create_function(const Wrapper *wrapper, const char *name, const char *more_argum
 {
 	const char *quoted = quote_identifier(name);
 
-	SPI_connect();
-	if (SPI_execute(psprintf("CREATE FUNCTION %s(%s%s) RETURNS %s "
-							 "LANGUAGE sql STABLE PARALLEL RESTRICTED COST 10 %s",
-							 quoted, wrapper->arguments, more_arguments, result, body),
-					false, 0) < 0 ||
-		SPI_execute(psprintf("COMMENT ON FUNCTION %s(%s%s) IS %s", quoted, wrapper->arguments,
-							 more_arguments[0] ? ", k int" : "", quote_literal_cstr(comment)),
-					false, 0) < 0)
-		elog(ERROR, "could not create function %s", quoted);
-	SPI_finish();
+	sql_execute(psprintf("CREATE FUNCTION %s(%s%s) RETURNS %s "
+						 "LANGUAGE sql STABLE PARALLEL RESTRICTED COST 10 %s",
+						 quoted, wrapper->arguments, more_arguments, result, body));
+	sql_execute(psprintf("COMMENT ON FUNCTION %s(%s%s) IS %s", quoted, wrapper->arguments,
+						 more_arguments[0] ? ", k int" : "", quote_literal_cstr(comment)));
 }
 
 /* The function that gives one key. */

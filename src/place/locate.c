@@ -1,0 +1,216 @@
+/*-------------------------------------------------------------------------
+ *
+ * locate.c
+ *	  From a point to the key of a place: what the typed functions call.
+ *
+ * A look-up walks over the places whose box has the point and asks each whether
+ * it has it.  Places are kept in the order of preference, so that the one with
+ * the least number is the answer, and none behind it needs to be asked.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "place/locator.h"
+
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/lsyscache.h"
+
+PG_FUNCTION_INFO_V1(detect_locate);
+PG_FUNCTION_INFO_V1(detect_locate_xy);
+PG_FUNCTION_INFO_V1(detect_locate_all);
+PG_FUNCTION_INFO_V1(detect_locate_all_xy);
+
+/* ---------------------------------------------------------------------
+ * Contains, covers
+ * ---------------------------------------------------------------------
+ */
+
+/* Whether a place has the point. */
+static inline bool
+has_point(Lookup *lookup, const Place *place, LookupPoint *point)
+{
+	if (place->shape != SHAPE_POLYGON)
+		return lookup_predicate(lookup, place, point);
+	return place_side(place, point->x, point->y) >=
+		   (lookup->locator->mode == LOCATOR_CONTAINS ? SIDE_INSIDE : SIDE_BORDER);
+}
+
+/* Begin to walk over the places that may have the point. */
+static inline void
+walk_begin(BoxWalk *walk, const Places *places, const LookupPoint *point)
+{
+	double at[3] = {point->x, point->y, 0};
+
+	if (places->globe)
+		globe_position(point->x, point->y, at);
+	box_walk_begin(walk, places, at, places->globe ? globe_chord(0) : 0);
+}
+
+/* The preferred place that has the point, as an index; -1 if there is none. */
+static int
+find_first(Lookup *lookup, LookupPoint *point)
+{
+	BoxWalk walk;
+	int first = -1;
+	int i;
+
+	lookup->locator->from_memory++;
+	walk_begin(&walk, lookup->places, point);
+	while ((i = box_walk_next(&walk)) >= 0)
+	{
+		if ((first < 0 || i < first) && has_point(lookup, &lookup->places->places[i], point))
+			first = i;
+	}
+	return first;
+}
+
+static int
+compare_int(const void *left, const void *right)
+{
+	return *(const int *) left - *(const int *) right;
+}
+
+/* The keys of all places that have the point, the preferred first. */
+static int
+find_all(Lookup *lookup, LookupPoint *point, Datum **keys)
+{
+	BoxWalk walk;
+	int capacity = 8;
+	int count = 0;
+	int *found = palloc(capacity * sizeof(int));
+	int i;
+
+	lookup->locator->from_memory++;
+	walk_begin(&walk, lookup->places, point);
+	while ((i = box_walk_next(&walk)) >= 0)
+	{
+		if (!has_point(lookup, &lookup->places->places[i], point))
+			continue;
+		if (count == capacity)
+			found = repalloc(found, (capacity *= 2) * sizeof(int));
+		found[count++] = i;
+	}
+	qsort(found, count, sizeof(int), compare_int);
+	*keys = palloc((count + 1) * sizeof(Datum));
+	for (i = 0; i < count; i++)
+		(*keys)[i] = lookup->places->places[found[i]].key;
+	return count;
+}
+
+/* ---------------------------------------------------------------------
+ * SQL
+ * ---------------------------------------------------------------------
+ */
+
+/* The key of the place that a point belongs to. */
+static Datum
+locate(FunctionCallInfo fcinfo, bool has_xy)
+{
+	Lookup *lookup;
+	const Locator *locator;
+	LookupPoint point;
+	Nearest *nearest;
+	Datum key;
+
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+	lookup = lookup_begin(fcinfo, has_xy);
+	locator = lookup->locator;
+	if (!lookup_point(lookup, fcinfo, &point))
+		PG_RETURN_NULL();
+	if (lookup->places == NULL || !point.is_point)
+	{
+		if (lookup_query(lookup, &point, 1, &nearest) == 0)
+			PG_RETURN_NULL();
+		return nearest[0].key;
+	}
+	if (locator->mode == LOCATOR_WITHIN)
+	{
+		if (nearest_find(lookup, &point, 1, false, &nearest) == 0)
+			PG_RETURN_NULL();
+		key = nearest[0].key;
+	}
+	else
+	{
+		int first = find_first(lookup, &point);
+
+		if (first < 0)
+			PG_RETURN_NULL();
+		key = lookup->places->places[first].key;
+	}
+	return datumCopy(key, locator->key_by_value, locator->key_length);
+}
+
+/*
+ * detect._locate(locator, key, place): the key of the place, or NULL.
+ */
+Datum
+detect_locate(PG_FUNCTION_ARGS)
+{
+	return locate(fcinfo, false);
+}
+
+/*
+ * detect._locate(locator, key, x, y): the same for coordinates.
+ */
+Datum
+detect_locate_xy(PG_FUNCTION_ARGS)
+{
+	return locate(fcinfo, true);
+}
+
+/* The keys of all places that have a point, as an array. */
+static Datum
+locate_all(FunctionCallInfo fcinfo, bool has_xy)
+{
+	Lookup *lookup;
+	const Locator *locator;
+	LookupPoint point;
+	Nearest *nearest;
+	Datum *keys;
+	int count;
+	char align;
+	int16 length;
+	bool by_value;
+
+	if (PG_ARGISNULL(0))
+		PG_RETURN_NULL();
+	lookup = lookup_begin(fcinfo, has_xy);
+	locator = lookup->locator;
+	if (!lookup_point(lookup, fcinfo, &point))
+		return PointerGetDatum(construct_empty_array(locator->key_type));
+	if (lookup->places != NULL && point.is_point && locator->mode != LOCATOR_WITHIN)
+		count = find_all(lookup, &point, &keys);
+	else
+	{
+		count = lookup->places == NULL || !point.is_point
+					? lookup_query(lookup, &point, 0, &nearest)
+					: nearest_find(lookup, &point, INT_MAX, false, &nearest);
+		keys = palloc((count + 1) * sizeof(Datum));
+		for (int i = 0; i < count; i++)
+			keys[i] = nearest[i].key;
+	}
+	get_typlenbyvalalign(locator->key_type, &length, &by_value, &align);
+	return PointerGetDatum(
+		construct_array(keys, count, locator->key_type, length, by_value, align));
+}
+
+/*
+ * detect._locate_all(locator, keys, place): the keys of all places that have
+ * it, the preferred first; an empty array if none has.
+ */
+Datum
+detect_locate_all(PG_FUNCTION_ARGS)
+{
+	return locate_all(fcinfo, false);
+}
+
+/*
+ * detect._locate_all(locator, keys, x, y): the same for coordinates.
+ */
+Datum
+detect_locate_all_xy(PG_FUNCTION_ARGS)
+{
+	return locate_all(fcinfo, true);
+}
