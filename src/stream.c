@@ -30,6 +30,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
+#include "utils/json.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -80,14 +81,8 @@ stream_member_path(const char *from, const char *name)
 	StringInfoData path;
 
 	initStringInfo(&path);
-	appendStringInfo(&path, "%s.\"", from);
-	for (const char *c = name; *c; c++)
-	{
-		if (*c == '"' || *c == '\\')
-			appendStringInfoChar(&path, '\\');
-		appendStringInfoChar(&path, *c);
-	}
-	appendStringInfoChar(&path, '"');
+	appendStringInfo(&path, "%s.", from);
+	escape_json(&path, name); /* a name in jsonpath is quoted like a string in JSON */
 	return path.data;
 }
 

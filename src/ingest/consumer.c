@@ -194,7 +194,7 @@ write_progresses(Consumer *consumer, List *progresses)
 			(progress->paused_reason && known->paused_reason == NULL))
 		{
 			if (progress->next_offset != known->next_offset)
-				progress->waits_since = 0;
+				progress->waits_since = progress->held_up_since = 0;
 			progress_write_staged(consumer->stream, progress);
 		}
 	}
@@ -219,6 +219,7 @@ remember_progresses(Consumer *consumer, List *progresses)
 		known->end_offset = progress->end_offset;
 		known->eof_offset = progress->eof_offset;
 		known->waits_since = progress->waits_since;
+		known->held_up_since = progress->held_up_since;
 	}
 }
 

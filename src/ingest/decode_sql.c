@@ -24,11 +24,11 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
-#include "utils/json.h"
 #include "utils/jsonb.h"
 #include "utils/tuplestore.h"
 
-#include "decode.h"
+#include "detect.h"
+#include "ingest/decode.h"
 
 PG_FUNCTION_INFO_V1(detect_decode);
 PG_FUNCTION_INFO_V1(detect_unknown_fields);
@@ -232,8 +232,6 @@ parse_definitions(const char *text)
 static void
 parse_column(const ColumnDef *definition, const char *place, DecodeColumn *column)
 {
-	StringInfoData path;
-
 	if (definition->constraints != NIL || definition->collClause != NULL ||
 		definition->raw_default != NULL || definition->typeName == NULL ||
 		definition->fdwoptions != NIL || definition->compression != NULL)
@@ -246,11 +244,7 @@ parse_column(const ColumnDef *definition, const char *place, DecodeColumn *colum
 
 	column->name = definition->colname;
 	typenameTypeIdAndMod(NULL, definition->typeName, &column->type, &column->typmod);
-
-	initStringInfo(&path);
-	appendStringInfo(&path, "%s.", place);
-	escape_json(&path, column->name);
-	column->path = path.data;
+	column->path = stream_member_path(place, column->name);
 }
 
 /*

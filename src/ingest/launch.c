@@ -75,7 +75,10 @@ launch_ended(Launch *launch, int slot_index, int entry, TimestampTz now)
 	clean = slot->workers[entry].exited_cleanly;
 	database = slot->database;
 	if (!clean && slot->wanted && entry != DUTY_MAINTAIN && slot->reason[0] == '\0')
+	{
 		strlcpy(slot->reason, "the worker ended unexpectedly: see the server log", REASON_BYTES);
+		slot->reason_entry = entry;
+	}
 	LWLockRelease(detect_shared->lock);
 
 	if (TimestampDifferenceExceeds(launch->started_at, now, GOOD_RUN_MS) ||
@@ -115,13 +118,13 @@ launch_start(Launch *launch, int slot_index, const StreamSlot *copy, int entry, 
 		snprintf(reason, sizeof(reason),
 				 "waiting for a worker slot: increase max_worker_processes, now %d",
 				 max_worker_processes);
-		slot_set_reason(slot, reason);
+		slot_set_entry_reason(slot, entry, reason);
 		launch->waits_for_worker_slot = true;
 		launch->due = TimestampTzPlusMilliseconds(now, launcher_retry_delay_ms(launch->failures++));
 		return;
 	}
 	if (launch->waits_for_worker_slot)
-		slot_set_reason(slot, "");
+		slot_clear_reason(slot, entry);
 	launch->waits_for_worker_slot = false;
 	launch->running = true;
 	launch->owner = copy->owner;

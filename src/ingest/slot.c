@@ -170,28 +170,37 @@ slot_set_state(StreamSlot *slot, StreamState state)
 }
 
 /*
- * Say why the stream does not run, without counting an error.
+ * Say why the worker of an entry does not run, without counting an error.
  */
 void
-slot_set_reason(StreamSlot *slot, const char *reason)
+slot_set_entry_reason(StreamSlot *slot, int entry, const char *reason)
 {
 	int length = pg_mbcliplen(reason, strlen(reason), REASON_BYTES - 1);
 
 	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
 	memcpy(slot->reason, reason, length);
 	slot->reason[length] = '\0';
-	slot->reason_entry = my_entry ? my_entry - slot->workers : DUTY_APPLY;
+	slot->reason_entry = entry;
 	LWLockRelease(detect_shared->lock);
 }
 
 /*
- * What a worker of this duty found failing beside a stream that runs is mended.
+ * The same of this worker.
  */
 void
-slot_clear_reason(StreamSlot *slot, WorkerDuty duty)
+slot_set_reason(StreamSlot *slot, const char *reason)
+{
+	slot_set_entry_reason(slot, my_entry - slot->workers, reason);
+}
+
+/*
+ * What was said of the worker of an entry is mended.
+ */
+void
+slot_clear_reason(StreamSlot *slot, int entry)
 {
 	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
-	if (slot->reason_entry == duty)
+	if (slot->reason_entry == entry)
 		slot->reason[0] = '\0';
 	LWLockRelease(detect_shared->lock);
 }

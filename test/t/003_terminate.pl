@@ -108,6 +108,9 @@ for my $blow (1 .. BLOWS)
 }
 note("$terminated of " . BLOWS . " terminated");
 ledgers_are_exact('after workers were terminated and cancelled');
+ok( $node->poll_query_until('city',
+		"SELECT count(*) = 2 FROM detect.stat_stream WHERE state = 'running' AND reason IS NULL"),
+	'once they run again, nothing is said of their ends');
 is($node->safe_psql('city', 'SELECT pg_postmaster_start_time()'),
 	$started_at, 'the server did not restart');
 is($node->safe_psql('city', 'SELECT count(*) FROM detect.dead_letter'),
