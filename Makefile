@@ -92,6 +92,7 @@ OBJS = \
 	src/apply/decide.o \
 	src/apply/dedup.o \
 	src/apply/edit.o \
+	src/apply/edit_times.o \
 	src/apply/element.o \
 	src/apply/events.o \
 	src/apply/failure.o \
@@ -134,9 +135,11 @@ OBJS = \
 	src/rollup/alter.o \
 	src/rollup/aside.o \
 	src/rollup/blame.o \
+	src/rollup/bucket.o \
 	src/rollup/coarser.o \
 	src/rollup/definition.o \
 	src/rollup/fill.o \
+	src/rollup/gone.o \
 	src/rollup/merge.o \
 	src/rollup/missed.o \
 	src/rollup/partial.o \
@@ -144,6 +147,9 @@ OBJS = \
 	src/rollup/query_check.o \
 	src/rollup/rebuild.o \
 	src/rollup/relations.o \
+	src/rollup/repair.o \
+	src/rollup/repair_check.o \
+	src/rollup/repair_queue.o \
 	src/rollup/retention.o \
 	src/rollup/rollup.o \
 	src/rollup/shape.o \

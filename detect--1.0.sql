@@ -161,9 +161,11 @@ CREATE SEQUENCE detect._edit_id;
 CREATE TABLE detect._edit (
 	stream_id int,
 	edit_id bigint,
-	relation oid NOT NULL,					-- as the statement named it
+	relation regclass NOT NULL,				-- as the statement named it
 	old_row jsonb,							-- taken out; an update is two edits
 	new_row jsonb,							-- put in; neither: too many to queue
+	from_time timestamptz,					-- event times of those, if they are known
+	until_time timestamptz,
 	PRIMARY KEY (stream_id, edit_id)
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
 
@@ -217,6 +219,21 @@ CREATE TABLE detect._missed (
 	PRIMARY KEY (rollup_id, batch, part)
 );
 
+-- Times whose groups are to be computed again from the events.
+CREATE SEQUENCE detect._repair_id;
+CREATE TABLE detect._repair (
+	rollup_id int,
+	repair_id bigint,
+	from_time timestamptz NOT NULL,			-- event times
+	until_time timestamptz NOT NULL,
+	asked boolean NOT NULL,					-- by detect.rebuild_rollup, not by an edit
+	allow_loss boolean NOT NULL,
+	attempts int NOT NULL,
+	retry_at timestamptz NOT NULL,			-- infinity: it is not done, and error says why
+	error text,
+	PRIMARY KEY (rollup_id, repair_id)
+);
+
 CREATE SEQUENCE detect._history_id;
 
 -- What callers have done, for a year.
@@ -261,6 +278,10 @@ SELECT pg_extension_config_dump('detect._dead_letter', '');
 SELECT pg_extension_config_dump('detect._rollup', '');
 SELECT pg_extension_config_dump('detect._missed_batch', '');
 SELECT pg_extension_config_dump('detect._missed', '');
+SELECT pg_extension_config_dump('detect._edit_id', '');
+SELECT pg_extension_config_dump('detect._edit', '');
+SELECT pg_extension_config_dump('detect._repair_id', '');
+SELECT pg_extension_config_dump('detect._repair', '');
 SELECT pg_extension_config_dump('detect._history_id', '');
 SELECT pg_extension_config_dump('detect._history', '');
 SELECT pg_extension_config_dump('detect._locator', '');
@@ -426,6 +447,9 @@ COMMENT ON FUNCTION detect._accepted() IS 'hands the rows that an events table a
 CREATE FUNCTION detect._edited() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'detect_edited' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION detect._edited() IS 'queues the rows of an events table that others update and delete';
+CREATE FUNCTION detect._truncated() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'detect_truncated' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect._truncated() IS 'notes that an events table or a partition was truncated';
 
 -- ---------------------------------------------------------------------
 -- Rollups
@@ -449,12 +473,19 @@ COMMENT ON FUNCTION detect.drop_rollup(text, boolean) IS 'drops a rollup, its vi
 CREATE FUNCTION detect.wait_for_rollup(rollup text, timeout interval DEFAULT '1 minute') RETURNS void
 	AS 'MODULE_PATHNAME', 'detect_wait_for_rollup' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION detect.wait_for_rollup(text, interval) IS
-	'returns when the rollup is filled from the events that were there before it';
+	'returns when the rollup is filled from the events that were there before it, or what was to be rebuilt is';
 
 CREATE FUNCTION detect.retry_rollup(rollup text) RETURNS void
 	AS 'MODULE_PATHNAME', 'detect_retry_rollup' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION detect.retry_rollup(text) IS
 	'lets a rollup that failed try again at once; it catches up with what it has missed';
+
+CREATE FUNCTION detect.rebuild_rollup(
+	rollup text, from_time timestamptz DEFAULT NULL, to_time timestamptz DEFAULT NULL, allow_loss boolean DEFAULT false)
+	RETURNS void
+	AS 'MODULE_PATHNAME', 'detect_rebuild_rollup' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect.rebuild_rollup(text, timestamptz, timestamptz, boolean) IS
+	'has groups of a rollup computed again from the events, a bounded number of them at a time';
 
 CREATE FUNCTION detect._combine(aggregate regprocedure, state anyelement, other anyelement) RETURNS anyelement
 	AS 'MODULE_PATHNAME', 'detect_combine' LANGUAGE C IMMUTABLE PARALLEL SAFE;
@@ -793,12 +824,22 @@ COMMENT ON VIEW detect.stat_stream IS
 CREATE VIEW detect.stat_rollup WITH (security_barrier) AS
 	SELECT r.name AS rollup, s.name AS stream, r.state, r.filled_from, r.rows_filled,
 		   r.applied_until, r.error, r.failed_event, r.attempts, r.retry_at,
-		   m.events_missed, r.events_lost, r.kept_from
+		   m.events_missed, r.events_lost, r.kept_from,
+		   p.repairs, p.repair_from, p.repair_until, p.repair_error,
+		   CASE WHEN p.refused_from IS NOT NULL
+				THEN format('SELECT detect.rebuild_rollup(%L), or that range of it; with allow_loss => true also what has lost events', r.name)
+				WHEN p.repair_error IS NOT NULL
+				THEN 'remove the cause: it is tried again by itself, or at once with detect.retry_rollup' END AS repair_remedy
 	FROM detect._rollup r
 	LEFT JOIN detect._stream s USING (events_table)
 	CROSS JOIN LATERAL (
 		SELECT COALESCE(sum(events), 0)::int8 AS events_missed
 		FROM detect._missed WHERE rollup_id = r.rollup_id) m
+	CROSS JOIN LATERAL (
+		SELECT count(*) AS repairs, min(from_time) AS repair_from, max(until_time) AS repair_until,
+			   min(from_time) FILTER (WHERE retry_at = 'infinity') AS refused_from,
+			   (array_agg(error ORDER BY repair_id DESC) FILTER (WHERE error IS NOT NULL))[1] AS repair_error
+		FROM detect._repair WHERE rollup_id = r.rollup_id) p
 	WHERE detect._may_see(detect._stream_owner(r.name));
 COMMENT ON VIEW detect.stat_rollup IS 'how each rollup does';
 
@@ -870,6 +911,7 @@ GRANT EXECUTE ON FUNCTION
 	detect.wait_for(text, interval), detect.retry_dead_letters(text, timestamptz, timestamptz, text),
 	detect.purge_dead_letters(text, timestamptz, timestamptz, text), detect.drop_rollup(text, boolean),
 	detect.wait_for_rollup(text, interval), detect.retry_rollup(text),
+	detect.rebuild_rollup(text, timestamptz, timestamptz, boolean),
 	detect.alter_rollup(text, interval, text[]), detect.decode(bytea, text, jsonb, text)
 	TO PUBLIC;
 -- Views call these as their reader; _slots leaves out what belongs to others.
@@ -881,7 +923,7 @@ GRANT EXECUTE ON FUNCTION
 	detect._first_step(detect._timed, anyelement, timestamptz), detect._first_combine(detect._timed, detect._timed),
 	detect._last_step(detect._timed, anyelement, timestamptz), detect._last_combine(detect._timed, detect._timed),
 	detect._timed_value(detect._timed, anyelement, timestamptz),
-	detect._staged(), detect._accepted(), detect._edited(), detect._place_changed(), detect._locators(),
+	detect._staged(), detect._accepted(), detect._edited(), detect._truncated(), detect._place_changed(), detect._locators(),
 	detect._locate(regclass, anyelement, "any"),
 	detect._locate(regclass, anyelement, double precision, double precision),
 	detect._locate_all(regclass, anyarray, "any"),

@@ -96,6 +96,13 @@ typedef struct StreamColumn
 	bool staged_as_text; /* type that a consumer's table can't name */
 } StreamColumn;
 
+/* Times from one on and before another; either may be infinite. */
+typedef struct TimeRange
+{
+	TimestampTz from;
+	TimestampTz until;
+} TimeRange;
+
 /* A stream's definition; lives in the context it was loaded in. */
 typedef struct Stream
 {

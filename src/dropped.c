@@ -82,9 +82,11 @@ forget_rollup(const char *name, const char *detail)
 		catalog_execute("SELECT FROM detect._rollup WHERE name = $1", 1, types, values, NULL) > 0;
 	if (found)
 		history_record("drop_rollup", name, detail);
-	catalog_execute("WITH gone AS (DELETE FROM detect._rollup WHERE name = $1 RETURNING rollup_id) "
-					"DELETE FROM detect._missed WHERE rollup_id IN (SELECT rollup_id FROM gone)",
-					1, types, values, NULL);
+	catalog_execute(
+		"WITH gone AS (DELETE FROM detect._rollup WHERE name = $1 RETURNING rollup_id), "
+		"repairs AS (DELETE FROM detect._repair WHERE rollup_id IN (SELECT rollup_id FROM gone)) "
+		"DELETE FROM detect._missed WHERE rollup_id IN (SELECT rollup_id FROM gone)",
+		1, types, values, NULL);
 	SPI_finish();
 }
 

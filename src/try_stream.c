@@ -368,7 +368,7 @@ run_trial(Trial *trial, StreamDefinition *definition, List *messages)
 	events_set_witness(trial->events, witness_accepted, trial);
 	if (!dedup_begin_batch(trial->dedup, true))
 	{
-		dedup_follow(trial->dedup);
+		dedup_follow(trial->dedup, NULL);
 		(void) dedup_begin_batch(trial->dedup, false);
 	}
 	for (int i = 0; i < trial->batch->count; i++)

@@ -117,6 +117,7 @@ typedef struct WaitTarget
 	List *ends;			   /* of KafkaPosition *: to be reached */
 	Snapshot at_call;	   /* rows that SQL had staged */
 	TimestampTz called_at; /* what was asked to be retried until then */
+	int64 last_edit;	   /* of the events table, by others; 0: none */
 	TimestampTz deadline;
 } WaitTarget;
 
@@ -256,6 +257,55 @@ retries_missing(const WaitTarget *target)
 	return missing;
 }
 
+/* The last edit of the stream that is queued; 0 if none is. */
+static int64
+find_last_edit(const WaitTarget *target)
+{
+	Oid types[1] = {INT4OID};
+	Datum values[1] = {Int32GetDatum(target->stream->id)};
+	Datum last_edit;
+	bool isnull;
+
+	SPI_connect();
+	catalog_execute("SELECT max(edit_id) FROM detect._edit WHERE stream_id = $1", 1, types, values,
+					NULL);
+	last_edit = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+	SPI_finish();
+	return isnull ? 0 : DatumGetInt64(last_edit);
+}
+
+/* How many edits that were queued at the call still are; of many only that
+ * there are many.  When none is, how many repairs of rollups they have left. */
+static int64
+edits_missing(const WaitTarget *target)
+{
+	Oid types[3] = {INT4OID, INT8OID, OIDOID};
+	Datum values[3];
+	int64 missing;
+
+	values[0] = Int32GetDatum(target->stream->id);
+	values[1] = Int64GetDatum(target->last_edit);
+	values[2] = ObjectIdGetDatum(target->stream->events_table);
+	SPI_connect();
+	missing = catalog_execute("SELECT xmin FROM detect._edit WHERE stream_id = $1 "
+							  "AND edit_id <= $2 LIMIT 1000",
+							  2, types, values, NULL);
+	for (int64 i = 0; i < missing; i++)
+	{
+		bool isnull;
+
+		check_is_not_ours(target,
+						  SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
+	}
+	if (missing == 0)
+		missing = catalog_execute("SELECT FROM detect._repair p JOIN detect._rollup r "
+								  "USING (rollup_id) WHERE r.events_table = $3 "
+								  "AND r.state = 'active' AND NOT p.asked AND p.error IS NULL",
+								  3, types, values, NULL);
+	SPI_finish();
+	return missing;
+}
+
 /* A paused stream applies nothing: waiting for it would be in vain. */
 static void
 check_not_paused(const WaitTarget *target)
@@ -286,16 +336,20 @@ look(const WaitTarget *target)
 	int64 messages;
 	int64 rows;
 	int64 retries;
+	int64 edits;
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	messages = messages_missing(target);
 	rows = rows_missing(target);
 	retries = retries_missing(target);
-	if (messages != 0 || rows != 0 || retries != 0)
+	edits = edits_missing(target);
+	if (messages != 0 || rows != 0 || retries != 0 || edits != 0)
 		check_not_paused(target);
 	PopActiveSnapshot();
-	if (messages == 0 && rows == 0 && retries == 0)
+	if (messages == 0 && rows == 0 && retries == 0 && edits == 0)
 		return NULL;
+	if (messages == 0 && rows == 0 && retries == 0)
+		return psprintf("%lld edits of the events table", (long long) edits);
 	if (retries == 0)
 		return psprintf("%lld messages and %lld rows staged by SQL", (long long) messages,
 						(long long) rows);
@@ -338,7 +392,8 @@ wait_a_little(void)
 
 /*
  * detect.wait_for(stream, timeout): returns when everything that was in the
- * topic, or staged by SQL, at the call is applied.
+ * topic, or staged by SQL, at the call is applied, and rollups follow what
+ * others had done to the events table.
  */
 Datum
 detect_wait_for(PG_FUNCTION_ARGS)
@@ -360,6 +415,9 @@ detect_wait_for(PG_FUNCTION_ARGS)
 		timestamptz_pl_interval, TimestampTzGetDatum(GetCurrentTimestamp()), PG_GETARG_DATUM(1)));
 	target.called_at = GetCurrentTimestamp();
 	target.at_call = RegisterSnapshot(GetLatestSnapshot());
+	PushActiveSnapshot(target.at_call);
+	target.last_edit = find_last_edit(&target);
+	PopActiveSnapshot();
 	if (stream->server)
 		find_ends(&target);
 	while ((missing = look(&target)) != NULL)

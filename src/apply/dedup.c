@@ -234,9 +234,9 @@ dedup_begin_batch(Dedup *dedup, bool look_for_edits)
  * same transaction.
  */
 void
-dedup_follow(Dedup *dedup)
+dedup_follow(Dedup *dedup, EditTimes *times)
 {
-	segment_map_follow(dedup->map, dedup->stream_id);
+	segment_map_follow(dedup->map, dedup->stream_id, times);
 }
 
 /*

@@ -8,6 +8,7 @@
 #ifndef DETECT_DEDUP_H
 #define DETECT_DEDUP_H
 
+#include "apply/edit.h"
 #include "detect.h"
 
 /* 128 bits over the canonical bytes of (key, event time), or of the key alone
@@ -26,7 +27,7 @@ typedef struct Dedup Dedup;
 extern Dedup *dedup_create(const Stream *stream, MemoryContext context);
 extern int dedup_columns(const Dedup *dedup, const AttrNumber **staging_attnums);
 extern bool dedup_begin_batch(Dedup *dedup, bool look_for_edits);
-extern void dedup_follow(Dedup *dedup);
+extern void dedup_follow(Dedup *dedup, EditTimes *times);
 extern bool dedup_repeats_ended(Dedup *dedup);
 extern void dedup_watch(Dedup *dedup);
 extern Identity dedup_identity(const Dedup *dedup, const Datum *values);

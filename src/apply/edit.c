@@ -25,6 +25,8 @@
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/numeric.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
@@ -33,44 +35,127 @@
 #define MAX_QUEUED_ROWS 10000
 
 /* Columns of detect._edit, and of its primary key. */
-#define EDIT_COLUMNS   5
+#define EDIT_COLUMNS   7
+#define EDIT_STREAM_ID 1
 #define EDIT_RELATION  3
 #define EDIT_OLD	   4
 #define EDIT_NEW	   5
-#define EDIT_STREAM_ID 1
+#define EDIT_FROM	   6
+#define EDIT_UNTIL	   7
 
 PG_FUNCTION_INFO_V1(detect_edited);
+PG_FUNCTION_INFO_V1(detect_truncated);
 
-/* The stream whose events table this is, or is a partition of; 0 if none. */
+/* The stream whose events table this is, or is a partition of; 0 if none.  Its
+ * event time is in the current context, or NULL. */
 static int32
-stream_of_relation(Oid relation)
+stream_of_relation(Oid relation, char **event_time)
 {
+	MemoryContext context = CurrentMemoryContext;
 	Oid types[1] = {OIDOID};
 	Datum values[1] = {ObjectIdGetDatum(relation)};
 	int32 stream_id = 0;
 	bool isnull;
 
+	*event_time = NULL;
 	SPI_connect();
-	if (catalog_execute("SELECT stream_id FROM detect._stream WHERE events_table = $1 OR "
-						"EXISTS (SELECT FROM pg_inherits WHERE inhrelid = $1 "
+	if (catalog_execute("SELECT stream_id, event_time FROM detect._stream WHERE events_table = $1 "
+						"OR EXISTS (SELECT FROM pg_inherits WHERE inhrelid = $1 "
 						"AND inhparent = events_table)",
 						1, types, values, NULL) > 0)
-		stream_id =
-			DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	{
+		HeapTuple row = SPI_tuptable->vals[0];
+		char *name = SPI_getvalue(row, SPI_tuptable->tupdesc, 2);
+
+		stream_id = DatumGetInt32(SPI_getbinval(row, SPI_tuptable->tupdesc, 1, &isnull));
+		if (name != NULL)
+			*event_time = MemoryContextStrdup(context, name);
+	}
 	SPI_finish();
 	return stream_id;
 }
 
-/* Queue one row; with neither an old nor a new one, the whole relation. */
+/* Queue one row, old or new. */
 static void
-queue_row(int32 stream_id, Oid relation, Datum row, bool is_old, bool is_new)
+queue_row(int32 stream_id, Oid relation, Datum row, bool is_new)
 {
 	Datum values[EDIT_COLUMNS] = {Int32GetDatum(stream_id),
 								  Int64GetDatum(catalog_next_id("_edit_id")),
 								  ObjectIdGetDatum(relation), row, row};
-	bool nulls[EDIT_COLUMNS] = {false, false, false, !is_old, !is_new};
+	bool nulls[EDIT_COLUMNS] = {false, false, false, is_new, !is_new, true, true};
 
 	catalog_insert("_edit", values, nulls);
+}
+
+/* Queue that rows of a relation were edited, with their event times if these
+ * are known. */
+static void
+queue_relation(int32 stream_id, Oid relation, const TimeRange *times)
+{
+	Datum values[EDIT_COLUMNS] = {Int32GetDatum(stream_id),
+								  Int64GetDatum(catalog_next_id("_edit_id")),
+								  ObjectIdGetDatum(relation)};
+	bool nulls[EDIT_COLUMNS] = {false, false, false, true, true, times == NULL, times == NULL};
+
+	if (times != NULL)
+	{
+		values[EDIT_FROM - 1] = TimestampTzGetDatum(times->from);
+		values[EDIT_UNTIL - 1] = TimestampTzGetDatum(times->until);
+	}
+	catalog_insert("_edit", values, nulls);
+}
+
+/* Whether a column is a time of PostgreSQL's own. */
+static bool
+has_plain_time(Oid relation, const char *column)
+{
+	AttrNumber attnum = get_attnum(relation, column);
+	Oid type = attnum == InvalidAttrNumber ? InvalidOid : get_atttype(relation, attnum);
+
+	return type == TIMESTAMPTZOID || type == TIMESTAMPOID || type == DATEOID;
+}
+
+/* Widen a range to the event times of a transition table, which the trigger's
+ * data are registered for; false if some rows have none. */
+static bool
+cover_rows(const char *name, const char *event_time, TimeRange *times)
+{
+	char *sql = psprintf("SELECT pg_catalog.min(e.%1$s)::pg_catalog.timestamp, "
+						 "pg_catalog.max(e.%1$s)::pg_catalog.timestamp, "
+						 "pg_catalog.count(*) = pg_catalog.count(e.%1$s) FROM %2$s e",
+						 quote_identifier(event_time), quote_identifier(name));
+	HeapTuple row;
+	bool isnull;
+	TimestampTz first;
+	TimestampTz last;
+
+	if (SPI_execute(sql, true, 0) != SPI_OK_SELECT)
+		elog(ERROR, "could not execute \"%s\"", sql);
+	row = SPI_tuptable->vals[0];
+	if (!DatumGetBool(SPI_getbinval(row, SPI_tuptable->tupdesc, 3, &isnull)))
+		return false;
+	first = DatumGetTimestampTz(SPI_getbinval(row, SPI_tuptable->tupdesc, 1, &isnull));
+	last = DatumGetTimestampTz(SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &isnull));
+	if (isnull)
+		return true;
+	times->from = Min(times->from, first);
+	times->until = Max(times->until, TIMESTAMP_NOT_FINITE(last) ? last : last + 1);
+	return true;
+}
+
+/* Queue that more rows were edited than can be queued one by one. */
+static void
+queue_many(int32 stream_id, const TriggerData *trigdata, const char *event_time)
+{
+	Oid relation = RelationGetRelid(trigdata->tg_relation);
+	TimeRange times = {DT_NOEND, DT_NOBEGIN};
+	bool has_times = event_time != NULL && has_plain_time(relation, event_time);
+
+	if (has_times && trigdata->tg_oldtable)
+		has_times = cover_rows(trigdata->tg_trigger->tgoldtable, event_time, &times);
+	if (has_times && trigdata->tg_newtable)
+		has_times = cover_rows(trigdata->tg_trigger->tgnewtable, event_time, &times);
+	queue_relation(stream_id, relation, has_times ? &times : NULL);
 }
 
 /* Queue the rows of a transition table, which the trigger's data are
@@ -87,7 +172,7 @@ queue_rows(int32 stream_id, Oid relation, const char *name, bool is_new)
 		bool isnull;
 		Datum row = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull);
 
-		queue_row(stream_id, relation, row, !is_new, is_new);
+		queue_row(stream_id, relation, row, is_new);
 	}
 }
 
@@ -98,7 +183,8 @@ set_exact_output(void)
 	const char *settings[][2] = {{"bytea_output", "hex"},
 								 {"DateStyle", "ISO, YMD"},
 								 {"extra_float_digits", "1"},
-								 {"IntervalStyle", "postgres"}};
+								 {"IntervalStyle", "postgres"},
+								 {"TimeZone", "UTC"}};
 
 	for (int i = 0; i < lengthof(settings); i++)
 		(void) set_config_option(settings[i][0], settings[i][1], PGC_USERSET, PGC_S_SESSION,
@@ -118,26 +204,27 @@ edit_queue(const TriggerData *trigdata)
 	int64 rows = (old_rows ? tuplestore_tuple_count(old_rows) : 0) +
 				 (new_rows ? tuplestore_tuple_count(new_rows) : 0);
 	int32 stream_id;
+	char *event_time;
 	int settings;
 
-	if (rows == 0 || (stream_id = stream_of_relation(relation)) == 0)
+	if (rows == 0 || (stream_id = stream_of_relation(relation, &event_time)) == 0)
 		return;
 	slot_wake_at_commit(stream_id);
-	if (rows > MAX_QUEUED_ROWS)
-	{
-		queue_row(stream_id, relation, (Datum) 0, false, false);
-		return;
-	}
 	settings = NewGUCNestLevel();
 	set_exact_output();
 	SPI_connect();
 	if (SPI_register_trigger_data((TriggerData *) trigdata) != SPI_OK_TD_REGISTER)
 		elog(ERROR, "could not register the transition tables of \"%s\"",
 			 RelationGetRelationName(trigdata->tg_relation));
-	if (old_rows)
-		queue_rows(stream_id, relation, trigdata->tg_trigger->tgoldtable, false);
-	if (new_rows)
-		queue_rows(stream_id, relation, trigdata->tg_trigger->tgnewtable, true);
+	if (rows > MAX_QUEUED_ROWS)
+		queue_many(stream_id, trigdata, event_time);
+	else
+	{
+		if (old_rows)
+			queue_rows(stream_id, relation, trigdata->tg_trigger->tgoldtable, false);
+		if (new_rows)
+			queue_rows(stream_id, relation, trigdata->tg_trigger->tgnewtable, true);
+	}
 	SPI_finish();
 	AtEOXact_GUC(true, settings);
 }
@@ -160,6 +247,32 @@ detect_edited(PG_FUNCTION_ARGS)
 				 "detect._edited() must be an AFTER UPDATE or DELETE statement trigger with an old table"),
 			 errhint("detect.create_stream makes it.")));
 	edit_queue(trigdata);
+	return PointerGetDatum(NULL);
+}
+
+/*
+ * AFTER TRUNCATE statement trigger of an events table and its partitions.
+ */
+Datum
+detect_truncated(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigdata = (TriggerData *) fcinfo->context;
+	Oid relation;
+	int32 stream_id;
+	char *event_time;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_AFTER(trigdata->tg_event) ||
+		!TRIGGER_FIRED_BY_TRUNCATE(trigdata->tg_event))
+		ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+						errmsg("detect._truncated() must be an AFTER TRUNCATE trigger"),
+						errhint("detect.create_stream makes it.")));
+	relation = RelationGetRelid(trigdata->tg_relation);
+	stream_id = stream_of_relation(relation, &event_time);
+	if (stream_id != 0)
+	{
+		slot_wake_at_commit(stream_id);
+		queue_relation(stream_id, relation, NULL);
+	}
 	return PointerGetDatum(NULL);
 }
 
@@ -203,6 +316,9 @@ edit_scan_next(EditScan *scan, Edit *edit, MemoryContext context)
 	edit->old_row = nulls[EDIT_OLD - 1] ? NULL : DatumGetJsonbP(values[EDIT_OLD - 1]);
 	edit->new_row = nulls[EDIT_NEW - 1] ? NULL : DatumGetJsonbP(values[EDIT_NEW - 1]);
 	MemoryContextSwitchTo(scan_context);
+	edit->has_times = !nulls[EDIT_FROM - 1];
+	edit->times.from = edit->has_times ? DatumGetTimestampTz(values[EDIT_FROM - 1]) : 0;
+	edit->times.until = edit->has_times ? DatumGetTimestampTz(values[EDIT_UNTIL - 1]) : 0;
 	return true;
 }
 
@@ -242,4 +358,28 @@ edit_is_queued(int32 stream_id)
 	edit_scan_end(&scan);
 	UnregisterSnapshot(snapshot);
 	return found;
+}
+
+/*
+ * The text of a scalar in a queued row; NULL if it is null or missing.
+ */
+char *
+edit_row_value(Jsonb *row, const char *column)
+{
+	JsonbValue value;
+
+	if (getKeyJsonValueFromContainer(&row->root, column, strlen(column), &value) == NULL)
+		return NULL;
+	switch (value.type)
+	{
+		case jbvString:
+			return pnstrdup(value.val.string.val, value.val.string.len);
+		case jbvNumeric:
+			return DatumGetCString(
+				DirectFunctionCall1(numeric_out, NumericGetDatum(value.val.numeric)));
+		case jbvBool:
+			return value.val.boolean ? "true" : "false";
+		default:
+			return NULL;
+	}
 }

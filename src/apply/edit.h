@@ -21,7 +21,20 @@ typedef struct Edit
 	Oid relation; /* the events table or a partition, as the statement named it */
 	Jsonb *old_row;
 	Jsonb *new_row;
+	bool has_times; /* of rows that were not queued one by one */
+	TimeRange times;
 } Edit;
+
+/* The event times of edits. */
+typedef struct EditTimes
+{
+	const Stream *stream;
+	MemoryContext context;
+	Oid type;		   /* of the event time; InvalidOid: none that can be told */
+	TimeRange *ranges; /* as they come, until edit_times_merge */
+	int count;
+	int max;
+} EditTimes;
 
 /* A pass over the edits of a stream, oldest first. */
 typedef struct EditScan
@@ -40,5 +53,11 @@ extern void edit_scan_begin(EditScan *scan, int32 stream_id, Snapshot snapshot);
 extern bool edit_scan_next(EditScan *scan, Edit *edit, MemoryContext context);
 extern void edit_scan_delete(EditScan *scan);
 extern void edit_scan_end(EditScan *scan);
+extern char *edit_row_value(Jsonb *row, const char *column);
+
+/* in apply/edit_times.c */
+extern EditTimes *edit_times_create(const Stream *stream);
+extern void edit_times_add(EditTimes *times, const Edit *edit);
+extern void edit_times_merge(EditTimes *times, int max);
 
 #endif /* DETECT_EDIT_H */

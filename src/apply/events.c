@@ -122,6 +122,16 @@ events_reload(Events *events)
 }
 
 /*
+ * Have rollups repaired for edits that are being taken, in the same
+ * transaction.
+ */
+void
+events_repair_rollups(Events *events, EditTimes *edited)
+{
+	rollup_queue_repairs(events->stream, edited);
+}
+
+/*
  * Take one step of filling rollups from the events that were there before
  * them.  Called in a transaction, under the stream's lock; false when there is
  * nothing to fill.

@@ -202,6 +202,22 @@ remember_commit(Applier *applier, Batch *batch, int from, int to, List *advanced
 }
 
 /*
+ * Let memory follow what others have done, and have rollups repaired for it.
+ * In a transaction for this alone.
+ */
+void
+follow(Applier *applier)
+{
+	MemoryContext saved_context = MemoryContextSwitchTo(applier->batch_context);
+	EditTimes *edited = edit_times_create(applier->stream);
+
+	dedup_follow(applier->dedup, edited);
+	events_repair_rollups(applier->events, edited);
+	applier->may_fill |= edited->count > 0;
+	MemoryContextSwitchTo(saved_context);
+}
+
+/*
  * Begin the transaction of a piece, with memory that knows of all that others
  * had done to the events table before; false when the definition has changed.
  */
@@ -216,7 +232,7 @@ begin_piece(Applier *applier)
 			return false;
 		if (dedup_begin_batch(applier->dedup, !has_followed))
 			return true;
-		dedup_follow(applier->dedup);
+		follow(applier);
 		stream_transaction_commit();
 		has_followed = true;
 	}

@@ -61,7 +61,7 @@ extern void segment_forget(Segment *segment);
 extern int64 segment_bytes(const Segment *segment);
 
 /* in apply/segment_follow.c */
-extern void segment_map_follow(SegmentMap *map, int32 stream_id);
+extern void segment_map_follow(SegmentMap *map, int32 stream_id, EditTimes *times);
 extern void segment_map_followed(SegmentMap *map);
 extern void segment_map_not_followed(SegmentMap *map);
 extern void segment_map_watch(SegmentMap *map);

@@ -21,7 +21,6 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/numeric.h"
 #include "utils/snapmgr.h"
 
 #include "apply/edit.h"
@@ -85,28 +84,6 @@ read_segments(SegmentMap *map, Snapshot snapshot)
 	}
 }
 
-/* The text of a scalar in a queued row; NULL if it is null or missing. */
-static char *
-row_value(Jsonb *row, const char *column)
-{
-	JsonbValue value;
-
-	if (getKeyJsonValueFromContainer(&row->root, column, strlen(column), &value) == NULL)
-		return NULL;
-	switch (value.type)
-	{
-		case jbvString:
-			return pnstrdup(value.val.string.val, value.val.string.len);
-		case jbvNumeric:
-			return DatumGetCString(
-				DirectFunctionCall1(numeric_out, NumericGetDatum(value.val.numeric)));
-		case jbvBool:
-			return value.val.boolean ? "true" : "false";
-		default:
-			return NULL;
-	}
-}
-
 /* The values of a queued row's identity; false if one of them is NULL. */
 static bool
 row_values(const SegmentMap *map, Jsonb *row, Datum *values)
@@ -115,7 +92,7 @@ row_values(const SegmentMap *map, Jsonb *row, Datum *values)
 
 	for (i = 0; i < map->columns->n; i++)
 	{
-		char *text = row_value(row, map->columns->names[i]);
+		char *text = edit_row_value(row, map->columns->names[i]);
 		Oid input;
 		Oid parameter;
 
@@ -164,9 +141,10 @@ read_again(SegmentMap *map, Oid relation)
 	}
 }
 
-/* Takes the edits that the snapshot sees. */
+/* Takes the edits that the snapshot sees, and notes their times unless that is
+ * NULL. */
 static void
-take_edits(SegmentMap *map, int32 stream_id, Snapshot snapshot)
+take_edits(SegmentMap *map, int32 stream_id, Snapshot snapshot, EditTimes *times)
 {
 	MemoryContext context =
 		AllocSetContextCreate(CurrentMemoryContext, "detect edit", ALLOCSET_DEFAULT_SIZES);
@@ -183,6 +161,8 @@ take_edits(SegmentMap *map, int32 stream_id, Snapshot snapshot)
 			read_again(map, edit.relation);
 		count_row(map, edit.old_row, false);
 		count_row(map, edit.new_row, true);
+		if (times != NULL)
+			edit_times_add(times, &edit);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(context);
 		edit_scan_delete(&scan);
@@ -192,19 +172,20 @@ take_edits(SegmentMap *map, int32 stream_id, Snapshot snapshot)
 }
 
 /*
- * Brings the memory of a map's segments up to date with all that is committed.
+ * Brings the memory of a map's segments up to date with all that is committed,
+ * and tells the times of what others have edited, unless times is NULL.
  * Where more was edited than could be queued, segments must be read afterwards,
  * by another call.  The map is fresh; the transaction is for this alone.
  */
 void
-segment_map_follow(SegmentMap *map, int32 stream_id)
+segment_map_follow(SegmentMap *map, int32 stream_id, EditTimes *times)
 {
 	Snapshot snapshot;
 
 	lock_unread(map);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	read_segments(map, snapshot);
-	take_edits(map, stream_id, snapshot);
+	take_edits(map, stream_id, snapshot, times);
 	UnregisterSnapshot(snapshot);
 }
 

@@ -119,9 +119,11 @@ aside_try_absorb(const Rollup *rollup, PartialPlan *plan, const PartialSource *s
 	return aside_try(absorb, &step, keep);
 }
 
-/* When a rollup that has failed so often is tried again. */
-static TimestampTz
-retry_time(int failures)
+/*
+ * When what has failed so often is tried again.
+ */
+TimestampTz
+aside_retry_time(int failures)
 {
 	int64 delay_ms = (int64) detect_retry_interval_ms << Min(failures - 1, 22);
 
@@ -156,7 +158,7 @@ aside_write(Rollup *rollup, const ErrorData *error, const char *event)
 
 	report_failure(rollup, error, event);
 	rollup->attempts++;
-	rollup->retry_at = retry_time(rollup->attempts);
+	rollup->retry_at = aside_retry_time(rollup->attempts);
 	rollup->phase = ROLLUP_FAILED;
 	rollup->aside_phase = phase;
 

@@ -84,7 +84,7 @@ interval_sign(const Interval *interval)
 static Bucket
 find_bucket(const RollupShape *shape, const Stream *stream)
 {
-	int key = retention_bucket(shape, stream);
+	int key = bucket_key(shape, stream);
 	Bucket bucket = {0};
 	FuncExpr *call = NULL;
 

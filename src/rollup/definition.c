@@ -212,19 +212,24 @@ detect_create_rollup(PG_FUNCTION_ARGS)
 bool
 definition_find(const char *name, RollupRow *rollup)
 {
+	MemoryContext context = CurrentMemoryContext;
 	Oid types[1] = {TEXTOID};
 	Datum values[1] = {CStringGetTextDatum(name)};
 	bool found;
 	bool isnull;
 
 	SPI_connect();
-	found = catalog_execute("SELECT rollup_id, events_table::oid, view::oid FROM detect._rollup "
-							"WHERE name = $1",
+	found = catalog_execute("SELECT rollup_id, events_table::oid, view::oid, time_zone, "
+							"kept_from FROM detect._rollup WHERE name = $1",
 							1, types, values, NULL) > 0;
 	if (found)
 	{
 		HeapTuple tuple = SPI_tuptable->vals[0];
 		TupleDesc tupdesc = SPI_tuptable->tupdesc;
+		Datum kept_from = SPI_getbinval(tuple, tupdesc, 5, &isnull);
+
+		rollup->kept_from = isnull ? 0 : DatumGetTimestampTz(kept_from);
+		rollup->time_zone = MemoryContextStrdup(context, SPI_getvalue(tuple, tupdesc, 4));
 
 		rollup->id = DatumGetInt32(SPI_getbinval(tuple, tupdesc, 1, &isnull));
 		rollup->events_table = DatumGetObjectId(SPI_getbinval(tuple, tupdesc, 2, &isnull));
@@ -317,6 +322,7 @@ detect_drop_rollup(PG_FUNCTION_ARGS)
 	values[0] = Int32GetDatum(rollup.id);
 	SPI_connect();
 	catalog_execute("DELETE FROM detect._missed WHERE rollup_id = $1", 1, types, values, NULL);
+	catalog_execute("DELETE FROM detect._repair WHERE rollup_id = $1", 1, types, values, NULL);
 	catalog_execute("DELETE FROM detect._rollup WHERE rollup_id = $1", 1, types, values, NULL);
 	SPI_finish();
 	definition_changed(stream);

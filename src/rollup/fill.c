@@ -59,12 +59,12 @@ compare_slices(const void *left, const void *right)
 	return a < b ? 1 : (a > b ? -1 : 0);
 }
 
-/* The partitions that begin below a frontier, newest first. */
+/* The partitions that begin below a frontier, newest first; NULL: all. */
 static Slice *
-slices_below(const Rollup *rollup, int *count)
+slices_below(const Stream *stream, const TimestampTz *frontier, int *count)
 {
 	/* Unlocked: there may be more partitions than one may lock at once. */
-	List *partitions = find_inheritance_children(rollup->stream->events_table, NoLock);
+	List *partitions = find_inheritance_children(stream->events_table, NoLock);
 	Slice *slices = palloc((list_length(partitions) + 1) * sizeof(Slice));
 	ListCell *cell;
 
@@ -78,7 +78,7 @@ slices_below(const Rollup *rollup, int *count)
 			continue;
 		if (TIMESTAMP_NOT_FINITE(slice->from) || TIMESTAMP_NOT_FINITE(slice->until))
 			continue;
-		if (rollup->phase == ROLLUP_NEW || slice->from < rollup->filled_from)
+		if (frontier == NULL || slice->from < *frontier)
 			(*count)++;
 	}
 	qsort(slices, *count, sizeof(Slice), compare_slices);
@@ -107,7 +107,7 @@ estimate_events(Oid partition)
 /* Where to cut a large partition: the highest of its equal parts' beginnings
  * that lies below the frontier. */
 static TimestampTz
-cut_partition(const Slice *slice, double events, const Rollup *rollup)
+cut_partition(const Slice *slice, double events, const TimestampTz *frontier)
 {
 	int parts = (int) Min(events / CHUNK_EVENTS + 1, CHUNKS_PER_PARTITION);
 	int64 width = Max((slice->until - slice->from) / parts, 1);
@@ -116,21 +116,21 @@ cut_partition(const Slice *slice, double events, const Rollup *rollup)
 	{
 		TimestampTz cut = slice->from + part * width;
 
-		if (rollup->phase == ROLLUP_NEW || cut < rollup->filled_from)
+		if (frontier == NULL || cut < *frontier)
 			return cut;
 	}
 	return slice->from;
 }
 
 /*
- * Find where the next chunk begins; false when it is the last one, which has
- * no lower end.
+ * Find where the chunk below a frontier begins, or the newest one where that is
+ * NULL; false when it is the last one, which has no lower end.
  */
-static bool
-next_chunk(const Rollup *rollup, TimestampTz *from)
+bool
+fill_next_chunk(const Stream *stream, const TimestampTz *frontier, TimestampTz *from)
 {
 	int count;
-	Slice *slices = slices_below(rollup, &count);
+	Slice *slices = slices_below(stream, frontier, &count);
 	double chunk_events = 0;
 	int i;
 
@@ -140,7 +140,8 @@ next_chunk(const Rollup *rollup, TimestampTz *from)
 
 		if (i > 0 && chunk_events + events > SMALL_CHUNK_EVENTS)
 			return true;
-		*from = events > CHUNK_EVENTS ? cut_partition(&slices[i], events, rollup) : slices[i].from;
+		*from =
+			events > CHUNK_EVENTS ? cut_partition(&slices[i], events, frontier) : slices[i].from;
 		chunk_events += events;
 		if (*from != slices[i].from)
 			return true;
@@ -148,11 +149,34 @@ next_chunk(const Rollup *rollup, TimestampTz *from)
 	return i > 0;
 }
 
-/* Whether a rollup is filled in chunks, or in one step. */
-static bool
-is_filled_in_chunks(const Rollup *rollup)
+/*
+ * How many events have times of a range, about; all where their table is not
+ * partitioned by time.
+ */
+double
+fill_estimate_events(const Stream *stream, TimestampTz from, TimestampTz until)
 {
-	const Stream *stream = rollup->stream;
+	double events = 0;
+	Slice *slices;
+	int count;
+
+	if (!fill_has_chunks(stream))
+		return estimate_events(stream->events_table);
+	slices = slices_below(stream, &until, &count);
+	for (int i = 0; i < count; i++)
+	{
+		if (slices[i].until > from)
+			events += estimate_events(slices[i].partition);
+	}
+	return events;
+}
+
+/*
+ * Whether the events of a stream are read in chunks of time, or in one step.
+ */
+bool
+fill_has_chunks(const Stream *stream)
+{
 	Oid type;
 
 	if (stream->event_time == NULL || !partition_is_by_event_time(stream))
@@ -195,8 +219,10 @@ fill_step(void *arg)
 		source.has_until = true;
 		source.until = rollup->filled_from;
 	}
-	if (is_filled_in_chunks(rollup))
-		source.has_from = next_chunk(rollup, &source.from);
+	if (fill_has_chunks(rollup->stream))
+		source.has_from = fill_next_chunk(
+			rollup->stream, rollup->phase == ROLLUP_FILLING ? &rollup->filled_from : NULL,
+			&source.from);
 
 	rows = rollup_absorb(rollup, plan, &source);
 	write_progress(rollup, !source.has_from, source.from, rows);
@@ -227,8 +253,8 @@ is_due(const Rollup *rollup)
 }
 
 /*
- * One step towards a rollup that has all events, in a transaction of the
- * caller, under the stream's lock, between two batches.  False when there was
+ * One step towards rollups that have all events as they are, in a transaction of
+ * the caller, under the stream's lock, between two batches.  False when there was
  * nothing to do.  Phases in memory follow at the next transaction, once this
  * one is committed.
  */
@@ -247,6 +273,7 @@ rollup_set_fill(RollupSet *set)
 		if (found)
 			tend_rollup(&set->rollups[i]);
 	}
+	found = found || rollup_set_repair(set);
 	MemoryContextSwitchTo(saved_context);
 	MemoryContextDelete(context);
 	return found;

@@ -75,6 +75,20 @@ partial_comparison(const Expr *time, int strategy, const Const *bound)
 	return (Node *) comparison;
 }
 
+/*
+ * The condition that a time is NULL.
+ */
+Node *
+partial_is_null(const Expr *time)
+{
+	NullTest *is_null = makeNode(NullTest);
+
+	is_null->arg = copyObject(unconstify(Expr *, time));
+	is_null->nulltesttype = IS_NULL;
+	is_null->location = -1;
+	return (Node *) is_null;
+}
+
 /* A condition that compares the event time with a time. */
 static Node *
 compare_event_time(const Var *event_time, int strategy, TimestampTz bound)
@@ -119,14 +133,28 @@ add_time_range(Query *query, int events_rti, const Stream *stream, const Partial
 		Node *older = compare_event_time(event_time, BTLessStrategyNumber, source->until);
 
 		if (!source->has_from)
-		{
-			NullTest *is_null = makeNode(NullTest);
+			older = (Node *) make_orclause(
+				list_make2(older, partial_is_null((const Expr *) event_time)));
+		condition = make_and_qual(condition, older);
+	}
+	query->jointree->quals = make_and_qual(query->jointree->quals, condition);
+}
 
-			is_null->arg = (Expr *) event_time;
-			is_null->nulltesttype = IS_NULL;
-			is_null->location = -1;
-			older = (Node *) make_orclause(list_make2(older, is_null));
-		}
+/* Read only the events of a range of buckets. */
+static void
+add_bucket_range(Query *query, const RollupShape *shape, const PartialSource *source)
+{
+	const Expr *bucket = shape->keys[source->bucket_key].expr;
+	Node *condition = NULL;
+
+	if (source->first_bucket != NULL)
+		condition = partial_comparison(bucket, BTGreaterEqualStrategyNumber, source->first_bucket);
+	if (source->last_bucket != NULL)
+	{
+		Node *older = partial_comparison(bucket, BTLessEqualStrategyNumber, source->last_bucket);
+
+		if (source->first_bucket == NULL)
+			older = (Node *) make_orclause(list_make2(older, partial_is_null(bucket)));
 		condition = make_and_qual(condition, older);
 	}
 	query->jointree->quals = make_and_qual(query->jointree->quals, condition);
@@ -183,6 +211,8 @@ partial_query(const Rollup *rollup, const PartialSource *source, const char *bat
 	query = shape->query;
 	select_states(query, shape);
 	add_time_range(query, shape->events_rti, rollup->stream, source);
+	if (source->first_bucket != NULL || source->last_bucket != NULL)
+		add_bucket_range(query, shape, source);
 	if (rollup->kept_from != 0)
 		query->jointree->quals = make_and_qual(
 			query->jointree->quals, retention_condition(shape, rollup->stream, rollup->kept_from));

@@ -1,17 +1,26 @@
 /*-------------------------------------------------------------------------
  *
  * rebuild.c
- *	  detect.retry_rollup: a rollup that failed is tried again at once.
+ *	  detect.retry_rollup and detect.rebuild_rollup.
+ *
+ * Both only say what is to be done: the applier does it between two batches
+ * (aside.c, repair.c).
  *
  *-------------------------------------------------------------------------
  */
-#include "rollup/rollup.h"
+#include "rollup/repair.h"
 
+#include "access/table.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
+#include "rewrite/rewriteHandler.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(detect_retry_rollup);
+PG_FUNCTION_INFO_V1(detect_rebuild_rollup);
 
 /*
  * SQL: detect.retry_rollup(rollup).
@@ -31,8 +40,152 @@ detect_retry_rollup(PG_FUNCTION_ARGS)
 		"UPDATE detect._rollup SET state = 'behind', error = NULL, failed_event = NULL, "
 		"retry_at = NULL, attempts = 0 WHERE rollup_id = $1 AND state = 'failed'",
 		1, types, values, NULL);
+	catalog_execute("UPDATE detect._repair SET error = NULL, retry_at = '-infinity', attempts = 0 "
+					"WHERE rollup_id = $1 AND retry_at < 'infinity'",
+					1, types, values, NULL);
 	SPI_finish();
 	history_record("retry_rollup", name, NULL);
+	definition_changed(stream_load_by_events_table(rollup.events_table));
+	PG_RETURN_VOID();
+}
+
+/* The time range that is asked for. */
+static TimeRange
+requested_range(FunctionCallInfo fcinfo)
+{
+	TimeRange range = {DT_NOBEGIN, DT_NOEND};
+
+	if (!PG_ARGISNULL(1))
+		range.from = PG_GETARG_TIMESTAMPTZ(1);
+	if (!PG_ARGISNULL(2))
+		range.until = PG_GETARG_TIMESTAMPTZ(2);
+	if (range.from >= range.until)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("from_time must be before to_time"),
+				 errhint("Groups from from_time on and before to_time are computed again.")));
+	return range;
+}
+
+/* Raise an error unless the rollup has buckets that a range can be told by. */
+static void
+check_has_buckets(const char *name, const RollupShape *shape, const Stream *stream)
+{
+	int key = bucket_key(shape, stream);
+
+	if (key < 0 || !bucket_is_ordered(shape, key))
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("rollup \"%s\" can only be rebuilt as a whole", name),
+			 errdetail("It has no group column made of the event time by date_bin or date_trunc."),
+			 errhint("Leave from_time and to_time out.")));
+}
+
+/* Raise an error if events of the range are gone. */
+static void
+check_nothing_gone(const char *name, const Rollup *rollup, const RollupShape *shape,
+				   TimeRange range)
+{
+	const Stream *stream = rollup->stream;
+	int key = bucket_key(shape, stream);
+	TimeRange gone;
+
+	if (key >= 0 && bucket_is_ordered(shape, key))
+	{
+		range.from = bucket_begin(shape, stream, key, range.from);
+		if (!TIMESTAMP_NOT_FINITE(range.until))
+			range.until = bucket_end(shape, stream, key, range.until - 1);
+		if (rollup->kept_from != 0)
+			range.from = Max(range.from, bucket_begin(shape, stream, key, rollup->kept_from));
+	}
+	if (!repair_find_gone(stream, range.from, range.until, &gone))
+		return;
+	ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					errmsg("rollup \"%s\" cannot be rebuilt without loss", name),
+					errdetail("Events from %s to %s are gone; its groups would lose them.",
+							  pstrdup(timestamptz_to_str(gone.from)),
+							  pstrdup(timestamptz_to_str(gone.until))),
+					errhint("Give times that leave these out, or allow_loss => true.")));
+}
+
+/* Raise an error unless a range of a rollup can be computed again. */
+static void
+check_range(const char *name, const RollupRow *row, const TimeRange *range, bool allow_loss)
+{
+	Rollup rollup = {.stream = stream_load_by_events_table(row->events_table),
+					 .time_zone = row->time_zone,
+					 .kept_from = row->kept_from};
+	Relation view;
+	RollupShape *shape;
+	int nest_level;
+
+	if (rollup.stream == NULL)
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("rollup \"%s\" has no stream any more", name),
+						errhint("Create a stream for its events table first.")));
+	view = table_open(rollup_query_view(name), AccessShareLock);
+	shape = shape_create(get_view_query(view), row->events_table);
+	nest_level = partial_enter_time_zone(&rollup);
+	if (!TIMESTAMP_IS_NOBEGIN(range->from) || !TIMESTAMP_IS_NOEND(range->until))
+		check_has_buckets(name, shape, rollup.stream);
+	if (!allow_loss)
+		check_nothing_gone(name, &rollup, shape, *range);
+	AtEOXact_GUC(true, nest_level);
+	table_close(view, NoLock);
+}
+
+/* Have the applier compute a range again.  What was refused within it is
+ * settled by that. */
+static void
+write_repair(const RollupRow *rollup, const TimeRange *range, bool allow_loss)
+{
+	Oid types[4] = {INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, BOOLOID};
+	Datum values[4];
+
+	values[0] = Int32GetDatum(rollup->id);
+	values[1] = TimestampTzGetDatum(range->from);
+	values[2] = TimestampTzGetDatum(range->until);
+	values[3] = BoolGetDatum(allow_loss);
+	SPI_connect();
+	catalog_execute("DELETE FROM detect._repair WHERE rollup_id = $1 AND error IS NOT NULL "
+					"AND from_time >= $2 AND until_time <= $3",
+					3, types, values, NULL);
+	catalog_execute("INSERT INTO detect._repair (rollup_id, repair_id, from_time, until_time, "
+					"asked, allow_loss, attempts, retry_at) "
+					"VALUES ($1, nextval('detect._repair_id'), $2, $3, true, $4, 0, '-infinity')",
+					4, types, values, NULL);
+	SPI_finish();
+}
+
+/* What the history says of a rebuild. */
+static char *
+describe_rebuild(const TimeRange *range, bool allow_loss)
+{
+	return psprintf("from %s to %s%s", pstrdup(timestamptz_to_str(range->from)),
+					pstrdup(timestamptz_to_str(range->until)), allow_loss ? ", allowing loss" : "");
+}
+
+/*
+ * SQL: detect.rebuild_rollup(rollup, from_time, to_time, allow_loss).
+ */
+Datum
+detect_rebuild_rollup(PG_FUNCTION_ARGS)
+{
+	bool allow_loss = !PG_ARGISNULL(3) && PG_GETARG_BOOL(3);
+	RollupRow rollup;
+	TimeRange range;
+	char *name;
+
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("rollup must not be null")));
+	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	definition_get(name, &rollup);
+	range = requested_range(fcinfo);
+	check_range(name, &rollup, &range, allow_loss);
+	write_repair(&rollup, &range, allow_loss);
+	history_record("rebuild_rollup", name, describe_rebuild(&range, allow_loss));
 	definition_changed(stream_load_by_events_table(rollup.events_table));
 	PG_RETURN_VOID();
 }

@@ -3,10 +3,9 @@
  * retention.c
  *	  Groups of a rollup that are older than its retention.
  *
- * The age of a group is told by its bucket, the first group column that is a
- * time and made of the event time alone.  A bucket is old when the time from
- * which on groups are kept lies in a later one; so no width need be known, and
- * the bucket of now minus retention stays whole.
+ * The age of a group is told by its bucket (bucket.c).  A bucket is old when
+ * the time from which on groups are kept lies in a later one; so no width need
+ * be known, and the bucket of now minus retention stays whole.
  *
  * That time is kept_from in detect._rollup.  It only moves forward, in the
  * transaction that deletes the first of the groups that have become old, and
@@ -23,11 +22,8 @@
 #include "access/table.h"
 #include "catalog/pg_type.h"
 #include "nodes/makefuncs.h"
-#include "nodes/nodeFuncs.h"
-#include "optimizer/optimizer.h"
 #include "rewrite/rewriteHandler.h"
 #include "utils/builtins.h"
-#include "utils/date.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -35,16 +31,6 @@
 
 /* Groups that one transaction deletes at most. */
 #define CHUNK_GROUPS 10000
-
-/* The event time in an expression, and what stands for it. */
-typedef struct EventTimeVar
-{
-	int events_rti;
-	AttrNumber attnum;
-	const Const *value;
-	bool found;
-	bool found_others;
-} EventTimeVar;
 
 /* What one step deletes. */
 typedef struct ExpireStep
@@ -54,97 +40,6 @@ typedef struct ExpireStep
 	bool are_more;
 } ExpireStep;
 
-static EventTimeVar
-event_time_var(const RollupShape *shape, const Stream *stream)
-{
-	EventTimeVar var = {.events_rti = shape->events_rti};
-
-	if (stream->event_time != NULL)
-		var.attnum = get_attnum(stream->events_table, stream->event_time);
-	return var;
-}
-
-static bool
-is_event_time(const Node *node, const EventTimeVar *var)
-{
-	return IsA(node, Var) && ((Var *) node)->varno == var->events_rti &&
-		   ((Var *) node)->varattno == var->attnum && ((Var *) node)->varlevelsup == 0;
-}
-
-/* Walker: whether an expression reads the event time, or anything else. */
-static bool
-find_event_time(Node *node, EventTimeVar *var)
-{
-	if (node == NULL)
-		return false;
-	if (is_event_time(node, var))
-		var->found = true;
-	else if (IsA(node, Var) || IsA(node, SubLink))
-		var->found_others = true;
-	return expression_tree_walker(node, find_event_time, var);
-}
-
-/* Mutator: put a time in the place of the event time. */
-static Node *
-replace_event_time(Node *node, EventTimeVar *var)
-{
-	if (node != NULL && is_event_time(node, var))
-		return copyObject((Node *) unconstify(Const *, var->value));
-	return expression_tree_mutator(node, replace_event_time, var);
-}
-
-/*
- * The group column that tells how old a group is, as an index among the keys;
- * -1 when there is none.
- */
-int
-retention_bucket(const RollupShape *shape, const Stream *stream)
-{
-	for (int i = 0; i < shape->ngroups; i++)
-	{
-		EventTimeVar var = event_time_var(shape, stream);
-		Oid type = getBaseType(shape->keys[i].type);
-
-		if (var.attnum == InvalidAttrNumber)
-			return -1;
-		find_event_time((Node *) shape->keys[i].expr, &var);
-		if (var.found && !var.found_others &&
-			(type == TIMESTAMPTZOID || type == TIMESTAMPOID || type == DATEOID))
-			return i;
-	}
-	return -1;
-}
-
-/* A time as a constant of the event time's type. */
-static Const *
-event_time_const(const Stream *stream, const EventTimeVar *var, TimestampTz time)
-{
-	Oid type;
-	int32 typmod;
-	Oid collation;
-
-	get_atttypetypmodcoll(stream->events_table, var->attnum, &type, &typmod, &collation);
-	/* Event times without a zone are in UTC, as the partitions' bounds are. */
-	if (getBaseType(type) != DATEOID)
-		return makeConst(type, typmod, InvalidOid, sizeof(Timestamp), TimestampGetDatum(time),
-						 false, FLOAT8PASSBYVAL);
-	return makeConst(type, typmod, InvalidOid, sizeof(DateADT),
-					 DirectFunctionCall1(timestamp_date, TimestampGetDatum(time)), false, true);
-}
-
-/* The bucket in which a time lies; under the rollup's time zone. */
-static Const *
-bucket_of(const RollupShape *shape, const Stream *stream, int bucket, TimestampTz time)
-{
-	const RollupKey *key = &shape->keys[bucket];
-	EventTimeVar var = event_time_var(shape, stream);
-	Node *expr;
-
-	var.value = event_time_const(stream, &var, time);
-	expr = replace_event_time(copyObject((Node *) key->expr), &var);
-	return castNode(Const, evaluate_expr((Expr *) expr, key->type, key->typmod, key->collation));
-}
-
 /*
  * The condition that an event's bucket is not older than kept_from.  A bucket
  * that is NULL has no age.
@@ -152,8 +47,7 @@ bucket_of(const RollupShape *shape, const Stream *stream, int bucket, TimestampT
 Node *
 retention_condition(const RollupShape *shape, const Stream *stream, TimestampTz kept_from)
 {
-	int bucket = retention_bucket(shape, stream);
-	NullTest *is_null = makeNode(NullTest);
+	int bucket = bucket_key(shape, stream);
 	Expr *expr;
 	Node *is_kept;
 
@@ -162,10 +56,7 @@ retention_condition(const RollupShape *shape, const Stream *stream, TimestampTz 
 	expr = shape->keys[bucket].expr;
 	is_kept = partial_comparison(expr, BTGreaterEqualStrategyNumber,
 								 bucket_of(shape, stream, bucket, kept_from));
-	is_null->arg = copyObject(expr);
-	is_null->nulltesttype = IS_NULL;
-	is_null->location = -1;
-	return (Node *) make_orclause(list_make2(is_kept, is_null));
+	return (Node *) make_orclause(list_make2(is_kept, partial_is_null(expr)));
 }
 
 /*
@@ -174,7 +65,7 @@ retention_condition(const RollupShape *shape, const Stream *stream, TimestampTz 
 void
 retention_check(const RollupShape *shape, const Stream *stream)
 {
-	if (retention_bucket(shape, stream) < 0)
+	if (bucket_key(shape, stream) < 0)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("retention needs a group column that tells how old a group is"),
 						errdetail(stream->event_time == NULL
@@ -268,7 +159,7 @@ expire_step(void *arg)
 		return;
 	view = table_open(rollup->query_view, AccessShareLock);
 	shape = shape_create(get_view_query(view), stream->events_table);
-	bucket = retention_bucket(shape, stream);
+	bucket = bucket_key(shape, stream);
 	table_close(view, NoLock);
 	if (bucket < 0)
 		return;

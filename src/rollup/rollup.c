@@ -211,12 +211,13 @@ rollup_set_refresh(RollupSet *set)
 }
 
 /*
- * When a rollup that has failed is to be tried again; DT_NOEND if none is.
+ * When a rollup, or a repair, that has failed is to be tried again; DT_NOEND if
+ * none is.
  */
 TimestampTz
 rollup_set_due(const RollupSet *set)
 {
-	TimestampTz due = DT_NOEND;
+	TimestampTz due = set->repair_due;
 
 	for (int i = 0; i < set->nrollups; i++)
 	{

@@ -14,6 +14,7 @@
 
 #include "detect.h"
 
+#include "apply/edit.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "nodes/parsenodes.h"
@@ -35,6 +36,9 @@ extern TimestampTz rollup_set_due(const RollupSet *set);
 
 /* in rollup/fill.c */
 extern bool rollup_set_fill(RollupSet *set);
+
+/* in rollup/repair_queue.c */
+extern void rollup_queue_repairs(const Stream *stream, EditTimes *edited);
 
 /* in rollup/retention.c */
 extern bool rollup_set_expire(RollupSet *set);
@@ -120,6 +124,7 @@ struct RollupSet
 	Rollup *rollups;
 	TimestampTz applied_until; /* last written to the catalog */
 	bool is_stale;			   /* phases must be read again */
+	TimestampTz repair_due;	   /* of the next repair that failed */
 };
 
 /* Which events partial_run aggregates. */
@@ -130,6 +135,9 @@ typedef struct PartialSource
 	TimestampTz from;
 	bool has_until; /* event time < until, or NULL unless has_from */
 	TimestampTz until;
+	int bucket_key; /* of the two that follow; NULL: no bound */
+	const Const *first_bucket;
+	const Const *last_bucket; /* buckets that are NULL lie before all others */
 } PartialSource;
 
 /* What a rollup that is aside reads to catch up. */
@@ -146,6 +154,8 @@ typedef struct RollupRow
 	int32 id;
 	Oid events_table;
 	Oid public_view;
+	char *time_zone;
+	TimestampTz kept_from; /* 0: none are gone */
 } RollupRow;
 
 /* Another width of a rollup that is being made. */
@@ -157,6 +167,7 @@ typedef struct CoarserRollup
 } CoarserRollup;
 
 /* in rollup/aside.c */
+extern TimestampTz aside_retry_time(int failures);
 extern ErrorData *aside_try(void (*step)(void *arg), void *arg, bool keep);
 extern ErrorData *
 aside_try_absorb(const Rollup *rollup, PartialPlan *plan, const PartialSource *source, bool keep);
@@ -166,6 +177,16 @@ extern bool aside_catch_up(Rollup *rollup);
 /* in rollup/blame.c */
 extern char *blame_event(const Rollup *rollup, const ErrorData *error, const PartialSource *source);
 
+/* in rollup/bucket.c */
+extern int bucket_key(const RollupShape *shape, const Stream *stream);
+extern Const *bucket_of(const RollupShape *shape, const Stream *stream, int key, TimestampTz time);
+extern bool bucket_is_ordered(const RollupShape *shape, int key);
+extern TimestampTz
+bucket_begin(const RollupShape *shape, const Stream *stream, int key, TimestampTz time);
+extern TimestampTz
+bucket_end(const RollupShape *shape, const Stream *stream, int key, TimestampTz time);
+extern int64 bucket_slack_usec(const RollupShape *shape, const Stream *stream, int key);
+
 /* in rollup/coarser.c */
 extern List *coarser_list(Jsonb *definition, const RollupShape *shape, const Stream *stream);
 
@@ -174,6 +195,14 @@ extern bool definition_find(const char *name, RollupRow *row);
 extern void definition_changed(const Stream *stream);
 extern void definition_get(const char *name, RollupRow *row);
 extern void definition_check_retention(const Interval *retention);
+
+/* in rollup/fill.c */
+extern bool fill_has_chunks(const Stream *stream);
+extern bool fill_next_chunk(const Stream *stream, const TimestampTz *frontier, TimestampTz *from);
+extern double fill_estimate_events(const Stream *stream, TimestampTz from, TimestampTz until);
+
+/* in rollup/gone.c */
+extern List *gone_ranges(const Stream *stream);
 
 /* in rollup/missed.c */
 extern void missed_write(const Rollup *rollup, Tuplestorestate *events);
@@ -200,6 +229,7 @@ extern int64 partial_run(const Rollup *rollup, PartialPlan *plan, const PartialS
 extern int partial_enter_time_zone(const Rollup *rollup);
 
 /* in rollup/partial_query.c */
+extern Node *partial_is_null(const Expr *time);
 extern Node *partial_comparison(const Expr *time, int strategy, const Const *bound);
 extern Query *
 partial_query(const Rollup *rollup, const PartialSource *source, const char *batch_name);
@@ -217,8 +247,10 @@ extern Oid rollup_query_view(const char *name);
 extern Oid rollup_state_table(const char *name);
 extern Oid rollup_owner(const char *name);
 
+/* in rollup/repair.c */
+extern bool rollup_set_repair(RollupSet *set);
+
 /* in rollup/retention.c */
-extern int retention_bucket(const RollupShape *shape, const Stream *stream);
 extern Node *
 retention_condition(const RollupShape *shape, const Stream *stream, TimestampTz kept_from);
 extern void retention_check(const RollupShape *shape, const Stream *stream);

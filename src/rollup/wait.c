@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * wait.c
- *	  detect.wait_for_rollup: until a new rollup is filled.
+ *	  detect.wait_for_rollup: until a rollup is filled, or rebuilt.
  *
  * The caller's own snapshot would never show what the worker commits, at least
  * not above READ COMMITTED, so each look takes the latest snapshot and holds
@@ -18,6 +18,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_collation.h"
+#include "catalog/pg_type.h"
 #include "compat.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -33,6 +34,7 @@
 #define LOOK_INTERVAL_MS 20
 
 /* Columns of detect._rollup. */
+#define ATTNUM_ID		   1
 #define ATTNUM_NAME		   2
 #define ATTNUM_STATE	   6
 #define ATTNUM_FILLED_FROM 7
@@ -41,11 +43,14 @@
 /* What one look at a rollup's row has found. */
 typedef struct RollupLook
 {
+	int32 rollup_id;
 	bool is_made_here; /* by this transaction */
 	bool is_active;
 	char *state;
 	char *filled_from; /* NULL while nothing is in */
 	char *error;	   /* why it was set aside, or NULL */
+	bool has_repairs;
+	char *repair_error; /* why groups are not computed again, or NULL */
 } RollupLook;
 
 PG_FUNCTION_INFO_V1(detect_wait_for_rollup);
@@ -66,6 +71,30 @@ read_row(TupleTableSlot *slot, RollupLook *look)
 	look->filled_from = isnull ? NULL : pstrdup(timestamptz_to_str(DatumGetTimestampTz(value)));
 	value = slot_getattr(slot, ATTNUM_ERROR, &isnull);
 	look->error = isnull ? NULL : TextDatumGetCString(value);
+	look->rollup_id = DatumGetInt32(slot_getattr(slot, ATTNUM_ID, &isnull));
+}
+
+/* Look at what is to be computed again, with the active snapshot. */
+static void
+look_at_repairs(RollupLook *look)
+{
+	MemoryContext context = CurrentMemoryContext;
+	Oid types[1] = {INT4OID};
+	Datum values[1] = {Int32GetDatum(look->rollup_id)};
+
+	look->repair_error = NULL;
+	SPI_connect();
+	look->has_repairs =
+		catalog_execute("SELECT error FROM detect._repair WHERE rollup_id = $1 "
+						"AND retry_at < 'infinity' ORDER BY error NULLS LAST LIMIT 1",
+						1, types, values, NULL) > 0;
+	if (look->has_repairs)
+	{
+		char *error = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+
+		look->repair_error = error ? MemoryContextStrdup(context, error) : NULL;
+	}
+	SPI_finish();
 }
 
 /* Look at a rollup's row as it is now; false when there is none. */
@@ -87,6 +116,12 @@ look_at_rollup(const char *name, RollupLook *look)
 		read_row(slot, look);
 	table_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
+	if (found)
+	{
+		PushActiveSnapshot(snapshot);
+		look_at_repairs(look);
+		PopActiveSnapshot();
+	}
 	UnregisterSnapshot(snapshot);
 	table_close(rel, AccessShareLock);
 	return found;
@@ -101,6 +136,16 @@ report_not_filled(const char *name, const RollupLook *look)
 						errmsg("rollup \"%s\" is set aside", name), errdetail("%s", look->error),
 						errhint("Remove the cause: it is tried again by itself, or at once with "
 								"detect.retry_rollup.")));
+	if (look->repair_error != NULL)
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("groups of rollup \"%s\" could not be computed again", name),
+						errdetail("%s", look->repair_error),
+						errhint("Remove the cause: it is tried again by itself, or at once with "
+								"detect.retry_rollup.")));
+	if (look->is_active)
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("rollup \"%s\" is not rebuilt yet", name),
+						errhint("Wait longer; detect.stat_rollup shows how far it is.")));
 	if (look->filled_from != NULL)
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						errmsg("rollup \"%s\" is not filled yet", name),
@@ -149,9 +194,9 @@ detect_wait_for_rollup(PG_FUNCTION_ARGS)
 						name),
 				 errhint("Call detect.wait_for_rollup in the next transaction.")));
 
-	while (!look.is_active)
+	while (!look.is_active || look.has_repairs)
 	{
-		if (look.error != NULL || GetCurrentTimestamp() >= deadline)
+		if (look.error != NULL || look.repair_error != NULL || GetCurrentTimestamp() >= deadline)
 			report_not_filled(name, &look);
 		wait_a_moment();
 		if (!look_at_rollup(name, &look))

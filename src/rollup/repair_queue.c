@@ -1,0 +1,194 @@
+/*-------------------------------------------------------------------------
+ *
+ * repair_queue.c
+ *	  Times whose groups are to be computed again: rows of detect._repair.
+ *
+ * Whoever takes edits puts their times there, in the same commit
+ * (segment_follow.c), and so does detect.rebuild_rollup.  A row goes in the
+ * commit that has computed its groups; one that can't be computed stays, with
+ * the reason, for detect.stat_rollup to tell.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "rollup/repair.h"
+
+#include "catalog/pg_type.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+/* Ranges that one look at the edits leaves. */
+#define MAX_RANGES 64
+
+/* Times as an array. */
+static Datum
+times_to_array(const EditTimes *edited, bool until)
+{
+	Datum *values = palloc(edited->count * sizeof(Datum));
+
+	for (int i = 0; i < edited->count; i++)
+		values[i] = TimestampTzGetDatum(until ? edited->ranges[i].until : edited->ranges[i].from);
+	return PointerGetDatum(construct_array(values, edited->count, TIMESTAMPTZOID,
+										   sizeof(TimestampTz), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
+/*
+ * Have the rollups of a stream repaired for edits that are being taken.  A
+ * rollup that is new has nothing to repair.
+ */
+void
+rollup_queue_repairs(const Stream *stream, EditTimes *edited)
+{
+	Oid types[3] = {OIDOID, TIMESTAMPTZARRAYOID, TIMESTAMPTZARRAYOID};
+	Datum values[3];
+
+	if (edited->count == 0)
+		return;
+	edit_times_merge(edited, MAX_RANGES);
+	values[0] = ObjectIdGetDatum(stream->events_table);
+	values[1] = times_to_array(edited, false);
+	values[2] = times_to_array(edited, true);
+	SPI_connect();
+	catalog_execute(
+		"INSERT INTO detect._repair (rollup_id, repair_id, from_time, until_time, asked, allow_loss, "
+		"attempts, retry_at) "
+		"SELECT r.rollup_id, nextval('detect._repair_id'), t.from_time, t.until_time, false, false, "
+		"0, '-infinity' FROM detect._rollup r, unnest($2, $3) t (from_time, until_time) "
+		"WHERE r.events_table = $1 AND r.state <> 'new'",
+		3, types, values, NULL);
+	SPI_finish();
+}
+
+/*
+ * Read the next repair that is due; false when there is none.
+ */
+bool
+repair_next(const Stream *stream, Repair *repair)
+{
+	Oid types[1] = {OIDOID};
+	Datum values[1] = {ObjectIdGetDatum(stream->events_table)};
+	bool found;
+
+	SPI_connect();
+	found =
+		catalog_execute(
+			"SELECT p.repair_id, p.rollup_id, p.from_time, p.until_time, p.asked, p.allow_loss, "
+			"p.attempts FROM detect._repair p JOIN detect._rollup r USING (rollup_id) "
+			"WHERE r.events_table = $1 AND r.state = 'active' AND p.retry_at <= now() "
+			"ORDER BY p.until_time DESC, p.repair_id LIMIT 1",
+			1, types, values, NULL) > 0;
+	if (found)
+	{
+		HeapTuple row = SPI_tuptable->vals[0];
+		TupleDesc desc = SPI_tuptable->tupdesc;
+		bool isnull;
+
+		repair->id = DatumGetInt64(SPI_getbinval(row, desc, 1, &isnull));
+		repair->rollup_id = DatumGetInt32(SPI_getbinval(row, desc, 2, &isnull));
+		repair->times.from = DatumGetTimestampTz(SPI_getbinval(row, desc, 3, &isnull));
+		repair->times.until = DatumGetTimestampTz(SPI_getbinval(row, desc, 4, &isnull));
+		repair->asked = DatumGetBool(SPI_getbinval(row, desc, 5, &isnull));
+		repair->allow_loss = DatumGetBool(SPI_getbinval(row, desc, 6, &isnull));
+		repair->attempts = DatumGetInt32(SPI_getbinval(row, desc, 7, &isnull));
+	}
+	SPI_finish();
+	return found;
+}
+
+/*
+ * When the next repair that failed is tried again; DT_NOEND if none is.
+ */
+TimestampTz
+repair_next_retry(const Stream *stream)
+{
+	Oid types[1] = {OIDOID};
+	Datum values[1] = {ObjectIdGetDatum(stream->events_table)};
+	TimestampTz due = DT_NOEND;
+	bool isnull;
+	Datum value;
+
+	SPI_connect();
+	catalog_execute("SELECT min(p.retry_at) FROM detect._repair p JOIN detect._rollup r "
+					"USING (rollup_id) WHERE r.events_table = $1 AND r.state = 'active'",
+					1, types, values, NULL);
+	value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+	if (!isnull)
+		due = DatumGetTimestampTz(value);
+	SPI_finish();
+	return due;
+}
+
+/*
+ * Note that a repair is done down to a time, or altogether.
+ */
+void
+repair_write_done(const Repair *repair, TimestampTz until)
+{
+	Oid types[3] = {INT4OID, INT8OID, TIMESTAMPTZOID};
+	Datum values[3];
+
+	values[0] = Int32GetDatum(repair->rollup_id);
+	values[1] = Int64GetDatum(repair->id);
+	values[2] = TimestampTzGetDatum(until);
+	SPI_connect();
+	if (until <= repair->times.from)
+		catalog_execute("DELETE FROM detect._repair WHERE rollup_id = $1 AND repair_id = $2", 2,
+						types, values, NULL);
+	else
+		catalog_execute("UPDATE detect._repair SET until_time = $3, error = NULL, attempts = 0, "
+						"retry_at = '-infinity' WHERE rollup_id = $1 AND repair_id = $2",
+						3, types, values, NULL);
+	SPI_finish();
+}
+
+/*
+ * Note that the groups of a range stay as they are, and why: in one row for
+ * each reason.
+ */
+void
+repair_write_refused(const Repair *repair, const TimeRange *times, const char *reason)
+{
+	Oid types[4] = {INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, TEXTOID};
+	Datum values[4];
+
+	values[0] = Int32GetDatum(repair->rollup_id);
+	values[1] = TimestampTzGetDatum(times->from);
+	values[2] = TimestampTzGetDatum(times->until);
+	values[3] = CStringGetTextDatum(reason);
+	SPI_connect();
+	catalog_execute(
+		"WITH known AS (UPDATE detect._repair SET from_time = LEAST(from_time, $2), "
+		"until_time = GREATEST(until_time, $3) "
+		"WHERE rollup_id = $1 AND error = $4 AND retry_at = 'infinity' RETURNING repair_id) "
+		"INSERT INTO detect._repair (rollup_id, repair_id, from_time, until_time, asked, "
+		"allow_loss, attempts, retry_at, error) "
+		"SELECT $1, nextval('detect._repair_id'), $2, $3, false, false, 0, 'infinity', $4 "
+		"WHERE NOT EXISTS (SELECT FROM known)",
+		4, types, values, NULL);
+	SPI_finish();
+}
+
+/*
+ * Note that a repair has failed.
+ */
+void
+repair_write_failed(const Rollup *rollup, const Repair *repair, const ErrorData *error)
+{
+	Oid types[4] = {INT4OID, INT8OID, TIMESTAMPTZOID, TEXTOID};
+	Datum values[4];
+
+	if (repair->attempts == 0)
+		ereport(WARNING, (errcode(error->sqlerrcode),
+						  errmsg("groups of rollup \"%s\" could not be computed again: %s",
+								 rollup->name, error->message),
+						  errhint("Remove the cause: it is tried again by itself.")));
+	values[0] = Int32GetDatum(repair->rollup_id);
+	values[1] = Int64GetDatum(repair->id);
+	values[2] = TimestampTzGetDatum(aside_retry_time(repair->attempts + 1));
+	values[3] = CStringGetTextDatum(error->message);
+	SPI_connect();
+	catalog_execute("UPDATE detect._repair SET attempts = attempts + 1, retry_at = $3, error = $4 "
+					"WHERE rollup_id = $1 AND repair_id = $2",
+					4, types, values, NULL);
+	SPI_finish();
+}
