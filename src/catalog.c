@@ -22,6 +22,7 @@
 #include "catalog/pg_class.h"
 #include "commands/extension.h"
 #include "commands/sequence.h"
+#include "compat.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -207,7 +208,7 @@ catalog_rewrite(CatalogWriter *writer, TupleTableSlot *found, const Datum *value
 	EPQState epq;
 
 	catalog_fill_slot(writer->slot, values, nulls);
-	EvalPlanQualInit(&epq, writer->estate, NULL, NIL, -1);
+	compat_eval_plan_qual_init(&epq, writer->estate);
 	ExecSimpleRelationUpdate(writer->result, writer->estate, &epq, found, writer->slot);
 	EvalPlanQualEnd(&epq);
 	ResetPerTupleExprContext(writer->estate);

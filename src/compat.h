@@ -18,6 +18,21 @@
 #error "detect needs PostgreSQL 15 or newer"
 #endif
 
+/* ---- Values of variable length: a header of their own since 16 ---- */
+
+#if PG_VERSION_NUM >= 160000
+#include "varatt.h"
+#endif
+
+/* ---- EvalPlanQualInit: takes the result relations since 16 ---- */
+
+#if PG_VERSION_NUM >= 160000
+#define compat_eval_plan_qual_init(epq, estate) \
+	EvalPlanQualInit((epq), (estate), NULL, NIL, -1, NIL)
+#else
+#define compat_eval_plan_qual_init(epq, estate) EvalPlanQualInit((epq), (estate), NULL, NIL, -1)
+#endif
+
 /* ---- Permissions of a range table entry: apart since 16 ---- */
 
 #include "access/sysattr.h"

@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "compat.h"
 #include "utils/builtins.h"
 #include "utils/uuid.h"
 

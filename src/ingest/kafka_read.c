@@ -13,6 +13,7 @@
  */
 #include "postgres.h"
 
+#include "compat.h"
 #include "foreign/foreign.h"
 #include "ingest/kafka.h"
 #include "miscadmin.h"

@@ -13,6 +13,8 @@
  */
 #include "place/place.h"
 
+#include "compat.h"
+
 #define FLAG_Z		  0x01
 #define FLAG_M		  0x02
 #define FLAG_BOX	  0x04
