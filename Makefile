@@ -154,7 +154,9 @@ OBJS = \
 	src/rollup/rollup.o \
 	src/rollup/shape.o \
 	src/rollup/state.o \
+	src/rollup/state_merge.o \
 	src/rollup/timed.o \
+	src/rollup/view.o \
 	src/rollup/wait.o \
 	src/monitor/problem.o \
 	src/monitor/stats.o \

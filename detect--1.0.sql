@@ -466,6 +466,11 @@ CREATE FUNCTION detect.alter_rollup(rollup text, retention interval DEFAULT NULL
 COMMENT ON FUNCTION detect.alter_rollup(text, interval, text[]) IS
 	'changes how long groups of a rollup are kept: what is omitted stays, what reset names becomes the default';
 
+CREATE FUNCTION detect.create_rollup_view(name text, rollup text, columns text[]) RETURNS void
+	AS 'MODULE_PATHNAME', 'detect_create_rollup_view' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect.create_rollup_view(text, text, text[]) IS
+	'makes a view of a rollup by fewer of its group columns; nothing is stored twice';
+
 CREATE FUNCTION detect.drop_rollup(rollup text, if_exists boolean DEFAULT false) RETURNS void
 	AS 'MODULE_PATHNAME', 'detect_drop_rollup' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION detect.drop_rollup(text, boolean) IS 'drops a rollup, its view and its states';
@@ -496,6 +501,20 @@ CREATE FUNCTION detect._finalize(result anyelement, aggregate regprocedure, stat
 	AS 'MODULE_PATHNAME', 'detect_finalize' LANGUAGE C IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION detect._finalize(anyelement, regprocedure, "any") IS
 	'the result of an aggregate from its partial state; the first argument only names the type';
+
+CREATE FUNCTION detect._merge_step(merged internal, aggregate regprocedure, state anyelement) RETURNS internal
+	AS 'MODULE_PATHNAME', 'detect_merge_step' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION detect._merge_step(internal, regprocedure, anyelement) IS 'transition of the aggregate _merge';
+
+CREATE FUNCTION detect._merged(merged internal, aggregate regprocedure, state anyelement) RETURNS anyelement
+	AS 'MODULE_PATHNAME', 'detect_merged' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION detect._merged(internal, regprocedure, anyelement) IS 'result of the aggregate _merge';
+
+CREATE AGGREGATE detect._merge(aggregate regprocedure, state anyelement) (
+	SFUNC = detect._merge_step, STYPE = internal, SSPACE = 200,
+	FINALFUNC = detect._merged, FINALFUNC_EXTRA, PARALLEL = SAFE);
+COMMENT ON AGGREGATE detect._merge(regprocedure, anyelement) IS
+	'the partial state of an aggregate for all rows that went into these states';
 
 -- Kept in rollups as it is: the value is text, so that no OID is kept.
 CREATE TYPE detect._timed AS (at timestamptz, value text);
@@ -911,14 +930,14 @@ GRANT EXECUTE ON FUNCTION
 	detect.wait_for(text, interval), detect.retry_dead_letters(text, timestamptz, timestamptz, text),
 	detect.purge_dead_letters(text, timestamptz, timestamptz, text), detect.drop_rollup(text, boolean),
 	detect.wait_for_rollup(text, interval), detect.retry_rollup(text),
-	detect.rebuild_rollup(text, timestamptz, timestamptz, boolean),
+	detect.rebuild_rollup(text, timestamptz, timestamptz, boolean), detect.create_rollup_view(text, text, text[]),
 	detect.alter_rollup(text, interval, text[]), detect.decode(bytea, text, jsonb, text)
 	TO PUBLIC;
 -- Views call these as their reader; _slots leaves out what belongs to others.
 GRANT EXECUTE ON FUNCTION
 	detect._stream_owner(text), detect._may_see(oid), detect._is_copy(bigint, bigint), detect._slots(), detect._workers(),
 	detect._combine(regprocedure, anyelement, anyelement),
-	detect._finalize(anyelement, regprocedure, "any"),
+	detect._finalize(anyelement, regprocedure, "any"), detect._merge(regprocedure, anyelement),
 	detect.first(anyelement, timestamptz), detect.last(anyelement, timestamptz),
 	detect._first_step(detect._timed, anyelement, timestamptz), detect._first_combine(detect._timed, detect._timed),
 	detect._last_step(detect._timed, anyelement, timestamptz), detect._last_combine(detect._timed, detect._timed),

@@ -133,9 +133,11 @@ relation_create_state_table(const char *name, const RollupShape *shape, Oid owne
 	return table.objectId;
 }
 
-/* The query of the public view: SELECT <targets> FROM detect_state.<name>. */
-static Query *
-public_query(const RollupShape *shape, Relation state_table)
+/*
+ * The query of the public view: SELECT <targets> FROM detect_state.<name>.
+ */
+Query *
+relation_public_query(const RollupShape *shape, Relation state_table)
 {
 	Query *query = makeNode(Query);
 	ParseState *pstate = make_parsestate(NULL);
@@ -159,15 +161,13 @@ public_query(const RollupShape *shape, Relation state_table)
 }
 
 /*
- * Make the view that users read, in the caller's creation schema, owned by the
- * caller.
+ * Make a view over the states of a rollup, in the caller's creation schema,
+ * owned by the caller.
  */
 Oid
-relation_create_public_view(const char *name, const RollupShape *shape, Oid state_table)
+relation_create_view(const char *name, Query *query, const char *comment)
 {
 	CreateStmt *create = makeNode(CreateStmt);
-	Relation rel = table_open(state_table, AccessShareLock);
-	Query *query = public_query(shape, rel);
 	ObjectAddress view;
 	ListCell *cell;
 
@@ -186,9 +186,20 @@ relation_create_public_view(const char *name, const RollupShape *shape, Oid stat
 	CommandCounterIncrement();
 	StoreViewQuery(view.objectId, query, false);
 	CommandCounterIncrement();
-	table_close(rel, NoLock);
-
-	CreateComments(view.objectId, RelationRelationId, 0,
-				   psprintf("rollup %s, kept up to date by detect", name));
+	CreateComments(view.objectId, RelationRelationId, 0, comment);
 	return view.objectId;
+}
+
+/*
+ * Make the view that users read.
+ */
+Oid
+relation_create_public_view(const char *name, const RollupShape *shape, Oid state_table)
+{
+	Relation rel = table_open(state_table, AccessShareLock);
+	Query *query = relation_public_query(shape, rel);
+
+	table_close(rel, NoLock);
+	return relation_create_view(name, query,
+								psprintf("rollup %s, kept up to date by detect", name));
 }

@@ -219,6 +219,8 @@ extern List *shape_public_targets(const RollupShape *shape, Oid state_table, Nod
 
 /* in rollup/relations.c */
 extern Oid relation_create_state_table(const char *name, const RollupShape *shape, Oid owner);
+extern Query *relation_public_query(const RollupShape *shape, Relation state_table);
+extern Oid relation_create_view(const char *name, Query *query, const char *comment);
 extern Oid relation_create_public_view(const char *name, const RollupShape *shape, Oid state_table);
 
 /* in rollup/partial.c */

@@ -21,6 +21,7 @@
  *-------------------------------------------------------------------------
  */
 #include "rollup/rollup.h"
+#include "rollup/state.h"
 
 #include "access/htup_details.h"
 #include "catalog/pg_aggregate.h"
@@ -40,33 +41,6 @@
 #include "utils/memutils.h"
 #include "utils/regproc.h"
 #include "utils/syscache.h"
-
-/* What is known of an aggregate from one call to the next, in fn_extra. */
-typedef struct AggregateCall
-{
-	Oid aggregate;
-	AggState *agg_state; /* only the contexts are filled in */
-	bool serialized;	 /* the state is internal, kept as bytea */
-	Oid state_type;		 /* of the stored state */
-	int16 state_length;
-	bool state_by_value;
-	int16 result_length;
-	bool result_by_value;
-	bool has_final;
-	bool final_writes; /* the final function may change the state */
-	int nfinal_args;
-	FmgrInfo serial;
-	FmgrInfo deserial;
-	FmgrInfo combine;
-	FmgrInfo final;
-} AggregateCall;
-
-/* A state, stored or in memory. */
-typedef struct StateValue
-{
-	Datum value;
-	bool isnull;
-} StateValue;
 
 PG_FUNCTION_INFO_V1(detect_combine);
 PG_FUNCTION_INFO_V1(detect_finalize);
@@ -104,12 +78,14 @@ prepare_function(FmgrInfo *info, Oid function, Oid aggregate_owner, Expr *expr,
 
 /* An AggState that carries the contexts which an aggregate's functions use. */
 static AggState *
-create_agg_state(void)
+create_agg_state(MemoryContext context)
 {
+	MemoryContext saved_context = MemoryContextSwitchTo(context);
 	AggState *agg_state = makeNode(AggState);
 
 	agg_state->curaggcontext = CreateStandaloneExprContext();
 	agg_state->tmpcontext = CreateStandaloneExprContext();
+	MemoryContextSwitchTo(saved_context);
 	return agg_state;
 }
 
@@ -277,7 +253,6 @@ create_call(FunctionCallInfo fcinfo, Oid aggregate, Oid state_type, Oid result_t
 		if (!call->has_final)
 			check_type(aggregate, "result", state_type, result_type);
 	}
-	call->agg_state = create_agg_state();
 	ReleaseSysCache(proc_tuple);
 	ReleaseSysCache(tuple);
 	MemoryContextSwitchTo(saved_context);
@@ -286,10 +261,12 @@ create_call(FunctionCallInfo fcinfo, Oid aggregate, Oid state_type, Oid result_t
 
 /*
  * The prepared call for the aggregate in an argument.  result_type is
- * InvalidOid when nothing is going to be finalized.
+ * InvalidOid when nothing is going to be finalized.  agg_state is the caller's,
+ * if it is an aggregate itself; NULL: one is made.
  */
-static AggregateCall *
-prepare_call(FunctionCallInfo fcinfo, int aggregate_arg, int state_arg, Oid result_type)
+AggregateCall *
+state_prepare(FunctionCallInfo fcinfo, int aggregate_arg, int state_arg, Oid result_type,
+			  AggState *agg_state)
 {
 	AggregateCall *call = fcinfo->flinfo->fn_extra;
 	Oid aggregate;
@@ -306,6 +283,7 @@ prepare_call(FunctionCallInfo fcinfo, int aggregate_arg, int state_arg, Oid resu
 	if (!OidIsValid(state_type))
 		elog(ERROR, "could not determine the type of a state");
 	call = create_call(fcinfo, aggregate, state_type, result_type);
+	call->agg_state = agg_state ? agg_state : create_agg_state(fcinfo->flinfo->fn_mcxt);
 	fcinfo->flinfo->fn_extra = call;
 	return call;
 }
@@ -314,9 +292,9 @@ prepare_call(FunctionCallInfo fcinfo, int aggregate_arg, int state_arg, Oid resu
  * Call one of the aggregate's functions as the executor would: a strict one
  * is not called with a NULL.  Arguments beyond the state are in args.
  */
-static StateValue
-call_function(const AggregateCall *call, FmgrInfo *function, Oid collation, int nargs,
-			  const StateValue *args)
+StateValue
+state_call(const AggregateCall *call, FmgrInfo *function, Oid collation, int nargs,
+		   const StateValue *args)
 {
 	LOCAL_FCINFO(fcinfo, FUNC_MAX_ARGS);
 	StateValue result = {(Datum) 0, true};
@@ -334,15 +312,17 @@ call_function(const AggregateCall *call, FmgrInfo *function, Oid collation, int 
 	return result;
 }
 
-/* From a stored state to one that the aggregate's functions take.  writable
- * says that the state may be changed by them. */
-static StateValue
-load_state(AggregateCall *call, StateValue stored, bool writable, Oid collation)
+/*
+ * From a stored state to one that the aggregate's functions take.  writable
+ * says that the state may be changed by them.
+ */
+StateValue
+state_load(AggregateCall *call, StateValue stored, bool writable, Oid collation)
 {
 	StateValue args[2] = {stored, {(Datum) 0, false}};
 
 	if (call->serialized)
-		return call_function(call, &call->deserial, collation, 2, args);
+		return state_call(call, &call->deserial, collation, 2, args);
 	if (writable && !stored.isnull && !call->state_by_value)
 		stored.value = datumCopy(stored.value, false, call->state_length);
 	return stored;
@@ -378,7 +358,7 @@ combine_states(AggregateCall *call, StateValue state, StateValue other, Oid coll
 		return state;
 	if (call->combine.fn_strict && state.isnull)
 		return other;
-	return call_function(call, &call->combine, collation, 2, args);
+	return state_call(call, &call->combine, collation, 2, args);
 }
 
 /*
@@ -388,17 +368,17 @@ combine_states(AggregateCall *call, StateValue state, StateValue other, Oid coll
 Datum
 detect_combine(PG_FUNCTION_ARGS)
 {
-	AggregateCall *call = prepare_call(fcinfo, 0, 1, InvalidOid);
+	AggregateCall *call = state_prepare(fcinfo, 0, 1, InvalidOid, NULL);
 	Oid collation = PG_GET_COLLATION();
 	StateValue state = {PG_GETARG_DATUM(1), PG_ARGISNULL(1)};
 	StateValue other = {PG_GETARG_DATUM(2), PG_ARGISNULL(2)};
 	MemoryContext caller_context = enter_memory(call);
 
-	state = load_state(call, state, true, collation);
-	other = load_state(call, other, false, collation);
+	state = state_load(call, state, true, collation);
+	other = state_load(call, other, false, collation);
 	state = combine_states(call, state, other, collation);
 	if (call->serialized)
-		state = call_function(call, &call->serial, collation, 1, &state);
+		state = state_call(call, &call->serial, collation, 1, &state);
 	state = release_memory(call, caller_context, state, call->state_by_value, call->state_length);
 	if (state.isnull)
 		PG_RETURN_NULL();
@@ -413,13 +393,13 @@ Datum
 detect_finalize(PG_FUNCTION_ARGS)
 {
 	Oid result_type = get_fn_expr_argtype(fcinfo->flinfo, 0);
-	AggregateCall *call = prepare_call(fcinfo, 1, 2, result_type);
+	AggregateCall *call = state_prepare(fcinfo, 1, 2, result_type, NULL);
 	Oid collation = PG_GET_COLLATION();
 	StateValue args[FUNC_MAX_ARGS];
 	StateValue result = {PG_GETARG_DATUM(2), PG_ARGISNULL(2)};
 	MemoryContext caller_context = enter_memory(call);
 
-	result = load_state(call, result, call->final_writes, collation);
+	result = state_load(call, result, call->final_writes, collation);
 	if (call->has_final)
 	{
 		args[0] = result;
@@ -428,7 +408,7 @@ detect_finalize(PG_FUNCTION_ARGS)
 			args[i].value = (Datum) 0;
 			args[i].isnull = true;
 		}
-		result = call_function(call, &call->final, collation, call->nfinal_args, args);
+		result = state_call(call, &call->final, collation, call->nfinal_args, args);
 	}
 	result =
 		release_memory(call, caller_context, result, call->result_by_value, call->result_length);

@@ -105,6 +105,7 @@ my $dump    = "$PostgreSQL::Test::Utils::tmp_check/city.sql";
 my $applied = $node->safe_psql('city', 'SELECT sum(applied_offset) FROM detect.stat_partition');
 my $letters = $node->safe_psql('city', 'SELECT count(*) FROM detect.dead_letter');
 
+$node->safe_psql('city', "SELECT detect.create_rollup_view('camera_together', 'camera_per_minute', '{}')");
 $node->command_ok([ 'pg_dump', '-d', $node->connstr('city'), '-f', $dump ], 'pg_dump');
 $node->safe_psql('postgres', 'CREATE DATABASE restored');
 $node->safe_psql('postgres', 'ALTER DATABASE restored SET search_path = city, public');
@@ -128,7 +129,9 @@ ledger_is_exact(
 	name  => 'gate',
 	table => 'gate_detection',
 	topic => 'camera');
-$node->safe_psql('restored', "SELECT detect.drop_rollup('camera_per_minute')");
+is( $node->safe_psql('restored', 'SELECT detections = (SELECT count(*) FROM detection) FROM camera_together'),
+	't', 'a view of the rollup was restored with it, and follows');
+$node->safe_psql('restored', "DROP VIEW camera_together; SELECT detect.drop_rollup('camera_per_minute')");
 foreach my $drop ('TABLE detection', 'SERVER city')
 {
 	my ($rc, $stdout, $stderr) = $node->psql('restored', "DROP $drop");
