@@ -202,7 +202,8 @@ CREATE TABLE detect._rollup (
 	failed_event text,						-- without it the rollup would not have failed
 	events_lost bigint NOT NULL,			-- that it missed, and that were gone when it caught up
 	kept_from timestamptz,					-- older buckets are gone for good
-	expiring boolean NOT NULL				-- some of them may be left still
+	expiring boolean NOT NULL,				-- some of them may be left still
+	server_major int						-- of the PostgreSQL that serialized its states; NULL: none is
 );
 
 -- Events that a rollup misses while it is aside.
@@ -842,15 +843,24 @@ COMMENT ON VIEW detect.stat_stream IS
 
 CREATE VIEW detect.stat_rollup WITH (security_barrier) AS
 	SELECT r.name AS rollup, s.name AS stream, r.state, r.filled_from, r.rows_filled,
-		   r.applied_until, r.error, r.failed_event, r.attempts, r.retry_at,
+		   r.applied_until,
+		   COALESCE(r.error, CASE WHEN f.is_foreign THEN format(
+			   'states of rollup "%s" were serialized by PostgreSQL %s', r.name, r.server_major) END) AS error,
+		   CASE WHEN f.is_foreign THEN format('SELECT detect.rebuild_rollup(%L)', r.name)
+				WHEN r.state = 'failed' OR p.repair_error IS NOT NULL AND p.refused_from IS NULL
+				THEN format('remove the cause, then SELECT detect.retry_rollup(%L)', r.name)
+				WHEN p.refused_from IS NOT NULL
+				THEN format('SELECT detect.rebuild_rollup(%L), or a range of it; with allow_loss => true also what has lost events', r.name)
+				END AS remedy,
+		   r.failed_event, r.attempts, r.retry_at,
 		   m.events_missed, r.events_lost, r.kept_from,
-		   p.repairs, p.repair_from, p.repair_until, p.repair_error,
-		   CASE WHEN p.refused_from IS NOT NULL
-				THEN format('SELECT detect.rebuild_rollup(%L), or that range of it; with allow_loss => true also what has lost events', r.name)
-				WHEN p.repair_error IS NOT NULL
-				THEN 'remove the cause: it is tried again by itself, or at once with detect.retry_rollup' END AS repair_remedy
+		   p.repairs, p.repair_from, p.repair_until, p.repair_error
 	FROM detect._rollup r
 	LEFT JOIN detect._stream s USING (events_table)
+	CROSS JOIN LATERAL (
+		-- states that another major version has serialized, as after an upgrade
+		SELECT r.server_major <> current_setting('server_version_num')::int / 10000
+			   AND COALESCE(r.aside_state, r.state) <> 'new' AS is_foreign) f
 	CROSS JOIN LATERAL (
 		SELECT COALESCE(sum(events), 0)::int8 AS events_missed
 		FROM detect._missed WHERE rollup_id = r.rollup_id) m

@@ -115,6 +115,43 @@ SELECT detect.retry_rollup('amounts');
 SELECT detect.wait_for_rollup('amounts');
 SELECT regress.differences(name, query) FROM kept WHERE name = 'amounts';
 
+-- states that another major version of PostgreSQL has serialized, as after an upgrade: it is aside until they are made
+-- again; states that are plain values have no version
+SELECT detect.drop_rollup('districts');
+SET SESSION AUTHORIZATION DEFAULT;
+SELECT name, server_major = current_setting('server_version_num')::int / 10000 AS is_ours FROM detect._rollup ORDER BY name;
+UPDATE detect._rollup SET server_major = 9 WHERE server_major IS NOT NULL;
+SET SESSION AUTHORIZATION regress_failure;
+SELECT rollup, state, error, remedy FROM detect.stat_rollup WHERE error IS NOT NULL;
+SELECT detect.alter_rollup('amounts');
+SELECT stage(2501, 2600);
+SELECT detect.wait_for('reading');
+SELECT rollup, state, error, remedy, events_missed FROM detect.stat_rollup ORDER BY rollup COLLATE "C";
+SELECT dead_letters FROM detect.stat_stream WHERE stream = 'reading';
+SELECT detect.retry_rollup('amounts');
+SELECT detect.wait_for_rollup('amounts');
+SELECT name, regress.differences(name, query) FROM kept WHERE name = 'quotients';
+SET SESSION AUTHORIZATION DEFAULT;
+UPDATE detect._rollup SET server_major = current_setting('server_version_num')::int / 10000 WHERE name = 'amounts';
+SET SESSION AUTHORIZATION regress_failure;
+SELECT detect.retry_rollup('amounts');
+SELECT detect.wait_for_rollup('amounts');
+SELECT name, regress.differences(name, query) FROM kept WHERE name = 'amounts';
+
+-- one that has no states yet is filled by this server
+BEGIN;
+SELECT detect.create_rollup('mean', 'SELECT avg(reading_id::bigint) AS id FROM reading');
+SET SESSION AUTHORIZATION DEFAULT;
+UPDATE detect._rollup SET server_major = 9 WHERE name = 'mean';
+COMMIT;
+SET SESSION AUTHORIZATION regress_failure;
+SELECT detect.wait_for_rollup('mean');
+SET SESSION AUTHORIZATION DEFAULT;
+SELECT server_major = current_setting('server_version_num')::int / 10000 AS is_ours FROM detect._rollup WHERE name = 'mean';
+SET SESSION AUTHORIZATION regress_failure;
+SELECT regress.differences('mean', 'SELECT avg(reading_id::bigint) AS id FROM reading');
+SELECT detect.drop_rollup('mean');
+
 -- set aside while it is filled, with some partitions in: an old event; and what comes meanwhile is not lost
 SELECT detect.drop_rollup('quotients');
 SELECT stage(1, 1, '2023-01-01', divisor => 0);

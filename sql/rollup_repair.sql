@@ -136,7 +136,7 @@ SELECT rollup, repairs, repair_error FROM detect.stat_rollup WHERE repair_error 
 -- ---------------------------------------------------------------------
 -- What is not repaired says so, and is rebuilt
 -- ---------------------------------------------------------------------
-SELECT rollup, state, repairs, repair_error, repair_remedy FROM detect.stat_rollup WHERE repair_error IS NOT NULL ORDER BY rollup COLLATE "C";
+SELECT rollup, state, repairs, repair_error, remedy FROM detect.stat_rollup WHERE repair_error IS NOT NULL ORDER BY rollup COLLATE "C";
 SELECT count(*) AS all_differ FROM asked WHERE regress.differences(name, query) > 0;
 SELECT count(detect.rebuild_rollup(name)) FROM asked;
 SELECT count(*) FROM (SELECT detect.wait_for_rollup(name) FROM asked) w;
@@ -184,7 +184,7 @@ SELECT detect.create_rollup('sums', $$ SELECT date_trunc('day', at) AS day, max(
 SELECT detect.wait_for_rollup('sums');
 INSERT INTO item VALUES (777777, 'a', 1, 1, '2024-03-30 00:00+01');
 CALL regress.await($$SELECT FROM detect.stat_rollup WHERE rollup = 'sums' AND repair_error IS NOT NULL$$, 1);
-SELECT rollup, state, repairs, repair_from, repair_until, repair_error, repair_remedy FROM detect.stat_rollup WHERE repair_error IS NOT NULL AND rollup = 'sums';
+SELECT rollup, state, repairs, repair_from, repair_until, repair_error, remedy FROM detect.stat_rollup WHERE repair_error IS NOT NULL AND rollup = 'sums';
 SELECT regress.attempt($$SELECT detect.wait_for_rollup('sums')$$);
 DELETE FROM item WHERE item_id = 777777;
 SELECT detect.wait_for('item');

@@ -140,8 +140,9 @@ report_failure(const Rollup *rollup, const ErrorData *error, const char *event)
 			(errcode(error->sqlerrcode),
 			 errmsg("rollup \"%s\" is set aside: %s", rollup->name, error->message),
 			 event ? errdetail_log("Without the event %s it would not have failed.", event) : 0,
-			 errhint("Remove the cause: it is tried again by itself, or at once with "
-					 "detect.retry_rollup.")));
+			 errhint("%s", error->hint ? error->hint
+									   : "Remove the cause: it is tried again by itself, or at "
+										 "once with detect.retry_rollup.")));
 }
 
 /*

@@ -22,6 +22,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "compat.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "parser/analyze.h"
@@ -38,7 +39,7 @@
 #include "utils/timestamp.h"
 
 /* Columns of detect._rollup. */
-#define ROLLUP_COLUMNS 19
+#define ROLLUP_COLUMNS 20
 
 PG_FUNCTION_INFO_V1(detect_create_rollup);
 PG_FUNCTION_INFO_V1(detect_drop_rollup);
@@ -76,9 +77,22 @@ parse_query(char *text)
 	return query;
 }
 
+/* Whether some states are kept in a format of the server's own. */
+static bool
+has_serialized_states(const RollupShape *shape)
+{
+	for (int i = 0; i < shape->nstates; i++)
+	{
+		if (shape->states[i].serialized)
+			return true;
+	}
+	return false;
+}
+
 /* Write the row of a new rollup; the result is its number. */
 static int32
-insert_rollup(const char *name, const Stream *stream, Oid view, const Interval *retention)
+insert_rollup(const char *name, const RollupShape *shape, const Stream *stream, Oid view,
+			  const Interval *retention)
 {
 	Datum values[ROLLUP_COLUMNS] = {0};
 	bool nulls[ROLLUP_COLUMNS] = {false};
@@ -107,6 +121,8 @@ insert_rollup(const char *name, const Stream *stream, Oid view, const Interval *
 			DirectFunctionCall2(timestamp_mi_interval, values[10], IntervalPGetDatum(retention));
 	nulls[17] = retention == NULL;
 	values[18] = BoolGetDatum(false); /* expiring */
+	values[19] = Int32GetDatum(COMPAT_SERVER_MAJOR);
+	nulls[19] = !has_serialized_states(shape);
 	catalog_insert("_rollup", values, nulls);
 	return id;
 }
@@ -162,7 +178,7 @@ make_rollup(const char *name, Query *query, const Stream *stream, const Interval
 	ObjectAddressSet(state_address, RelationRelationId, state_table);
 	ObjectAddressSet(query_address, RelationRelationId, query_view);
 	recordDependencyOn(&state_address, &query_address, DEPENDENCY_AUTO);
-	insert_rollup(name, stream, public_view, retention);
+	insert_rollup(name, shape, stream, public_view, retention);
 	CommandCounterIncrement();
 	return shape;
 }

@@ -19,6 +19,7 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "compat.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -89,7 +90,7 @@ row_time(uint64 row, int column)
 }
 
 /* The columns that read_phase reads, first to last. */
-#define PHASE_COLUMNS "state, filled_from, aside_state, retry_at, attempts, kept_from"
+#define PHASE_COLUMNS "state, filled_from, aside_state, retry_at, attempts, kept_from, server_major"
 
 /* Read phase and frontier of a rollup from the row that SPI holds. */
 static void
@@ -106,6 +107,7 @@ read_phase(Rollup *rollup, uint64 row, int column)
 	rollup->retry_at = row_time(row, column + 3);
 	rollup->attempts = DatumGetInt32(row_datum(row, column + 4, &isnull));
 	rollup->kept_from = row_time(row, column + 5);
+	rollup->server_major = DatumGetInt32(row_datum(row, column + 6, &isnull));
 }
 
 /*
@@ -227,6 +229,37 @@ rollup_set_due(const RollupSet *set)
 	return due;
 }
 
+/* Note that this server serializes the states of a rollup, which has none yet. */
+static void
+write_server_major(const Rollup *rollup)
+{
+	Oid types[2] = {INT4OID, INT4OID};
+	Datum values[2] = {Int32GetDatum(rollup->id), Int32GetDatum(COMPAT_SERVER_MAJOR)};
+
+	SPI_connect();
+	catalog_execute("UPDATE detect._rollup SET server_major = $2 WHERE rollup_id = $1", 2, types,
+					values, NULL);
+	SPI_finish();
+}
+
+/* Raise an error unless the states of a rollup are in this server's format,
+ * as they may not be after an upgrade. */
+static void
+check_server_major(const Rollup *rollup)
+{
+	if (rollup->server_major == 0 || rollup->server_major == COMPAT_SERVER_MAJOR)
+		return;
+	if (rollup->phase != ROLLUP_NEW)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("states of rollup \"%s\" were serialized by PostgreSQL %d", rollup->name,
+						rollup->server_major),
+				 errdetail("PostgreSQL %d may have another format for them.", COMPAT_SERVER_MAJOR),
+				 errhint("Make them again from the events: SELECT detect.rebuild_rollup(%s)",
+						 quote_literal_cstr(rollup->name))));
+	write_server_major(rollup);
+}
+
 /*
  * Aggregate a source and merge it into the rollup's states.  The result is the
  * number of rows that were aggregated, counted only for the table itself.  The
@@ -236,8 +269,10 @@ int64
 rollup_absorb(const Rollup *rollup, PartialPlan *plan, const PartialSource *source)
 {
 	Tuplestorestate *partial = tuplestore_begin_heap(false, false, work_mem);
-	int64 rows = partial_run(rollup, plan, source, partial);
+	int64 rows;
 
+	check_server_major(rollup);
+	rows = partial_run(rollup, plan, source, partial);
 	merge_partial(rollup, partial);
 	tuplestore_end(partial);
 	return rows;

@@ -111,6 +111,7 @@ typedef struct Rollup
 	RollupPhase aside_phase; /* that it had, while it is aside */
 	TimestampTz retry_at;	 /* while ROLLUP_FAILED */
 	TimestampTz kept_from;	 /* older buckets are gone; 0: none are */
+	int server_major;		 /* that serialized its states; 0: none is */
 	int attempts;			 /* since it failed first */
 	PartialPlan *batch_plan;
 	MergePlan *merge_plan;
