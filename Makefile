@@ -139,6 +139,7 @@ OBJS = \
 	src/rollup/coarser.o \
 	src/rollup/definition.o \
 	src/rollup/fill.o \
+	src/rollup/filled.o \
 	src/rollup/gone.o \
 	src/rollup/merge.o \
 	src/rollup/missed.o \

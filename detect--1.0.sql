@@ -203,7 +203,8 @@ CREATE TABLE detect._rollup (
 	events_lost bigint NOT NULL,			-- that it missed, and that were gone when it caught up
 	kept_from timestamptz,					-- older buckets are gone for good
 	expiring boolean NOT NULL,				-- some of them may be left still
-	server_major int						-- of the PostgreSQL that serialized its states; NULL: none is
+	server_major int,						-- of the PostgreSQL that serialized its states; NULL: none is
+	filling_since timestamptz				-- while filling
 );
 
 -- Events that a rollup misses while it is aside.
@@ -841,8 +842,19 @@ CREATE VIEW detect.stat_stream WITH (security_barrier) AS
 COMMENT ON VIEW detect.stat_stream IS
 	'how each stream does: state, reason and remedy, outcomes, lag, speed and freshness; a stream that should run and does not is a row too';
 
+CREATE FUNCTION detect._share_filled(events_table regclass, filled_from timestamptz) RETURNS double precision
+	AS 'MODULE_PATHNAME', 'detect_share_filled' LANGUAGE C STABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION detect._share_filled(regclass, timestamptz) IS
+	'the share of an events table''s rows that are not older than a time, about; NULL when it cannot be told';
+
 CREATE VIEW detect.stat_rollup WITH (security_barrier) AS
 	SELECT r.name AS rollup, s.name AS stream, r.state, r.filled_from, r.rows_filled,
+		   p.share_filled,
+		   CASE WHEN r.state = 'active' THEN interval '0'
+				-- less is too little to tell
+				WHEN r.state = 'filling' AND p.share_filled > 0.000001
+				THEN date_trunc('second', GREATEST(clock_timestamp() - r.filling_since, interval '0')
+								* ((1 - p.share_filled) / p.share_filled)) END AS time_left,
 		   r.applied_until,
 		   COALESCE(r.error, CASE WHEN f.is_foreign THEN format(
 			   'states of rollup "%s" were serialized by PostgreSQL %s', r.name, r.server_major) END) AS error,
@@ -857,6 +869,9 @@ CREATE VIEW detect.stat_rollup WITH (security_barrier) AS
 		   p.repairs, p.repair_from, p.repair_until, p.repair_error
 	FROM detect._rollup r
 	LEFT JOIN detect._stream s USING (events_table)
+	CROSS JOIN LATERAL (
+		SELECT CASE COALESCE(r.aside_state, r.state) WHEN 'new' THEN 0::float8 WHEN 'active' THEN 1::float8
+			   ELSE detect._share_filled(r.events_table, r.filled_from) END AS share_filled) p
 	CROSS JOIN LATERAL (
 		-- states that another major version has serialized, as after an upgrade
 		SELECT r.server_major <> current_setting('server_version_num')::int / 10000
@@ -946,6 +961,7 @@ GRANT EXECUTE ON FUNCTION
 -- Views call these as their reader; _slots leaves out what belongs to others.
 GRANT EXECUTE ON FUNCTION
 	detect._stream_owner(text), detect._may_see(oid), detect._is_copy(bigint, bigint), detect._slots(), detect._workers(),
+	detect._share_filled(regclass, timestamptz),
 	detect._combine(regprocedure, anyelement, anyelement),
 	detect._finalize(anyelement, regprocedure, "any"), detect._merge(regprocedure, anyelement),
 	detect.first(anyelement, timestamptz), detect.last(anyelement, timestamptz),

@@ -32,6 +32,7 @@
 #else
 #define compat_eval_plan_qual_init(epq, estate) EvalPlanQualInit((epq), (estate), NULL, NIL, -1)
 #endif
+
 /* ---- The major version: what serializes states ---- */
 
 #define COMPAT_SERVER_MAJOR (PG_VERSION_NUM / 10000)

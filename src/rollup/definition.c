@@ -39,7 +39,7 @@
 #include "utils/timestamp.h"
 
 /* Columns of detect._rollup. */
-#define ROLLUP_COLUMNS 20
+#define ROLLUP_COLUMNS 21
 
 PG_FUNCTION_INFO_V1(detect_create_rollup);
 PG_FUNCTION_INFO_V1(detect_drop_rollup);
@@ -123,6 +123,7 @@ insert_rollup(const char *name, const RollupShape *shape, const Stream *stream, 
 	values[18] = BoolGetDatum(false); /* expiring */
 	values[19] = Int32GetDatum(COMPAT_SERVER_MAJOR);
 	nulls[19] = !has_serialized_states(shape);
+	nulls[20] = true; /* filling_since */
 	catalog_insert("_rollup", values, nulls);
 	return id;
 }

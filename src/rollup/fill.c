@@ -199,7 +199,8 @@ write_progress(const Rollup *rollup, bool is_done, TimestampTz filled_from, int6
 	values[3] = Int64GetDatum(rows);
 	SPI_connect();
 	catalog_execute("UPDATE detect._rollup SET state = $2, filled_from = $3, "
-					"rows_filled = rows_filled + $4, aside_state = NULL, error = NULL, "
+					"rows_filled = rows_filled + $4, filling_since = CASE WHEN $2 = 'filling' "
+					"THEN COALESCE(filling_since, now()) END, aside_state = NULL, error = NULL, "
 					"failed_event = NULL, retry_at = NULL, attempts = 0 WHERE rollup_id = $1",
 					4, types, values, nulls);
 	SPI_finish();

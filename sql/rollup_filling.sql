@@ -1,0 +1,76 @@
+--
+-- rollup_filling: how far a rollup is that is being filled
+--
+SET client_min_messages = warning;
+CREATE ROLE regress_filling IN ROLE detect_admin LOGIN;
+CREATE SCHEMA rollup_filling AUTHORIZATION regress_filling;
+SET SESSION AUTHORIZATION regress_filling;
+SET search_path = rollup_filling, public;
+SET timezone = 'UTC';
+
+-- More partitions than one step of filling takes, with twenty events each.
+CREATE TABLE tick (id int, at timestamptz, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
+DO $$
+BEGIN
+    FOR day IN 1..150 LOOP
+        EXECUTE format('CREATE TABLE %I PARTITION OF tick FOR VALUES FROM (%L) TO (%L)', 'tick_' || day,
+                       '2024-01-01'::date + day, '2024-01-01'::date + day + 1);
+    END LOOP;
+END $$;
+INSERT INTO tick SELECT n, '2024-01-02'::timestamptz + n * interval '72 minutes' FROM generate_series(0, 2999) n;
+SELECT detect.create_stream('tick', server => '', partition_interval => '1 day');
+ANALYZE tick;
+
+-- what is not older than a time, about
+SELECT label, round(detect._share_filled(relation, filled_from)::numeric, 3) AS share
+FROM (VALUES
+    ('all',              'tick'::regclass, '2024-01-01'::timestamptz),
+    ('half',             'tick', '2024-03-17'),
+    ('half of a day',    'tick', '2024-05-30 12:00'),
+    ('nothing',          'tick', '2024-06-01'),
+    ('for ever',         'tick', '-infinity'),
+    ('never',            'tick', 'infinity'),
+    ('when',             'tick', NULL),
+    ('no partitions',    'tick_1', '2024-01-01'),
+    ('no table',         0::regclass, '2024-01-01')) v (label, relation, filled_from);
+
+-- Nothing of January is read while the session holds the gate.
+CREATE FUNCTION gate(at timestamptz) RETURNS int LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    WHILE at < '2024-02-01' LOOP
+        IF pg_try_advisory_lock_shared(4711) THEN
+            PERFORM pg_advisory_unlock_shared(4711);
+            EXIT;
+        END IF;
+    END LOOP;
+    RETURN 1;
+END $$;
+CREATE VIEW progress AS
+    SELECT state, share_filled, time_left, rows_filled FROM detect.stat_rollup WHERE rollup = 'gated';
+
+SELECT detect.pause('tick');
+SELECT detect.create_rollup('gated', 'SELECT date_trunc(''day'', at) AS day, count(*) AS n, sum(gate(at)) AS gates FROM tick GROUP BY 1');
+SELECT * FROM progress;
+SELECT pg_advisory_lock(4711);
+SELECT detect.resume('tick');
+CALL regress.await($$ SELECT FROM progress WHERE state = 'filling' AND share_filled > 0.2 $$, 1);
+SELECT state, share_filled BETWEEN 0.2 AND 0.9 AS some_is_in, time_left >= '0' AS time_is_told,
+       abs(share_filled - rows_filled / 3000.0) < 0.01 AS agrees_with_rows FROM progress;
+
+SELECT pg_advisory_unlock(4711);
+SELECT detect.wait_for_rollup('gated');
+SELECT * FROM progress;
+SELECT regress.differences('gated', 'SELECT date_trunc(''day'', at) AS day, count(*) AS n, count(*) AS gates FROM tick GROUP BY 1');
+
+-- set aside on the way it is as far as it was, and nobody can tell when it goes on
+SELECT detect.create_rollup('gated_out', 'SELECT count(*) AS n, sum(1 / id) AS s FROM tick');
+CALL regress.await($$ SELECT FROM detect.stat_rollup WHERE rollup = 'gated_out' AND state = 'failed' $$, 1);
+SELECT share_filled BETWEEN 0.2 AND 0.9 AS some_is_in, time_left, error FROM detect.stat_rollup WHERE rollup = 'gated_out';
+DELETE FROM tick WHERE id = 0;
+SELECT detect.retry_rollup('gated_out');
+SELECT detect.wait_for_rollup('gated_out');
+SELECT share_filled, time_left, rows_filled FROM detect.stat_rollup WHERE rollup = 'gated_out';
+
+SET SESSION AUTHORIZATION DEFAULT;
+DROP SCHEMA rollup_filling CASCADE;
+DROP ROLE regress_filling;
