@@ -78,15 +78,21 @@ SELECT stage(150, 1000);
 SELECT detect.wait_for('event');
 SELECT name, regress.compare(name, plain(rollup, columns)) FROM seen ORDER BY name COLLATE "C";
 
--- sorted, and with little memory; by a parallel scan
+-- sorted; and hashed, with more groups than memory takes
 SET enable_hashagg = off;
 SELECT name FROM seen WHERE regress.differences(name, plain(rollup, columns)) <> 0;
 RESET enable_hashagg;
-SET enable_sort = off;
+CREATE VIEW states AS
+    SELECT i % 20000 AS g, ARRAY[1, i]::bigint[] AS mean, i::bigint AS sum, repeat(i::text, 20) AS name FROM generate_series(1, 60000) i;
 SET work_mem = '64kB';
-SELECT name FROM seen WHERE regress.differences(name, plain(rollup, columns)) <> 0;
-RESET enable_sort;
+EXPLAIN (COSTS OFF) SELECT g, detect._merge('avg(int)', mean), detect._merge('sum(int)', sum), detect._merge('max(text)', name) FROM states GROUP BY g;
+CREATE TABLE spilled AS
+    SELECT g, detect._merge('avg(int)', mean), detect._merge('sum(int)', sum) AS sum, detect._merge('max(text)', name) AS name FROM states GROUP BY g;
 RESET work_mem;
+SELECT regress.compare('spilled', 'SELECT g, ARRAY[count(*), sum(sum)::bigint], sum(sum)::bigint, max(name) FROM states GROUP BY g');
+DROP VIEW states;
+
+-- by a parallel scan
 SET parallel_setup_cost = 0;
 SET parallel_tuple_cost = 0;
 SET min_parallel_table_scan_size = 0;
