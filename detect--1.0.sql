@@ -849,12 +849,12 @@ COMMENT ON FUNCTION detect._share_filled(regclass, timestamptz) IS
 
 CREATE VIEW detect.stat_rollup WITH (security_barrier) AS
 	SELECT r.name AS rollup, s.name AS stream, r.state, r.filled_from, r.rows_filled,
-		   p.share_filled,
+		   h.share_filled,
 		   CASE WHEN r.state = 'active' THEN interval '0'
 				-- less is too little to tell
-				WHEN r.state = 'filling' AND p.share_filled > 0.000001
+				WHEN r.state = 'filling' AND h.share_filled > 0.000001
 				THEN date_trunc('second', GREATEST(clock_timestamp() - r.filling_since, interval '0')
-								* ((1 - p.share_filled) / p.share_filled)) END AS time_left,
+								* ((1 - h.share_filled) / h.share_filled)) END AS time_left,
 		   r.applied_until,
 		   COALESCE(r.error, CASE WHEN f.is_foreign THEN format(
 			   'states of rollup "%s" were serialized by PostgreSQL %s', r.name, r.server_major) END) AS error,
@@ -871,7 +871,7 @@ CREATE VIEW detect.stat_rollup WITH (security_barrier) AS
 	LEFT JOIN detect._stream s USING (events_table)
 	CROSS JOIN LATERAL (
 		SELECT CASE COALESCE(r.aside_state, r.state) WHEN 'new' THEN 0::float8 WHEN 'active' THEN 1::float8
-			   ELSE detect._share_filled(r.events_table, r.filled_from) END AS share_filled) p
+			   ELSE detect._share_filled(r.events_table, r.filled_from) END AS share_filled) h
 	CROSS JOIN LATERAL (
 		-- states that another major version has serialized, as after an upgrade
 		SELECT r.server_major <> current_setting('server_version_num')::int / 10000

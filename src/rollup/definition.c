@@ -237,7 +237,7 @@ definition_find(const char *name, RollupRow *rollup)
 
 	SPI_connect();
 	found = catalog_execute("SELECT rollup_id, events_table::oid, view::oid, time_zone, "
-							"kept_from FROM detect._rollup WHERE name = $1",
+							"kept_from, server_major FROM detect._rollup WHERE name = $1",
 							1, types, values, NULL) > 0;
 	if (found)
 	{
@@ -246,6 +246,9 @@ definition_find(const char *name, RollupRow *rollup)
 		Datum kept_from = SPI_getbinval(tuple, tupdesc, 5, &isnull);
 
 		rollup->kept_from = isnull ? 0 : DatumGetTimestampTz(kept_from);
+		rollup->is_foreign =
+			DatumGetInt32(SPI_getbinval(tuple, tupdesc, 6, &isnull)) != COMPAT_SERVER_MAJOR &&
+			!isnull;
 		rollup->time_zone = MemoryContextStrdup(context, SPI_getvalue(tuple, tupdesc, 4));
 
 		rollup->id = DatumGetInt32(SPI_getbinval(tuple, tupdesc, 1, &isnull));

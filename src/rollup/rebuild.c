@@ -3,8 +3,8 @@
  * rebuild.c
  *	  detect.retry_rollup and detect.rebuild_rollup.
  *
- * Both only say what is to be done: the applier does it between two batches
- * (aside.c, repair.c).
+ * Both say what is to be done: the applier does it between two batches
+ * (aside.c, repair.c, fill.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -14,6 +14,7 @@
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "rewrite/rewriteHandler.h"
+#include "sql.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/rel.h"
@@ -128,7 +129,16 @@ check_range(const char *name, const RollupRow *row, const TimeRange *range, bool
 	shape = shape_create(get_view_query(view), row->events_table);
 	nest_level = partial_enter_time_zone(&rollup);
 	if (!TIMESTAMP_IS_NOBEGIN(range->from) || !TIMESTAMP_IS_NOEND(range->until))
+	{
 		check_has_buckets(name, shape, rollup.stream);
+		if (row->is_foreign)
+			ereport(
+				ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("rollup \"%s\" can only be rebuilt as a whole", name),
+				 errdetail("Its states were serialized by another major version of PostgreSQL."),
+				 errhint("Leave from_time and to_time out.")));
+	}
 	if (!allow_loss)
 		check_nothing_gone(name, &rollup, shape, *range);
 	AtEOXact_GUC(true, nest_level);
@@ -158,6 +168,28 @@ write_repair(const RollupRow *rollup, const TimeRange *range, bool allow_loss)
 	SPI_finish();
 }
 
+/*
+ * Let a rollup begin from nothing, as one that is new: its states are another
+ * major version's, so that not even the groups beside a chunk can stay.
+ */
+static void
+start_anew(const char *name, const RollupRow *rollup)
+{
+	Oid types[1] = {INT4OID};
+	Datum values[1] = {Int32GetDatum(rollup->id)};
+
+	stream_lock(stream_load_by_events_table(rollup->events_table)->id, AccessExclusiveLock);
+	sql_execute(psprintf("TRUNCATE " DETECT_STATE_SCHEMA ".%s", quote_identifier(name)));
+	SPI_connect();
+	catalog_execute("DELETE FROM detect._missed WHERE rollup_id = $1", 1, types, values, NULL);
+	catalog_execute("DELETE FROM detect._repair WHERE rollup_id = $1", 1, types, values, NULL);
+	catalog_execute("UPDATE detect._rollup SET state = 'new', filled_from = NULL, rows_filled = 0, "
+					"aside_state = NULL, error = NULL, failed_event = NULL, retry_at = NULL, "
+					"attempts = 0, events_lost = 0, filling_since = NULL WHERE rollup_id = $1",
+					1, types, values, NULL);
+	SPI_finish();
+}
+
 /* What the history says of a rebuild. */
 static char *
 describe_rebuild(const TimeRange *range, bool allow_loss)
@@ -184,7 +216,10 @@ detect_rebuild_rollup(PG_FUNCTION_ARGS)
 	definition_get(name, &rollup);
 	range = requested_range(fcinfo);
 	check_range(name, &rollup, &range, allow_loss);
-	write_repair(&rollup, &range, allow_loss);
+	if (rollup.is_foreign)
+		start_anew(name, &rollup);
+	else
+		write_repair(&rollup, &range, allow_loss);
 	history_record("rebuild_rollup", name, describe_rebuild(&range, allow_loss));
 	definition_changed(stream_load_by_events_table(rollup.events_table));
 	PG_RETURN_VOID();

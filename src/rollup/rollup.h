@@ -157,6 +157,7 @@ typedef struct RollupRow
 	Oid public_view;
 	char *time_zone;
 	TimestampTz kept_from; /* 0: none are gone */
+	bool is_foreign;	   /* another major version has serialized its states */
 } RollupRow;
 
 /* Another width of a rollup that is being made. */
