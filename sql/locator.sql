@@ -94,6 +94,16 @@ INSERT INTO region VALUES (1, 'POLYGON((-10 80, 110 80, 230 80, -10 80))'), (2, 
 CREATE INDEX ON region USING gist (geog);
 SELECT detect.create_locator('region_of', 'region', mode => 'covers');
 SELECT region_of(0, 90), region_of('POINT(180 0)'::geography), region_of(-175, 5), region_of(0, 0), region_of(175, -9.99);
+-- each type of PostGIS is taken where places are of the other one
+CREATE TABLE quarter (id int PRIMARY KEY, geom geometry(Polygon, 4326));
+INSERT INTO quarter VALUES (1, 'SRID=4326;POLYGON((13 52, 14 52, 14 53, 13 53, 13 52))');
+CREATE INDEX ON quarter USING gist (geom);
+SELECT detect.create_locator('quarter_of', 'quarter');
+SELECT detect._locate('detect_query.quarter_of', NULL::int, 'POINT(13.4 52.5)'::geography) AS point,
+       detect._locate('detect_query.quarter_of', NULL::int, 'LINESTRING(13.4 52.5, 13.5 52.5)'::geography) AS line,
+       detect._locate('detect_query.quarter_of', NULL::int, 'LINESTRING(13.4 52.5, 14.5 52.5)'::geography) AS leaving,
+       detect._locate('detect_query.region_of', NULL::int, ST_Point(180, 0, 4326)) AS region,
+       detect._locate('detect_query.region_of', NULL::int, 'SRID=4326;MULTIPOINT((179 0), (180 0))'::geometry) AS points;
 
 -- ---------------------------------------------------------------------
 -- What is refused, and what to do
@@ -318,6 +328,15 @@ DELETE FROM parcel_3;
 SELECT parcel_of(2015, 5) AS deleted;
 TRUNCATE parcel_2;
 SELECT parcel_of(1015, 5) AS truncated;
+-- a transaction that keeps its snapshot has its places truncated too
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT parcel_of(25, 5);
+UPDATE parcel SET id = 102 WHERE id = 2;
+SELECT parcel_of(25, 5) AS changed;
+TRUNCATE parcel_1;
+SELECT parcel_of(25, 5) AS truncated;
+ROLLBACK;
+SELECT parcel_of(25, 5) AS rolled_back;
 ALTER TABLE parcel DETACH PARTITION parcel_1;
 SELECT parcel_of(15, 5) AS detached;
 CREATE TABLE zones_too () INHERITS (zones);

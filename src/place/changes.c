@@ -352,6 +352,9 @@ changes_look(Locator *locator)
 	if (locator->relkind == RELKIND_RELATION && list_length(members) > 1)
 		locator->table_fallback = FALLBACK_CHILDREN;
 	if (structure != locator->structure || locator->table_fallback != FALLBACK_NONE)
+	{
 		locator->is_stale = true;
+		locator_end_transaction_places(locator); /* it may have been this transaction */
+	}
 	locator->structure = structure;
 }

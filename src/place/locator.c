@@ -119,7 +119,7 @@ forget_places(Places **places)
 }
 
 /*
- * Free the places of a transaction that is over.
+ * Free the places of a transaction that is over, or has made others.
  */
 void
 locator_end_transaction_places(Locator *locator)
@@ -197,6 +197,10 @@ kept_places(Locator *locator)
 	Snapshot snapshot = GetTransactionSnapshot();
 	Places *places = locator->transaction_places;
 
+	/* its own first: others may change places as long as it lasts */
+	if (places && places->only_in == compat_lxid() && places->own_changes == changes_own() &&
+		is_usable(locator, places))
+		return places;
 	if (!IsolationIsSerializable())
 	{
 		Places *newest = newest_places(locator);
@@ -204,9 +208,6 @@ kept_places(Locator *locator)
 		if (newest && TransactionIdFollowsOrEquals(snapshot->xmin, newest->horizon))
 			return newest;
 	}
-	if (places && places->only_in == compat_lxid() && places->own_changes == changes_own() &&
-		is_usable(locator, places))
-		return places;
 	forget_places(&locator->transaction_places);
 	locator->too_large = false;
 	places = build(locator, snapshot);

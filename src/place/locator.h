@@ -107,7 +107,7 @@ typedef struct Lookup
 
 	/* Functions of PostGIS, looked up when first needed. */
 	FmgrInfo make_point; /* (x, y, srid) */
-	FmgrInfo to_globe;	 /* (geometry) */
+	FmgrInfo cast;		 /* (the other type of the two) */
 	FmgrInfo predicate;	 /* (place, point) */
 	FmgrInfo distance;	 /* (place, point) */
 	FmgrInfo dwithin;	 /* (place, point, within) */
@@ -120,7 +120,8 @@ typedef struct LookupPoint
 	double x;
 	double y;
 	bool is_point; /* else only PostGIS knows what it is */
-	Datum datum;   /* as the type of the places; 0 until it is needed */
+	Datum datum;   /* as PostGIS has it; 0 until it is needed */
+	Oid type;	   /* of datum: geometry or geography */
 } LookupPoint;
 
 /* in locator.c */

@@ -111,6 +111,7 @@ begin(Lookup *lookup, FunctionCallInfo fcinfo, Oid view, bool has_xy)
 		lookup->predicate.fn_oid = InvalidOid;
 		lookup->distance.fn_oid = InvalidOid;
 		lookup->dwithin.fn_oid = InvalidOid;
+		lookup->cast.fn_oid = InvalidOid;
 	}
 	lookup->locator = locator;
 	lookup->argument_type =
@@ -196,15 +197,13 @@ take_place(const Lookup *lookup, Datum argument, LookupPoint *point)
 							? errhint("Transform it: ST_Transform(…, %d).", locator->srid)
 							: errhint("If it is in SRID %d indeed, say so: ST_SetSRID(…, %d).",
 									  locator->srid, locator->srid)));
-	point->datum = (Datum) 0;
-	if (lookup->argument_type == locator->place_type)
-		point->datum = PointerGetDatum(bytes);
 	point->is_point = serialized.type == SERIALIZED_POINT;
-	if (!point->is_point)
-	{
+	point->datum = (Datum) 0;
+	point->type = lookup->argument_type;
+	if (!point->is_point || point->type == locator->place_type)
 		point->datum = PointerGetDatum(bytes);
+	if (!point->is_point)
 		return true;
-	}
 	if (!serialized_read_point(&serialized, &at))
 		return false;
 	point->x = at.x;
@@ -266,13 +265,13 @@ lookup_point_datum(Lookup *lookup, LookupPoint *point)
 		prepare(lookup, &lookup->make_point, "st_point", 3, types);
 		point->datum = FunctionCall3(&lookup->make_point, Float8GetDatum(point->x),
 									 Float8GetDatum(point->y), Int32GetDatum(locator->srid));
+		point->type = locator->geometry_type;
 	}
-	else if (point->is_point || lookup->argument_type == locator->place_type)
-		return point->datum;
-	if (locator->globe)
+	if (point->type != locator->place_type)
 	{
-		prepare(lookup, &lookup->to_globe, "geography", 1, &locator->geometry_type);
-		point->datum = FunctionCall1(&lookup->to_globe, point->datum);
+		prepare(lookup, &lookup->cast, locator->globe ? "geography" : "geometry", 1, &point->type);
+		point->datum = FunctionCall1(&lookup->cast, point->datum);
+		point->type = locator->place_type;
 	}
 	return point->datum;
 }
