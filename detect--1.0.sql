@@ -706,12 +706,12 @@ CREATE VIEW detect.rollup WITH (security_barrier) AS
 COMMENT ON VIEW detect.rollup IS 'definitions of rollups';
 
 CREATE FUNCTION detect._locators(
-	OUT locator text, OUT places bigint, OUT vertices bigint, OUT bytes bigint, OUT builds bigint,
-	OUT build_ms double precision, OUT built_at timestamptz, OUT from_memory bigint, OUT from_table bigint,
-	OUT reason text)
+	OUT pid int, OUT stream_id int, OUT duty text, OUT locator text, OUT places bigint, OUT vertices bigint,
+	OUT bytes bigint, OUT builds bigint, OUT build_ms double precision, OUT built_at timestamptz,
+	OUT from_memory bigint, OUT from_table bigint, OUT reason text)
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'detect_locators' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
-COMMENT ON FUNCTION detect._locators() IS 'what this process has of its locators in memory';
+COMMENT ON FUNCTION detect._locators() IS 'what this session and the workers have of locators in memory';
 
 CREATE VIEW detect.locator WITH (security_barrier) AS
 	SELECT l.name AS locator, pg_get_userbyid(detect._stream_owner(l.name)) AS owner,
@@ -724,12 +724,12 @@ CREATE VIEW detect.locator WITH (security_barrier) AS
 	WHERE detect._may_see(detect._stream_owner(l.name));
 COMMENT ON VIEW detect.locator IS 'definitions of locators';
 
-CREATE VIEW detect.stat_locator AS
-	SELECT pg_backend_pid() AS pid, s.locator, s.places, s.vertices, s.bytes, s.builds, s.build_ms,
-		   s.built_at, s.from_memory, s.from_table, s.reason
-	FROM detect._locators() s;
+CREATE VIEW detect.stat_locator WITH (security_barrier) AS
+	SELECT l.pid, l.duty, s.name AS stream, l.locator, l.places, l.vertices, l.bytes, l.builds, l.build_ms,
+		   l.built_at, l.from_memory, l.from_table, l.reason
+	FROM detect._locators() l LEFT JOIN detect._stream s USING (stream_id);
 COMMENT ON VIEW detect.stat_locator IS
-	'the locators that this session has used: what they hold in memory, and how they answer';
+	'the locators that this session and the workers of streams have used: what they hold in memory, and how they answer';
 
 -- What holds for all partitions of a stream: whether it runs, and why not.
 CREATE VIEW detect._stream_state WITH (security_barrier) AS

@@ -190,6 +190,24 @@ typedef enum StreamState
 	STREAM_RETRYING /* environment error, same batch again */
 } StreamState;
 
+/* What a process has of a locator in memory, and how it answers. */
+typedef struct LocatorStats
+{
+	Oid view;	  /* detect_query.<locator>; InvalidOid: several together */
+	int fallback; /* Fallback of the last statement: see place/locator.h */
+	int64 places;
+	int64 vertices;
+	int64 bytes;
+	int64 builds;
+	double build_ms;
+	TimestampTz built_at; /* 0: never */
+	int64 from_memory;	  /* look-ups */
+	int64 from_query;
+} LocatorStats;
+
+/* Of so many locators a worker tells one by one, of the others together. */
+#define WORKER_LOCATORS 8
+
 /* One worker of a stream that should run, or runs. */
 typedef struct WorkerEntry
 {
@@ -198,6 +216,8 @@ typedef struct WorkerEntry
 	bool exited_cleanly; /* the last worker, with code 0 */
 	StreamState state;
 	int64 step_us[STEPS]; /* since it started */
+	int nlocators;
+	LocatorStats locators[WORKER_LOCATORS + 1]; /* as of its last commit */
 } WorkerEntry;
 
 #define FRESHNESS_BUCKETS 128
@@ -382,6 +402,13 @@ extern bool events_triggers_watch(Relation table);
 extern void problem_set(int32 stream_id, const char *problem, Oid relation, const char *detail,
 						const char *remedy);
 extern void problem_clear(int32 stream_id, const char *problem, Oid relation);
+
+/* ---------------------------------------------------------------------
+ * in monitor/stats.c: what slots say, and to whom
+ * ---------------------------------------------------------------------
+ */
+extern bool stats_copy_slot(int i, StreamSlot *copy);
+extern bool stats_may_see(Oid owner);
 
 /* ---------------------------------------------------------------------
  * in ingest/launcher.c: the process that decides which workers run

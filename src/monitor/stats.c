@@ -58,11 +58,14 @@ step_array(const WorkerEntry *worker)
 		construct_array(elements, STEPS, INT8OID, sizeof(int64), FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 }
 
-/* Whether the caller may see it: reasons quote names and values. */
-static bool
-may_see(const StreamSlot *slot)
+/*
+ * Whether the caller may see what belongs to an owner: reasons quote names and
+ * values.
+ */
+bool
+stats_may_see(Oid owner)
 {
-	return has_privs_of_role(GetUserId(), slot->owner) ||
+	return has_privs_of_role(GetUserId(), owner) ||
 		   has_privs_of_role(GetUserId(), ROLE_PG_READ_ALL_STATS);
 }
 
@@ -127,14 +130,16 @@ emit_workers(ReturnSetInfo *result, const StreamSlot *slot)
 	}
 }
 
-/* Copy a slot of this database that the caller may see. */
-static bool
-copy_slot(int i, StreamSlot *copy)
+/*
+ * Copy a slot by its number; false when it is none of this database's streams.
+ */
+bool
+stats_copy_slot(int i, StreamSlot *copy)
 {
 	LWLockAcquire(detect_shared->lock, LW_SHARED);
 	*copy = detect_shared->slots[i];
 	LWLockRelease(detect_shared->lock);
-	return copy->in_use && !copy->dropped && copy->database == MyDatabaseId && may_see(copy);
+	return copy->in_use && !copy->dropped && copy->database == MyDatabaseId;
 }
 
 /* Begin a set of rows; how many slots there are to look at. */
@@ -162,7 +167,7 @@ detect_slots(PG_FUNCTION_ARGS)
 
 	for (int i = 0; i < nslots; i++)
 	{
-		if (copy_slot(i, &slot))
+		if (stats_copy_slot(i, &slot) && stats_may_see(slot.owner))
 			emit_slot((ReturnSetInfo *) fcinfo->resultinfo, &slot, now);
 	}
 	return (Datum) 0;
@@ -179,7 +184,7 @@ detect_workers(PG_FUNCTION_ARGS)
 
 	for (int i = 0; i < nslots; i++)
 	{
-		if (copy_slot(i, &slot))
+		if (stats_copy_slot(i, &slot) && stats_may_see(slot.owner))
 			emit_workers((ReturnSetInfo *) fcinfo->resultinfo, &slot);
 	}
 	return (Datum) 0;

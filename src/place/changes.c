@@ -111,6 +111,8 @@ watch_transaction(XactEvent event, void *arg)
 {
 	ListCell *cell;
 
+	if (event == XACT_EVENT_PRE_COMMIT && my_slot)
+		locator_publish_stats();
 	if (event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PARALLEL_PRE_COMMIT ||
 		event == XACT_EVENT_PRE_PREPARE)
 		return;

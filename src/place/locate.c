@@ -55,7 +55,7 @@ find_first(Lookup *lookup, LookupPoint *point)
 	int first = -1;
 	int i;
 
-	lookup->locator->from_memory++;
+	lookup->locator->stats.from_memory++;
 	walk_begin(&walk, lookup->places, point);
 	while ((i = box_walk_next(&walk)) >= 0)
 	{
@@ -81,7 +81,7 @@ find_all(Lookup *lookup, LookupPoint *point, Datum **keys)
 	int *found = palloc(capacity * sizeof(int));
 	int i;
 
-	lookup->locator->from_memory++;
+	lookup->locator->stats.from_memory++;
 	walk_begin(&walk, lookup->places, point);
 	while ((i = box_walk_next(&walk)) >= 0)
 	{

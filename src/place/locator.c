@@ -55,6 +55,7 @@ locator_get(Oid view)
 	{
 		memset(locator, 0, sizeof(Locator));
 		locator->view = view;
+		locator->stats.view = view;
 		locator->is_suspect = true;
 	}
 	if (!locator->is_loaded)
@@ -144,7 +145,7 @@ is_usable(const Locator *locator, const Places *places)
 	if (places == NULL || (OidIsValid(places->only_for) && places->only_for != GetUserId()))
 		return false;
 	return locator->max_age_us < 0 ||
-		   GetCurrentTimestamp() - locator->built_at <= locator->max_age_us;
+		   GetCurrentTimestamp() - locator->stats.built_at <= locator->max_age_us;
 }
 
 /* Build places under a snapshot; NULL when they exceed the memory, which is
@@ -170,9 +171,9 @@ build(Locator *locator, Snapshot snapshot)
 	/* What others see through a view or a foreign table may differ. */
 	if (locator->relkind == RELKIND_VIEW || locator->relkind == RELKIND_FOREIGN_TABLE)
 		places->only_for = GetUserId();
-	locator->builds++;
-	locator->build_ms += INSTR_TIME_GET_MILLISEC(duration);
-	locator->built_at = GetCurrentTimestamp();
+	locator->stats.builds++;
+	locator->stats.build_ms += INSTR_TIME_GET_MILLISEC(duration);
+	locator->stats.built_at = GetCurrentTimestamp();
 	return places;
 }
 
@@ -247,7 +248,7 @@ locator_fallback_text(Fallback fallback)
 static void
 tell(Locator *locator, Fallback fallback)
 {
-	locator->last_fallback = fallback;
+	locator->stats.fallback = fallback;
 	if (fallback == FALLBACK_NONE || fallback == locator->told)
 		return;
 	locator->told = fallback;

@@ -77,13 +77,7 @@ typedef struct Locator
 	Fallback told;	 /* the last fallback that was told of */
 	SPIPlanPtr plan; /* asks PostGIS */
 
-	/* Stats. */
-	Fallback last_fallback;
-	TimestampTz built_at;
-	int64 builds;
-	double build_ms;
-	int64 from_memory; /* look-ups */
-	int64 from_query;
+	LocatorStats stats; /* but for what the places are now */
 } Locator;
 
 /* What one statement looks up with: fn_extra of the SQL function. */
@@ -141,6 +135,9 @@ extern char *type_schema(Oid type);
 extern Oid postgis_function(const Locator *locator, const char *name, int nargs, const Oid *types);
 extern const char *postgis_schema(const Locator *locator);
 extern char *locator_view_name(const Locator *locator);
+
+/* in locator_stats.c */
+extern void locator_publish_stats(void);
 
 /* in build.c */
 extern Places *places_build(Locator *locator, Snapshot snapshot);

@@ -61,7 +61,7 @@ lookup_query(Lookup *lookup, LookupPoint *point, int limit, Nearest **nearest)
 	char nulls[2] = {' ', limit == 0 ? 'n' : ' '};
 	int count;
 
-	locator->from_query++;
+	locator->stats.from_query++;
 	SPI_connect();
 	if (SPI_execute_plan(query_plan(locator), values, nulls, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not look up: %s", SPI_result_code_string(SPI_result));

@@ -167,7 +167,7 @@ nearest_find(Lookup *lookup, LookupPoint *point, int k, bool with_distance, Near
 	NearWalk walk;
 	int index;
 
-	lookup->locator->from_memory++;
+	lookup->locator->stats.from_memory++;
 	if (lookup->locator->globe)
 		globe_position(point->x, point->y, at);
 	near_walk_begin(&walk, lookup->places, at);

@@ -82,6 +82,46 @@ is( $node->safe_psql('city', q{
 			(TABLE per_zone EXCEPT ALL SELECT batch, zone_id, count(*) FROM sighting GROUP BY 1, 2) UNION ALL
 			(SELECT batch, zone_id, count(*) FROM sighting GROUP BY 1, 2 EXCEPT ALL TABLE per_zone)) d}),
 	'0', 'and its rollup is exact');
+
+# ---------------------------------------------------------------------
+# What the workers hold, and who sees it
+# ---------------------------------------------------------------------
+$node->safe_psql(
+	'city', q{
+	CREATE ROLE surveyor;
+	CREATE ROLE stranger;
+	CREATE ROLE watcher IN ROLE pg_monitor;
+	GRANT USAGE, CREATE ON SCHEMA city TO surveyor;
+	GRANT SELECT ON city.zones TO surveyor;
+	SET ROLE surveyor;
+	SELECT detect.create_locator('near_' || i, 'city.zones', within => i) FROM generate_series(1, 10) i;
+	RESET ROLE;
+	SET ROLE ops;
+	CREATE TABLE many (id int PRIMARY KEY, zones int[]);
+	SELECT detect.create_stream('many', server => '', columns => 'id int, x float8, y float8',
+		query => format('SELECT b.id, ARRAY[%s] AS zones FROM batch b', (SELECT string_agg(format('near_%s(b.x, b.y)', i), ', ') FROM generate_series(1, 10) i)));
+	INSERT INTO detect_staging.many SELECT i, random() * 10, random() * 10 FROM generate_series(1, 100) i;
+	SELECT detect.wait_for('many', '60s');
+});
+is( $node->safe_psql('city', q{
+		SELECT l.duty, l.locator, l.places, l.vertices, l.bytes > 0, l.builds BETWEEN 4 AND 7, l.build_ms > 0, l.built_at <= now(), l.from_memory, l.from_table, l.reason,
+			l.pid = (SELECT pid FROM detect.stat_worker w WHERE w.stream = l.stream AND w.duty = 'apply')
+		FROM detect.stat_locator l WHERE stream = 'sighting'}),
+	'apply|zone_of|10|50|t|t|t|t|12000|0||t', 'what the worker holds is shown');
+for my $viewer (
+	[ ops => '8|1|10|100|1000', 'the owner of the stream sees all, two of them as one' ],
+	[ watcher => '8|1|10|100|1000', 'so does whoever may see all' ],
+	[ surveyor => '8|0|8|80|800', 'the owner of the locators sees these' ],
+	[ stranger => '0|0|||', 'others see nothing' ])
+{
+	my ($role, $seen, $what) = @$viewer;
+
+	is($node->safe_psql('city', "SET ROLE $role; SELECT count(locator), count(*) FILTER (WHERE locator IS NULL), sum(builds), sum(places), sum(from_memory)
+			FROM detect.stat_locator WHERE stream = 'many'"), $seen, $what);
+}
+is($node->safe_psql('city', q{SET ROLE surveyor; SELECT count(*) FROM detect.stat_locator WHERE stream IS DISTINCT FROM 'many'}), '0', 'and no others');
+$node->safe_psql('city', q{SELECT detect.drop_stream('many'); SELECT detect.drop_locator(locator) FROM detect.locator WHERE owner = 'surveyor'});
+
 my ($result, $stdout, $stderr) = $node->psql('city', "SELECT detect.drop_locator('zone_of')");
 isnt($result, 0, 'a locator that a stream asks is not dropped');
 like($stderr, qr/detect_query\.sighting depends on function/, 'and says what needs it');
@@ -159,7 +199,7 @@ $builder->query_safe($some);
 my $before = $builder->query_safe($bytes);
 $builder->query_safe($many);
 my $after = $builder->query_safe($bytes);
-cmp_ok($builder->query_safe('SELECT builds FROM detect.stat_locator'), '>=', REBUILDS, 'places were built again and again');
+cmp_ok($builder->query_safe(q{SELECT builds FROM detect.stat_locator WHERE duty = 'session'}), '>=', REBUILDS, 'places were built again and again');
 cmp_ok($after, '<=', $before * 1.1, "and memory has not grown: $before, then $after bytes");
 $builder->quit;
 
