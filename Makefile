@@ -124,6 +124,7 @@ OBJS = \
 	src/place/locator_create.o \
 	src/place/locator_definition.o \
 	src/place/locator_stats.o \
+	src/place/locator_text.o \
 	src/place/lookup.o \
 	src/place/lookup_query.o \
 	src/place/nearest.o \

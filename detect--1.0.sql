@@ -245,7 +245,7 @@ CREATE TABLE detect._history (
 	caller text NOT NULL,					-- the session's user
 	acting_as text,							-- as whom, if as another
 	verb text NOT NULL,
-	object text NOT NULL,					-- name of a stream or rollup
+	object text NOT NULL,					-- name of a stream, rollup or locator
 	definition_id int,						-- its number: names come again
 	detail text
 );
@@ -253,7 +253,8 @@ CREATE TABLE detect._history (
 -- What gives keys and places is the view detect_query.<name>; a locator's owner
 -- is that view's owner.
 CREATE TABLE detect._locator (
-	name text PRIMARY KEY,
+	locator_id int PRIMARY KEY,
+	name text NOT NULL UNIQUE,
 	place_table regclass NOT NULL,
 	key text NOT NULL,						-- as they were given: the view knows
 	geometry text NOT NULL,
@@ -380,7 +381,7 @@ COMMENT ON FUNCTION detect.try_stream IS
 
 CREATE FUNCTION detect.get_definition(name text) RETURNS text
 	AS 'MODULE_PATHNAME', 'detect_get_definition' LANGUAGE C STABLE STRICT PARALLEL UNSAFE;
-COMMENT ON FUNCTION detect.get_definition(text) IS 'the SQL that makes a stream or a rollup again';
+COMMENT ON FUNCTION detect.get_definition(text) IS 'the SQL that makes a stream, a rollup or a locator again';
 
 CREATE FUNCTION detect.drop_stream(stream text, if_exists boolean DEFAULT false) RETURNS void
 	AS 'MODULE_PATHNAME', 'detect_drop_stream' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
@@ -929,7 +930,8 @@ CREATE VIEW detect.history WITH (security_barrier) AS
 	FROM detect._history h
 	LEFT JOIN (
 		SELECT s.stream_id AS definition_id, s.name FROM detect._stream s
-		UNION ALL SELECT r.rollup_id, r.name FROM detect._rollup r) d USING (definition_id)
+		UNION ALL SELECT r.rollup_id, r.name FROM detect._rollup r
+		UNION ALL SELECT l.locator_id, l.name FROM detect._locator l) d USING (definition_id)
 	WHERE detect._may_see(detect._stream_owner(d.name))
 	OR (d.name IS NULL AND current_user IN (h.caller, h.acting_as));
 COMMENT ON VIEW detect.history IS

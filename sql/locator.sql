@@ -365,6 +365,60 @@ REFRESH MATERIALIZED VIEW kept_zone;
 SELECT kept_zone_of(1.5, 1.5);
 
 -- ---------------------------------------------------------------------
+-- Its definition makes it again, and the history knows
+-- ---------------------------------------------------------------------
+SET search_path = locator, public;
+CREATE TYPE grade AS ENUM ('low', 'high');
+CREATE TABLE lot (key text COLLATE "C", number int PRIMARY KEY, grade grade, place float8, shape geometry(Polygon, 25832));
+CREATE INDEX ON lot USING gist (shape);
+INSERT INTO lot SELECT 'lot ' || i, i, CASE i % 2 WHEN 0 THEN 'low' ELSE 'high' END::grade, -i, ST_Buffer(ST_Point(i, i, 25832), 20) FROM generate_series(1, 9) i;
+DO $do$
+DECLARE
+    priorities text[] := '{"grade DESC, lot.key","lot.key COLLATE \"C\" DESC NULLS LAST","number","number DESC","place + 1","lot.key USING ~>~","st_area(shape) DESC","st_area(shape), number","grade NULLS FIRST, 1 DESC"}';
+BEGIN
+    FOR i IN 1..cardinality(priorities) LOOP
+        PERFORM detect.create_locator('lot_' || i, 'lot', priority => priorities[i]);
+    END LOOP;
+    PERFORM detect.create_locator('lot_10', 'lot', filter => 'grade = ''high'' AND number > 2');
+    PERFORM detect.create_locator('lot_11', 'lot', filter => 'grade = ''high'' OR place < -4', all_name => 'the $$lots$$', mode => 'covers');
+    PERFORM detect.create_locator('lot_12', 'lot', filter => $q$key <> '$$' AND NOT (number = 3 AND place = 3)$q$, within => 0.1);
+END $do$;
+ALTER TABLE lot RENAME COLUMN number TO lot_number;
+ALTER TABLE lot RENAME COLUMN shape TO place_of_lot;
+ALTER TABLE lot RENAME TO plot;
+SET client_min_messages = warning;
+CREATE TABLE made AS
+    SELECT locator, detect.get_definition(locator) AS definition, pg_get_viewdef(format('detect_query.%I', locator)::regclass) AS view,
+           srid, within, max_age, mode, all_name FROM detect.locator;
+SELECT definition FROM made ORDER BY locator COLLATE "C";
+-- made again without the search_path
+SET search_path = pg_catalog;
+SELECT detect.drop_locator(locator) FROM detect.locator;
+SET search_path = locator;
+DO $$
+DECLARE
+    definition text;
+BEGIN
+    FOR definition IN SELECT m.definition FROM made m LOOP
+        EXECUTE definition;
+    END LOOP;
+END $$;
+SET search_path = locator, public;
+SELECT count(*) FROM made;
+SELECT m.locator, m.definition, detect.get_definition(m.locator), m.view, pg_get_viewdef(format('detect_query.%I', m.locator)::regclass)
+FROM made m FULL JOIN detect.locator l USING (locator)
+WHERE (m.definition, m.view, m.srid, m.within, m.max_age, m.mode, m.all_name) IS DISTINCT FROM
+      (detect.get_definition(l.locator), pg_get_viewdef(format('detect_query.%I', l.locator)::regclass), l.srid, l.within, l.max_age, l.mode, l.all_name);
+RESET client_min_messages;
+SELECT detect.drop_locator(locator) FROM detect.locator WHERE locator ~ '^lot_';
+SELECT regress.outcome('SELECT detect.get_definition(''lot_1'')');
+SET SESSION AUTHORIZATION regress_visitor;
+SELECT regress.outcome('SELECT detect.get_definition(''zone_of'')');
+SELECT count(*) FROM detect.history;
+SET SESSION AUTHORIZATION regress_surveyor;
+SELECT verb, object, detail FROM detect.history WHERE object IN ('small_zone_of', 'hospital_near', 'zone_of') ORDER BY history_id;
+
+-- ---------------------------------------------------------------------
 -- Names change, objects go
 -- ---------------------------------------------------------------------
 ALTER TABLE roads RENAME COLUMN geom TO course;
@@ -395,6 +449,7 @@ DROP SCHEMA locator CASCADE;
 DROP TABLE own;
 RESET client_min_messages;
 SELECT count(*) FROM detect.locator;
+SELECT caller, verb, object, detail FROM detect.history WHERE object IN ('zone_of', 'kept_zone_of', 'builders_road') AND verb = 'drop_locator' ORDER BY history_id;
 RESET SESSION AUTHORIZATION;
 SELECT count(*) FROM detect._locator;
 DROP SCHEMA IF EXISTS locator;

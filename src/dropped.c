@@ -173,7 +173,7 @@ detect_dropped(PG_FUNCTION_ARGS)
 			stream_forget(stream_id);
 			drop_left_behind(DETECT_STAGING_SCHEMA, name);
 		}
-		else if (!locator_forget(name))
+		else if (!locator_forget(name, detail))
 		{
 			forget_rollup(name, detail);
 			drop_left_behind(DETECT_STATE_SCHEMA, name);

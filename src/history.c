@@ -22,11 +22,12 @@
 #define RECORD_SQL                                                                              \
 	"INSERT INTO detect._history SELECT nextval('detect._history_id'), clock_timestamp(), $1, " \
 	"NULLIF($2, $1), $3, $4, (SELECT stream_id FROM detect._stream WHERE name = $4 "            \
-	"UNION ALL SELECT rollup_id FROM detect._rollup WHERE name = $4), $5"
+	"UNION ALL SELECT rollup_id FROM detect._rollup WHERE name = $4 "                           \
+	"UNION ALL SELECT locator_id FROM detect._locator WHERE name = $4), $5"
 
 /*
- * Record that the caller has used a verb on a stream or rollup, which still
- * exists; detail may be NULL, and holds no secrets.
+ * Record that the caller has used a verb on a stream, rollup or locator, which
+ * still exists; detail may be NULL, and holds no secrets.
  */
 void
 history_record(const char *verb, const char *object, const char *detail)

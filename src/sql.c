@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * sql.c
- *	  SQL in the name of the caller: commands, and errors in texts he gave.
+ *	  SQL in the name of the caller: commands, errors in texts he gave, and texts
+ *	  that he could have given.
  *
  * A verb is called within a statement of the caller, while the error is in a
  * text that the statement hands over: errors point into that text, which is
@@ -13,6 +14,7 @@
 
 #include "executor/spi.h"
 #include "sql.h"
+#include "utils/guc.h"
 
 /*
  * Run a command as the current user, with the rights and settings of now.
@@ -45,4 +47,35 @@ sql_text_error(void *arg)
 		internalerrquery(sql->text);
 	}
 	errcontext("%s", sql->what);
+}
+
+/*
+ * Have every name that is not PostgreSQL's own written with its schema, until
+ * the nest level of settings that is returned ends (AtEOXact_GUC).
+ */
+int
+sql_begin_qualified(void)
+{
+	int nest_level = NewGUCNestLevel();
+
+	(void) set_config_option("search_path", "pg_catalog", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	return nest_level;
+}
+
+/*
+ * A literal between dollars, whose tag the text does not hold.
+ */
+char *
+sql_dollar_quoted(const char *text)
+{
+	char *tag = pstrdup("$$");
+
+	for (int i = 1; strstr(text, tag) || text[0] == '$' || text[strlen(text) - 1] == '$'; i++)
+	{
+		tag = psprintf("$q%d$", i);
+		if (strstr(text, tag) == NULL)
+			break;
+	}
+	return psprintf("%s%s%s", tag, text, tag);
 }

@@ -18,5 +18,7 @@ typedef struct SqlText
 
 extern void sql_execute(const char *command);
 extern void sql_text_error(void *arg);
+extern int sql_begin_qualified(void);
+extern char *sql_dollar_quoted(const char *text);
 
 #endif /* DETECT_SQL_H */

@@ -65,8 +65,9 @@ typedef struct ArgumentSource
 extern bool argument_is_given(const ArgumentSource *source, int arg);
 extern bool argument_keeps(const ArgumentSource *source, int arg);
 extern List *arg_text_array(FunctionCallInfo fcinfo, int arg);
-extern const char *const stream_argument_names[DEFINITION_ARGS];
+extern const char *const stream_argument_names[DEFINITION_ARGS + 1];
 extern char *arg_text(FunctionCallInfo fcinfo, int arg);
+extern char *arguments_given(FunctionCallInfo fcinfo, const char *const *names, int count);
 extern char *stream_arguments_given(FunctionCallInfo fcinfo);
 extern void stream_check_caller(void);
 extern StreamDefinition *

@@ -34,24 +34,25 @@
 #define DEFAULT_DEAD_LETTER_LIMIT 100000
 
 /* By number: what reset and error messages call them. */
-const char *const stream_argument_names[DEFINITION_ARGS] = {"name",
-															"server",
-															"topic",
-															"topics",
-															"events_table",
-															"columns",
-															"fields",
-															"unnest",
-															"query",
-															"key",
-															"event_time",
-															"start",
-															"partition_interval",
-															"retention",
-															"consumers",
-															"dead_letter_limit",
-															"on_limit",
-															"dead_letter_retention"};
+const char *const stream_argument_names[DEFINITION_ARGS + 1] = {"name",
+																"server",
+																"topic",
+																"topics",
+																"events_table",
+																"columns",
+																"fields",
+																"unnest",
+																"query",
+																"key",
+																"event_time",
+																"start",
+																"partition_interval",
+																"retention",
+																"consumers",
+																"dead_letter_limit",
+																"on_limit",
+																"dead_letter_retention",
+																"reset"};
 
 /*
  * A text argument as a string, NULL for NULL.
@@ -106,29 +107,40 @@ arg_text_array(FunctionCallInfo fcinfo, int arg)
 }
 
 /*
- * The arguments of a call of create_stream or alter_stream that say what the
- * stream is, as SQL: what the history keeps of it.
+ * The arguments of a call but for the first, which is the name, as SQL: what the
+ * history keeps of it.
  */
 char *
-stream_arguments_given(FunctionCallInfo fcinfo)
+arguments_given(FunctionCallInfo fcinfo, const char *const *names, int count)
 {
 	StringInfoData text;
 
 	initStringInfo(&text);
-	for (int arg = ARG_NAME + 1; arg <= ARG_RESET; arg++)
+	for (int arg = 1; arg < count; arg++)
 	{
 		Oid type = get_fn_expr_argtype(fcinfo->flinfo, arg);
 		Oid output;
 		bool is_varlena;
 
-		if (PG_ARGISNULL(arg) || (arg == ARG_RESET && type != TEXTARRAYOID))
+		if (PG_ARGISNULL(arg))
 			continue;
 		getTypeOutputInfo(type, &output, &is_varlena);
-		appendStringInfo(&text, "%s%s => %s", text.len > 0 ? ", " : "",
-						 arg == ARG_RESET ? "reset" : stream_argument_names[arg],
+		appendStringInfo(&text, "%s%s => %s", text.len > 0 ? ", " : "", names[arg],
 						 quote_literal_cstr(OidOutputFunctionCall(output, PG_GETARG_DATUM(arg))));
 	}
 	return text.data;
+}
+
+/*
+ * The same of create_stream and alter_stream: what says what the stream is.
+ */
+char *
+stream_arguments_given(FunctionCallInfo fcinfo)
+{
+	bool has_reset = get_fn_expr_argtype(fcinfo->flinfo, ARG_RESET) == TEXTARRAYOID;
+
+	return arguments_given(fcinfo, stream_argument_names,
+						   has_reset ? DEFINITION_ARGS + 1 : DEFINITION_ARGS);
 }
 
 /* Read which arguments of alter_stream are to become their defaults. */

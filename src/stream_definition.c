@@ -20,6 +20,8 @@
 #include "lib/stringinfo.h"
 #include "nodes/nodeFuncs.h"
 #include "parser/parser.h"
+#include "place/locator_create.h"
+#include "sql.h"
 #include "stream.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -60,23 +62,11 @@ find_staging(Node *node, void *context)
 	return raw_expression_tree_walker(node, find_staging, context);
 }
 
-/* Have every name that is not PostgreSQL's own written with its schema, until
- * the nest level of settings ends. */
-static int
-begin_qualified(void)
-{
-	int nest_level = NewGUCNestLevel();
-
-	(void) set_config_option("search_path", "pg_catalog", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-	return nest_level;
-}
-
 /* The view's text, without the semicolon. */
 static char *
 view_text(Oid view)
 {
-	int nest_level = begin_qualified();
+	int nest_level = sql_begin_qualified();
 	char *sql;
 
 	sql = TextDatumGetCString(DirectFunctionCall1(pg_get_viewdef, ObjectIdGetDatum(view)));
@@ -196,7 +186,7 @@ query_differs(const StreamDefinition *definition, const Stream *stream)
 	if (text == NULL)
 		return false;
 	query = stream_query_parse(text, stream->name, stream->staging_table, stream->ordinal_attnum);
-	nest_level = begin_qualified();
+	nest_level = sql_begin_qualified();
 	given = pg_get_querydef(query, false);
 	AtEOXact_GUC(true, nest_level);
 	return !same_text(given, view_text(stream->query_view));
@@ -243,7 +233,7 @@ quoted_or_null(const char *string)
 static char *
 columns_text(const Stream *stream)
 {
-	int nest_level = begin_qualified();
+	int nest_level = sql_begin_qualified();
 	StringInfoData columns;
 
 	initStringInfo(&columns);
@@ -253,21 +243,6 @@ columns_text(const Stream *stream)
 			format_type_with_typemod(stream->columns[i].type, stream->columns[i].typmod));
 	AtEOXact_GUC(true, nest_level);
 	return columns.data;
-}
-
-/* A literal between dollars, whose tag the text does not hold. */
-static char *
-dollar_quoted(const char *text)
-{
-	char *tag = pstrdup("$$");
-
-	for (int i = 1; strstr(text, tag) || text[0] == '$' || text[strlen(text) - 1] == '$'; i++)
-	{
-		tag = psprintf("$q%d$", i);
-		if (strstr(text, tag) == NULL)
-			break;
-	}
-	return psprintf("%s%s%s", tag, text, tag);
 }
 
 /*
@@ -292,7 +267,7 @@ definition_arguments(const Stream *stream, const char *fields)
 		arguments[ARG_FIELDS] = quote_literal_cstr(fields);
 	arguments[ARG_UNNEST] = quoted_or_null(stream->unnest);
 	if (!stream->default_query)
-		arguments[ARG_QUERY] = dollar_quoted(stream_query_text(stream));
+		arguments[ARG_QUERY] = sql_dollar_quoted(stream_query_text(stream));
 	arguments[ARG_KEY] = array_text(stream->key);
 	arguments[ARG_EVENT_TIME] = quoted_or_null(stream->event_time);
 	arguments[ARG_START] = quote_literal_cstr(stream->start);
@@ -403,12 +378,13 @@ rollup_definition(const char *name)
 		catalog_text("SELECT quote_literal(retention) FROM detect._rollup WHERE name = $1", name);
 	return psprintf("SET TimeZone = %s;\nSELECT detect.create_rollup(%s, %s%s%s);",
 					quote_literal_cstr(time_zone), quote_literal_cstr(name),
-					dollar_quoted(view_text(view)), retention ? ",\n    retention => " : "",
+					sql_dollar_quoted(view_text(view)), retention ? ",\n    retention => " : "",
 					retention ? retention : "");
 }
 
 /*
- * detect.get_definition(name): SQL that makes the stream or rollup again.
+ * detect.get_definition(name): SQL that makes the stream, rollup or locator
+ * again.
  */
 Datum
 detect_get_definition(PG_FUNCTION_ARGS)
@@ -425,8 +401,10 @@ detect_get_definition(PG_FUNCTION_ARGS)
 	else
 		sql = rollup_definition(name);
 	if (sql == NULL)
+		sql = locator_text(name);
+	if (sql == NULL)
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
-						errmsg("there is no stream or rollup named \"%s\"", name),
-						errhint("See the views detect.stream and detect.rollup.")));
+						errmsg("there is no stream, rollup or locator named \"%s\"", name),
+						errhint("See the views detect.stream, detect.rollup and detect.locator.")));
 	PG_RETURN_TEXT_P(cstring_to_text(sql));
 }

@@ -27,7 +27,8 @@ typedef enum LocatorMode
 {
 	LOCATOR_CONTAINS, /* ST_Contains(place, point) */
 	LOCATOR_COVERS,	  /* ST_Covers(place, point) */
-	LOCATOR_WITHIN	  /* the nearest that is ST_DWithin(place, point, within) */
+	LOCATOR_WITHIN,	  /* the nearest that is ST_DWithin(place, point, within) */
+	LOCATOR_MODES
 } LocatorMode;
 
 /* Why a process answers from PostGIS and not from memory. */
@@ -130,6 +131,8 @@ extern void locator_end_transaction_places(Locator *locator);
 
 /* in locator_definition.c */
 extern void locator_load(Locator *locator);
+extern const char *const locator_mode_names[LOCATOR_MODES];
+extern LocatorMode locator_mode_from_name(const char *name);
 extern List *locator_views_of_table(Oid relid);
 extern char *type_schema(Oid type);
 extern Oid postgis_function(const Locator *locator, const char *name, int nargs, const Oid *types);

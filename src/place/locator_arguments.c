@@ -30,10 +30,18 @@
 /* The typmod of a column of PostGIS holds its SRID, with a sign. */
 #define TYPMOD_SRID(typmod) ((((typmod) &0x0FFFFF00) - ((typmod) &0x10000000)) >> 8)
 
-static char *
-text_argument(FunctionCallInfo fcinfo, int arg)
+/* The arguments of create_locator, by number. */
+static const char *const argument_names[] = {"name",	 "place_table", "key",		"geometry",
+											 "mode",	 "within",		"priority", "filter",
+											 "all_name", "max_age"};
+
+/*
+ * The arguments of a call of create_locator as SQL: what the history keeps of it.
+ */
+char *
+locator_arguments_given(FunctionCallInfo fcinfo)
 {
-	return PG_ARGISNULL(arg) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(arg));
+	return arguments_given(fcinfo, argument_names, lengthof(argument_names));
 }
 
 /* The column that the primary key consists of, or NULL. */
@@ -153,7 +161,7 @@ check_key(LocatorDefinition *definition)
 						errmsg("table \"%s\" has no primary key of one column",
 							   get_rel_name(definition->table)),
 						errhint("Say which column names a place: key => 'zone_id'.")));
-	definition->key_attnum = find_column(definition->table, "key", definition->key);
+	(void) find_column(definition->table, "key", definition->key);
 }
 
 static void
@@ -195,14 +203,8 @@ check_mode(LocatorDefinition *definition, const char *mode)
 
 	if (mode == NULL)
 		mode = has_within ? "within" : "contains";
-	definition->mode_name = mode;
-	if (strcmp(mode, "contains") == 0)
-		definition->mode = LOCATOR_CONTAINS;
-	else if (strcmp(mode, "covers") == 0)
-		definition->mode = LOCATOR_COVERS;
-	else if (strcmp(mode, "within") == 0)
-		definition->mode = LOCATOR_WITHIN;
-	else
+	definition->mode = locator_mode_from_name(mode);
+	if (definition->mode == LOCATOR_MODES)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("unknown mode \"%s\" of a locator", mode),
 						errhint("Modes are contains, covers, and within for the nearest place.")));
@@ -401,21 +403,21 @@ locator_definition_from_call(FunctionCallInfo fcinfo)
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 						errmsg("name and place_table of a locator must not be null")));
-	definition->name = text_argument(fcinfo, 0);
+	definition->name = arg_text(fcinfo, 0);
 	definition->table = PG_GETARG_OID(1);
-	definition->key = text_argument(fcinfo, 2);
-	definition->geometry = text_argument(fcinfo, 3);
+	definition->key = arg_text(fcinfo, 2);
+	definition->geometry = arg_text(fcinfo, 3);
 	definition->within = PG_ARGISNULL(5) ? NAN : PG_GETARG_FLOAT8(5);
-	definition->priority = text_argument(fcinfo, 6);
-	definition->filter = text_argument(fcinfo, 7);
-	definition->all_name = text_argument(fcinfo, 8);
+	definition->priority = arg_text(fcinfo, 6);
+	definition->filter = arg_text(fcinfo, 7);
+	definition->all_name = arg_text(fcinfo, 8);
 	definition->max_age = PG_ARGISNULL(9) ? NULL : PG_GETARG_INTERVAL_P(9);
 
 	check_names(definition);
 	check_table(definition);
 	check_key(definition);
 	check_geometry(definition);
-	check_mode(definition, text_argument(fcinfo, 4));
+	check_mode(definition, arg_text(fcinfo, 4));
 	check_max_age(definition);
 	return definition;
 }

@@ -34,7 +34,7 @@
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
-#define LOCATOR_COLUMNS 12
+#define LOCATOR_COLUMNS 13
 
 PG_FUNCTION_INFO_V1(detect_create_locator);
 PG_FUNCTION_INFO_V1(detect_drop_locator);
@@ -161,25 +161,26 @@ insert_locator(const LocatorDefinition *definition)
 {
 	Datum values[LOCATOR_COLUMNS] = {0};
 	bool nulls[LOCATOR_COLUMNS] = {false};
+	int i = 0;
 
-	values[0] = CStringGetTextDatum(definition->name);
-	values[1] = ObjectIdGetDatum(definition->table);
-	values[2] = CStringGetTextDatum(definition->key);
-	values[3] = CStringGetTextDatum(definition->geometry);
-	values[4] = CStringGetTextDatum(definition->mode_name);
-	values[5] = Float8GetDatum(definition->within);
-	nulls[5] = isnan(definition->within);
-	nulls[6] = definition->priority == NULL;
-	if (definition->priority)
-		values[6] = CStringGetTextDatum(definition->priority);
-	nulls[7] = definition->filter == NULL;
-	if (definition->filter)
-		values[7] = CStringGetTextDatum(definition->filter);
-	values[8] = CStringGetTextDatum(definition->all_name);
-	values[9] = Int32GetDatum(definition->srid);
-	values[10] = IntervalPGetDatum(definition->max_age);
-	nulls[10] = definition->max_age == NULL;
-	values[11] = TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
+	values[i++] = Int32GetDatum((int32) catalog_next_id("_id"));
+	values[i++] = CStringGetTextDatum(definition->name);
+	values[i++] = ObjectIdGetDatum(definition->table);
+	values[i++] = CStringGetTextDatum(definition->key);
+	values[i++] = CStringGetTextDatum(definition->geometry);
+	values[i++] = CStringGetTextDatum(locator_mode_names[definition->mode]);
+	nulls[i] = isnan(definition->within);
+	values[i++] = Float8GetDatum(definition->within);
+	nulls[i] = definition->priority == NULL;
+	values[i++] = definition->priority ? CStringGetTextDatum(definition->priority) : (Datum) 0;
+	nulls[i] = definition->filter == NULL;
+	values[i++] = definition->filter ? CStringGetTextDatum(definition->filter) : (Datum) 0;
+	values[i++] = CStringGetTextDatum(definition->all_name);
+	values[i++] = Int32GetDatum(definition->srid);
+	nulls[i] = definition->max_age == NULL;
+	values[i++] = IntervalPGetDatum(definition->max_age);
+	values[i++] = TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
+	Assert(i == LOCATOR_COLUMNS);
 	catalog_insert("_locator", values, nulls);
 	CommandCounterIncrement();
 }
@@ -218,6 +219,7 @@ detect_create_locator(PG_FUNCTION_ARGS)
 
 	view = create_view(definition, query);
 	insert_locator(definition);
+	history_record("create_locator", definition->name, locator_arguments_given(fcinfo));
 	if (has_triggers(definition))
 		changes_make_triggers(definition->table);
 	else if (definition->max_age == NULL)
@@ -261,11 +263,11 @@ find_locator(const char *name, Oid *place_table, char **all_name)
 }
 
 /*
- * Delete the row of a locator, and the triggers that only it needed; false when
- * there is no such locator.
+ * Delete the row of a locator, whose view was dropped, and the triggers that only
+ * it needed; false when there is no such locator.  detail is for the history.
  */
 bool
-locator_forget(const char *name)
+locator_forget(const char *name, const char *detail)
 {
 	Oid types[1] = {TEXTOID};
 	Datum values[1] = {CStringGetTextDatum(name)};
@@ -274,12 +276,24 @@ locator_forget(const char *name)
 
 	if (!find_locator(name, &place_table, &all_name))
 		return false;
+	history_record("drop_locator", name, detail);
 	SPI_connect();
 	catalog_execute("DELETE FROM detect._locator WHERE name = $1", 1, types, values, NULL);
 	SPI_finish();
 	CommandCounterIncrement();
 	changes_drop_triggers(place_table);
 	return true;
+}
+
+/*
+ * Raise an error unless the caller owns a locator.
+ */
+void
+locator_check_owner(Oid view, const char *name)
+{
+	if (!compat_owns_relation(view, GetUserId()))
+		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+						errmsg("must be owner of locator \"%s\"", name)));
 }
 
 /* The view of a locator that the caller owns; InvalidOid when there is none, and
@@ -299,9 +313,7 @@ owned_view(const char *name, bool missing_ok, char **all_name)
 		ereport(NOTICE, (errmsg("locator \"%s\" does not exist, skipping", name)));
 		return InvalidOid;
 	}
-	if (!compat_owns_relation(view, GetUserId()))
-		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-						errmsg("must be owner of locator \"%s\"", name)));
+	locator_check_owner(view, name);
 	return view;
 }
 
@@ -330,7 +342,7 @@ detect_drop_locator(PG_FUNCTION_ARGS)
 	add_exact_object_address(&object, objects);
 	performMultipleDeletions(objects, DROP_RESTRICT, 0);
 	CommandCounterIncrement();
-	(void) locator_forget(name);
+	(void) locator_forget(name, NULL);
 	PG_RETURN_VOID();
 }
 
@@ -341,9 +353,11 @@ detect_drop_locator(PG_FUNCTION_ARGS)
 Datum
 detect_refresh_locator(PG_FUNCTION_ARGS)
 {
+	char *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	char *all_name;
-	Oid view = owned_view(text_to_cstring(PG_GETARG_TEXT_PP(0)), false, &all_name);
+	Oid view = owned_view(name, false, &all_name);
 
 	CacheInvalidateRelcacheByRelid(view);
+	history_record("refresh_locator", name, NULL);
 	PG_RETURN_VOID();
 }

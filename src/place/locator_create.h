@@ -20,7 +20,6 @@ typedef struct LocatorDefinition
 	char relkind;
 	char *table_name; /* with its schema, quoted */
 	char *key;
-	AttrNumber key_attnum;
 	char *geometry;
 	AttrNumber geometry_attnum;
 	Oid geometry_type;
@@ -28,7 +27,6 @@ typedef struct LocatorDefinition
 	bool cast_to_globe; /* longitude and latitude, but distances in metres */
 	char *postgis;		/* schema of PostGIS */
 	LocatorMode mode;
-	const char *mode_name;
 	double within;	/* NaN if there is none */
 	char *priority; /* NULL: smallest area first */
 	char *filter;	/* NULL: all rows */
@@ -39,10 +37,16 @@ typedef struct LocatorDefinition
 
 /* in locator_arguments.c */
 extern LocatorDefinition *locator_definition_from_call(FunctionCallInfo fcinfo);
+extern char *locator_arguments_given(FunctionCallInfo fcinfo);
 extern void locator_find_srid(LocatorDefinition *definition);
 extern void locator_check_rows(LocatorDefinition *definition);
 
 /* in locator_create.c */
-extern bool locator_forget(const char *name);
+extern bool locator_forget(const char *name, const char *detail);
+
+extern void locator_check_owner(Oid view, const char *name);
+
+/* in locator_text.c */
+extern char *locator_text(const char *name);
 
 #endif /* DETECT_LOCATOR_CREATE_H */

@@ -28,13 +28,15 @@
 /* Columns of detect._locator. */
 enum
 {
-	COLUMN_NAME = 1,
-	COLUMN_PLACE_TABLE = 2,
-	COLUMN_MODE = 5,
-	COLUMN_WITHIN = 6,
-	COLUMN_SRID = 10,
-	COLUMN_MAX_AGE = 11
+	COLUMN_NAME = 2,
+	COLUMN_PLACE_TABLE = 3,
+	COLUMN_MODE = 6,
+	COLUMN_WITHIN = 7,
+	COLUMN_SRID = 11,
+	COLUMN_MAX_AGE = 12
 };
+
+const char *const locator_mode_names[LOCATOR_MODES] = {"contains", "covers", "within"};
 
 static void
 refuse_view(Oid view)
@@ -47,12 +49,17 @@ refuse_view(Oid view)
 					errhint("Call the functions that detect.create_locator has made.")));
 }
 
-static LocatorMode
-mode_from_text(const char *mode)
+/*
+ * A mode by its name; LOCATOR_MODES when there is no such mode.
+ */
+LocatorMode
+locator_mode_from_name(const char *name)
 {
-	if (strcmp(mode, "contains") == 0)
-		return LOCATOR_CONTAINS;
-	return strcmp(mode, "covers") == 0 ? LOCATOR_COVERS : LOCATOR_WITHIN;
+	LocatorMode mode = 0;
+
+	while (mode < LOCATOR_MODES && strcmp(locator_mode_names[mode], name) != 0)
+		mode++;
+	return mode;
 }
 
 /* Take what a row of detect._locator says. */
@@ -64,8 +71,8 @@ read_row(Locator *locator, HeapTuple tuple, TupleDesc tupdesc)
 
 	locator->place_table =
 		DatumGetObjectId(heap_getattr(tuple, COLUMN_PLACE_TABLE, tupdesc, &isnull));
-	locator->mode =
-		mode_from_text(TextDatumGetCString(heap_getattr(tuple, COLUMN_MODE, tupdesc, &isnull)));
+	locator->mode = locator_mode_from_name(
+		TextDatumGetCString(heap_getattr(tuple, COLUMN_MODE, tupdesc, &isnull)));
 	value = heap_getattr(tuple, COLUMN_WITHIN, tupdesc, &isnull);
 	locator->within = isnull ? 0 : DatumGetFloat8(value);
 	locator->srid = DatumGetInt32(heap_getattr(tuple, COLUMN_SRID, tupdesc, &isnull));
