@@ -8,7 +8,7 @@ SELECT CASE WHEN :'contestant' = 'reject30' THEN 'CASE WHEN b.detection_oid % 10
 CHECKPOINT;
 SELECT clock_timestamp() AS begin \gset
 SET ROLE city_ops;
-SELECT bench.make_stream(false, 0, false, topic => :'topic', query => $q$
+SELECT bench.make_stream('location', 0, false, topic => :'topic', query => $q$
     SELECT b.*, l.geographical_location AS location_name, l.zone_id, ST_Point(b.lon, b.lat, 4326) AS geom, $q$ || :'reject' || $q$ AS reject_reason
     FROM batch b LEFT JOIN location l USING (geographical_location_oid) $q$);
 RESET ROLE;

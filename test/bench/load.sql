@@ -18,9 +18,9 @@ LEFT JOIN city.location l USING (geographical_location_oid)
 ORDER BY first_id;
 
 \if :zones
-    CREATE UNLOGGED TABLE bench.zone_of AS
+    CREATE UNLOGGED TABLE bench.contained AS
     SELECT detection_oid, z.zone_id FROM bench.expected e JOIN city.zones z ON ST_Contains(z.geom, e.geom);
-    UPDATE bench.expected e SET zone_of_point = z.zone_id FROM bench.zone_of z WHERE z.detection_oid = e.detection_oid;
+    UPDATE bench.expected e SET zone_of_point = z.zone_id FROM bench.contained z WHERE z.detection_oid = e.detection_oid;
 \endif
 VACUUM ANALYZE bench.expected;
 COPY (SELECT * FROM bench.events(false)) TO :'rows';

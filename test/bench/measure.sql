@@ -5,7 +5,9 @@ SET jit = off;
 SET work_mem = '64MB';
 SET synchronous_commit = off;       -- as a stream's worker has it
 SELECT :'contestant' = 'copy' AS is_copy, :'contestant' = 'sql' AS is_sql,
-       :'contestant' = 'zones' AS zones, (:'contestant' = 'consumer')::int AS consumers \gset
+       :'contestant' IN ('zones', 'join') AS zones,
+       CASE :'contestant' WHEN 'zones' THEN 'locator' WHEN 'join' THEN 'join' ELSE 'location' END AS zone_by,
+       (:'contestant' = 'consumer')::int AS consumers \gset
 SELECT min(timestamp_detected) AS first, max(timestamp_detected) AS last FROM bench.expected \gset
 SELECT count(*) AS messages FROM bench.message \gset
 
@@ -29,7 +31,7 @@ SELECT clock_timestamp() AS begin, pg_current_wal_insert_lsn() AS wal \gset
     CALL bench.apply_plain(100000);
 \else
     SET ROLE city_ops;
-    SELECT bench.make_stream(:'zones', :consumers, false);
+    SELECT bench.make_stream(:'zone_by', :consumers, false);
     RESET ROLE;
     CALL bench.await(:messages);
 \endif
@@ -55,7 +57,7 @@ FROM (SELECT 'session' AS process, pg_backend_pid() AS pid WHERE :'is_copy' OR :
       SELECT duty || ' worker', pid FROM detect.stat_worker WHERE pid IS NOT NULL) p;
 
 SELECT bench.check_events(:'zones');
-SELECT NULL AS replay_seconds \gset
+SELECT '' AS replay_seconds \gset
 \if :is_copy
 \elif :is_sql
     CREATE TEMP VIEW items AS

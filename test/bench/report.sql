@@ -32,7 +32,8 @@ FROM figure GROUP BY contestant, what;
 CREATE TEMP VIEW side_by_side AS
 SELECT what,
        max(value) FILTER (WHERE contestant = 'stream') AS "stream",
-       max(value) FILTER (WHERE contestant = 'zones') AS "stream, zone join",
+       max(value) FILTER (WHERE contestant = 'zones') AS "stream, zone_of",
+       max(value) FILTER (WHERE contestant = 'join') AS "stream, zone join",
        max(value) FILTER (WHERE contestant = 'consumer') AS "stream, 1 consumer",
        max(value) FILTER (WHERE contestant = 'copy') AS "COPY",
        max(value) FILTER (WHERE contestant = 'sql') AS "plain SQL"
@@ -43,14 +44,14 @@ FROM summary GROUP BY what;
 SELECT s.* FROM side_by_side s JOIN (VALUES (1, 'elapsed'), (2, 'x COPY'), (3, 'replay'), (4, 'replay, times faster')) o (place, what) USING (what) ORDER BY place;
 
 \echo 'µs an event by step of the budget, as the workers timed themselves'
-SELECT replace(what, 'step ', '') AS step, s."stream", s."stream, zone join", s."stream, 1 consumer"
+SELECT replace(what, 'step ', '') AS step, s."stream", s."stream, zone_of", s."stream, zone join", s."stream, 1 consumer"
 FROM side_by_side s
 JOIN (VALUES (1, 'step fetch'), (2, 'step decode'), (3, 'step stage'), (4, 'step read'), (5, 'step dedup'), (6, 'step query'),
              (7, 'step insert'), (8, 'step rollup'), (9, 'step commit'), (10, 'steps'), (11, 'events a commit')) o (place, what)
     USING (what) ORDER BY place;
 
 \echo 'seconds of CPU by process'
-SELECT replace(what, 'cpu ', '') AS process, s."stream", s."stream, zone join", s."stream, 1 consumer", s."COPY", s."plain SQL"
+SELECT replace(what, 'cpu ', '') AS process, s."stream", s."stream, zone_of", s."stream, zone join", s."stream, 1 consumer", s."COPY", s."plain SQL"
 FROM side_by_side s WHERE what LIKE 'cpu %' ORDER BY what;
 
 \echo 'WAL in bytes an event'

@@ -50,9 +50,10 @@ BEGIN
 END
 $$;
 
--- The stream and its two rollups: the example's, but that without zones the
--- zone comes with the location.  With stamps, events keep their kafka_timestamp.
-CREATE FUNCTION bench.make_stream(zones boolean, consumers int, stamps boolean,
+-- The stream and its two rollups: the example's, but that the zone may come from
+-- elsewhere: zone_by is "location", "locator", or "join" for one by ST_Contains.
+-- With stamps, events keep their kafka_timestamp.
+CREATE FUNCTION bench.make_stream(zone_by text, consumers int, stamps boolean,
                                   width interval DEFAULT '1 hour', retention interval DEFAULT NULL,
                                   topic text DEFAULT 'camera.detections', query text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SET search_path = city, public AS $$
@@ -61,15 +62,12 @@ BEGIN
         columns => 'detection_oid bigint, video_camera_oid int, geographical_location_oid int, item_name text,
                     confidence real, timestamp_detected timestamptz, lon float8, lat float8'
                    || CASE WHEN stamps THEN ', kafka_timestamp timestamptz' ELSE '' END,
-        query => CASE WHEN query IS NOT NULL THEN query WHEN zones THEN $q$
-            SELECT b.*, l.geographical_location AS location_name, z.zone_id, ST_Point(b.lon, b.lat, 4326) AS geom
+        query => coalesce(query, format($q$
+            SELECT b.*, l.geographical_location AS location_name, %s AS zone_id, ST_Point(b.lon, b.lat, 4326) AS geom
             FROM batch b
-            LEFT JOIN location l USING (geographical_location_oid)
-            LEFT JOIN zones z ON ST_Contains(z.geom, ST_Point(b.lon, b.lat, 4326)) $q$
-        ELSE $q$
-            SELECT b.*, l.geographical_location AS location_name, l.zone_id, ST_Point(b.lon, b.lat, 4326) AS geom
-            FROM batch b
-            LEFT JOIN location l USING (geographical_location_oid) $q$ END,
+            LEFT JOIN location l USING (geographical_location_oid) %s $q$,
+            CASE zone_by WHEN 'locator' THEN 'zone_of(b.lon, b.lat)' WHEN 'join' THEN 'z.zone_id' ELSE 'l.zone_id' END,
+            CASE zone_by WHEN 'join' THEN 'LEFT JOIN zones z ON ST_Contains(z.geom, ST_Point(b.lon, b.lat, 4326))' END)),
         key => '{detection_oid}', event_time => 'timestamp_detected',
         partition_interval => width, retention => retention, consumers => consumers);
     PERFORM detect.create_rollup('items_per_minute', $q$
@@ -150,7 +148,7 @@ BEGIN
 END
 $$;
 
--- The events that must be there.
+-- The events that must be there; zones tells that these are those of the points.
 CREATE FUNCTION bench.events(zones boolean) RETURNS SETOF bench.detection
 LANGUAGE sql STABLE AS $$
     SELECT detection_oid, video_camera_oid, geographical_location_oid, item_name, confidence, timestamp_detected,
