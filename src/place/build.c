@@ -158,7 +158,7 @@ places_build(Locator *locator, Snapshot snapshot)
 	Size others = locator_bytes();
 	Places *places;
 	Portal portal;
-	bool fits = true;
+	bool fits;
 
 	PushActiveSnapshot(snapshot);
 	SPI_connect();

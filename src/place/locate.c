@@ -12,7 +12,6 @@
 #include "place/locator.h"
 
 #include "utils/array.h"
-#include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
 

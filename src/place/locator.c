@@ -27,8 +27,6 @@
 #include "compat.h"
 #include "miscadmin.h"
 #include "utils/hsearch.h"
-#include "utils/lsyscache.h"
-#include "utils/memutils.h"
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
 

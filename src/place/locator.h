@@ -137,6 +137,7 @@ extern List *locator_views_of_table(Oid relid);
 extern char *type_schema(Oid type);
 extern Oid postgis_function(const Locator *locator, const char *name, int nargs, const Oid *types);
 extern const char *postgis_schema(const Locator *locator);
+extern const char *locator_predicate(const Locator *locator);
 extern char *locator_view_name(const Locator *locator);
 
 /* in locator_stats.c */

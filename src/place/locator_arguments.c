@@ -17,7 +17,6 @@
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
-#include "miscadmin.h"
 #include "stream.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"

@@ -215,6 +215,15 @@ postgis_function(const Locator *locator, const char *name, int nargs, const Oid 
 }
 
 /*
+ * Which function of PostGIS says that a place has a point.
+ */
+const char *
+locator_predicate(const Locator *locator)
+{
+	return locator->mode == LOCATOR_CONTAINS ? "st_contains" : "st_covers";
+}
+
+/*
  * The name of PostGIS's schema, quoted.
  */
 const char *

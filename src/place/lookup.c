@@ -15,7 +15,6 @@
 #include <math.h>
 
 #include "access/relation.h"
-#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "compat.h"
 #include "miscadmin.h"
@@ -282,8 +281,7 @@ lookup_point_datum(Lookup *lookup, LookupPoint *point)
 bool
 lookup_predicate(Lookup *lookup, const Place *place, LookupPoint *point)
 {
-	prepare_on_places(lookup, &lookup->predicate,
-					  lookup->locator->mode == LOCATOR_CONTAINS ? "st_contains" : "st_covers", 2);
+	prepare_on_places(lookup, &lookup->predicate, locator_predicate(lookup->locator), 2);
 	return DatumGetBool(
 		FunctionCall2(&lookup->predicate, place->geometry, lookup_point_datum(lookup, point)));
 }

@@ -11,7 +11,6 @@
 #include "place/locator.h"
 
 #include "catalog/pg_type.h"
-#include "utils/builtins.h"
 #include "utils/datum.h"
 
 /* The text of the query: $1 is the point, $2 how many are wanted or NULL. */
@@ -28,7 +27,7 @@ query_text(const Locator *locator)
 						schema, view, schema, locator->within, schema);
 	return psprintf("SELECT " LOCATOR_KEY ", NULL::pg_catalog.float8 FROM %s "
 					"WHERE %s.%s(" LOCATOR_PLACE ", $1) LIMIT $2",
-					view, schema, locator->mode == LOCATOR_CONTAINS ? "st_contains" : "st_covers");
+					view, schema, locator_predicate(locator));
 }
 
 static SPIPlanPtr

@@ -15,10 +15,8 @@
 
 #include <math.h>
 
-#include "catalog/pg_type.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "utils/builtins.h"
 
 /* Relative to coordinates and distance: far more than rounding makes. */
 #define CLOSE 1e-11
