@@ -148,6 +148,14 @@ FROM position p, LATERAL (SELECT array_agg(n.key) AS ids, array_agg(n.distance) 
     LATERAL (SELECT array_agg(w.id) AS ids, array_agg(w.d) AS distances
              FROM (SELECT g.id, g.geog <-> p.geog AS d FROM globe g WHERE ST_DWithin(g.geog, p.geog, 700000) ORDER BY g.geog <-> p.geog, g.id LIMIT 3) w) t
 WHERE near_on_globe(p.x, p.y) IS DISTINCT FROM t.ids[1] OR a.ids IS DISTINCT FROM t.ids OR a.distances IS DISTINCT FROM t.distances LIMIT 10;
+-- on the middle of an arc, which rises above its chord
+SELECT detect.create_locator('close_on_globe', 'globe', key => 'id', within => 1000);
+CREATE TABLE middle AS
+    SELECT id, ST_Centroid(geog) AS geog FROM globe WHERE kind = 'line';
+SELECT m.id, a.ids AS locator, t.ids AS postgis
+FROM middle m, LATERAL (SELECT array_agg(n.key) AS ids FROM close_on_globe_all(m.geog) n) a,
+    LATERAL (SELECT array_agg(g.id ORDER BY g.geog <-> m.geog, g.id) AS ids FROM globe g WHERE ST_DWithin(g.geog, m.geog, 1000)) t
+WHERE a.ids IS DISTINCT FROM t.ids OR NOT m.id = ANY (t.ids) LIMIT 10;
 -- (at the poles PostGIS's index finds less than ST_Covers does)
 SET enable_indexscan = off;
 SET enable_bitmapscan = off;
