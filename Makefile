@@ -137,6 +137,7 @@ OBJS = \
 	src/rollup/coarser.o \
 	src/rollup/definition.o \
 	src/rollup/fill.o \
+	src/rollup/gone.o \
 	src/rollup/merge.o \
 	src/rollup/missed.o \
 	src/rollup/partial.o \

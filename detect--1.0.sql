@@ -217,6 +217,25 @@ CREATE TABLE detect._missed (
 	PRIMARY KEY (rollup_id, batch, part)
 );
 
+-- The partitions of an events table that rollups may have events of, as its
+-- applier knew them last.  A copy of the database has others.
+CREATE TABLE detect._partition (
+	events_table regclass,
+	relation oid,
+	is_default boolean NOT NULL,
+	from_time timestamptz NOT NULL,
+	until_time timestamptz NOT NULL,
+	PRIMARY KEY (events_table, relation)
+);
+
+-- Event times of which events are lost to dropped or truncated partitions, for
+-- as long as a rollup reads the table.
+CREATE TABLE detect._gone (
+	events_table regclass NOT NULL,
+	from_time timestamptz NOT NULL,
+	until_time timestamptz NOT NULL
+);
+
 CREATE SEQUENCE detect._history_id;
 
 -- What callers have done, for a year.
@@ -261,6 +280,7 @@ SELECT pg_extension_config_dump('detect._dead_letter', '');
 SELECT pg_extension_config_dump('detect._rollup', '');
 SELECT pg_extension_config_dump('detect._missed_batch', '');
 SELECT pg_extension_config_dump('detect._missed', '');
+SELECT pg_extension_config_dump('detect._gone', '');
 SELECT pg_extension_config_dump('detect._history_id', '');
 SELECT pg_extension_config_dump('detect._history', '');
 SELECT pg_extension_config_dump('detect._locator', '');
@@ -426,6 +446,10 @@ COMMENT ON FUNCTION detect._accepted() IS 'hands the rows that an events table a
 CREATE FUNCTION detect._edited() RETURNS trigger
 	AS 'MODULE_PATHNAME', 'detect_edited' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION detect._edited() IS 'queues the rows of an events table that others update and delete';
+
+CREATE FUNCTION detect._truncated() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'detect_truncated' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect._truncated() IS 'records which event times of an events table have lost events to TRUNCATE';
 
 -- ---------------------------------------------------------------------
 -- Rollups
@@ -881,7 +905,7 @@ GRANT EXECUTE ON FUNCTION
 	detect._first_step(detect._timed, anyelement, timestamptz), detect._first_combine(detect._timed, detect._timed),
 	detect._last_step(detect._timed, anyelement, timestamptz), detect._last_combine(detect._timed, detect._timed),
 	detect._timed_value(detect._timed, anyelement, timestamptz),
-	detect._staged(), detect._accepted(), detect._edited(), detect._place_changed(), detect._locators(),
+	detect._staged(), detect._accepted(), detect._edited(), detect._truncated(), detect._place_changed(), detect._locators(),
 	detect._locate(regclass, anyelement, "any"),
 	detect._locate(regclass, anyelement, double precision, double precision),
 	detect._locate_all(regclass, anyarray, "any"),

@@ -5,8 +5,8 @@
  *
  * Statement triggers fire for the table that a statement names: what is done
  * to a partition directly fires the partition's alone.  So the events table
- * and each partition have the same three.  TRUNCATE, ATTACH and DETACH need
- * none: the applier hears of them from PostgreSQL.
+ * and each partition have the same four.  ATTACH and DETACH need none: the
+ * applier hears of them from PostgreSQL.
  *
  *-------------------------------------------------------------------------
  */
@@ -37,6 +37,7 @@ static const struct
 	{"_detect_updated",
 	 "UPDATE ON %s REFERENCING OLD TABLE AS _detect_old NEW TABLE AS _detect_new "
 	 "FOR EACH STATEMENT EXECUTE FUNCTION detect._edited()"},
+	{"_detect_truncated", "TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION detect._truncated()"},
 };
 
 /*

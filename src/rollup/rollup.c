@@ -155,6 +155,7 @@ rollup_set_load(const Stream *stream, MemoryContext context)
 
 	set->stream = stream;
 	set->context = context;
+	gone_reload();
 	SPI_connect();
 	rows = catalog_execute("SELECT rollup_id, name, time_zone, " PHASE_COLUMNS
 						   " FROM detect._rollup WHERE events_table = $1 ORDER BY rollup_id",
@@ -237,6 +238,8 @@ rollup_absorb(const Rollup *rollup, PartialPlan *plan, const PartialSource *sour
 	Tuplestorestate *partial = tuplestore_begin_heap(false, false, work_mem);
 	int64 rows = partial_run(rollup, plan, source, partial);
 
+	/* now that the partitions are locked */
+	gone_follow(rollup->stream);
 	merge_partial(rollup, partial);
 	tuplestore_end(partial);
 	return rows;

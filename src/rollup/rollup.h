@@ -140,6 +140,14 @@ typedef struct MissedEvents
 	int64 lost;				 /* events that are not there any more */
 } MissedEvents;
 
+/* Event times of which events are lost: from, inclusive, until, exclusive;
+ * without a limit they are DT_NOBEGIN and DT_NOEND. */
+typedef struct GoneRange
+{
+	TimestampTz from;
+	TimestampTz until;
+} GoneRange;
+
 /* The row of a rollup, as verbs read it. */
 typedef struct RollupRow
 {
@@ -174,6 +182,12 @@ extern bool definition_find(const char *name, RollupRow *row);
 extern void definition_changed(const Stream *stream);
 extern void definition_get(const char *name, RollupRow *row);
 extern void definition_check_retention(const Interval *retention);
+
+/* in rollup/gone.c */
+extern List *gone_ranges(const Stream *stream);
+extern void gone_follow(const Stream *stream);
+extern void gone_reload(void);
+extern void gone_forget_unused(void);
 
 /* in rollup/missed.c */
 extern void missed_write(const Rollup *rollup, Tuplestorestate *events);
