@@ -150,6 +150,8 @@ OBJS = \
 	src/rollup/shape.o \
 	src/rollup/state.o \
 	src/rollup/timed.o \
+	src/rollup/verify.o \
+	src/rollup/verify_sql.o \
 	src/rollup/wait.o \
 	src/monitor/problem.o \
 	src/monitor/stats.o \

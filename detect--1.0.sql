@@ -480,6 +480,22 @@ CREATE FUNCTION detect.retry_rollup(rollup text) RETURNS void
 COMMENT ON FUNCTION detect.retry_rollup(text) IS
 	'lets a rollup that failed try again at once; it catches up with what it has missed';
 
+CREATE FUNCTION detect.verify_rollup(rollup text, from_time timestamptz DEFAULT NULL, to_time timestamptz DEFAULT NULL)
+	RETURNS TABLE (problem text, group_columns jsonb, kept jsonb, recomputed jsonb)
+	AS 'MODULE_PATHNAME', 'detect_verify_rollup' LANGUAGE C STABLE PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect.verify_rollup(text, timestamptz, timestamptz) IS
+	'compares a rollup with what its query gives over the events: the groups that differ, none as a rule';
+
+CREATE FUNCTION detect._alike(kept double precision, recomputed double precision) RETURNS boolean
+	AS 'MODULE_PATHNAME', 'detect_alike_float8' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION detect._alike(double precision, double precision) IS
+	'whether two results differ by no more than the order of adding makes of them';
+
+CREATE FUNCTION detect._alike(kept real, recomputed real) RETURNS boolean
+	AS 'MODULE_PATHNAME', 'detect_alike_float4' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION detect._alike(real, real) IS
+	'whether two results differ by no more than the order of adding makes of them';
+
 CREATE FUNCTION detect._combine(aggregate regprocedure, state anyelement, other anyelement) RETURNS anyelement
 	AS 'MODULE_PATHNAME', 'detect_combine' LANGUAGE C IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION detect._combine(regprocedure, anyelement, anyelement) IS
@@ -894,11 +910,13 @@ GRANT EXECUTE ON FUNCTION
 	detect.wait_for(text, interval), detect.retry_dead_letters(text, timestamptz, timestamptz, text),
 	detect.purge_dead_letters(text, timestamptz, timestamptz, text), detect.drop_rollup(text, boolean),
 	detect.wait_for_rollup(text, interval), detect.retry_rollup(text),
+	detect.verify_rollup(text, timestamptz, timestamptz),
 	detect.alter_rollup(text, interval, text[]), detect.decode(bytea, text, jsonb, text)
 	TO PUBLIC;
 -- Views call these as their reader; _slots leaves out what belongs to others.
 GRANT EXECUTE ON FUNCTION
 	detect._stream_owner(text), detect._may_see(oid), detect._is_copy(bigint, bigint), detect._slots(), detect._workers(),
+	detect._alike(double precision, double precision), detect._alike(real, real),
 	detect._combine(regprocedure, anyelement, anyelement),
 	detect._finalize(anyelement, regprocedure, "any"),
 	detect.first(anyelement, timestamptz), detect.last(anyelement, timestamptz),

@@ -132,9 +132,12 @@ event_time_const(const Stream *stream, const EventTimeVar *var, TimestampTz time
 					 DirectFunctionCall1(timestamp_date, TimestampGetDatum(time)), false, true);
 }
 
-/* The bucket in which a time lies; under the rollup's time zone. */
-static Const *
-bucket_of(const RollupShape *shape, const Stream *stream, int bucket, TimestampTz time)
+/*
+ * The bucket in which a time lies.  The caller has entered the rollup's time
+ * zone.
+ */
+Const *
+retention_bucket_of(const RollupShape *shape, const Stream *stream, int bucket, TimestampTz time)
 {
 	const RollupKey *key = &shape->keys[bucket];
 	EventTimeVar var = event_time_var(shape, stream);
@@ -161,7 +164,7 @@ retention_condition(const RollupShape *shape, const Stream *stream, TimestampTz 
 		return NULL;
 	expr = shape->keys[bucket].expr;
 	is_kept = partial_comparison(expr, BTGreaterEqualStrategyNumber,
-								 bucket_of(shape, stream, bucket, kept_from));
+								 retention_bucket_of(shape, stream, bucket, kept_from));
 	is_null->arg = copyObject(expr);
 	is_null->nulltesttype = IS_NULL;
 	is_null->location = -1;
@@ -274,9 +277,9 @@ expire_step(void *arg)
 		return;
 
 	nest_level = partial_enter_time_zone(rollup);
-	oldest = bucket_of(shape, stream, bucket, wanted);
+	oldest = retention_bucket_of(shape, stream, bucket, wanted);
 	if (expiring || rollup->kept_from == 0 ||
-		!equal(oldest, bucket_of(shape, stream, bucket, rollup->kept_from)))
+		!equal(oldest, retention_bucket_of(shape, stream, bucket, rollup->kept_from)))
 	{
 		step->are_more = delete_groups(rollup, bucket, oldest);
 		write_kept(rollup, wanted, step->are_more);

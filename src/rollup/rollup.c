@@ -167,6 +167,28 @@ rollup_set_load(const Stream *stream, MemoryContext context)
 	return set;
 }
 
+/*
+ * Load one rollup, as the active snapshot sees it, into the current context;
+ * NULL when it has just been dropped.
+ */
+Rollup *
+rollup_load(const Stream *stream, int32 id)
+{
+	RollupSet set = {.stream = stream, .context = CurrentMemoryContext};
+	Rollup *rollup = palloc0(sizeof(Rollup));
+	Oid types[1] = {INT4OID};
+	Datum values[1] = {Int32GetDatum(id)};
+	bool found;
+
+	SPI_connect();
+	found = catalog_read("SELECT rollup_id, name, time_zone, " PHASE_COLUMNS
+						 " FROM detect._rollup WHERE rollup_id = $1",
+						 1, types, values) > 0 &&
+			load_rollup(&set, rollup, 0);
+	SPI_finish();
+	return found ? rollup : NULL;
+}
+
 /* Whether what is known of a set's rollups may have changed: only of those that
  * are not active, unless it is said to be stale. */
 static bool

@@ -130,6 +130,7 @@ typedef struct PartialSource
 	TimestampTz from;
 	bool has_until; /* event time < until, or NULL unless has_from */
 	TimestampTz until;
+	Snapshot snapshot; /* NULL: the transaction's newest */
 } PartialSource;
 
 /* What a rollup that is aside reads to catch up. */
@@ -163,6 +164,26 @@ typedef struct CoarserRollup
 	Interval *retention; /* NULL: for ever */
 	Query *query;
 } CoarserRollup;
+
+/* Buckets from first to last, both included: the values of their type, as they
+ * are stored. */
+typedef struct BucketRange
+{
+	int64 first;
+	int64 last;
+} BucketRange;
+
+/* Which groups of a rollup detect.verify_rollup compares. */
+typedef struct VerifyScope
+{
+	int bucket;			/* among the keys; -1: the rollup has none */
+	Oid bucket_type;	/* without domains */
+	bool has_wanted;	/* only these buckets are asked for */
+	BucketRange wanted; /* none: first is beyond last */
+	bool all_gone;		/* none can be verified */
+	bool timeless_gone; /* nor can buckets without a finite time */
+	List *gone;			/* nor these: of BucketRange, in order, apart */
+} VerifyScope;
 
 /* in rollup/aside.c */
 extern ErrorData *aside_try(void (*step)(void *arg), void *arg, bool keep);
@@ -220,10 +241,13 @@ partial_query(const Rollup *rollup, const PartialSource *source, const char *bat
 
 /* in rollup/merge.c */
 extern MergePlan *merge_plan_create(MemoryContext context);
+extern void
+merge_check_state_table(const Rollup *rollup, const RollupShape *shape, TupleDesc tupdesc);
 extern int64 merge_partial(const Rollup *rollup, Tuplestorestate *partial);
 
 /* in rollup/rollup.c */
 extern const char *const rollup_phase_names[ROLLUP_PHASES];
+extern Rollup *rollup_load(const Stream *stream, int32 id);
 extern void rollup_set_refresh(RollupSet *set);
 extern bool rollup_is_aside(const Rollup *rollup);
 extern int64 rollup_absorb(const Rollup *rollup, PartialPlan *plan, const PartialSource *source);
@@ -233,9 +257,15 @@ extern Oid rollup_owner(const char *name);
 
 /* in rollup/retention.c */
 extern int retention_bucket(const RollupShape *shape, const Stream *stream);
+extern Const *
+retention_bucket_of(const RollupShape *shape, const Stream *stream, int bucket, TimestampTz time);
 extern Node *
 retention_condition(const RollupShape *shape, const Stream *stream, TimestampTz kept_from);
 extern void retention_check(const RollupShape *shape, const Stream *stream);
+
+/* in rollup/verify_sql.c */
+extern char *verify_sql(const RollupShape *shape, const VerifyScope *scope, Relation state_table,
+						const char *recomputed_name);
 
 /* in rollup/state.c */
 extern bool state_is_safe(Oid deserial_function);
