@@ -50,6 +50,8 @@ INSERT INTO kept VALUES
 ('no_equality',  $$ SELECT kind, detect.last(plain, at) AS plain, detect.first(box, at) AS box, detect.last(pair, at) AS pair FROM event GROUP BY kind $$),
 ('expressions',  $$ SELECT kind + 1 AS "Kind+1", CASE WHEN count(*) > 50 THEN 'many' ELSE 'few' END AS how, max(id) - min(id) AS span,
                            ARRAY[min(id), max(id)] AS ends, row(count(*), max(name))::text AS both FROM event GROUP BY kind $$),
+('guarded',      $$ SELECT id % 40 AS rest, sum(kind) / (count(*) - 10) AS quotient FROM event GROUP BY 1 HAVING count(*) <> 10 $$),
+('rounded',      $$ SELECT kind, round(avg(r)::numeric) AS r, round((sum(f) * 7)::numeric) AS f FROM event WHERE f > 0 AND f < 1000 GROUP BY kind $$),
 ('having',       $$ SELECT flag, count(*) AS n FROM event GROUP BY flag HAVING count(*) > 1000 $$),
 ('joined',       $$ SELECT p.label, date_trunc('week', e.at) AS week, count(*) AS n FROM event e LEFT JOIN place p USING (kind) GROUP BY 1, 2 $$),
 ('sums',         $$ SELECT kind, sum(f * 1e6) AS f, avg(f) AS mean, sum(r) AS r, stddev(r) AS spread, corr(f, id) AS corr
@@ -87,6 +89,7 @@ UPDATE detect_state.by_day SET f = f * (1 + 1e-8) WHERE day = '2024-03-13' AND k
 UPDATE detect_state.by_day SET f = f * (1 + 1e-10) WHERE day = '2024-03-13' AND kind = 1;
 UPDATE detect_state.by_day SET n = n + 1 WHERE day IS NULL AND kind = 2;
 UPDATE detect_state.having SET n = 17 WHERE flag IS NULL;
+UPDATE detect_state.guarded SET s1 = 0 WHERE rest IN (3, 30);
 DELETE FROM detect_state.groups_only WHERE kind = 1 AND colour IS NULL;
 UPDATE detect_state.all_in_one SET n = 0;
 UPDATE detect_state.no_equality SET s1.value = '17' WHERE kind = 0;

@@ -221,6 +221,7 @@ extern Stream *query_check(const Query *query);
 
 /* in rollup/shape.c */
 extern RollupShape *shape_create(const Query *query, Oid events_table);
+extern List *shape_results(const RollupShape *shape);
 extern List *shape_public_targets(const RollupShape *shape, Oid state_table, Node **having);
 
 /* in rollup/relations.c */
