@@ -138,6 +138,7 @@ OBJS = \
 	src/rollup/definition.o \
 	src/rollup/fill.o \
 	src/rollup/gone.o \
+	src/rollup/gone_follow.o \
 	src/rollup/merge.o \
 	src/rollup/missed.o \
 	src/rollup/partial.o \

@@ -206,6 +206,8 @@ extern void definition_check_retention(const Interval *retention);
 
 /* in rollup/gone.c */
 extern List *gone_ranges(const Stream *stream);
+
+/* in rollup/gone_follow.c */
 extern void gone_follow(const Stream *stream);
 extern void gone_reload(void);
 extern void gone_forget_unused(void);
