@@ -142,6 +142,7 @@ OBJS = \
 	src/rollup/fill.o \
 	src/rollup/filled.o \
 	src/rollup/gone.o \
+	src/rollup/gone_follow.o \
 	src/rollup/merge.o \
 	src/rollup/missed.o \
 	src/rollup/partial.o \
@@ -158,6 +159,8 @@ OBJS = \
 	src/rollup/state.o \
 	src/rollup/state_merge.o \
 	src/rollup/timed.o \
+	src/rollup/verify.o \
+	src/rollup/verify_sql.o \
 	src/rollup/view.o \
 	src/rollup/wait.o \
 	src/monitor/problem.o \

@@ -236,6 +236,25 @@ CREATE TABLE detect._repair (
 	PRIMARY KEY (rollup_id, repair_id)
 );
 
+-- The partitions of an events table that rollups may have events of, as its
+-- applier knew them last.  A copy of the database has others.
+CREATE TABLE detect._partition (
+	events_table regclass,
+	relation oid,
+	is_default boolean NOT NULL,
+	from_time timestamptz NOT NULL,
+	until_time timestamptz NOT NULL,
+	PRIMARY KEY (events_table, relation)
+);
+
+-- Event times of which events are lost with partitions that were dropped or detached, for
+-- as long as a rollup reads the table.
+CREATE TABLE detect._gone (
+	events_table regclass NOT NULL,
+	from_time timestamptz NOT NULL,
+	until_time timestamptz NOT NULL
+);
+
 CREATE SEQUENCE detect._history_id;
 
 -- What callers have done, for a year.
@@ -285,6 +304,7 @@ SELECT pg_extension_config_dump('detect._edit_id', '');
 SELECT pg_extension_config_dump('detect._edit', '');
 SELECT pg_extension_config_dump('detect._repair_id', '');
 SELECT pg_extension_config_dump('detect._repair', '');
+SELECT pg_extension_config_dump('detect._gone', '');
 SELECT pg_extension_config_dump('detect._history_id', '');
 SELECT pg_extension_config_dump('detect._history', '');
 SELECT pg_extension_config_dump('detect._locator', '');
@@ -494,6 +514,22 @@ CREATE FUNCTION detect.rebuild_rollup(
 	AS 'MODULE_PATHNAME', 'detect_rebuild_rollup' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION detect.rebuild_rollup(text, timestamptz, timestamptz, boolean) IS
 	'has groups of a rollup computed again from the events, a bounded number of them at a time';
+
+CREATE FUNCTION detect.verify_rollup(rollup text, from_time timestamptz DEFAULT NULL, to_time timestamptz DEFAULT NULL)
+	RETURNS TABLE (problem text, group_columns jsonb, kept jsonb, recomputed jsonb)
+	AS 'MODULE_PATHNAME', 'detect_verify_rollup' LANGUAGE C STABLE PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect.verify_rollup(text, timestamptz, timestamptz) IS
+	'compares a rollup with what its query gives over the events: the groups that differ, none as a rule';
+
+CREATE FUNCTION detect._alike(kept double precision, recomputed double precision) RETURNS boolean
+	AS 'MODULE_PATHNAME', 'detect_alike_float8' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION detect._alike(double precision, double precision) IS
+	'whether two results differ by no more than the order of adding makes of them';
+
+CREATE FUNCTION detect._alike(kept real, recomputed real) RETURNS boolean
+	AS 'MODULE_PATHNAME', 'detect_alike_float4' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+COMMENT ON FUNCTION detect._alike(real, real) IS
+	'whether two results differ by no more than the order of adding makes of them';
 
 CREATE FUNCTION detect._combine(aggregate regprocedure, state anyelement, other anyelement) RETURNS anyelement
 	AS 'MODULE_PATHNAME', 'detect_combine' LANGUAGE C IMMUTABLE PARALLEL SAFE;
@@ -957,13 +993,14 @@ GRANT EXECUTE ON FUNCTION
 	detect.wait_for(text, interval), detect.retry_dead_letters(text, timestamptz, timestamptz, text),
 	detect.purge_dead_letters(text, timestamptz, timestamptz, text), detect.drop_rollup(text, boolean),
 	detect.wait_for_rollup(text, interval), detect.retry_rollup(text),
-	detect.rebuild_rollup(text, timestamptz, timestamptz, boolean), detect.create_rollup_view(text, text, text[]),
+	detect.rebuild_rollup(text, timestamptz, timestamptz, boolean), detect.create_rollup_view(text, text, text[]), detect.verify_rollup(text, timestamptz, timestamptz),
 	detect.alter_rollup(text, interval, text[]), detect.decode(bytea, text, jsonb, text)
 	TO PUBLIC;
 -- Views call these as their reader; _slots leaves out what belongs to others.
 GRANT EXECUTE ON FUNCTION
 	detect._stream_owner(text), detect._may_see(oid), detect._is_copy(bigint, bigint), detect._slots(), detect._workers(),
 	detect._share_filled(regclass, timestamptz),
+	detect._alike(double precision, double precision), detect._alike(real, real),
 	detect._combine(regprocedure, anyelement, anyelement),
 	detect._finalize(anyelement, regprocedure, "any"), detect._merge(regprocedure, anyelement),
 	detect.first(anyelement, timestamptz), detect.last(anyelement, timestamptz),

@@ -114,6 +114,8 @@ SELECT seed, batch, query, outcome FROM seed WHERE outcome <> 'same' OR outcome 
 SELECT count(*) = :seeds AS all_same FROM seed WHERE outcome = 'same';
 SELECT accepted > 800 AS many_events, duplicates > 300 AS many_duplicates, dead_letters FROM detect.stat_stream WHERE stream = 'sample';
 SELECT rollup, state, error FROM detect.stat_rollup WHERE state <> 'active';
+-- the other oracle is of the same mind
+SELECT seed, query, v.* FROM seed, detect.verify_rollup('seed_' || seed) v ORDER BY seed, v.problem, v.group_columns;
 
 -- a row of states is written once a batch, in place: no index on states, room on each page
 CREATE TABLE hot (hot_id int PRIMARY KEY, g int);

@@ -16,6 +16,12 @@ SET timezone = 'Europe/Berlin';
 CREATE TABLE district (kind text PRIMARY KEY, name text);
 INSERT INTO district VALUES ('a', 'north'), ('b', 'south'), ('c', 'south');
 CREATE TABLE item (item_id int, kind text, weight numeric, speed float8, at timestamptz NOT NULL) PARTITION BY RANGE (at);
+DO $$ BEGIN
+    FOR day IN 28 .. 31 LOOP
+        EXECUTE format('CREATE TABLE item_%s PARTITION OF item FOR VALUES FROM (%L) TO (%L)',
+                       day, make_timestamptz(2024, 3, day, 0, 0, 0, 'UTC'), make_timestamptz(2024, 3, day, 0, 0, 0, 'UTC') + interval '24 hours');
+    END LOOP;
+END $$;
 GRANT SELECT, INSERT, UPDATE, DELETE ON item TO regress_repair_writer;
 SELECT detect.create_stream('item', key => '{item_id}', event_time => 'at', partition_interval => '1 day');
 CREATE FUNCTION stage(first int, last int, since timestamptz, step interval) RETURNS void LANGUAGE sql AS $$
@@ -203,6 +209,28 @@ SELECT count(*) FROM per_minute;
 SELECT stage(1, 1500, '2024-03-29 00:00+01', '3 minutes');
 SELECT detect.wait_for('item');
 SELECT * FROM wrong();
+
+-- ---------------------------------------------------------------------
+-- Groups that have lost events
+-- ---------------------------------------------------------------------
+-- a day in UTC: parts of two of the local days
+DROP TABLE item_30;
+SELECT regress.attempt($$SELECT detect.rebuild_rollup('per_day')$$);
+SELECT regress.attempt($$SELECT detect.rebuild_rollup('per_day', '2024-03-31 22:00+02')$$);
+SELECT regress.attempt($$SELECT detect.rebuild_rollup('per_kind')$$);
+SELECT detect.rebuild_rollup('per_day', to_time => '2024-03-30 00:00+01');
+SELECT detect.wait_for_rollup('per_day');
+UPDATE item SET weight = -1 WHERE at IN ('2024-03-31 12:00+02', '2024-03-31 02:30+01', '2024-03-30 00:30+01');
+SELECT detect.wait_for('item');
+-- what is repaired, and what is left as it was
+SELECT date_bin('1 minute', minute, 'epoch') AS minute, n, weight FROM per_minute WHERE weight = -1 ORDER BY minute;
+SELECT day, n, lightest FROM per_day WHERE day BETWEEN '2024-03-30' AND '2024-03-31 12:00+02' ORDER BY day;
+SELECT rollup, repairs, repair_from, repair_until, repair_error, remedy FROM detect.stat_rollup WHERE rollup IN ('per_day', 'per_minute') ORDER BY rollup;
+SELECT detect.rebuild_rollup('per_day', allow_loss => true);
+SELECT detect.wait_for_rollup('per_day');
+SELECT day, n, lightest FROM per_day WHERE day BETWEEN '2024-03-30' AND '2024-03-31 12:00+02' ORDER BY day;
+SELECT name FROM wrong() WHERE name = 'per_day';
+SELECT repairs, repair_error, remedy FROM detect.stat_rollup WHERE rollup = 'per_day';
 
 SELECT verb, object, detail FROM detect.history WHERE verb = 'rebuild_rollup' AND caller = 'regress_repair' AND object IN ('districts', 'per_minute') ORDER BY at, object;
 

@@ -92,6 +92,7 @@ SELECT detect.alter_stream('visit', retention => '3 days');
 CALL regress.await($$ SELECT FROM visit WHERE at < now() - interval '5 days' $$, 0);
 SELECT count(*) AS changed FROM ((TABLE hourly EXCEPT ALL TABLE before) UNION ALL (TABLE before EXCEPT ALL TABLE hourly)) d;
 SELECT sum(n) > (SELECT count(*) FROM visit) AS tells_more FROM hourly;
+SELECT DISTINCT name, problem FROM kept, detect.verify_rollup(name) ORDER BY name, problem;
 -- and goes on where it was
 SELECT stage(40001, 40010, now() - interval '2 hours', '1 minute');
 SELECT detect.wait_for('visit');

@@ -92,13 +92,10 @@ catalog_owner(void)
 	return relation_owner(catalog_relation("_stream", false), false);
 }
 
-/*
- * Run SQL of ours as the owner of our tables.  Every value travels as a
- * parameter.  The caller is connected to SPI and finds rows, if any, in
- * SPI_tuptable; the result is the number of rows.
- */
-int
-catalog_execute(const char *sql, int nargs, Oid *argtypes, Datum *values, const char *nulls)
+/* Run SQL of ours as the owner of our tables; if it only reads, under the
+ * active snapshot. */
+static int
+execute(const char *sql, int nargs, Oid *argtypes, Datum *values, const char *nulls, bool read_only)
 {
 	Oid saved_user;
 	int saved_context;
@@ -110,13 +107,33 @@ catalog_execute(const char *sql, int nargs, Oid *argtypes, Datum *values, const 
 	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
 
-	result = SPI_execute_with_args(sql, nargs, argtypes, values, nulls, false, 0);
+	result = SPI_execute_with_args(sql, nargs, argtypes, values, nulls, read_only, 0);
 	if (result < 0)
 		elog(ERROR, "could not execute \"%s\": %s", sql, SPI_result_code_string(result));
 
 	AtEOXact_GUC(true, nest_level);
 	SetUserIdAndSecContext(saved_user, saved_context);
 	return (int) SPI_processed;
+}
+
+/*
+ * Run SQL of ours as the owner of our tables.  Every value travels as a
+ * parameter.  The caller is connected to SPI and finds rows, if any, in
+ * SPI_tuptable; the result is the number of rows.
+ */
+int
+catalog_execute(const char *sql, int nargs, Oid *argtypes, Datum *values, const char *nulls)
+{
+	return execute(sql, nargs, argtypes, values, nulls, false);
+}
+
+/*
+ * The same for a SELECT, whose rows are those that the active snapshot sees.
+ */
+int
+catalog_read(const char *sql, int nargs, Oid *argtypes, Datum *values)
+{
+	return execute(sql, nargs, argtypes, values, NULL, true);
 }
 
 /*

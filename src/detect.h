@@ -345,6 +345,7 @@ extern void catalog_insert(const char *table, Datum *values, const bool *nulls);
 extern void catalog_upsert(const char *table, int nkeys, Datum *values, const bool *nulls);
 extern int
 catalog_execute(const char *sql, int nargs, Oid *argtypes, Datum *values, const char *nulls);
+extern int catalog_read(const char *sql, int nargs, Oid *argtypes, Datum *values);
 extern void catalog_use_default_storage(void);
 extern int64 catalog_next_id(const char *sequence);
 

@@ -23,6 +23,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "place/locator_create.h"
+#include "rollup/rollup.h"
 #include "stream.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -88,6 +89,7 @@ forget_rollup(const char *name, const char *detail)
 		"DELETE FROM detect._missed WHERE rollup_id IN (SELECT rollup_id FROM gone)",
 		1, types, values, NULL);
 	SPI_finish();
+	gone_forget_unused();
 }
 
 /* Whether this DROP EXTENSION may take ours along, and may do so. */

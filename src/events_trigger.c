@@ -38,6 +38,7 @@ static const struct
 	{"_detect_updated",
 	 "UPDATE ON %s REFERENCING OLD TABLE AS _detect_old NEW TABLE AS _detect_new "
 	 "FOR EACH STATEMENT EXECUTE FUNCTION detect._edited()"},
+	{"_detect_truncated", "TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION detect._truncated()"},
 };
 
 /*

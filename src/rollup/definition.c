@@ -345,6 +345,7 @@ detect_drop_rollup(PG_FUNCTION_ARGS)
 	catalog_execute("DELETE FROM detect._repair WHERE rollup_id = $1", 1, types, values, NULL);
 	catalog_execute("DELETE FROM detect._rollup WHERE rollup_id = $1", 1, types, values, NULL);
 	SPI_finish();
+	gone_forget_unused();
 	definition_changed(stream);
 	PG_RETURN_VOID();
 }

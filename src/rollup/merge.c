@@ -134,10 +134,12 @@ merge_sql(const Rollup *rollup, const RollupShape *shape, TupleDesc tupdesc)
 					keys.data, shape->nstates > 0 ? "UPDATE SET " : "NOTHING", merges.data);
 }
 
-/* Raise an error unless the state table has the columns that the query needs,
- * in their order. */
-static void
-check_state_table(const Rollup *rollup, const RollupShape *shape, TupleDesc tupdesc)
+/*
+ * Raise an error unless the state table has the columns that the query needs,
+ * in their order.
+ */
+void
+merge_check_state_table(const Rollup *rollup, const RollupShape *shape, TupleDesc tupdesc)
 {
 	bool fits = tupdesc->natts == shape->nkeys + shape->nstates;
 
@@ -163,7 +165,7 @@ make_plan(const Rollup *rollup, TupleDesc tupdesc)
 	char *sql;
 	SPIPlanPtr plan;
 
-	check_state_table(rollup, shape, tupdesc);
+	merge_check_state_table(rollup, shape, tupdesc);
 	sql = merge_sql(rollup, shape, tupdesc);
 	table_close(view, NoLock);
 	plan = SPI_prepare(sql, 0, NULL);

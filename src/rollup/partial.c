@@ -327,7 +327,7 @@ partial_run(const Rollup *rollup, PartialPlan *plan, const PartialSource *source
 	QueryEnvironment *environment = source->batch ? batch_environment(rollup, source) : NULL;
 	int64 rows;
 
-	PushActiveSnapshot(GetTransactionSnapshot());
+	PushActiveSnapshot(source->snapshot ? source->snapshot : GetTransactionSnapshot());
 	revalidate_plan(rollup, plan, source);
 	rows = execute_plan(plan->stmt, environment, partial);
 	PopActiveSnapshot();

@@ -198,9 +198,16 @@ static void
 compute_chunk(const RepairStep *step)
 {
 	PartialSource source = chunk_source(step);
+	TimeRange gone;
 
 	delete_groups(step->rollup, &source);
 	rollup_absorb(step->rollup, partial_plan_create(CurrentMemoryContext), &source);
+	/* now that what was read is locked, and nothing of it can vanish any more */
+	if (!step->repair->allow_loss &&
+		repair_find_gone(step->rollup->stream, step->chunk.from, step->chunk.until, &gone))
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("events of rollup \"%s\" are gone while they were read",
+							   step->rollup->name)));
 	repair_write_done(step->repair, step->chunk.from <= step->times.from ? step->repair->times.from
 																		 : step->chunk.from);
 }

@@ -191,6 +191,9 @@ rollup_set_expire(RollupSet *set)
 	bool are_more = false;
 
 	rollup_set_refresh(set);
+	/* an idle stream has no batch that would notice what has vanished */
+	if (set->nrollups > 0)
+		gone_follow(set->stream);
 	for (int i = 0; i < set->nrollups; i++)
 	{
 		ExpireStep step = {set, &set->rollups[i], false};

@@ -157,6 +157,7 @@ rollup_set_load(const Stream *stream, MemoryContext context)
 
 	set->stream = stream;
 	set->context = context;
+	gone_reload();
 	SPI_connect();
 	rows = catalog_execute("SELECT rollup_id, name, time_zone, " PHASE_COLUMNS
 						   " FROM detect._rollup WHERE events_table = $1 ORDER BY rollup_id",
@@ -166,6 +167,28 @@ rollup_set_load(const Stream *stream, MemoryContext context)
 		set->nrollups += load_rollup(set, &set->rollups[set->nrollups], i);
 	SPI_finish();
 	return set;
+}
+
+/*
+ * Load one rollup, as the active snapshot sees it, into the current context;
+ * NULL when it has just been dropped.
+ */
+Rollup *
+rollup_load(const Stream *stream, int32 id)
+{
+	RollupSet set = {.stream = stream, .context = CurrentMemoryContext};
+	Rollup *rollup = palloc0(sizeof(Rollup));
+	Oid types[1] = {INT4OID};
+	Datum values[1] = {Int32GetDatum(id)};
+	bool found;
+
+	SPI_connect();
+	found = catalog_read("SELECT rollup_id, name, time_zone, " PHASE_COLUMNS
+						 " FROM detect._rollup WHERE rollup_id = $1",
+						 1, types, values) > 0 &&
+			load_rollup(&set, rollup, 0);
+	SPI_finish();
+	return found ? rollup : NULL;
 }
 
 /* Whether what is known of a set's rollups may have changed: only of those that
@@ -273,6 +296,8 @@ rollup_absorb(const Rollup *rollup, PartialPlan *plan, const PartialSource *sour
 
 	check_server_major(rollup);
 	rows = partial_run(rollup, plan, source, partial);
+	/* now that the partitions are locked */
+	gone_follow(rollup->stream);
 	merge_partial(rollup, partial);
 	tuplestore_end(partial);
 	return rows;

@@ -139,6 +139,7 @@ typedef struct PartialSource
 	int bucket_key; /* of the two that follow; NULL: no bound */
 	const Const *first_bucket;
 	const Const *last_bucket; /* buckets that are NULL lie before all others */
+	Snapshot snapshot;		  /* NULL: the transaction's newest */
 } PartialSource;
 
 /* What a rollup that is aside reads to catch up. */
@@ -167,6 +168,26 @@ typedef struct CoarserRollup
 	Interval *retention; /* NULL: for ever */
 	Query *query;
 } CoarserRollup;
+
+/* Buckets from first to last, both included: the values of their type, as they
+ * are stored. */
+typedef struct BucketRange
+{
+	int64 first;
+	int64 last;
+} BucketRange;
+
+/* Which groups of a rollup detect.verify_rollup compares. */
+typedef struct VerifyScope
+{
+	int bucket;			/* among the keys; -1: the rollup has none */
+	Oid bucket_type;	/* without domains */
+	bool has_wanted;	/* only these buckets are asked for */
+	BucketRange wanted; /* none: first is beyond last */
+	bool all_gone;		/* none can be verified */
+	bool timeless_gone; /* nor can buckets without a finite time */
+	List *gone;			/* nor these: of BucketRange, in order, apart */
+} VerifyScope;
 
 /* in rollup/aside.c */
 extern TimestampTz aside_retry_time(int failures);
@@ -206,6 +227,11 @@ extern double fill_estimate_events(const Stream *stream, TimestampTz from, Times
 /* in rollup/gone.c */
 extern List *gone_ranges(const Stream *stream);
 
+/* in rollup/gone_follow.c */
+extern void gone_follow(const Stream *stream);
+extern void gone_reload(void);
+extern void gone_forget_unused(void);
+
 /* in rollup/missed.c */
 extern void missed_write(const Rollup *rollup, Tuplestorestate *events);
 extern ErrorData *missed_read(const Rollup *rollup, MissedEvents *missed);
@@ -217,6 +243,7 @@ extern Stream *query_check(const Query *query);
 
 /* in rollup/shape.c */
 extern RollupShape *shape_create(const Query *query, Oid events_table);
+extern List *shape_results(const RollupShape *shape);
 extern List *shape_public_targets(const RollupShape *shape, Oid state_table, Node **having);
 
 /* in rollup/relations.c */
@@ -240,10 +267,13 @@ partial_query(const Rollup *rollup, const PartialSource *source, const char *bat
 
 /* in rollup/merge.c */
 extern MergePlan *merge_plan_create(MemoryContext context);
+extern void
+merge_check_state_table(const Rollup *rollup, const RollupShape *shape, TupleDesc tupdesc);
 extern int64 merge_partial(const Rollup *rollup, Tuplestorestate *partial);
 
 /* in rollup/rollup.c */
 extern const char *const rollup_phase_names[ROLLUP_PHASES];
+extern Rollup *rollup_load(const Stream *stream, int32 id);
 extern void rollup_set_refresh(RollupSet *set);
 extern bool rollup_is_aside(const Rollup *rollup);
 extern int64 rollup_absorb(const Rollup *rollup, PartialPlan *plan, const PartialSource *source);
@@ -258,6 +288,10 @@ extern bool rollup_set_repair(RollupSet *set);
 extern Node *
 retention_condition(const RollupShape *shape, const Stream *stream, TimestampTz kept_from);
 extern void retention_check(const RollupShape *shape, const Stream *stream);
+
+/* in rollup/verify_sql.c */
+extern char *verify_sql(const RollupShape *shape, const VerifyScope *scope, Relation state_table,
+						const char *recomputed_name);
 
 /* in rollup/state.c */
 extern bool state_is_safe(Oid deserial_function);

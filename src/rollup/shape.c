@@ -305,6 +305,32 @@ finalize_expression(Node *node, Finalization *finalization)
 	return expression_tree_mutator(node, finalize_expression, finalization);
 }
 
+/* Finalization for the states of a shape. */
+static Finalization
+make_finalization(const RollupShape *shape)
+{
+	Oid types[3] = {ANYELEMENTOID, REGPROCEDUREOID, ANYOID};
+	List *name = list_make2(makeString(DETECT_SCHEMA), makeString("_finalize"));
+	Finalization finalization = {shape, LookupFuncName(name, 3, types, false)};
+
+	return finalization;
+}
+
+/*
+ * The results of the aggregates, in the order of their states, over the state
+ * table as range table entry 1.
+ */
+List *
+shape_results(const RollupShape *shape)
+{
+	Finalization finalization = make_finalization(shape);
+	List *results = NIL;
+
+	for (int i = 0; i < shape->nstates; i++)
+		results = lappend(results, finalize_state(&finalization, i));
+	return results;
+}
+
 /*
  * The target list of the view that finalizes the states, with the names and
  * types of the user's query, over the state table as range table entry 1; and
@@ -313,9 +339,7 @@ finalize_expression(Node *node, Finalization *finalization)
 List *
 shape_public_targets(const RollupShape *shape, Oid state_table, Node **having)
 {
-	Oid types[3] = {ANYELEMENTOID, REGPROCEDUREOID, ANYOID};
-	List *name = list_make2(makeString(DETECT_SCHEMA), makeString("_finalize"));
-	Finalization finalization = {shape, LookupFuncName(name, 3, types, false)};
+	Finalization finalization = make_finalization(shape);
 	List *targets = NIL;
 	ListCell *cell;
 

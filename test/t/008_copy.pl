@@ -106,6 +106,7 @@ my $applied = $node->safe_psql('city', 'SELECT sum(applied_offset) FROM detect.s
 my $letters = $node->safe_psql('city', 'SELECT count(*) FROM detect.dead_letter');
 
 $node->safe_psql('city', "SELECT detect.create_rollup_view('camera_together', 'camera_per_minute', '{}')");
+$node->safe_psql('city', "INSERT INTO detect._gone VALUES ('detection', '-infinity', '2000-01-01')");
 $node->command_ok([ 'pg_dump', '-d', $node->connstr('city'), '-f', $dump ], 'pg_dump');
 $node->safe_psql('postgres', 'CREATE DATABASE restored');
 $node->safe_psql('postgres', 'ALTER DATABASE restored SET search_path = city, public');
@@ -121,6 +122,8 @@ is( $node->safe_psql('restored', q{
 	'stream and rollup are as they were');
 is( $node->safe_psql('restored', 'SELECT count(*) FROM detect.dead_letter'),
 	$letters, 'dead letters are there too');
+is( $node->safe_psql('restored', 'SELECT events_table, from_time FROM detect._gone'),
+	'detection|-infinity', 'what is gone is known');
 $node->safe_psql('restored', "SELECT detect.resume('camera')");
 ledger_is_exact($node, 'restored', $broker, 'what was restored, once it is resumed');
 create_camera($node, 'restored', $broker, name => 'gate', table => 'gate_detection', topic => 'camera');
@@ -155,6 +158,7 @@ is($standby->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE 
 	'0', 'no worker of ours runs on a standby');
 is( $standby->safe_psql('city', 'SELECT sum(detections) = (SELECT count(*) FROM detection) FROM camera_per_minute'),
 	't', 'rollups can be read there');
+is($standby->safe_psql('city', "SELECT * FROM detect.verify_rollup('camera_per_minute')"), '', 'and verified');
 $standby->safe_psql('city', 'TABLE detect.stream');
 
 produce(3000);
