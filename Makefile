@@ -148,6 +148,7 @@ OBJS = \
 	src/rollup/rollup.o \
 	src/rollup/shape.o \
 	src/rollup/state.o \
+	src/rollup/swap.o \
 	src/rollup/timed.o \
 	src/rollup/wait.o \
 	src/monitor/problem.o \

@@ -180,7 +180,9 @@ CREATE TABLE detect._problem (
 );
 
 -- A rollup's query is the view detect_query.<name>, its states are the table
--- detect_state.<name>, and its owner is that table's owner.
+-- detect_state.<name>, and its owner is that table's owner.  A new definition of
+-- a rollup is a row of its own, named _new_<rollup_id>, until it is complete and
+-- takes that rollup's place.
 CREATE TABLE detect._rollup (
 	rollup_id int PRIMARY KEY,
 	name text NOT NULL UNIQUE,
@@ -200,7 +202,8 @@ CREATE TABLE detect._rollup (
 	failed_event text,						-- without it the rollup would not have failed
 	events_lost bigint NOT NULL,			-- that it missed, and that were gone when it caught up
 	kept_from timestamptz,					-- older buckets are gone for good
-	expiring boolean NOT NULL				-- some of them may be left still
+	expiring boolean NOT NULL,				-- some of them may be left still
+	replaces int UNIQUE						-- the rollup whose new definition this is
 );
 
 -- Events that a rollup misses while it is aside.
@@ -437,10 +440,11 @@ CREATE FUNCTION detect.create_rollup(name text, query text, retention interval D
 COMMENT ON FUNCTION detect.create_rollup(text, text, interval, jsonb) IS
 	'makes a view of a GROUP BY over an events table that is kept up to date';
 
-CREATE FUNCTION detect.alter_rollup(rollup text, retention interval DEFAULT NULL, reset text[] DEFAULT NULL) RETURNS void
+CREATE FUNCTION detect.alter_rollup(
+	rollup text, query text DEFAULT NULL, retention interval DEFAULT NULL, reset text[] DEFAULT NULL) RETURNS void
 	AS 'MODULE_PATHNAME', 'detect_alter_rollup' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION detect.alter_rollup(text, interval, text[]) IS
-	'changes how long groups of a rollup are kept: what is omitted stays, what reset names becomes the default';
+COMMENT ON FUNCTION detect.alter_rollup(text, text, interval, text[]) IS
+	'another query of a rollup, built beside the old one until it is complete, and how long groups are kept: what is omitted stays, what reset names becomes the default';
 
 CREATE FUNCTION detect.drop_rollup(rollup text, if_exists boolean DEFAULT false) RETURNS void
 	AS 'MODULE_PATHNAME', 'detect_drop_rollup' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
@@ -647,11 +651,14 @@ CREATE VIEW detect.rollup WITH (security_barrier) AS
 		   r.view, r.time_zone, r.retention,
 		   pg_get_viewdef(to_regclass(
 			   format('detect_query.%I', r.name))::oid) AS query,
-		   r.created_at
+		   r.created_at,
+		   pg_get_viewdef(to_regclass(
+			   format('detect_query.%I', n.name))::oid) AS new_query
 	FROM detect._rollup r
 	LEFT JOIN detect._stream s USING (events_table)
-	WHERE detect._may_see(detect._stream_owner(r.name));
-COMMENT ON VIEW detect.rollup IS 'definitions of rollups';
+	LEFT JOIN detect._rollup n ON n.replaces = r.rollup_id
+	WHERE r.replaces IS NULL AND detect._may_see(detect._stream_owner(r.name));
+COMMENT ON VIEW detect.rollup IS 'definitions of rollups, and the new ones that are being built';
 
 CREATE FUNCTION detect._locators(
 	OUT locator text, OUT places bigint, OUT vertices bigint, OUT bytes bigint, OUT builds bigint,
@@ -793,14 +800,17 @@ COMMENT ON VIEW detect.stat_stream IS
 CREATE VIEW detect.stat_rollup WITH (security_barrier) AS
 	SELECT r.name AS rollup, s.name AS stream, r.state, r.filled_from, r.rows_filled,
 		   r.applied_until, r.error, r.failed_event, r.attempts, r.retry_at,
-		   m.events_missed, r.events_lost, r.kept_from
+		   m.events_missed, r.events_lost, r.kept_from,
+		   n.state AS new_state, n.filled_from AS new_filled_from, n.rows_filled AS new_rows_filled,
+		   n.error AS new_error, n.retry_at AS new_retry_at
 	FROM detect._rollup r
 	LEFT JOIN detect._stream s USING (events_table)
+	LEFT JOIN detect._rollup n ON n.replaces = r.rollup_id
 	CROSS JOIN LATERAL (
 		SELECT COALESCE(sum(events), 0)::int8 AS events_missed
 		FROM detect._missed WHERE rollup_id = r.rollup_id) m
-	WHERE detect._may_see(detect._stream_owner(r.name));
-COMMENT ON VIEW detect.stat_rollup IS 'how each rollup does';
+	WHERE r.replaces IS NULL AND detect._may_see(detect._stream_owner(r.name));
+COMMENT ON VIEW detect.stat_rollup IS 'how each rollup does, and the new definition of it that is being built';
 
 CREATE VIEW detect.stat_worker WITH (security_barrier) AS
 	SELECT s.name AS stream, d.duty, d.number, w.pid, w.state,
@@ -870,7 +880,7 @@ GRANT EXECUTE ON FUNCTION
 	detect.wait_for(text, interval), detect.retry_dead_letters(text, timestamptz, timestamptz, text),
 	detect.purge_dead_letters(text, timestamptz, timestamptz, text), detect.drop_rollup(text, boolean),
 	detect.wait_for_rollup(text, interval), detect.retry_rollup(text),
-	detect.alter_rollup(text, interval, text[]), detect.decode(bytea, text, jsonb, text)
+	detect.alter_rollup(text, text, interval, text[]), detect.decode(bytea, text, jsonb, text)
 	TO PUBLIC;
 -- Views call these as their reader; _slots leaves out what belongs to others.
 GRANT EXECUTE ON FUNCTION

@@ -119,13 +119,15 @@ aside_try_absorb(const Rollup *rollup, PartialPlan *plan, const PartialSource *s
 	return aside_try(absorb, &step, keep);
 }
 
-/* When a rollup that has failed so often is tried again. */
-static TimestampTz
-retry_time(int failures)
+/*
+ * When to try again what has failed so often.
+ */
+TimestampTz
+aside_retry_time(int failures, int64 max_ms)
 {
 	int64 delay_ms = (int64) detect_retry_interval_ms << Min(failures - 1, 22);
 
-	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Min(delay_ms, RETRY_MAX_MS));
+	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Min(delay_ms, max_ms));
 }
 
 /* Tell of a rollup's failure, unless it is the one that was told already. */
@@ -136,7 +138,9 @@ report_failure(const Rollup *rollup, const ErrorData *error, const char *event)
 		return;
 	ereport(WARNING,
 			(errcode(error->sqlerrcode),
-			 errmsg("rollup \"%s\" is set aside: %s", rollup->name, error->message),
+			 errmsg("%s \"%s\" is set aside: %s",
+					rollup->replaces ? "the new definition of rollup" : "rollup", rollup->name,
+					error->message),
 			 event ? errdetail_log("Without the event %s it would not have failed.", event) : 0,
 			 errhint("Remove the cause: it is tried again by itself, or at once with "
 					 "detect.retry_rollup.")));
@@ -156,7 +160,7 @@ aside_write(Rollup *rollup, const ErrorData *error, const char *event)
 
 	report_failure(rollup, error, event);
 	rollup->attempts++;
-	rollup->retry_at = retry_time(rollup->attempts);
+	rollup->retry_at = aside_retry_time(rollup->attempts, RETRY_MAX_MS);
 	rollup->phase = ROLLUP_FAILED;
 	rollup->aside_phase = phase;
 

@@ -106,6 +106,8 @@ read_phase(Rollup *rollup, uint64 row, int column)
 	rollup->retry_at = row_time(row, column + 3);
 	rollup->attempts = DatumGetInt32(row_datum(row, column + 4, &isnull));
 	rollup->kept_from = row_time(row, column + 5);
+	if (rollup->phase != ROLLUP_ACTIVE)
+		rollup->seen_from = InvalidTransactionId;
 }
 
 /*
@@ -122,17 +124,20 @@ rollup_is_aside(const Rollup *rollup)
 static bool
 load_rollup(RollupSet *set, Rollup *rollup, uint64 row)
 {
+	char *relation_name;
 	bool isnull;
 
 	rollup->stream = set->stream;
 	rollup->id = DatumGetInt32(row_datum(row, 1, &isnull));
+	relation_name = TextDatumGetCString(row_datum(row, 2, &isnull));
+	rollup->replaces = DatumGetInt32(row_datum(row, 3, &isnull));
 	rollup->name =
-		MemoryContextStrdup(set->context, TextDatumGetCString(row_datum(row, 2, &isnull)));
+		MemoryContextStrdup(set->context, TextDatumGetCString(row_datum(row, 4, &isnull)));
 	rollup->time_zone =
-		MemoryContextStrdup(set->context, TextDatumGetCString(row_datum(row, 3, &isnull)));
-	read_phase(rollup, row, 4);
-	rollup->query_view = rollup_query_view(rollup->name);
-	rollup->state_table = rollup_state_table(rollup->name);
+		MemoryContextStrdup(set->context, TextDatumGetCString(row_datum(row, 5, &isnull)));
+	read_phase(rollup, row, 6);
+	rollup->query_view = rollup_query_view(relation_name);
+	rollup->state_table = rollup_state_table(relation_name);
 	if (!OidIsValid(rollup->query_view) || !OidIsValid(rollup->state_table))
 		return false;
 	rollup->batch_plan = partial_plan_create(set->context);
@@ -156,9 +161,12 @@ rollup_set_load(const Stream *stream, MemoryContext context)
 	set->stream = stream;
 	set->context = context;
 	SPI_connect();
-	rows = catalog_execute("SELECT rollup_id, name, time_zone, " PHASE_COLUMNS
-						   " FROM detect._rollup WHERE events_table = $1 ORDER BY rollup_id",
-						   1, types, values, NULL);
+	rows = catalog_execute(
+		"SELECT rollup_id, name, COALESCE(replaces, 0), COALESCE((SELECT replaced.name "
+		"FROM detect._rollup replaced WHERE replaced.rollup_id = r.replaces), name), "
+		"time_zone, " PHASE_COLUMNS
+		" FROM detect._rollup r WHERE events_table = $1 ORDER BY rollup_id",
+		1, types, values, NULL);
 	set->rollups = MemoryContextAllocZero(context, (rows + 1) * sizeof(Rollup));
 	for (int i = 0; i < rows; i++)
 		set->nrollups += load_rollup(set, &set->rollups[set->nrollups], i);
@@ -167,13 +175,13 @@ rollup_set_load(const Stream *stream, MemoryContext context)
 }
 
 /* Whether what is known of a set's rollups may have changed: only of those that
- * are not active, unless it is said to be stale. */
+ * are not active or are to replace another, unless it is said to be stale. */
 static bool
 may_have_changed(const RollupSet *set)
 {
 	for (int i = 0; i < set->nrollups; i++)
 	{
-		if (set->rollups[i].phase != ROLLUP_ACTIVE)
+		if (set->rollups[i].phase != ROLLUP_ACTIVE || set->rollups[i].replaces != 0)
 			return true;
 	}
 	return set->is_stale;
@@ -211,7 +219,8 @@ rollup_set_refresh(RollupSet *set)
 }
 
 /*
- * When a rollup that has failed is to be tried again; DT_NOEND if none is.
+ * When a rollup that has failed, or could not replace another, is to be tried
+ * again; DT_NOEND if none is.
  */
 TimestampTz
 rollup_set_due(const RollupSet *set)
@@ -220,8 +229,11 @@ rollup_set_due(const RollupSet *set)
 
 	for (int i = 0; i < set->nrollups; i++)
 	{
-		if (set->rollups[i].phase == ROLLUP_FAILED)
-			due = Min(due, set->rollups[i].retry_at);
+		const Rollup *rollup = &set->rollups[i];
+
+		if (rollup->phase == ROLLUP_FAILED ||
+			(rollup->phase == ROLLUP_ACTIVE && rollup->replaces != 0))
+			due = Min(due, rollup->retry_at);
 	}
 	return due;
 }
