@@ -217,6 +217,19 @@ SELECT compare();
 DROP VIEW upon_states;
 SELECT detect.wait_for_rollup('passes');
 SELECT compare();
+-- it has all events, and fails while it waits: it catches up first
+CREATE VIEW upon_states AS SELECT count(*) FROM detect_state.passes;
+SELECT alter_to(replace(query, 'AS deviation', 'AS deviation, max(100 / (pass_id - 7050)) AS quotient')) FROM force;
+CALL regress.await($$ SELECT FROM detect.stat_rollup WHERE rollup = 'passes' AND new_state = 'active' AND new_error ~ 'depend' $$, 1);
+SELECT stage(7001, 7100);
+SELECT detect.wait_for('pass');
+SELECT * FROM building;
+SELECT n = (SELECT count(*) FROM pass WHERE speed > 5) AS complete FROM (SELECT sum(n) AS n FROM passes) s;
+DELETE FROM pass WHERE pass_id = 7050;
+SELECT detect.retry_rollup('passes');
+DROP VIEW upon_states;
+SELECT detect.wait_for_rollup('passes');
+SELECT compare();
 
 -- ---------------------------------------------------------------------
 -- A new query that fails; an old one that fails and is mended by a new one

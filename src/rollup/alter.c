@@ -26,7 +26,6 @@
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "rewrite/rewriteHandler.h"
-#include "stream.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -37,9 +36,9 @@
 enum
 {
 	ARG_ROLLUP,
-	ARG_NEW_QUERY,
-	ARG_KEPT,
-	ARG_RESETS,
+	ARG_QUERY,
+	ARG_RETENTION,
+	ARG_RESET,
 	ALTER_ROLLUP_ARGS
 };
 
@@ -92,12 +91,12 @@ read_arguments(FunctionCallInfo fcinfo, RollupChange *change)
 	if (PG_ARGISNULL(ARG_ROLLUP))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("rollup must not be null")));
-	if (!PG_ARGISNULL(ARG_NEW_QUERY))
-		change->query = text_to_cstring(PG_GETARG_TEXT_PP(ARG_NEW_QUERY));
-	if (!PG_ARGISNULL(ARG_KEPT))
-		change->retention = PG_GETARG_INTERVAL_P(ARG_KEPT);
-	if (!PG_ARGISNULL(ARG_RESETS))
-		read_reset(change, PG_GETARG_ARRAYTYPE_P(ARG_RESETS));
+	if (!PG_ARGISNULL(ARG_QUERY))
+		change->query = text_to_cstring(PG_GETARG_TEXT_PP(ARG_QUERY));
+	if (!PG_ARGISNULL(ARG_RETENTION))
+		change->retention = PG_GETARG_INTERVAL_P(ARG_RETENTION);
+	if (!PG_ARGISNULL(ARG_RESET))
+		read_reset(change, PG_GETARG_ARRAYTYPE_P(ARG_RESET));
 	if (change->query != NULL && change->resets_query)
 		both = "query";
 	else if (change->retention != NULL && change->resets_retention)
@@ -115,7 +114,7 @@ arguments_given(FunctionCallInfo fcinfo)
 	StringInfoData text;
 
 	initStringInfo(&text);
-	for (int arg = ARG_NEW_QUERY; arg < ALTER_ROLLUP_ARGS; arg++)
+	for (int arg = ARG_QUERY; arg < ALTER_ROLLUP_ARGS; arg++)
 	{
 		Oid output;
 		bool is_varlena;

@@ -158,6 +158,9 @@ aside_write(Rollup *rollup, const ErrorData *error, const char *event)
 	Datum values[6];
 	char nulls[6] = {' ', ' ', ' ', ' ', ' ', event ? ' ' : 'n'};
 
+	/* those of replacing another are over */
+	if (rollup->phase == ROLLUP_ACTIVE)
+		rollup->attempts = 0;
 	report_failure(rollup, error, event);
 	rollup->attempts++;
 	rollup->retry_at = aside_retry_time(rollup->attempts, RETRY_MAX_MS);
