@@ -158,6 +158,7 @@ OBJS = \
 	src/rollup/shape.o \
 	src/rollup/state.o \
 	src/rollup/state_merge.o \
+	src/rollup/swap.o \
 	src/rollup/timed.o \
 	src/rollup/verify.o \
 	src/rollup/verify_sql.o \

@@ -182,7 +182,9 @@ CREATE TABLE detect._problem (
 );
 
 -- A rollup's query is the view detect_query.<name>, its states are the table
--- detect_state.<name>, and its owner is that table's owner.
+-- detect_state.<name>, and its owner is that table's owner.  A new definition of
+-- a rollup is a row of its own, named _new_<rollup_id>, until it is complete and
+-- takes that rollup's place.
 CREATE TABLE detect._rollup (
 	rollup_id int PRIMARY KEY,
 	name text NOT NULL UNIQUE,
@@ -204,7 +206,8 @@ CREATE TABLE detect._rollup (
 	kept_from timestamptz,					-- older buckets are gone for good
 	expiring boolean NOT NULL,				-- some of them may be left still
 	server_major int,						-- of the PostgreSQL that serialized its states; NULL: none is
-	filling_since timestamptz				-- while filling
+	filling_since timestamptz,				-- while filling
+	replaces int UNIQUE						-- the rollup whose new definition this is
 );
 
 -- Events that a rollup misses while it is aside.
@@ -484,10 +487,11 @@ CREATE FUNCTION detect.create_rollup(name text, query text, retention interval D
 COMMENT ON FUNCTION detect.create_rollup(text, text, interval, jsonb) IS
 	'makes a view of a GROUP BY over an events table that is kept up to date';
 
-CREATE FUNCTION detect.alter_rollup(rollup text, retention interval DEFAULT NULL, reset text[] DEFAULT NULL) RETURNS void
+CREATE FUNCTION detect.alter_rollup(
+	rollup text, query text DEFAULT NULL, retention interval DEFAULT NULL, reset text[] DEFAULT NULL) RETURNS void
 	AS 'MODULE_PATHNAME', 'detect_alter_rollup' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION detect.alter_rollup(text, interval, text[]) IS
-	'changes how long groups of a rollup are kept: what is omitted stays, what reset names becomes the default';
+COMMENT ON FUNCTION detect.alter_rollup(text, text, interval, text[]) IS
+	'another query of a rollup, built beside the old one until it is complete, and how long groups are kept: what is omitted stays, what reset names becomes the default';
 
 CREATE FUNCTION detect.create_rollup_view(name text, rollup text, columns text[]) RETURNS void
 	AS 'MODULE_PATHNAME', 'detect_create_rollup_view' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -736,11 +740,14 @@ CREATE VIEW detect.rollup WITH (security_barrier) AS
 		   r.view, r.time_zone, r.retention,
 		   pg_get_viewdef(to_regclass(
 			   format('detect_query.%I', r.name))::oid) AS query,
-		   r.created_at
+		   r.created_at,
+		   pg_get_viewdef(to_regclass(
+			   format('detect_query.%I', n.name))::oid) AS new_query
 	FROM detect._rollup r
 	LEFT JOIN detect._stream s USING (events_table)
-	WHERE detect._may_see(detect._stream_owner(r.name));
-COMMENT ON VIEW detect.rollup IS 'definitions of rollups';
+	LEFT JOIN detect._rollup n ON n.replaces = r.rollup_id
+	WHERE r.replaces IS NULL AND detect._may_see(detect._stream_owner(r.name));
+COMMENT ON VIEW detect.rollup IS 'definitions of rollups, and the new ones that are being built';
 
 CREATE FUNCTION detect._locators(
 	OUT pid int, OUT stream_id int, OUT duty text, OUT locator text, OUT places bigint, OUT vertices bigint,
@@ -903,9 +910,12 @@ CREATE VIEW detect.stat_rollup WITH (security_barrier) AS
 				END AS remedy,
 		   r.failed_event, r.attempts, r.retry_at,
 		   m.events_missed, r.events_lost, r.kept_from,
-		   p.repairs, p.repair_from, p.repair_until, p.repair_error
+		   p.repairs, p.repair_from, p.repair_until, p.repair_error,
+		   n.state AS new_state, n.filled_from AS new_filled_from, n.rows_filled AS new_rows_filled,
+		   n.error AS new_error, n.retry_at AS new_retry_at
 	FROM detect._rollup r
 	LEFT JOIN detect._stream s USING (events_table)
+	LEFT JOIN detect._rollup n ON n.replaces = r.rollup_id
 	CROSS JOIN LATERAL (
 		SELECT CASE COALESCE(r.aside_state, r.state) WHEN 'new' THEN 0::float8 WHEN 'active' THEN 1::float8
 			   ELSE detect._share_filled(r.events_table, r.filled_from) END AS share_filled) h
@@ -921,8 +931,8 @@ CREATE VIEW detect.stat_rollup WITH (security_barrier) AS
 			   min(from_time) FILTER (WHERE retry_at = 'infinity') AS refused_from,
 			   (array_agg(error ORDER BY repair_id DESC) FILTER (WHERE error IS NOT NULL))[1] AS repair_error
 		FROM detect._repair WHERE rollup_id = r.rollup_id) p
-	WHERE detect._may_see(detect._stream_owner(r.name));
-COMMENT ON VIEW detect.stat_rollup IS 'how each rollup does';
+	WHERE r.replaces IS NULL AND detect._may_see(detect._stream_owner(r.name));
+COMMENT ON VIEW detect.stat_rollup IS 'how each rollup does, and the new definition of it that is being built';
 
 CREATE VIEW detect.stat_worker WITH (security_barrier) AS
 	SELECT s.name AS stream, d.duty, d.number, w.pid, w.state,
@@ -994,7 +1004,7 @@ GRANT EXECUTE ON FUNCTION
 	detect.purge_dead_letters(text, timestamptz, timestamptz, text), detect.drop_rollup(text, boolean),
 	detect.wait_for_rollup(text, interval), detect.retry_rollup(text),
 	detect.rebuild_rollup(text, timestamptz, timestamptz, boolean), detect.create_rollup_view(text, text, text[]), detect.verify_rollup(text, timestamptz, timestamptz),
-	detect.alter_rollup(text, interval, text[]), detect.decode(bytea, text, jsonb, text)
+	detect.alter_rollup(text, text, interval, text[]), detect.decode(bytea, text, jsonb, text)
 	TO PUBLIC;
 -- Views call these as their reader; _slots leaves out what belongs to others.
 GRANT EXECUTE ON FUNCTION

@@ -70,26 +70,67 @@ drop_left_behind(const char *schema, const char *name)
 	CommandCounterIncrement();
 }
 
-/* A rollup is met twice, with its query and with its states. */
+/* Record who has taken away a rollup, or its new definition: the row of that
+ * is named after the rollup's number. */
 static void
-forget_rollup(const char *name, const char *detail)
+record_rollup(const char *name, const char *detail)
 {
 	Oid types[1] = {TEXTOID};
 	Datum values[1] = {CStringGetTextDatum(name)};
-	bool found;
+
+	if (catalog_execute("SELECT o.name FROM detect._rollup r "
+						"LEFT JOIN detect._rollup o ON o.rollup_id = r.replaces WHERE r.name = $1",
+						1, types, values, NULL) > 0)
+	{
+		char *replaced = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+
+		if (replaced != NULL)
+			history_record("alter_rollup", replaced, psprintf("the new query went %s", detail));
+		else
+			history_record("drop_rollup", name, detail);
+	}
+}
+
+/* Forget a rollup and its new definition.  It is met twice, with its query and
+ * with its states.  The result is the names of what was forgotten. */
+static List *
+forget_rollup(const char *name, const char *detail)
+{
+	MemoryContext caller_context = CurrentMemoryContext;
+	Oid types[1] = {TEXTOID};
+	Datum values[1] = {CStringGetTextDatum(name)};
+	List *names = NIL;
 
 	SPI_connect();
-	found =
-		catalog_execute("SELECT FROM detect._rollup WHERE name = $1", 1, types, values, NULL) > 0;
-	if (found)
-		history_record("drop_rollup", name, detail);
-	catalog_execute(
-		"WITH gone AS (DELETE FROM detect._rollup WHERE name = $1 RETURNING rollup_id), "
-		"repairs AS (DELETE FROM detect._repair WHERE rollup_id IN (SELECT rollup_id FROM gone)) "
-		"DELETE FROM detect._missed WHERE rollup_id IN (SELECT rollup_id FROM gone)",
-		1, types, values, NULL);
+	record_rollup(name, detail);
+	catalog_execute("WITH gone AS (DELETE FROM detect._rollup WHERE name = $1 OR replaces = "
+					"(SELECT rollup_id FROM detect._rollup WHERE name = $1) "
+					"RETURNING rollup_id, name), "
+					"missed AS (DELETE FROM detect._missed WHERE rollup_id IN "
+					"(SELECT rollup_id FROM gone)), "
+					"repairs AS (DELETE FROM detect._repair WHERE rollup_id IN "
+					"(SELECT rollup_id FROM gone)) SELECT name FROM gone",
+					1, types, values, NULL);
+	MemoryContextSwitchTo(caller_context);
+	for (uint64 i = 0; i < SPI_processed; i++)
+		names = lappend(names, SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1));
 	SPI_finish();
 	gone_forget_unused();
+	return names;
+}
+
+/* Forget a rollup of which something was dropped, and drop what is left. */
+static void
+drop_rollup_left_behind(const char *name, const char *detail)
+{
+	ListCell *cell;
+
+	foreach(cell, lappend(forget_rollup(name, detail), pstrdup(name)))
+	{
+		drop_left_behind(DETECT_STATE_SCHEMA, lfirst(cell));
+		drop_left_behind(DETECT_QUERY_SCHEMA, lfirst(cell));
+	}
+	stream_changed();
 }
 
 /* Whether this DROP EXTENSION may take ours along, and may do so. */
@@ -176,12 +217,7 @@ detect_dropped(PG_FUNCTION_ARGS)
 			drop_left_behind(DETECT_STAGING_SCHEMA, name);
 		}
 		else if (!locator_forget(name, detail))
-		{
-			forget_rollup(name, detail);
-			drop_left_behind(DETECT_STATE_SCHEMA, name);
-			drop_left_behind(DETECT_QUERY_SCHEMA, name);
-			stream_changed();
-		}
+			drop_rollup_left_behind(name, detail);
 	}
 	PG_RETURN_NULL();
 }

@@ -281,30 +281,22 @@ definition_arguments(const Stream *stream, const char *fields)
 	return arguments;
 }
 
-/* One column of the row of a stream or rollup, as text. */
-static char *
-catalog_text(const char *sql, const char *name)
-{
-	Oid types[1] = {TEXTOID};
-	Datum values[1] = {CStringGetTextDatum(name)};
-	MemoryContext caller_context = CurrentMemoryContext;
-	char *text = NULL;
-
-	SPI_connect();
-	if (catalog_execute(sql, 1, types, values, NULL) > 0)
-	{
-		text = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
-		if (text)
-			text = MemoryContextStrdup(caller_context, text);
-	}
-	SPI_finish();
-	return text;
-}
-
+/* The fields of a stream, as they were given. */
 static char *
 fields_text(const Stream *stream)
 {
-	return catalog_text("SELECT fields FROM detect._stream WHERE name = $1", stream->name);
+	Oid types[1] = {INT4OID};
+	Datum values[1] = {Int32GetDatum(stream->id)};
+	MemoryContext caller_context = CurrentMemoryContext;
+	char *text;
+
+	SPI_connect();
+	catalog_execute("SELECT fields FROM detect._stream WHERE stream_id = $1", 1, types, values,
+					NULL);
+	text = MemoryContextStrdup(caller_context,
+							   SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1));
+	SPI_finish();
+	return text;
 }
 
 /*
@@ -364,22 +356,43 @@ stream_definition(const Stream *stream)
 	return sql.data;
 }
 
-/* The call that makes a rollup; NULL when there is none of this name. */
+/* A rollup, and the new definition of it that is being built. */
+#define ROLLUP_CALLS_SQL                                                                          \
+	"SELECT r.time_zone, CASE WHEN o.name IS NULL THEN 'create_rollup' ELSE 'alter_rollup' END, " \
+	"to_regclass(format('detect_query.%I', r.name))::oid, "                                       \
+	"CASE WHEN r.retention IS NOT NULL THEN format(E',\n    retention => %L', r.retention) "      \
+	"WHEN o.retention IS NOT NULL THEN format(E',\n    reset => %L', '{retention}') ELSE '' END " \
+	"FROM detect._rollup r LEFT JOIN detect._rollup o ON o.rollup_id = r.replaces "               \
+	"WHERE COALESCE(o.name, r.name) = $1 "                                                        \
+	"AND to_regclass(format('detect_query.%I', r.name)) IS NOT NULL ORDER BY o.name NULLS FIRST"
+
+/* The calls that make a rollup; NULL when there is none of this name. */
 static char *
 rollup_definition(const char *name)
 {
-	char *time_zone = catalog_text("SELECT time_zone FROM detect._rollup WHERE name = $1", name);
-	Oid view = get_relname_relid(name, get_namespace_oid(DETECT_QUERY_SCHEMA, false));
-	char *retention;
+	Oid types[1] = {TEXTOID};
+	Datum values[1] = {CStringGetTextDatum(name)};
+	StringInfoData calls;
+	SPITupleTable *rows;
+	int nrows;
 
-	if (time_zone == NULL || !OidIsValid(view))
-		return NULL;
-	retention =
-		catalog_text("SELECT quote_literal(retention) FROM detect._rollup WHERE name = $1", name);
-	return psprintf("SET TimeZone = %s;\nSELECT detect.create_rollup(%s, %s%s%s);",
-					quote_literal_cstr(time_zone), quote_literal_cstr(name),
-					sql_dollar_quoted(view_text(view)), retention ? ",\n    retention => " : "",
-					retention ? retention : "");
+	initStringInfo(&calls);
+	SPI_connect();
+	nrows = catalog_execute(ROLLUP_CALLS_SQL, 1, types, values, NULL);
+	rows = SPI_tuptable;
+	for (int i = 0; i < nrows; i++)
+	{
+		HeapTuple row = rows->vals[i];
+		bool isnull;
+		Oid view = DatumGetObjectId(SPI_getbinval(row, rows->tupdesc, 3, &isnull));
+
+		appendStringInfo(&calls, "%sSET TimeZone = %s;\nSELECT detect.%s(%s, %s%s);",
+						 i > 0 ? "\n" : "", quote_literal_cstr(SPI_getvalue(row, rows->tupdesc, 1)),
+						 SPI_getvalue(row, rows->tupdesc, 2), quote_literal_cstr(name),
+						 sql_dollar_quoted(view_text(view)), SPI_getvalue(row, rows->tupdesc, 4));
+	}
+	SPI_finish();
+	return nrows > 0 ? calls.data : NULL;
 }
 
 /*

@@ -1,7 +1,14 @@
 /*-------------------------------------------------------------------------
  *
  * alter.c
- *	  detect.alter_rollup: another retention.
+ *	  detect.alter_rollup: another query, another retention.
+ *
+ * A new query is not put in the place of the old one at once, because its
+ * states are not there yet.  It becomes a definition of its own, with states, a
+ * query and a row, under the name _new_<rollup_id>, which the applier fills as
+ * any new rollup while the old one is kept and read.  Once it is complete the
+ * applier lets it take the old one's place (swap.c).  Until then it can be
+ * altered again or abandoned, and goes with its rollup.
  *
  * A longer retention keeps what is still there: buckets that are gone stay
  * gone, so that none is there in part.
@@ -11,18 +18,47 @@
 #include "rollup/rollup.h"
 
 #include "access/table.h"
+#include "apply/dedup.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
+#include "compat.h"
 #include "fmgr.h"
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
 #include "rewrite/rewriteHandler.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/timestamp.h"
+
+/* The arguments of detect.alter_rollup. */
+enum
+{
+	ARG_ROLLUP,
+	ARG_QUERY,
+	ARG_RETENTION,
+	ARG_RESET,
+	ALTER_ROLLUP_ARGS
+};
+
+static const char *const argument_names[ALTER_ROLLUP_ARGS] = {"rollup", "query", "retention",
+															  "reset"};
+
+/* What is to be changed. */
+typedef struct RollupChange
+{
+	char *query;		 /* NULL: not given */
+	Interval *retention; /* NULL: not given */
+	bool resets_query;
+	bool resets_retention;
+} RollupChange;
 
 PG_FUNCTION_INFO_V1(detect_alter_rollup);
 
-/* Whether reset names retention; it can name nothing else. */
-static bool
-resets_retention(ArrayType *reset)
+/* Read which arguments are to become their defaults. */
+static void
+read_reset(RollupChange *change, ArrayType *reset)
 {
 	Datum *names;
 	bool *nulls;
@@ -31,16 +67,200 @@ resets_retention(ArrayType *reset)
 	deconstruct_array(reset, TEXTOID, -1, false, TYPALIGN_INT, &names, &nulls, &n);
 	for (int i = 0; i < n; i++)
 	{
-		if (nulls[i] || strcmp(TextDatumGetCString(names[i]), "retention") != 0)
-			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-							errmsg("\"%s\" of a rollup cannot be reset",
-								   nulls[i] ? "NULL" : TextDatumGetCString(names[i])),
-							errhint("What can be reset is retention.")));
+		const char *name = nulls[i] ? "NULL" : TextDatumGetCString(names[i]);
+
+		if (strcmp(name, "query") == 0)
+			change->resets_query = true;
+		else if (strcmp(name, "retention") == 0)
+			change->resets_retention = true;
+		else
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("\"%s\" of a rollup cannot be reset", name),
+					 errhint("What can be reset is retention, and query while a new one is being "
+							 "built.")));
 	}
-	return n > 0;
 }
 
-/* Raise an error unless the groups of the rollup have an age. */
+/* Read the arguments of a call. */
+static void
+read_arguments(FunctionCallInfo fcinfo, RollupChange *change)
+{
+	const char *both = NULL;
+
+	if (PG_ARGISNULL(ARG_ROLLUP))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("rollup must not be null")));
+	if (!PG_ARGISNULL(ARG_QUERY))
+		change->query = text_to_cstring(PG_GETARG_TEXT_PP(ARG_QUERY));
+	if (!PG_ARGISNULL(ARG_RETENTION))
+		change->retention = PG_GETARG_INTERVAL_P(ARG_RETENTION);
+	if (!PG_ARGISNULL(ARG_RESET))
+		read_reset(change, PG_GETARG_ARRAYTYPE_P(ARG_RESET));
+	if (change->query != NULL && change->resets_query)
+		both = "query";
+	else if (change->retention != NULL && change->resets_retention)
+		both = "retention";
+	if (both != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("%s is both given and reset", both), errhint("Leave one of them out.")));
+}
+
+/* The arguments of a call as SQL, which the history keeps; empty: there are none. */
+static char *
+arguments_given(FunctionCallInfo fcinfo)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	for (int arg = ARG_QUERY; arg < ALTER_ROLLUP_ARGS; arg++)
+	{
+		Oid output;
+		bool is_varlena;
+
+		if (PG_ARGISNULL(arg))
+			continue;
+		getTypeOutputInfo(get_fn_expr_argtype(fcinfo->flinfo, arg), &output, &is_varlena);
+		appendStringInfo(&text, "%s%s => %s", text.len > 0 ? ", " : "", argument_names[arg],
+						 quote_literal_cstr(OidOutputFunctionCall(output, PG_GETARG_DATUM(arg))));
+	}
+	return text.data;
+}
+
+/*
+ * Find a rollup that the caller owns, and its stream, with no batch open and
+ * none begun until we commit.  The result is NULL when it has no stream.
+ */
+static Stream *
+lock_rollup(const char *name, RollupRow *rollup)
+{
+	Stream *stream;
+
+	definition_get(name, rollup);
+	stream = stream_load_by_events_table(rollup->events_table);
+	if (stream == NULL)
+		return NULL;
+	stream_lock(stream->id, AccessExclusiveLock);
+	/* as it is now: a new definition may have taken its place */
+	definition_get(name, rollup);
+	return stream_load_by_events_table(rollup->events_table);
+}
+
+/* Raise an error unless a rollup has a stream. */
+static void
+require_stream(const char *name, const Stream *stream)
+{
+	if (stream == NULL)
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("rollup \"%s\" has no stream any more", name),
+						errhint("Create a stream for its events table first.")));
+}
+
+/* ---------------------------------------------------------------------
+ * Another query
+ * ---------------------------------------------------------------------
+ */
+
+/* From when on a table has partitions, and so may have events; false when that
+ * cannot be told. */
+static bool
+find_oldest_partition(const Stream *stream, TimestampTz *oldest)
+{
+	ListCell *cell;
+
+	*oldest = DT_NOEND;
+	if (stream->event_time == NULL || !partition_is_by_event_time(stream))
+		return false;
+	foreach(cell, find_inheritance_children(stream->events_table, NoLock))
+	{
+		TimestampTz from;
+		TimestampTz until;
+
+		if (!partition_bounds(lfirst_oid(cell), &from, &until))
+			return false;
+		*oldest = Min(*oldest, from);
+	}
+	return !TIMESTAMP_NOT_FINITE(*oldest);
+}
+
+/* Tell that groups of a rollup will go because their events have gone. */
+static void
+tell_lost_groups(const char *name, const RollupRow *row, const Stream *stream)
+{
+	Rollup rollup = {.stream = stream, .name = unconstify(char *, name)};
+	TimestampTz oldest;
+
+	rollup.time_zone = row->time_zone;
+	rollup.query_view = rollup_query_view(name);
+	rollup.state_table = rollup_state_table(name);
+	if (find_oldest_partition(stream, &oldest) && retention_has_older(&rollup, oldest))
+		ereport(NOTICE,
+				(errmsg("groups of rollup \"%s\" from before %s go when the new query takes over",
+						name, timestamptz_to_str(oldest)),
+				 errdetail("Their events are not there any more.")));
+}
+
+/* Raise an error unless the caller may replace the query behind the view. */
+static void
+check_public_view(const char *name, Oid view)
+{
+	if (get_rel_name(view) == NULL)
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
+						errmsg("the view of rollup \"%s\" does not exist any more", name),
+						errhint("Drop the rollup with detect.drop_rollup and create it again.")));
+	if (!compat_owns_relation(view, GetUserId()))
+		aclcheck_error(ACLCHECK_NOT_OWNER, OBJECT_VIEW, get_rel_name(view));
+}
+
+/* Begin to build another definition of a rollup, in the place of one that is
+ * being built. */
+static void
+build_query(const char *name, const RollupRow *rollup, const Stream *stream,
+			const RollupChange *change)
+{
+	const Interval *retention = change->retention;
+	Query *query;
+	Stream *source;
+
+	require_stream(name, stream);
+	stream_check_owner(stream);
+	check_public_view(name, rollup->public_view);
+	query = definition_parse_query(change->query);
+	source = query_check(query);
+	if (source->id != stream->id)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the new query of rollup \"%s\" reads events of another stream", name),
+				 errdetail("It reads those of stream \"%s\", not of \"%s\".", source->name,
+						   stream->name),
+				 errhint("Create another rollup for them.")));
+	if (retention == NULL && !change->resets_retention)
+		retention = rollup->retention;
+	definition_drop_new(rollup);
+	(void) definition_make(definition_new_name(rollup->id), query, stream, retention, rollup);
+	tell_lost_groups(name, rollup, stream);
+}
+
+/* Keep the old query after all. */
+static void
+abandon_query(const char *name, RollupRow *rollup)
+{
+	if (rollup->new_id == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("no new query of rollup \"%s\" is being built", name),
+				 errhint("One that has taken over is changed back with detect.alter_rollup.")));
+	definition_drop_new(rollup);
+	rollup->new_id = 0;
+}
+
+/* ---------------------------------------------------------------------
+ * Another retention
+ * ---------------------------------------------------------------------
+ */
+
+/* Raise an error unless the groups of a query have an age. */
 static void
 check_age(const char *name, const Stream *stream)
 {
@@ -51,67 +271,57 @@ check_age(const char *name, const Stream *stream)
 	table_close(view, NoLock);
 }
 
-/* Write another retention of a rollup; NULL keeps groups for ever. */
+/* Change the retention of a rollup, and of its new definition; NULL keeps
+ * groups for ever. */
 static void
-write_retention(const RollupRow *rollup, const Interval *retention)
+change_retention(const char *name, const RollupRow *rollup, const Stream *stream,
+				 const Interval *retention)
 {
 	Oid types[2] = {INT4OID, INTERVALOID};
 	Datum values[2];
 
+	definition_check_retention(retention);
+	if (retention != NULL)
+	{
+		require_stream(name, stream);
+		check_age(name, stream);
+		if (rollup->new_id != 0)
+			check_age(definition_new_name(rollup->id), stream);
+	}
 	values[0] = Int32GetDatum(rollup->id);
 	values[1] = IntervalPGetDatum(retention);
 	SPI_connect();
-	catalog_execute("UPDATE detect._rollup SET retention = $2 WHERE rollup_id = $1", 2, types,
-					values, retention ? NULL : " n");
+	catalog_execute("UPDATE detect._rollup SET retention = $2 WHERE $1 IN (rollup_id, replaces)", 2,
+					types, values, retention ? NULL : " n");
 	SPI_finish();
 }
 
-/* What the history says of a change. */
-static char *
-describe_retention(const Interval *retention)
-{
-	if (retention == NULL)
-		return "retention for ever";
-	return psprintf("retention %s", DatumGetCString(DirectFunctionCall1(
-										interval_out, IntervalPGetDatum(retention))));
-}
-
 /*
- * SQL: detect.alter_rollup(rollup, retention, reset).
+ * SQL: detect.alter_rollup(rollup, query, retention, reset).
  */
 Datum
 detect_alter_rollup(PG_FUNCTION_ARGS)
 {
-	Interval *retention = PG_ARGISNULL(1) ? NULL : PG_GETARG_INTERVAL_P(1);
-	bool reset = !PG_ARGISNULL(2) && resets_retention(PG_GETARG_ARRAYTYPE_P(2));
+	RollupChange change = {0};
 	RollupRow rollup;
 	Stream *stream;
 	char *name;
+	char *detail;
 
-	if (PG_ARGISNULL(0))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("rollup must not be null")));
-	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	definition_get(name, &rollup);
-	if (retention != NULL && reset)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("retention is both given and reset"), errhint("Leave one of them out.")));
-	definition_check_retention(retention);
-	stream = stream_load_by_events_table(rollup.events_table);
-	if (retention != NULL)
-	{
-		if (stream == NULL)
-			ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-							errmsg("rollup \"%s\" has no stream any more", name),
-							errhint("Create a stream for its events table first.")));
-		check_age(name, stream);
-	}
-	if (retention != NULL || reset)
-	{
-		write_retention(&rollup, retention);
-		history_record("alter_rollup", name, describe_retention(retention));
-	}
+	read_arguments(fcinfo, &change);
+	name = text_to_cstring(PG_GETARG_TEXT_PP(ARG_ROLLUP));
+	stream = lock_rollup(name, &rollup);
+
+	if (change.resets_query)
+		abandon_query(name, &rollup);
+	if (change.query != NULL)
+		build_query(name, &rollup, stream, &change);
+	else if (change.retention != NULL || change.resets_retention)
+		change_retention(name, &rollup, stream, change.retention);
+
+	detail = arguments_given(fcinfo);
+	if (detail[0] != '\0')
+		history_record("alter_rollup", name, detail);
 	definition_changed(stream);
 	PG_RETURN_VOID();
 }

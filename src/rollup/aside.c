@@ -32,9 +32,6 @@
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
 
-/* The longest wait before a rollup that failed is tried again. */
-#define RETRY_MAX_MS (60 * 60 * 1000)
-
 /* What a guarded step absorbs. */
 typedef struct AbsorbStep
 {
@@ -120,14 +117,14 @@ aside_try_absorb(const Rollup *rollup, PartialPlan *plan, const PartialSource *s
 }
 
 /*
- * When what has failed so often is tried again.
+ * When to try again what has failed so often.
  */
 TimestampTz
-aside_retry_time(int failures)
+aside_retry_time(int failures, int64 max_ms)
 {
 	int64 delay_ms = (int64) detect_retry_interval_ms << Min(failures - 1, 22);
 
-	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Min(delay_ms, RETRY_MAX_MS));
+	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Min(delay_ms, max_ms));
 }
 
 /* Tell of a rollup's failure, unless it is the one that was told already. */
@@ -138,7 +135,9 @@ report_failure(const Rollup *rollup, const ErrorData *error, const char *event)
 		return;
 	ereport(WARNING,
 			(errcode(error->sqlerrcode),
-			 errmsg("rollup \"%s\" is set aside: %s", rollup->name, error->message),
+			 errmsg("%s \"%s\" is set aside: %s",
+					rollup->replaces ? "the new definition of rollup" : "rollup", rollup->name,
+					error->message),
 			 event ? errdetail_log("Without the event %s it would not have failed.", event) : 0,
 			 errhint("%s", error->hint ? error->hint
 									   : "Remove the cause: it is tried again by itself, or at "
@@ -157,9 +156,12 @@ aside_write(Rollup *rollup, const ErrorData *error, const char *event)
 	Datum values[6];
 	char nulls[6] = {' ', ' ', ' ', ' ', ' ', event ? ' ' : 'n'};
 
+	/* those of replacing another are over */
+	if (rollup->phase == ROLLUP_ACTIVE)
+		rollup->attempts = 0;
 	report_failure(rollup, error, event);
 	rollup->attempts++;
-	rollup->retry_at = aside_retry_time(rollup->attempts);
+	rollup->retry_at = aside_retry_time(rollup->attempts, ROLLUP_RETRY_MAX_MS);
 	rollup->phase = ROLLUP_FAILED;
 	rollup->aside_phase = phase;
 

@@ -39,14 +39,16 @@
 #include "utils/timestamp.h"
 
 /* Columns of detect._rollup. */
-#define ROLLUP_COLUMNS 21
+#define ROLLUP_COLUMNS 22
 
 PG_FUNCTION_INFO_V1(detect_create_rollup);
 PG_FUNCTION_INFO_V1(detect_drop_rollup);
 
-/* Parse and analyze the query of a rollup as the caller. */
-static Query *
-parse_query(char *text)
+/*
+ * Parse and analyze the query of a rollup as the caller.
+ */
+Query *
+definition_parse_query(char *text)
 {
 	SqlText sql = {.what = "query of the rollup", .text = text};
 	ErrorContextCallback callback = {error_context_stack, sql_text_error, &sql};
@@ -89,16 +91,15 @@ has_serialized_states(const RollupShape *shape)
 	return false;
 }
 
-/* Write the row of a new rollup; the result is its number. */
-static int32
+/* Write the row of a new rollup. */
+static void
 insert_rollup(const char *name, const RollupShape *shape, const Stream *stream, Oid view,
-			  const Interval *retention)
+			  const Interval *retention, const RollupRow *replaced)
 {
 	Datum values[ROLLUP_COLUMNS] = {0};
 	bool nulls[ROLLUP_COLUMNS] = {false};
-	int32 id = (int32) catalog_next_id("_id");
 
-	values[0] = Int32GetDatum(id);
+	values[0] = Int32GetDatum((int32) catalog_next_id("_id"));
 	values[1] = CStringGetTextDatum(name);
 	values[2] = ObjectIdGetDatum(stream->events_table);
 	values[3] = ObjectIdGetDatum(view);
@@ -124,8 +125,9 @@ insert_rollup(const char *name, const RollupShape *shape, const Stream *stream, 
 	values[19] = Int32GetDatum(COMPAT_SERVER_MAJOR);
 	nulls[19] = !has_serialized_states(shape);
 	nulls[20] = true; /* filling_since */
+	values[21] = Int32GetDatum(replaced ? replaced->id : 0);
+	nulls[21] = replaced == NULL;
 	catalog_insert("_rollup", values, nulls);
-	return id;
 }
 
 /*
@@ -155,9 +157,13 @@ definition_check_retention(const Interval *retention)
 						errhint("Leave it out to keep groups for ever.")));
 }
 
-/* Make the relations and the row of a rollup; its query has been checked. */
-static RollupShape *
-make_rollup(const char *name, Query *query, const Stream *stream, const Interval *retention)
+/*
+ * Make the relations and the row of a rollup, or of the new definition of one
+ * that it is to replace; its query has been checked.
+ */
+RollupShape *
+definition_make(const char *name, Query *query, const Stream *stream, const Interval *retention,
+				const RollupRow *replaced)
 {
 	RollupShape *shape;
 	Oid query_view;
@@ -166,20 +172,24 @@ make_rollup(const char *name, Query *query, const Stream *stream, const Interval
 	ObjectAddress state_address;
 	ObjectAddress query_address;
 
-	definition_check_name("rollup", name);
+	if (replaced == NULL)
+		definition_check_name("rollup", name);
 	definition_check_retention(retention);
 	shape = shape_create(query, stream->events_table);
+	if (replaced != NULL)
+		relation_check_public_view(replaced->public_view, shape);
 	if (retention != NULL)
 		retention_check(shape, stream);
 	state_table = relation_create_state_table(name, shape, stream->owner);
 	query_view = query_view_create(name, query, stream->owner);
-	public_view = relation_create_public_view(name, shape, state_table);
+	public_view =
+		replaced ? replaced->public_view : relation_create_public_view(name, shape, state_table);
 
 	/* What takes the query away takes the states along. */
 	ObjectAddressSet(state_address, RelationRelationId, state_table);
 	ObjectAddressSet(query_address, RelationRelationId, query_view);
 	recordDependencyOn(&state_address, &query_address, DEPENDENCY_AUTO);
-	insert_rollup(name, shape, stream, public_view, retention);
+	insert_rollup(name, shape, stream, public_view, retention, replaced);
 	CommandCounterIncrement();
 	return shape;
 }
@@ -200,14 +210,14 @@ detect_create_rollup(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 						errmsg("name and query of a rollup must not be null")));
-	query = parse_query(text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	query = definition_parse_query(text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	stream = query_check(query);
 	stream_check_owner(stream);
 	/* Whoever drops or alters the stream waits for us, its workers do not. */
 	stream_lock(stream->id, AccessShareLock);
 	stream = stream_load(stream->name, false);
 
-	shape = make_rollup(text_to_cstring(PG_GETARG_TEXT_PP(0)), query, stream, retention);
+	shape = definition_make(text_to_cstring(PG_GETARG_TEXT_PP(0)), query, stream, retention, NULL);
 	if (!PG_ARGISNULL(3))
 		coarser = coarser_list(PG_GETARG_JSONB_P(3), shape, stream);
 	foreach(cell, coarser)
@@ -215,12 +225,41 @@ detect_create_rollup(PG_FUNCTION_ARGS)
 		CoarserRollup *rollup = lfirst(cell);
 
 		(void) query_check(rollup->query);
-		(void) make_rollup(rollup->name, rollup->query, stream, rollup->retention);
+		(void) definition_make(rollup->name, rollup->query, stream, rollup->retention, NULL);
 	}
 	history_record("create_rollup", text_to_cstring(PG_GETARG_TEXT_PP(0)),
 				   text_to_cstring(PG_GETARG_TEXT_PP(1)));
 	definition_changed(stream);
 	PG_RETURN_VOID();
+}
+
+/* Fill in what SPI has read. */
+static void
+read_row(RollupRow *rollup)
+{
+	HeapTuple tuple = SPI_tuptable->vals[0];
+	TupleDesc tupdesc = SPI_tuptable->tupdesc;
+	bool isnull;
+	Datum retention;
+
+	rollup->id = DatumGetInt32(SPI_getbinval(tuple, tupdesc, 1, &isnull));
+	rollup->events_table = DatumGetObjectId(SPI_getbinval(tuple, tupdesc, 2, &isnull));
+	rollup->public_view = DatumGetObjectId(SPI_getbinval(tuple, tupdesc, 3, &isnull));
+	rollup->time_zone = TextDatumGetCString(SPI_getbinval(tuple, tupdesc, 4, &isnull));
+	rollup->kept_from = DatumGetTimestampTz(SPI_getbinval(tuple, tupdesc, 6, &isnull));
+	if (isnull)
+		rollup->kept_from = 0;
+	rollup->is_foreign =
+		DatumGetInt32(SPI_getbinval(tuple, tupdesc, 7, &isnull)) != COMPAT_SERVER_MAJOR;
+	rollup->is_foreign &= !isnull;
+	rollup->new_id = DatumGetInt32(SPI_getbinval(tuple, tupdesc, 8, &isnull));
+	rollup->retention = NULL;
+	retention = SPI_getbinval(tuple, tupdesc, 5, &isnull);
+	if (!isnull)
+	{
+		rollup->retention = palloc(sizeof(Interval));
+		*rollup->retention = *DatumGetIntervalP(retention);
+	}
 }
 
 /*
@@ -233,27 +272,21 @@ definition_find(const char *name, RollupRow *rollup)
 	Oid types[1] = {TEXTOID};
 	Datum values[1] = {CStringGetTextDatum(name)};
 	bool found;
-	bool isnull;
 
 	SPI_connect();
-	found = catalog_execute("SELECT rollup_id, events_table::oid, view::oid, time_zone, "
-							"kept_from, server_major FROM detect._rollup WHERE name = $1",
-							1, types, values, NULL) > 0;
+	found =
+		catalog_execute(
+			"SELECT rollup_id, events_table::oid, view::oid, time_zone, retention, kept_from, "
+			"server_major, "
+			"COALESCE((SELECT n.rollup_id FROM detect._rollup n WHERE n.replaces = r.rollup_id), 0) "
+			"FROM detect._rollup r WHERE name = $1 AND replaces IS NULL",
+			1, types, values, NULL) > 0;
 	if (found)
 	{
-		HeapTuple tuple = SPI_tuptable->vals[0];
-		TupleDesc tupdesc = SPI_tuptable->tupdesc;
-		Datum kept_from = SPI_getbinval(tuple, tupdesc, 5, &isnull);
+		MemoryContext spi_context = MemoryContextSwitchTo(context);
 
-		rollup->kept_from = isnull ? 0 : DatumGetTimestampTz(kept_from);
-		rollup->is_foreign =
-			DatumGetInt32(SPI_getbinval(tuple, tupdesc, 6, &isnull)) != COMPAT_SERVER_MAJOR &&
-			!isnull;
-		rollup->time_zone = MemoryContextStrdup(context, SPI_getvalue(tuple, tupdesc, 4));
-
-		rollup->id = DatumGetInt32(SPI_getbinval(tuple, tupdesc, 1, &isnull));
-		rollup->events_table = DatumGetObjectId(SPI_getbinval(tuple, tupdesc, 2, &isnull));
-		rollup->public_view = DatumGetObjectId(SPI_getbinval(tuple, tupdesc, 3, &isnull));
+		read_row(rollup);
+		MemoryContextSwitchTo(spi_context);
 	}
 	SPI_finish();
 	return found;
@@ -283,26 +316,65 @@ definition_get(const char *name, RollupRow *rollup)
 	check_owner(name);
 }
 
-/* Drop the relations of a rollup, unless other objects depend on them: the
- * view first, because it is what users build upon. */
+/* Drop a relation if it is there, unless other objects depend on it. */
 static void
-drop_relations(const char *name, const RollupRow *rollup)
+drop_relation(Oid relation)
 {
-	Oid relations[3];
+	ObjectAddress object;
 
-	relations[0] = rollup->public_view;
-	relations[1] = rollup_state_table(name);
-	relations[2] = rollup_query_view(name);
-	for (int i = 0; i < lengthof(relations); i++)
-	{
-		ObjectAddress object;
+	if (!OidIsValid(relation) || get_rel_name(relation) == NULL)
+		return;
+	ObjectAddressSet(object, RelationRelationId, relation);
+	performDeletion(&object, DROP_RESTRICT, 0);
+	CommandCounterIncrement();
+}
 
-		if (!OidIsValid(relations[i]) || get_rel_name(relations[i]) == NULL)
-			continue;
-		ObjectAddressSet(object, RelationRelationId, relations[i]);
-		performDeletion(&object, DROP_RESTRICT, 0);
-		CommandCounterIncrement();
-	}
+/*
+ * Drop detect_state.<name> and detect_query.<name>, unless other objects depend
+ * on them.
+ */
+void
+definition_drop_relations(const char *name)
+{
+	drop_relation(rollup_state_table(name));
+	drop_relation(rollup_query_view(name));
+}
+
+/* Delete what our own tables know of a rollup. */
+static void
+forget_rollup(int32 id)
+{
+	Oid types[1] = {INT4OID};
+	Datum values[1] = {Int32GetDatum(id)};
+
+	SPI_connect();
+	catalog_execute("DELETE FROM detect._missed WHERE rollup_id = $1", 1, types, values, NULL);
+	catalog_execute("DELETE FROM detect._repair WHERE rollup_id = $1", 1, types, values, NULL);
+	catalog_execute("DELETE FROM detect._rollup WHERE rollup_id = $1", 1, types, values, NULL);
+	SPI_finish();
+	gone_forget_unused();
+}
+
+/*
+ * The name under which the new definition of a rollup is kept.
+ */
+char *
+definition_new_name(int32 id)
+{
+	return psprintf("_new_%d", id);
+}
+
+/*
+ * Drop the new definition of a rollup, if there is one.  The caller has the
+ * stream's lock exclusively.
+ */
+void
+definition_drop_new(const RollupRow *rollup)
+{
+	if (rollup->new_id == 0)
+		return;
+	definition_drop_relations(definition_new_name(rollup->id));
+	forget_rollup(rollup->new_id);
 }
 
 /*
@@ -314,8 +386,6 @@ detect_drop_rollup(PG_FUNCTION_ARGS)
 	char *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	bool if_exists = PG_GETARG_BOOL(1);
 	RollupRow rollup;
-	Oid types[1] = {INT4OID};
-	Datum values[1];
 	bool found = definition_find(name, &rollup);
 	Stream *stream = NULL;
 
@@ -338,14 +408,11 @@ detect_drop_rollup(PG_FUNCTION_ARGS)
 	}
 
 	history_record("drop_rollup", name, NULL);
-	drop_relations(name, &rollup);
-	values[0] = Int32GetDatum(rollup.id);
-	SPI_connect();
-	catalog_execute("DELETE FROM detect._missed WHERE rollup_id = $1", 1, types, values, NULL);
-	catalog_execute("DELETE FROM detect._repair WHERE rollup_id = $1", 1, types, values, NULL);
-	catalog_execute("DELETE FROM detect._rollup WHERE rollup_id = $1", 1, types, values, NULL);
-	SPI_finish();
-	gone_forget_unused();
+	definition_drop_new(&rollup);
+	/* first the view, because it is what users build upon */
+	drop_relation(rollup.public_view);
+	definition_drop_relations(name);
+	forget_rollup(rollup.id);
 	definition_changed(stream);
 	PG_RETURN_VOID();
 }

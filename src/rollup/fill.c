@@ -229,13 +229,18 @@ fill_step(void *arg)
 	write_progress(rollup, !source.has_from, source.from, rows);
 }
 
-/* One step of a rollup that is not active: catch up, or fill. */
+/* One step of a rollup: catch up, fill, or, once it is active, replace another. */
 static void
 tend_rollup(Rollup *rollup)
 {
 	Rollup filled = *rollup;
 	ErrorData *error;
 
+	if (rollup->phase == ROLLUP_ACTIVE)
+	{
+		swap_try(rollup);
+		return;
+	}
 	if (rollup_is_aside(rollup) && aside_catch_up(rollup))
 		return;
 	filled.phase = rollup->aside_phase;
@@ -250,7 +255,9 @@ is_due(const Rollup *rollup)
 {
 	if (rollup->phase == ROLLUP_FAILED)
 		return rollup->retry_at <= GetCurrentTimestamp();
-	return rollup->phase != ROLLUP_ACTIVE;
+	if (rollup->phase == ROLLUP_ACTIVE)
+		return rollup->replaces != 0 && rollup->retry_at <= GetCurrentTimestamp();
+	return true;
 }
 
 /*

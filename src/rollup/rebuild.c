@@ -39,7 +39,7 @@ detect_retry_rollup(PG_FUNCTION_ARGS)
 	SPI_connect();
 	catalog_execute(
 		"UPDATE detect._rollup SET state = 'behind', error = NULL, failed_event = NULL, "
-		"retry_at = NULL, attempts = 0 WHERE rollup_id = $1 AND state = 'failed'",
+		"retry_at = NULL, attempts = 0 WHERE $1 IN (rollup_id, replaces) AND state = 'failed'",
 		1, types, values, NULL);
 	catalog_execute("UPDATE detect._repair SET error = NULL, retry_at = '-infinity', attempts = 0 "
 					"WHERE rollup_id = $1 AND retry_at < 'infinity'",

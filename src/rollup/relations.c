@@ -8,7 +8,8 @@
  * superuser.  Only names, types and constants are at work there: no
  * expression of the user is evaluated, and the table belongs to the stream's
  * owner from the start.  The view is stored as a tree of nodes, not as text,
- * so that no search_path can give its names another meaning.
+ * so that no search_path can give its names another meaning.  A view that gets
+ * another query follows the rules of CREATE OR REPLACE VIEW.
  *
  *-------------------------------------------------------------------------
  */
@@ -21,6 +22,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/toasting.h"
 #include "commands/comment.h"
+#include "commands/defrem.h"
 #include "commands/tablecmds.h"
 #include "commands/view.h"
 #include "compat.h"
@@ -32,11 +34,17 @@
 #include "parser/parsetree.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/rel.h"
 
 /* Room for updated rows on each page, so that they need no new index entry. */
 #define STATE_FILLFACTOR_PERCENT 85
+
+/* What to do about a new query that does not fit the view. */
+#define NEW_COLUMNS_HINT                                                                          \
+	"Give the columns of the view, in their order, and more only behind them; or create another " \
+	"rollup and drop this one."
 
 /* The columns of the state table: keys, then states. */
 static List *
@@ -60,12 +68,18 @@ state_table_columns(const RollupShape *shape)
 	return columns;
 }
 
-/* Say in the catalog what each column of the state table is. */
+/* Say in the catalog what the state table is. */
 static void
-comment_state_table(Oid table, const char *name, const RollupShape *shape)
+comment_state_table(Oid table, const char *name)
 {
 	CreateComments(table, RelationRelationId, 0,
 				   psprintf("partial states of rollup %s: read its view instead", name));
+}
+
+/* Say in the catalog what each column of the state table is. */
+static void
+comment_state_columns(Oid table, const RollupShape *shape)
+{
 	for (int i = 0; i < shape->nkeys; i++)
 		CreateComments(table, RelationRelationId, i + 1,
 					   shape->ngroups > 0 ? "group" : "the one group of a rollup without GROUP BY");
@@ -129,7 +143,8 @@ relation_create_state_table(const char *name, const RollupShape *shape, Oid owne
 	AtEOXact_GUC(true, nest_level);
 	SetUserIdAndSecContext(saved_user, saved_context);
 
-	comment_state_table(table.objectId, name, shape);
+	comment_state_table(table.objectId, name);
+	comment_state_columns(table.objectId, shape);
 	return table.objectId;
 }
 
@@ -202,4 +217,133 @@ relation_create_public_view(const char *name, const RollupShape *shape, Oid stat
 	table_close(rel, NoLock);
 	return relation_create_view(name, query,
 								psprintf("rollup %s, kept up to date by detect", name));
+}
+
+/* Raise an error unless a column of a new query is that of the view. */
+static void
+check_column(const char *view_name, const Form_pg_attribute column, const TargetEntry *entry)
+{
+	const Node *expr = (const Node *) entry->expr;
+	const char *problem = NULL;
+
+	if (strcmp(NameStr(column->attname), entry->resname) != 0)
+		problem = psprintf("It is called \"%s\" in the query.", entry->resname);
+	else if (column->atttypid != exprType(expr) || column->atttypmod != exprTypmod(expr))
+		problem = psprintf("Its type is %s in the view, and %s in the query.",
+						   format_type_with_typemod(column->atttypid, column->atttypmod),
+						   format_type_with_typemod(exprType(expr), exprTypmod(expr)));
+	else if (column->attcollation != exprCollation(expr))
+		problem = "It has another collation in the query.";
+	if (problem != NULL)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+						errmsg("the new query changes column %d, \"%s\", of view \"%s\"",
+							   column->attnum, NameStr(column->attname), view_name),
+						errdetail("%s", problem), errhint(NEW_COLUMNS_HINT)));
+}
+
+/*
+ * Raise an error unless a query can take the place of the one behind a public
+ * view: it has the view's columns, and may have more behind them.
+ */
+void
+relation_check_public_view(Oid view, const RollupShape *shape)
+{
+	Relation rel = table_open(view, AccessShareLock);
+	TupleDesc tupdesc = RelationGetDescr(rel);
+	Node *having;
+	List *targets = shape_public_targets(shape, InvalidOid, &having);
+
+	for (int i = 0; i < tupdesc->natts; i++)
+	{
+		Form_pg_attribute column = TupleDescAttr(tupdesc, i);
+
+		if (i >= list_length(targets))
+			ereport(ERROR, (errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+							errmsg("the new query lacks column \"%s\" of view \"%s\"",
+								   NameStr(column->attname), RelationGetRelationName(rel)),
+							errhint(NEW_COLUMNS_HINT)));
+		check_column(RelationGetRelationName(rel), column, list_nth_node(TargetEntry, targets, i));
+	}
+	table_close(rel, NoLock);
+}
+
+/* Add the columns to a view that its new query has behind the old ones. */
+static void
+add_columns(Oid view, const List *targets)
+{
+	Relation rel = table_open(view, AccessShareLock);
+	int ncolumns = RelationGetNumberOfAttributes(rel);
+	List *commands = NIL;
+
+	table_close(rel, NoLock);
+	for (int i = ncolumns; i < list_length(targets); i++)
+	{
+		TargetEntry *entry = list_nth_node(TargetEntry, targets, i);
+		Node *expr = (Node *) entry->expr;
+		AlterTableCmd *command = makeNode(AlterTableCmd);
+
+		command->subtype = AT_AddColumnToView;
+		command->def = (Node *) makeColumnDef(entry->resname, exprType(expr), exprTypmod(expr),
+											  exprCollation(expr));
+		commands = lappend(commands, command);
+	}
+	if (commands == NIL)
+		return;
+	AlterTableInternal(view, commands, true);
+	CommandCounterIncrement();
+}
+
+/*
+ * Have a public view read other states.  Its OID, and with it owner, rights,
+ * comments and what others have built upon it, stay.  The caller has it locked
+ * exclusively, and its columns checked.
+ */
+void
+relation_replace_public_view(Oid view, const RollupShape *shape, Oid state_table)
+{
+	Relation rel = table_open(state_table, AccessShareLock);
+	Query *query = relation_public_query(shape, rel);
+	Oid saved_user;
+	int saved_context;
+
+	/* only the view's owner may alter it; nothing of a user is evaluated */
+	GetUserIdAndSecContext(&saved_user, &saved_context);
+	SetUserIdAndSecContext(relation_owner(view, false),
+						   saved_context | SECURITY_LOCAL_USERID_CHANGE);
+	add_columns(view, query->targetList);
+	StoreViewQuery(view, query, true);
+	CommandCounterIncrement();
+	SetUserIdAndSecContext(saved_user, saved_context);
+	table_close(rel, NoLock);
+}
+
+/* Give the unique index of a state table a name after it. */
+static void
+rename_key_index(Oid state_table, const char *name)
+{
+	Relation rel = table_open(state_table, AccessShareLock);
+	List *indexes = RelationGetIndexList(rel);
+	Oid schema = RelationGetNamespace(rel);
+
+	table_close(rel, NoLock);
+	if (indexes == NIL)
+		return;
+	/* ours was made first */
+	RenameRelationInternal(linitial_oid(indexes),
+						   ChooseRelationName(name, NULL, "idx", schema, true), true, true);
+}
+
+/*
+ * Give the query and the states of a rollup another name.  The caller has both
+ * locked exclusively.
+ */
+void
+relation_rename(Oid query_view, Oid state_table, const char *name)
+{
+	RenameRelationInternal(query_view, name, true, false);
+	RenameRelationInternal(state_table, name, true, false);
+	CommandCounterIncrement();
+	rename_key_index(state_table, name);
+	comment_state_table(state_table, name);
+	CommandCounterIncrement();
 }

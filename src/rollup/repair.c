@@ -281,6 +281,6 @@ rollup_set_repair(RollupSet *set)
 		return true;
 	}
 	/* it has just been made or dropped: the set is loaded again before long */
-	set->repair_due = aside_retry_time(1);
+	set->repair_due = aside_retry_time(1, ROLLUP_RETRY_MAX_MS);
 	return false;
 }

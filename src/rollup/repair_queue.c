@@ -184,7 +184,7 @@ repair_write_failed(const Rollup *rollup, const Repair *repair, const ErrorData 
 						  errhint("Remove the cause: it is tried again by itself.")));
 	values[0] = Int32GetDatum(repair->rollup_id);
 	values[1] = Int64GetDatum(repair->id);
-	values[2] = TimestampTzGetDatum(aside_retry_time(repair->attempts + 1));
+	values[2] = TimestampTzGetDatum(aside_retry_time(repair->attempts + 1, ROLLUP_RETRY_MAX_MS));
 	values[3] = CStringGetTextDatum(error->message);
 	SPI_connect();
 	catalog_execute("UPDATE detect._repair SET attempts = attempts + 1, retry_at = $3, error = $4 "

@@ -76,6 +76,39 @@ retention_check(const RollupShape *shape, const Stream *stream)
 						errhint("Group by date_bin or date_trunc of the event time.")));
 }
 
+/*
+ * Whether a rollup has groups whose bucket is older than that of a time.
+ */
+bool
+retention_has_older(const Rollup *rollup, TimestampTz time)
+{
+	Relation view = table_open(rollup->query_view, AccessShareLock);
+	RollupShape *shape = shape_create(get_view_query(view), rollup->stream->events_table);
+	int bucket = bucket_key(shape, rollup->stream);
+	int nest_level = partial_enter_time_zone(rollup);
+	bool found = false;
+
+	if (bucket >= 0)
+	{
+		const Const *oldest = bucket_of(shape, rollup->stream, bucket, time);
+		Oid types[1] = {oldest->consttype};
+		Datum values[1] = {oldest->constvalue};
+
+		SPI_connect();
+		if (SPI_execute_with_args(
+				psprintf("SELECT FROM " DETECT_STATE_SCHEMA ".%s WHERE %s < $1 LIMIT 1",
+						 quote_identifier(get_rel_name(rollup->state_table)),
+						 quote_identifier(get_attname(rollup->state_table, bucket + 1, false))),
+				1, types, values, NULL, true, 1) != SPI_OK_SELECT)
+			elog(ERROR, "could not look for old groups of rollup \"%s\"", rollup->name);
+		found = SPI_processed > 0;
+		SPI_finish();
+	}
+	AtEOXact_GUC(true, nest_level);
+	table_close(view, NoLock);
+	return found;
+}
+
 /* Read from when on groups are to be kept, and whether old ones may be left;
  * false when all are kept. */
 static bool

@@ -108,6 +108,8 @@ read_phase(Rollup *rollup, uint64 row, int column)
 	rollup->attempts = DatumGetInt32(row_datum(row, column + 4, &isnull));
 	rollup->kept_from = row_time(row, column + 5);
 	rollup->server_major = DatumGetInt32(row_datum(row, column + 6, &isnull));
+	if (rollup->phase != ROLLUP_ACTIVE)
+		rollup->seen_from = InvalidTransactionId;
 }
 
 /*
@@ -119,22 +121,31 @@ rollup_is_aside(const Rollup *rollup)
 	return rollup->phase == ROLLUP_FAILED || rollup->phase == ROLLUP_BEHIND;
 }
 
+/* What load_rollup reads. */
+#define ROLLUP_SQL                                                                   \
+	"SELECT rollup_id, name, COALESCE(replaces, 0), COALESCE((SELECT replaced.name " \
+	"FROM detect._rollup replaced WHERE replaced.rollup_id = r.replaces), name), "   \
+	"time_zone, " PHASE_COLUMNS " FROM detect._rollup r"
+
 /* Fill in a rollup from the row that SPI holds; false if its relations are
  * gone, as while their owner drops them. */
 static bool
 load_rollup(RollupSet *set, Rollup *rollup, uint64 row)
 {
+	char *relation_name;
 	bool isnull;
 
 	rollup->stream = set->stream;
 	rollup->id = DatumGetInt32(row_datum(row, 1, &isnull));
+	relation_name = TextDatumGetCString(row_datum(row, 2, &isnull));
+	rollup->replaces = DatumGetInt32(row_datum(row, 3, &isnull));
 	rollup->name =
-		MemoryContextStrdup(set->context, TextDatumGetCString(row_datum(row, 2, &isnull)));
+		MemoryContextStrdup(set->context, TextDatumGetCString(row_datum(row, 4, &isnull)));
 	rollup->time_zone =
-		MemoryContextStrdup(set->context, TextDatumGetCString(row_datum(row, 3, &isnull)));
-	read_phase(rollup, row, 4);
-	rollup->query_view = rollup_query_view(rollup->name);
-	rollup->state_table = rollup_state_table(rollup->name);
+		MemoryContextStrdup(set->context, TextDatumGetCString(row_datum(row, 5, &isnull)));
+	read_phase(rollup, row, 6);
+	rollup->query_view = rollup_query_view(relation_name);
+	rollup->state_table = rollup_state_table(relation_name);
 	if (!OidIsValid(rollup->query_view) || !OidIsValid(rollup->state_table))
 		return false;
 	rollup->batch_plan = partial_plan_create(set->context);
@@ -159,9 +170,8 @@ rollup_set_load(const Stream *stream, MemoryContext context)
 	set->context = context;
 	gone_reload();
 	SPI_connect();
-	rows = catalog_execute("SELECT rollup_id, name, time_zone, " PHASE_COLUMNS
-						   " FROM detect._rollup WHERE events_table = $1 ORDER BY rollup_id",
-						   1, types, values, NULL);
+	rows = catalog_execute(ROLLUP_SQL " WHERE events_table = $1 ORDER BY rollup_id", 1, types,
+						   values, NULL);
 	set->rollups = MemoryContextAllocZero(context, (rows + 1) * sizeof(Rollup));
 	for (int i = 0; i < rows; i++)
 		set->nrollups += load_rollup(set, &set->rollups[set->nrollups], i);
@@ -183,22 +193,20 @@ rollup_load(const Stream *stream, int32 id)
 	bool found;
 
 	SPI_connect();
-	found = catalog_read("SELECT rollup_id, name, time_zone, " PHASE_COLUMNS
-						 " FROM detect._rollup WHERE rollup_id = $1",
-						 1, types, values) > 0 &&
+	found = catalog_read(ROLLUP_SQL " WHERE rollup_id = $1", 1, types, values) > 0 &&
 			load_rollup(&set, rollup, 0);
 	SPI_finish();
 	return found ? rollup : NULL;
 }
 
 /* Whether what is known of a set's rollups may have changed: only of those that
- * are not active, unless it is said to be stale. */
+ * are not active or are to replace another, unless it is said to be stale. */
 static bool
 may_have_changed(const RollupSet *set)
 {
 	for (int i = 0; i < set->nrollups; i++)
 	{
-		if (set->rollups[i].phase != ROLLUP_ACTIVE)
+		if (set->rollups[i].phase != ROLLUP_ACTIVE || set->rollups[i].replaces != 0)
 			return true;
 	}
 	return set->is_stale;
@@ -236,8 +244,8 @@ rollup_set_refresh(RollupSet *set)
 }
 
 /*
- * When a rollup, or a repair, that has failed is to be tried again; DT_NOEND if
- * none is.
+ * When a rollup or a repair that has failed, or a rollup that could not replace
+ * another, is to be tried again; DT_NOEND if none is.
  */
 TimestampTz
 rollup_set_due(const RollupSet *set)
@@ -246,8 +254,11 @@ rollup_set_due(const RollupSet *set)
 
 	for (int i = 0; i < set->nrollups; i++)
 	{
-		if (set->rollups[i].phase == ROLLUP_FAILED)
-			due = Min(due, set->rollups[i].retry_at);
+		const Rollup *rollup = &set->rollups[i];
+
+		if (rollup->phase == ROLLUP_FAILED ||
+			(rollup->phase == ROLLUP_ACTIVE && rollup->replaces != 0))
+			due = Min(due, rollup->retry_at);
 	}
 	return due;
 }

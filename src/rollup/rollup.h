@@ -6,6 +6,8 @@
  * A rollup has three relations: the view detect_query.<name> holds the user's
  * query, the table detect_state.<name> holds one row a group with the partial
  * states of its aggregates, and a view in the user's schema finalizes them.
+ * A new definition of a rollup is kept beside it as one more rollup, without a
+ * view, under a name of our own (alter.c), until it takes its place (swap.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -92,6 +94,9 @@ typedef enum RollupPhase
 	ROLLUP_BEHIND	/* aside: it is catching up with what it has missed */
 } RollupPhase;
 
+/* The longest wait before a rollup that failed is tried again. */
+#define ROLLUP_RETRY_MAX_MS (60 * 60 * 1000)
+
 #define ROLLUP_PHASES (ROLLUP_BEHIND + 1)
 
 typedef struct PartialPlan PartialPlan;
@@ -102,17 +107,19 @@ typedef struct Rollup
 {
 	const Stream *stream;
 	int32 id;
-	char *name;
+	int32 replaces; /* the rollup whose new definition this is, or 0 */
+	char *name;		/* by which users know it */
 	Oid query_view;
 	Oid state_table;
 	char *time_zone;
 	RollupPhase phase;		 /* as last committed */
 	TimestampTz filled_from; /* while ROLLUP_FILLING */
 	RollupPhase aside_phase; /* that it had, while it is aside */
-	TimestampTz retry_at;	 /* while ROLLUP_FAILED */
+	TimestampTz retry_at;	 /* while ROLLUP_FAILED, or until it replaces another */
 	TimestampTz kept_from;	 /* older buckets are gone; 0: none are */
 	int server_major;		 /* that serialized its states; 0: none is */
 	int attempts;			 /* since it failed first */
+	TransactionId seen_from; /* snapshots of a later xmin see all of it */
 	PartialPlan *batch_plan;
 	MergePlan *merge_plan;
 } Rollup;
@@ -159,6 +166,8 @@ typedef struct RollupRow
 	char *time_zone;
 	TimestampTz kept_from; /* 0: none are gone */
 	bool is_foreign;	   /* another major version has serialized its states */
+	Interval *retention;   /* NULL: for ever */
+	int32 new_id;		   /* of its new definition, 0: it has none */
 } RollupRow;
 
 /* Another width of a rollup that is being made. */
@@ -190,10 +199,10 @@ typedef struct VerifyScope
 } VerifyScope;
 
 /* in rollup/aside.c */
-extern TimestampTz aside_retry_time(int failures);
 extern ErrorData *aside_try(void (*step)(void *arg), void *arg, bool keep);
 extern ErrorData *
 aside_try_absorb(const Rollup *rollup, PartialPlan *plan, const PartialSource *source, bool keep);
+extern TimestampTz aside_retry_time(int failures, int64 max_ms);
 extern void aside_write(Rollup *rollup, const ErrorData *error, const char *event);
 extern bool aside_catch_up(Rollup *rollup);
 
@@ -217,7 +226,13 @@ extern List *coarser_list(Jsonb *definition, const RollupShape *shape, const Str
 extern bool definition_find(const char *name, RollupRow *row);
 extern void definition_changed(const Stream *stream);
 extern void definition_get(const char *name, RollupRow *row);
+extern Query *definition_parse_query(char *text);
+extern RollupShape *definition_make(const char *name, Query *query, const Stream *stream,
+									const Interval *retention, const RollupRow *replaced);
 extern void definition_check_retention(const Interval *retention);
+extern char *definition_new_name(int32 id);
+extern void definition_drop_new(const RollupRow *row);
+extern void definition_drop_relations(const char *name);
 
 /* in rollup/fill.c */
 extern bool fill_has_chunks(const Stream *stream);
@@ -251,6 +266,9 @@ extern Oid relation_create_state_table(const char *name, const RollupShape *shap
 extern Query *relation_public_query(const RollupShape *shape, Relation state_table);
 extern Oid relation_create_view(const char *name, Query *query, const char *comment);
 extern Oid relation_create_public_view(const char *name, const RollupShape *shape, Oid state_table);
+extern void relation_check_public_view(Oid view, const RollupShape *shape);
+extern void relation_replace_public_view(Oid view, const RollupShape *shape, Oid state_table);
+extern void relation_rename(Oid query_view, Oid state_table, const char *name);
 
 /* in rollup/partial.c */
 extern PartialPlan *partial_plan_create(MemoryContext context);
@@ -288,6 +306,12 @@ extern bool rollup_set_repair(RollupSet *set);
 extern Node *
 retention_condition(const RollupShape *shape, const Stream *stream, TimestampTz kept_from);
 extern void retention_check(const RollupShape *shape, const Stream *stream);
+extern bool retention_has_older(const Rollup *rollup, TimestampTz time);
+
+/* in rollup/swap.c */
+extern void swap_try(Rollup *rollup);
+extern void swap_wait_begin(int32 rollup_id);
+extern void swap_wait_end(int32 rollup_id);
 
 /* in rollup/verify_sql.c */
 extern char *verify_sql(const RollupShape *shape, const VerifyScope *scope, Relation state_table,

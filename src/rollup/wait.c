@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * wait.c
- *	  detect.wait_for_rollup: until a rollup is filled, or rebuilt.
+ *	  detect.wait_for_rollup: until a rollup is filled or rebuilt, or a new query
+ *	  of it has taken over.
  *
  * The caller's own snapshot would never show what the worker commits, at least
  * not above READ COMMITTED, so each look takes the latest snapshot and holds
@@ -34,17 +35,19 @@
 #define LOOK_INTERVAL_MS 20
 
 /* Columns of detect._rollup. */
-#define ATTNUM_ID		   1
+#define ATTNUM_ROLLUP_ID   1
 #define ATTNUM_NAME		   2
 #define ATTNUM_STATE	   6
 #define ATTNUM_FILLED_FROM 7
 #define ATTNUM_ERROR	   10
+#define ATTNUM_REPLACES	   22
 
 /* What one look at a rollup's row has found. */
 typedef struct RollupLook
 {
-	int32 rollup_id;
+	int32 id;		   /* of the rollup itself */
 	bool is_made_here; /* by this transaction */
+	bool is_new;	   /* the new definition of another one */
 	bool is_active;
 	char *state;
 	char *filled_from; /* NULL while nothing is in */
@@ -63,6 +66,10 @@ read_row(TupleTableSlot *slot, RollupLook *look)
 	Datum value;
 	bool isnull;
 
+	look->id = DatumGetInt32(slot_getattr(slot, ATTNUM_REPLACES, &isnull));
+	look->is_new = !isnull;
+	if (isnull)
+		look->id = DatumGetInt32(slot_getattr(slot, ATTNUM_ROLLUP_ID, &isnull));
 	xmin = slot_getsysattr(slot, MinTransactionIdAttributeNumber, &isnull);
 	look->is_made_here = TransactionIdIsCurrentTransactionId(DatumGetTransactionId(xmin));
 	look->state = TextDatumGetCString(slot_getattr(slot, ATTNUM_STATE, &isnull));
@@ -71,7 +78,6 @@ read_row(TupleTableSlot *slot, RollupLook *look)
 	look->filled_from = isnull ? NULL : pstrdup(timestamptz_to_str(DatumGetTimestampTz(value)));
 	value = slot_getattr(slot, ATTNUM_ERROR, &isnull);
 	look->error = isnull ? NULL : TextDatumGetCString(value);
-	look->rollup_id = DatumGetInt32(slot_getattr(slot, ATTNUM_ID, &isnull));
 }
 
 /* Look at what is to be computed again, with the active snapshot. */
@@ -80,7 +86,7 @@ look_at_repairs(RollupLook *look)
 {
 	MemoryContext context = CurrentMemoryContext;
 	Oid types[1] = {INT4OID};
-	Datum values[1] = {Int32GetDatum(look->rollup_id)};
+	Datum values[1] = {Int32GetDatum(look->id)};
 
 	look->repair_error = NULL;
 	SPI_connect();
@@ -97,40 +103,74 @@ look_at_repairs(RollupLook *look)
 	SPI_finish();
 }
 
-/* Look at a rollup's row as it is now; false when there is none. */
+/* Look for the row with a value in a column, as it is now; false when there is
+ * none. */
+static bool
+look_for_row(Relation rel, Snapshot snapshot, ScanKey key, RollupLook *look)
+{
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	TableScanDesc scan = table_beginscan(rel, snapshot, 1, key);
+	bool found = table_scan_getnextslot(scan, ForwardScanDirection, slot);
+
+	if (found)
+		read_row(slot, look);
+	table_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	return found;
+}
+
+/* Look at a rollup's row as it is now, or at that of its new definition if it
+ * has one; false when there is none. */
 static bool
 look_at_rollup(const char *name, RollupLook *look)
 {
 	Relation rel = table_open(catalog_relation("_rollup", false), AccessShareLock);
 	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	ScanKeyData key;
-	TableScanDesc scan;
 	bool found;
 
 	ScanKeyInit(&key, ATTNUM_NAME, BTEqualStrategyNumber, F_TEXTEQ, CStringGetTextDatum(name));
 	key.sk_collation = C_COLLATION_OID;
-	scan = table_beginscan(rel, snapshot, 1, &key);
-	found = table_scan_getnextslot(scan, ForwardScanDirection, slot);
-	if (found)
-		read_row(slot, look);
-	table_endscan(scan);
-	ExecDropSingleTupleTableSlot(slot);
+	found = look_for_row(rel, snapshot, &key, look) && !look->is_new;
 	if (found)
 	{
 		PushActiveSnapshot(snapshot);
 		look_at_repairs(look);
 		PopActiveSnapshot();
+		ScanKeyInit(&key, ATTNUM_REPLACES, BTEqualStrategyNumber, F_INT4EQ,
+					Int32GetDatum(look->id));
+		(void) look_for_row(rel, snapshot, &key, look);
 	}
 	UnregisterSnapshot(snapshot);
 	table_close(rel, AccessShareLock);
 	return found;
 }
 
+/* Raise the error of a new definition that cannot be waited for any longer. */
+static void
+report_not_swapped(const char *name, const RollupLook *look)
+{
+	if (look->error != NULL && !look->is_active)
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("the new query of rollup \"%s\" is set aside", name),
+						errdetail("%s", look->error),
+						errhint("Remove the cause: it is tried again by itself, or at once with "
+								"detect.retry_rollup. Or abandon it: SELECT "
+								"detect.alter_rollup(%s, reset => '{query}').",
+								quote_literal_cstr(name))));
+	ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					errmsg("the new query of rollup \"%s\" has not taken over yet", name),
+					look->error != NULL ? errdetail("%s", look->error)
+										: errdetail("Its state is \"%s\".", look->state),
+					errhint("Wait longer; detect.stat_rollup shows how far it is.")));
+}
+
 /* Raise the error of a rollup that cannot be waited for any longer. */
 static void
 report_not_filled(const char *name, const RollupLook *look)
 {
+	if (look->is_new)
+		report_not_swapped(name, look);
 	if (look->error != NULL)
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						errmsg("rollup \"%s\" is set aside", name), errdetail("%s", look->error),
@@ -168,6 +208,24 @@ wait_a_moment(void)
 	CHECK_FOR_INTERRUPTS();
 }
 
+/* Raise an error if a transaction cannot wait for what it sees. */
+static void
+check_may_wait(const char *name, const RollupLook *look)
+{
+	if (look->is_made_here)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("%s \"%s\" was made by this transaction and is filled after its commit",
+						look->is_new ? "the new query of rollup" : "rollup", name),
+				 errhint("Call detect.wait_for_rollup in the next transaction.")));
+	if (look->is_new && IsolationUsesXactSnapshot())
+		ereport(ERROR, (errcode(ERRCODE_INVALID_TRANSACTION_STATE),
+						errmsg("the new query of rollup \"%s\" does not take over before this "
+							   "transaction, which keeps its snapshot, has ended",
+							   name),
+						errhint("Call detect.wait_for_rollup in a READ COMMITTED transaction.")));
+}
+
 /*
  * SQL: detect.wait_for_rollup(rollup, timeout).
  */
@@ -179,6 +237,7 @@ detect_wait_for_rollup(PG_FUNCTION_ARGS)
 	TimestampTz deadline = DatumGetTimestampTz(DirectFunctionCall2(
 		timestamptz_pl_interval, TimestampTzGetDatum(GetCurrentTimestamp()), timeout));
 	RollupLook look;
+	int32 id;
 
 	if (!look_at_rollup(name, &look))
 		ereport(ERROR,
@@ -187,16 +246,16 @@ detect_wait_for_rollup(PG_FUNCTION_ARGS)
 	if (!has_privs_of_role(GetUserId(), rollup_owner(name)))
 		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 						errmsg("must be owner of rollup \"%s\"", name)));
-	if (look.is_made_here)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("rollup \"%s\" was made by this transaction and is filled after its commit",
-						name),
-				 errhint("Call detect.wait_for_rollup in the next transaction.")));
-
-	while (!look.is_active || look.has_repairs)
+	id = look.id;
+	/* by a snapshot that is kept more may be read later */
+	if (!IsolationUsesXactSnapshot())
+		swap_wait_begin(id);
+	while (look.is_new || !look.is_active || look.has_repairs)
 	{
-		if (look.error != NULL || look.repair_error != NULL || GetCurrentTimestamp() >= deadline)
+		bool has_failed = look.error != NULL && !look.is_active;
+
+		check_may_wait(name, &look);
+		if (has_failed || look.repair_error != NULL || GetCurrentTimestamp() >= deadline)
 			report_not_filled(name, &look);
 		wait_a_moment();
 		if (!look_at_rollup(name, &look))
@@ -204,5 +263,7 @@ detect_wait_for_rollup(PG_FUNCTION_ARGS)
 							errmsg("rollup \"%s\" does not exist", name),
 							errdetail("It was dropped while it was waited for.")));
 	}
+	if (!IsolationUsesXactSnapshot())
+		swap_wait_end(id);
 	PG_RETURN_VOID();
 }

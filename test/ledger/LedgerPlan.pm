@@ -49,6 +49,7 @@ my %faults = (
 		then   => sub { strike($_[0]{node}, 'immediate'); verb(@_, 'resume') }
 	},
 	'alter consumers' => { weight => 2, strike => \&alter_consumers },
+	'alter rollups'   => { weight => 2, strike => \&alter_rollups },
 	'seek back'       => { weight => 2, strike => \&seek_back },
 	'recreate'        => { weight => 2, strike => \&recreate },
 	'broker down'     => { weight => 1, mock => 1, strike => \&broker_down },
@@ -133,6 +134,23 @@ sub alter_consumers
 
 	$stream->{definition}{consumers} = int($step->{chance} * 4);
 	sql($run, "SELECT detect.alter_stream('$stream->{name}', consumers => $stream->{definition}{consumers})");
+	return;
+}
+
+# Each rollup gets its own query anew: other states take the place of the old
+# ones, by now or within the next steps.
+sub alter_rollups
+{
+	my ($run, $step) = @_;
+	my $stream  = $step->{stream};
+	my %rollups = LedgerDefinition::rollups($stream);
+
+	foreach my $name (sort keys %rollups)
+	{
+		my $query = $rollups{$name}{query} =~ s/\bEVENTS\b/$stream->{table}/r;
+
+		sql($run, "SELECT detect.alter_rollup('$name', query => \$\$ $query \$\$)");
+	}
 	return;
 }
 
