@@ -280,6 +280,10 @@ SELECT count(*) AS differences FROM (
     (SELECT kind, count(*), sum(share) FROM picky GROUP BY kind EXCEPT ALL TABLE picky_kinds)) d;
 SELECT accepted + duplicates + dead_letters - (SELECT count(*) FROM given) AS missing, dead_letters - (SELECT count(*) FROM failed) AS more
 FROM detect.stat_stream WHERE stream = 'picky';
+-- the second row of 5001 has its place before 5002, which then is too late
+INSERT INTO detect_staging.picky VALUES (5001, 9001, 99, 1, 7), (5001, 9002, 1, 1, 7), (5002, 9002, 1, 1, 7);
+SELECT detect.wait_for('picky');
+SELECT id, n FROM picky WHERE id > 5000;
 SELECT detect.drop_rollup('picky_kinds');
 SELECT detect.drop_stream('picky');
 
