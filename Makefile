@@ -108,6 +108,7 @@ OBJS = \
 	src/apply/piece.o \
 	src/apply/plan.o \
 	src/apply/query.o \
+	src/apply/refused.o \
 	src/apply/retry.o \
 	src/apply/segment.o \
 	src/apply/segment_follow.o \

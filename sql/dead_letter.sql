@@ -229,6 +229,64 @@ SELECT count(*) FROM letters WHERE payload::json ->> 'id' < '4';
 SELECT * FROM regress.outcomes;
 SELECT detect.drop_stream('limited');
 
+-- ---------------------------------------------------------------------
+-- Many that the events table refuses: as if each row had come alone
+-- ---------------------------------------------------------------------
+CREATE TABLE parent (id int PRIMARY KEY);
+INSERT INTO parent SELECT generate_series(0, 90);
+CREATE TABLE picky (id int PRIMARY KEY, n int UNIQUE, share int CHECK (share < 70), parent int REFERENCES parent, kind int);
+CREATE TABLE alone (LIKE picky INCLUDING ALL, FOREIGN KEY (parent) REFERENCES parent);
+CREATE TABLE failed (id int, sqlstate text);
+CREATE FUNCTION at_most_100() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE there int;
+BEGIN
+    EXECUTE format('SELECT count(*) FROM %s WHERE kind = $1', TG_RELID::regclass) INTO there USING new.kind;
+    IF there >= 100 THEN RAISE 'enough of kind %', new.kind; END IF;
+    RETURN new;
+END $$;
+CREATE TRIGGER at_most_100 BEFORE INSERT ON picky FOR EACH ROW EXECUTE FUNCTION at_most_100();
+CREATE TRIGGER at_most_100 BEFORE INSERT ON alone FOR EACH ROW EXECUTE FUNCTION at_most_100();
+CREATE TABLE given AS
+SELECT n AS place, hashint4(n) & 1023 AS id, hashint4(n + 10000) & 2047 AS n, abs(hashint4(n + 20000)) % 100 AS share,
+       abs(hashint4(n + 30000)) % 93 AS parent, n % 3 AS kind
+FROM generate_series(1, 1500) n;
+DO $$
+DECLARE g given;
+BEGIN
+    FOR g IN SELECT * FROM given ORDER BY place LOOP
+        BEGIN
+            INSERT INTO alone SELECT g.id, g.n, g.share, g.parent, g.kind
+            WHERE NOT EXISTS (SELECT FROM alone a WHERE a.id = g.id);
+        EXCEPTION WHEN OTHERS THEN
+            INSERT INTO failed VALUES (g.id, SQLSTATE);
+        END;
+    END LOOP;
+END $$;
+SELECT detect.create_stream('picky');
+SELECT detect.create_rollup('picky_kinds', 'SELECT kind, count(*) AS n, sum(share) AS shares FROM picky GROUP BY kind');
+SELECT detect.wait_for_rollup('picky_kinds');
+INSERT INTO detect_staging.picky SELECT id, n, share, parent, kind FROM given ORDER BY place;
+SELECT detect.wait_for('picky');
+SELECT count(*) AS refused, count(DISTINCT sqlstate) AS reasons FROM failed;
+SELECT count(*) AS differences FROM (
+    (TABLE picky EXCEPT ALL TABLE alone) UNION ALL (TABLE alone EXCEPT ALL TABLE picky)) d;
+SELECT count(*) AS differences FROM (
+    (SELECT (convert_from(payload, 'UTF8')::json ->> 'id')::int, sqlstate FROM detect.dead_letter EXCEPT ALL TABLE failed)
+    UNION ALL
+    (TABLE failed EXCEPT ALL SELECT (convert_from(payload, 'UTF8')::json ->> 'id')::int, sqlstate FROM detect.dead_letter)) d;
+SELECT count(*) AS differences FROM (
+    (TABLE picky_kinds EXCEPT ALL SELECT kind, count(*), sum(share) FROM picky GROUP BY kind)
+    UNION ALL
+    (SELECT kind, count(*), sum(share) FROM picky GROUP BY kind EXCEPT ALL TABLE picky_kinds)) d;
+SELECT accepted + duplicates + dead_letters - (SELECT count(*) FROM given) AS missing, dead_letters - (SELECT count(*) FROM failed) AS more
+FROM detect.stat_stream WHERE stream = 'picky';
+-- the second row of 5001 has its place before 5002, which then is too late
+INSERT INTO detect_staging.picky VALUES (5001, 9001, 99, 1, 7), (5001, 9002, 1, 1, 7), (5002, 9002, 1, 1, 7);
+SELECT detect.wait_for('picky');
+SELECT id, n FROM picky WHERE id > 5000;
+SELECT detect.drop_rollup('picky_kinds');
+SELECT detect.drop_stream('picky');
+
 DROP SCHEMA dead_letter CASCADE;
 RESET SESSION AUTHORIZATION;
 DROP ROLE regress_letter, regress_letter_stranger;

@@ -30,20 +30,13 @@
 
 PG_FUNCTION_INFO_V1(detect_peek);
 
-static int
-remaining_ms(TimestampTz deadline)
-{
-	return (int) Min(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline),
-					 PG_INT32_MAX);
-}
-
 /* All of a topic: a range for each of its partitions. */
 static KafkaRange *
 whole_topic(KafkaClient *client, const char *topic, TimestampTz deadline, int *nranges)
 {
 	KafkaRange *ranges;
 
-	*nranges = kafka_partition_count(client, topic, remaining_ms(deadline));
+	*nranges = kafka_partition_count(client, topic, kafka_remaining_ms(deadline));
 	if (*nranges == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("topic \"%s\" does not exist", topic),
@@ -54,7 +47,7 @@ whole_topic(KafkaClient *client, const char *topic, TimestampTz deadline, int *n
 		ranges[i].topic = topic;
 		ranges[i].partition = i;
 		kafka_query_watermarks(client, topic, i, &ranges[i].from, &ranges[i].to,
-							   remaining_ms(deadline));
+							   kafka_remaining_ms(deadline));
 	}
 	return ranges;
 }

@@ -10,6 +10,7 @@
 #define DETECT_APPLIER_H
 
 #include "detect.h"
+#include "apply/dedup.h"
 
 typedef struct Applier Applier;
 
@@ -31,5 +32,6 @@ extern int applier_wait_ms(const Applier *applier);
 
 /* in apply/failure.c */
 extern FailureKind failure_kind(const ErrorData *error);
+extern bool failure_is_duplicate(Dedup *dedup, const ErrorData *error);
 
 #endif /* DETECT_APPLIER_H */

@@ -33,7 +33,8 @@ typedef struct Element
 	bool was_seen; /* in the events table, by a trigger that looked */
 	Outcome outcome;
 
-	bool is_known; /* our unique index has refused it */
+	bool is_known;	 /* our unique index has refused it */
+	bool is_refused; /* by the events table, which the piece was applied without */
 
 	/* Known to fail: why.  sqlstate is 0 while nothing speaks against it. */
 	int sqlstate;
@@ -115,6 +116,12 @@ extern bool events_failed_in_rollup(const Events *events);
 extern bool events_guard_rollups(Events *events, bool guarded);
 extern void events_abort(Events *events);
 extern void events_set_witness(Events *events, AcceptedWitness witness, void *argument);
+
+/* in apply/refused.c */
+extern bool events_look_for_refused(Events *events, bool look);
+extern void events_keep_order(Events *events, const Element *next);
+extern bool events_failed_at_row(const Events *events);
+extern const Element *events_piece_end(const Events *events);
 
 /* in apply/decide.c */
 extern void decide_piece(const Stream *stream, StagedReader *reader, Dedup *dedup, Events *events,

@@ -266,5 +266,7 @@ decide_piece(const Stream *stream, StagedReader *reader, Dedup *dedup, Events *e
 		if (release_unaccepted(&piece) == 0)
 			break;
 		reconsider_duplicates(&piece);
+		if (piece.ncandidates > 0)
+			events_keep_order(events, piece.candidates[0]);
 	}
 }

@@ -184,15 +184,17 @@ events_guard_rollups(Events *events, bool guarded)
 	return changed;
 }
 
-/* Insert the rows that passed into the events table. */
-static void
-run_insert(Events *events)
+/*
+ * Insert the rows that passed into the events table.
+ */
+void
+events_insert(Events *events)
 {
 	const Stream *stream = events->stream;
 	SPIExecuteOptions options = {0};
 	SPIPlanPtr plan;
 
-	events->was_handed_over = false;
+	events->was_handed_over = events->failed_at_row = false;
 	events->naccepted = 0;
 	SPI_connect();
 	plan_register_relation(ACCEPTED_RELATION, InvalidOid, events->row_desc, events->rows,
@@ -204,11 +206,14 @@ run_insert(Events *events)
 		if (SPI_execute_plan_extended(plan, &options) < 0)
 			elog(ERROR, "could not insert the events of stream \"%s\"", stream->name);
 	}
-	PG_FINALLY();
+	PG_CATCH();
 	{
 		inserting = NULL;
+		events->failed_at_row = !tuplestore_ateof(events->rows);
+		PG_RE_THROW();
 	}
 	PG_END_TRY();
+	inserting = NULL;
 	SPI_finish();
 	if (!events->was_handed_over)
 		ereport(
@@ -261,7 +266,9 @@ events_apply(Events *events, Batch *batch, Element **candidates, int ncandidates
 	events->candidates = candidates;
 	events->ncandidates = ncandidates;
 	events->dedup = dedup;
-	events->in_rollups = false;
+	events->in_rollups = events->failed_at_row = false;
+	events->refusal = NULL;
+	events->piece_end = NULL;
 	for (int i = 0; i < ncandidates; i++)
 		candidates[i]->has_row = candidates[i]->was_seen = false;
 
@@ -276,7 +283,10 @@ events_apply(Events *events, Batch *batch, Element **candidates, int ncandidates
 	if (events->nrows > 0)
 	{
 		events_stage = "insert";
-		run_insert(events);
+		if (events->looks_for_refused)
+			events_insert_unrefused(events);
+		else
+			events_insert(events);
 		step_time(STEP_INSERT, &events->step_began);
 		if (events->naccepted != events->nrows)
 			settle_dropped(events, candidates, ncandidates);

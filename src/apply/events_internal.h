@@ -31,6 +31,7 @@ struct Events
 	MemoryContext rollup_context;
 	bool in_rollups;		 /* or an error has come from there */
 	bool rollups_guarded;	 /* one that fails is set aside */
+	bool looks_for_refused;	 /* rows that the events table refuses */
 	AcceptedWitness witness; /* NULL: nobody looks */
 	void *witness_argument;
 
@@ -43,10 +44,20 @@ struct Events
 	Tuplestorestate *rows; /* that passed the query */
 	int64 nrows;
 	TupleDesc row_desc;
+	AttrNumber ordinal_attnum; /* in it */
+	bool failed_at_row;		   /* the insert, before it had read all rows */
+	ErrorData *refusal;		   /* of the row that was refused last, or NULL */
+	const Element *piece_end;  /* a piece that failed may end before it, or NULL */
 	bool was_handed_over;
 	int64 naccepted;
 	instr_time step_began; /* the step that is being timed */
 };
+
+/* in apply/events.c */
+extern void events_insert(Events *events);
+
+/* in apply/refused.c */
+extern void events_insert_unrefused(Events *events);
 
 /* in apply/plan.c */
 extern void plan_register_relation(const char *name, Oid relid, TupleDesc desc,

@@ -57,3 +57,14 @@ failure_kind(const ErrorData *error)
 			return FAILURE_UNKNOWN;
 	}
 }
+
+/*
+ * Whether an error says that the event is there already; in a transaction.
+ */
+bool
+failure_is_duplicate(Dedup *dedup, const ErrorData *error)
+{
+	return error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION && error->constraint_name != NULL &&
+		   dedup_owns_constraint(dedup, error->schema_name, error->table_name,
+								 error->constraint_name);
+}

@@ -3,10 +3,11 @@
  * piece.c
  *	  A batch applied in pieces, each in one transaction.
  *
- * An error in data splits the piece that it was raised by; each part is tried
- * in a transaction of its own, in order, until a single element remains, which
- * then becomes a dead letter in the commit that passes it.  Since parts commit
- * in order, progress never passes an element that has no outcome.
+ * An error in data makes the next piece smaller, until a single element
+ * remains, which then becomes a dead letter in the commit that passes it; pieces
+ * that succeed make the next one larger.  Since they commit in order, progress
+ * never passes an element that has no outcome.  Rows that the events table
+ * refuses are found within a piece (refused.c), and it goes on without them.
  *
  * An error in a rollup says nothing about the elements: the piece is applied
  * once more, and the rollup set aside in its commit (rollup/aside.c).
@@ -29,6 +30,10 @@
 
 /* So many elements in a row failing alone are no matter of data any more. */
 #define UNKNOWN_FAILURES 20
+
+/* A piece in which so many rows were refused at most may be followed by a
+ * larger one. */
+#define FEW_REFUSED 2
 
 /* Whether a row is still the version that the element was read from: since
  * then its place may have been given to another row. */
@@ -309,32 +314,17 @@ try_piece(Applier *applier, Batch *batch, int from, int to, bool *changed)
 	return error;
 }
 
-/* Whether an error says that the event is there already.  The failed
- * transaction is over, and looking at an index needs one. */
-static bool
-is_duplicate_after_all(Applier *applier, const ErrorData *error)
-{
-	bool result;
-
-	if (error->sqlerrcode != ERRCODE_UNIQUE_VIOLATION || error->constraint_name == NULL)
-		return false;
-	StartTransactionCommand();
-	result = dedup_owns_constraint(applier->dedup, error->schema_name, error->table_name,
-								   error->constraint_name);
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(applier->batch_context);
-	return result;
-}
-
 /* An element that failed alone: a duplicate after all, or a dead letter. */
 static void
 blame_element(Applier *applier, Element *element, const ErrorData *error)
 {
-	if (is_duplicate_after_all(applier, error))
-	{
-		element->is_known = true;
+	/* the failed transaction is over, and looking at an index needs one */
+	StartTransactionCommand();
+	element->is_known = failure_is_duplicate(applier->dedup, error);
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(applier->batch_context);
+	if (element->is_known)
 		return;
-	}
 	element->sqlstate = error->sqlerrcode;
 	element->stage = events_stage;
 	element->reason = error->message;
@@ -355,53 +345,90 @@ is_about_elements(Applier *applier, const ErrorData *error, int count)
 	return kind == FAILURE_DATA;
 }
 
-/*
- * Apply the elements from .. to - 1, splitting where something fails.  False
- * when the definition has changed, which leaves the rest for later.
- */
-static bool
-apply_range(Applier *applier, Batch *batch, int from, int to)
+/* A piece is applied: what follows for the next one. */
+static void
+piece_succeeded(Applier *applier, const Batch *batch, int from, int to)
 {
-	bool changed = false;
-	ErrorData *error = try_piece(applier, batch, from, to, &changed);
+	int refused = 0;
+	bool has_passed = false;
 
-	if (changed)
-		return false;
-	if (error == NULL)
+	for (int i = from; i < to; i++)
 	{
-		/* somebody else passed, or it was a good one alone */
-		if (to - from > 1 || batch->elements[from].sqlstate == 0)
-			applier->unknown_failures = 0;
-		(void) events_guard_rollups(applier->events, false);
-		return true;
+		refused += batch->elements[i].is_refused;
+		has_passed |= batch->elements[i].sqlstate == 0;
 	}
+	if (has_passed)
+		applier->unknown_failures = 0;
+	(void) events_guard_rollups(applier->events, false);
+	if (refused == 0)
+		(void) events_look_for_refused(applier->events, false);
+	if (refused <= FEW_REFUSED && applier->piece_size <= INT_MAX / 2 &&
+		to - from >= applier->piece_size)
+		applier->piece_size *= 2;
+}
+
+/* What was found against elements counts no more: a row that one was refused
+ * for may itself be refused next time. */
+static void
+forget_refused(Batch *batch, int from, int to)
+{
+	for (int i = from; i < to; i++)
+	{
+		Element *element = &batch->elements[i];
+
+		if (!element->is_refused)
+			continue;
+		element->is_refused = element->is_known = false;
+		element->sqlstate = 0;
+	}
+}
+
+/* How many elements to try in place of count from this one on, which together
+ * have failed. */
+static int
+smaller_size(const Applier *applier, const Element *first, int count)
+{
+	const Element *end = events_piece_end(applier->events);
+
+	if (end > first && end - first < count)
+		return end - first;
+	return count / 2;
+}
+
+/* A piece has failed as a whole: have it tried again in another way, or raise
+ * what is for the worker to deal with. */
+static void
+piece_failed(Applier *applier, Batch *batch, int from, int to, ErrorData *error)
+{
+	Element *first = &batch->elements[from];
+	int count = to - from;
+
 	if (events_failed_in_rollup(applier->events))
 	{
 		if (!events_guard_rollups(applier->events, true))
 			ReThrowError(error);
-		return apply_range(applier, batch, from, to);
+		return;
 	}
-	if (!is_about_elements(applier, error, to - from))
+	if (!is_about_elements(applier, error, count))
 		ReThrowError(error);
-	if (to - from == 1)
+	if (count > 1 && events_failed_at_row(applier->events) && failure_kind(error) == FAILURE_DATA &&
+		events_look_for_refused(applier->events, true))
+		return;
+	if (count > 1)
 	{
-		Element *element = &batch->elements[from];
-
-		if (element->sqlstate != 0)
-			ReThrowError(error); /* even its dead letter can't be written */
-		if (failure_kind(error) == FAILURE_UNKNOWN)
-			applier->unknown_failures++;
-		blame_element(applier, element, error);
-		return apply_range(applier, batch, from, to);
+		applier->piece_size = smaller_size(applier, first, count);
+		return;
 	}
-	/* where there is one there are more: small pieces are cheaper to split */
-	applier->piece_size = Max((to - from) / 2, 16);
-	return apply_range(applier, batch, from, from + (to - from) / 2) &&
-		   apply_range(applier, batch, from + (to - from) / 2, to);
+	if (first->sqlstate != 0)
+		ReThrowError(error); /* even its dead letter can't be written */
+	if (failure_kind(error) == FAILURE_UNKNOWN)
+		applier->unknown_failures++;
+	blame_element(applier, first, error);
 }
 
 /*
- * Apply a whole batch; false when the definition has changed on the way.
+ * Apply a whole batch; false when the definition has changed on the way, which
+ * leaves the rest for later.
  */
 bool
 apply_batch(Applier *applier, Batch *batch)
@@ -410,13 +437,22 @@ apply_batch(Applier *applier, Batch *batch)
 
 	while (from < batch->count)
 	{
-		int size = Min(batch->count - from, applier->piece_size);
+		int to = from + Min(batch->count - from, applier->piece_size);
+		bool changed = false;
+		ErrorData *error = try_piece(applier, batch, from, to, &changed);
 
-		if (!apply_range(applier, batch, from, from + size))
+		if (changed)
 			return false;
-		from += size;
-		if (applier->piece_size <= INT_MAX / 2 && size >= applier->piece_size)
-			applier->piece_size *= 2;
+		if (error == NULL)
+		{
+			piece_succeeded(applier, batch, from, to);
+			from = to;
+		}
+		else
+		{
+			forget_refused(batch, from, to);
+			piece_failed(applier, batch, from, to, error);
+		}
 		CHECK_FOR_INTERRUPTS();
 	}
 	return true;

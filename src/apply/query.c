@@ -66,6 +66,7 @@ receiver_startup(DestReceiver *self, int operation, TupleDesc desc)
 			find_output_column(desc, get_attname(stream->staging_table, attnums[i], false));
 	old_context = MemoryContextSwitchTo(receiver->events->apply_context);
 	receiver->events->row_desc = CreateTupleDescCopy(desc);
+	receiver->events->ordinal_attnum = receiver->ordinal;
 	MemoryContextSwitchTo(old_context);
 }
 

@@ -36,7 +36,6 @@ struct RetryReader
 {
 	const Stream *stream;
 	MemoryContext context;
-	int nfields;
 	Decoder *messages; /* made when they are needed */
 	Decoder *rows;
 	Decoder *current; /* that has a batch open, or NULL */
@@ -362,9 +361,10 @@ append_letter(RetryReader *reader, StagedReader *staged_reader, Batch *batch, Li
 static void
 open_decoders(RetryReader *reader)
 {
+	int nfields;
+
 	if (reader->messages == NULL)
-		reader->messages =
-			stream_message_decoder(reader->stream, reader->context, &reader->nfields);
+		reader->messages = stream_message_decoder(reader->stream, reader->context, &nfields);
 	if (reader->rows == NULL)
 		reader->rows = stream_row_decoder(reader->stream, reader->context);
 }

@@ -125,6 +125,7 @@ typedef struct KafkaMessages
 
 /* in kafka_read.c */
 extern int64 kafka_time_ms(TimestampTz time);
+extern int kafka_remaining_ms(TimestampTz deadline);
 extern bool kafka_event_timestamp(const KafkaEvent *event, TimestampTz *timestamp);
 extern KafkaMessage *kafka_copy_message(const KafkaEvent *event);
 extern void kafka_keep_message(const KafkaEvent *event, void *messages);

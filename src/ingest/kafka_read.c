@@ -224,8 +224,11 @@ all_done(const KafkaReading *reading)
 	return true;
 }
 
-static int
-remaining_ms(TimestampTz deadline)
+/*
+ * Milliseconds until a deadline, 0 when it is past.
+ */
+int
+kafka_remaining_ms(TimestampTz deadline)
 {
 	return (int) Min(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline),
 					 PG_INT32_MAX);
@@ -246,7 +249,7 @@ fetch_ranges(KafkaReading *reading)
 
 		if (!is_done(reading, i) && reading->is_overtaken)
 			kafka_query_watermarks(reading->client, range->topic, range->partition, &low, &high,
-								   remaining_ms(reading->deadline));
+								   kafka_remaining_ms(reading->deadline));
 		reading->next[i] = Max(reading->next[i], low);
 		if (is_done(reading, i))
 			continue;
@@ -263,7 +266,7 @@ fetch_ranges(KafkaReading *reading)
 static void
 wait_for_events(const KafkaReading *reading)
 {
-	int wait_ms = remaining_ms(reading->deadline);
+	int wait_ms = kafka_remaining_ms(reading->deadline);
 
 	if (wait_ms <= 0)
 		ereport(
@@ -359,7 +362,7 @@ run_range(KafkaClient *client, const KafkaPosition *positions, int length, Times
 	int64 high;
 
 	kafka_query_watermarks(client, range.topic, range.partition, &low, &high,
-						   remaining_ms(deadline));
+						   kafka_remaining_ms(deadline));
 	range.from = Max(range.from, low);
 	range.to = Min(range.to, high);
 	return range;

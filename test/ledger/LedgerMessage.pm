@@ -2,7 +2,7 @@
 # with them, by a table of kinds.
 #
 # Truth is made here, together with the message: each element has a class,
-# which says what must become of it under the definition of its stream:
+# which says what must become of it under a definition of its stream:
 #
 #	event         accepted, unless an equal one was: then a duplicate
 #	filtered, expired
@@ -26,13 +26,15 @@ use constant {
 	BASE      => int(($ENV{LEDGER_START} // time()) / 3600) * 3600,
 };
 
-use constant COLUMNS => qw(detection_oid video_camera_oid geographical_location_oid item_name confidence timestamp_detected);
+use constant COLUMNS => qw(detection_oid video_camera_oid geographical_location_oid item_name confidence timestamp_detected plate);
 
 my @items = qw(car person bicycle truck bus tram van dog);
 
 # Each kind: how often it is taken; what differs from an ordinary event; class,
 # and SQLSTATE, as they follow from the definition.  Kinds that are only bytes
-# can't be staged by SQL; those with another payload spoil a whole message.
+# can't be staged by SQL; those with another payload spoil a whole message.  Of
+# a mendable one, a dead letter that a retry can make an event of, no other is
+# equal to one that SQL staged: such a row has the columns of its day.
 my %kinds = (
 	event      => { weight => 60 },
 	hours_late => { weight => 6, fields => sub { (timestamp_detected => at(-3600 * (1 + int(rand(5))) - rand(600))) } },
@@ -40,7 +42,7 @@ my %kinds = (
 	outdated   => {
 		weight => 3,
 		fields => sub { (timestamp_detected => at(-86400 * (5 + int(rand(3))) - rand(600))) },
-		class  => sub { $_[0]{retention} ? 'expired' : 'event' }
+		class  => sub { $_[0]{retention} eq '3 days' ? 'expired' : 'event' }
 	},
 	far_future => {
 		weight => 1,
@@ -54,15 +56,26 @@ my %kinds = (
 	},
 	ghost => {
 		weight => 2,
+		mendable => 1,
 		fields => sub { (item_name => '"ghost"') },
 		class  => sub { $_[0]{query} =~ /reject/ ? 'P0001' : 'event' }
 	},
-	too_sure => { weight => 1, fields => sub { (confidence         => '1.5') },    class => '23514' },
+	too_sure => {
+		weight => 1,
+		mendable => 1,
+		fields => sub { (confidence => '1.5') },
+		class  => sub { $_[0]{mended} ? 'event' : '23514' }
+	},
 	no_key   => { weight => 1, fields => sub { (detection_oid      => undef) },    class => '23502' },
 	null_key => { weight => 1, fields => sub { (detection_oid      => 'null') },   class => '23502' },
 	no_time  => { weight => 1, fields => sub { (timestamp_detected => undef) },    class => '23502' },
 	no_place => { weight => 1, fields => sub { (geographical_location_oid => undef) }, class => '23502' },
-	wrong_type => { weight => 1, bytes => 1, fields => sub { (video_camera_oid => '"gate 7"') }, class => '22P02' },
+	wrong_type => {
+		weight => 1,
+		bytes => 1,
+		fields => sub { (video_camera_oid => '"gate 7"') },
+		class  => sub { $_[0]{mended} ? 'event' : '22P02' }
+	},
 	wrong_time => { weight => 1, bytes => 1, fields => sub { (timestamp_detected => '"soon"') }, class => '22007' },
 	too_large  => { weight => 1, bytes => 1, fields => sub { (video_camera_oid => '99999999999') }, class => '22003' },
 	cut_off    => { weight => 1, bytes => 1, payload => sub { substr($_[0], 0, 20 + int(rand(60))) }, class => '22P02' },
@@ -100,6 +113,7 @@ sub payload_of
 		confidence                => sprintf('%.4f', rand()),
 		# around the border of two hours, so that one partition is past
 		timestamp_detected => at(rand(3000) - 1500),
+		plate              => '"' . int(rand(1000)) . '"',
 		%overrides);
 
 	return '{' . join(', ', map { "\"$_\": $values{$_}" } grep { defined $values{$_} } COLUMNS) . '}';
@@ -128,10 +142,17 @@ sub new_element
 	my $definition = $stream->{definition};
 	my $kind       = $kinds{$name};
 	my $serial     = ++$stream->{serial};
-	my $json  = payload_of($serial, $kind->{fields} ? $kind->{fields}->($definition, $serial) : ());
-	my $class = $kind->{class} // 'event';
 
-	return { kind => $name, json => $json, class => ref($class) ? $class->($definition) : $class };
+	return { kind => $name, json => payload_of($serial, $kind->{fields} ? $kind->{fields}->($definition, $serial) : ()) };
+}
+
+# What becomes of an element under a definition.
+sub class_of
+{
+	my ($definition, $element) = @_;
+	my $class = $kinds{ $element->{kind} }{class} // 'event';
+
+	return ref($class) ? $class->($definition) : $class;
 }
 
 # A message with an array of elements.  One that is spoilt is a single element
@@ -150,7 +171,7 @@ sub draw_frame
 	if ($kind->{payload} && @elements)
 	{
 		$payload = $kind->{payload}->($payload);
-		@elements = ({ kind => $name, number => -1, json => '{}', class => $kind->{class} });
+		@elements = ({ kind => $name, number => -1, json => '{}' });
 	}
 	my $message = {
 		kind     => 'frame',
@@ -182,7 +203,7 @@ sub draw
 		my $original = $reach > 0 ? $given->[ $#$given - int(rand($reach)) ] : undef;
 
 		return { %$original, origin => $origin, copy => 1, placed($stream) }
-		  if $original && !($origin eq 'sql' && $kinds{ $original->{kind} }{bytes});
+		  if $original && !($origin eq 'sql' && ($kinds{ $original->{kind} }{bytes} || $kinds{ $original->{kind} }{mendable}));
 		$name = 'event';
 	}
 
@@ -195,7 +216,7 @@ sub draw
 		payload  => $kinds{$name}{payload} ? $kinds{$name}{payload}->($element->{json}) : $element->{json},
 		elements => [$element],
 		placed($stream) };
-	push @$given, $message unless $origin eq 'sql' && $definition->{unnest};
+	push @$given, $message unless $origin eq 'sql' && ($definition->{unnest} || $kinds{$name}{mendable});
 	return $message;
 }
 
@@ -205,7 +226,7 @@ sub placed
 	my ($stream) = @_;
 
 	return (
-		topic     => $stream->{topics}[ rand @{ $stream->{topics} } ],
+		topic     => "$stream->{name}." . (1 + int(rand($stream->{drawn_topics}))),
 		partition => int(rand($stream->{definition}{partitions})));
 }
 

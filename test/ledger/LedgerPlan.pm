@@ -7,8 +7,10 @@ use strict;
 use warnings;
 
 use DetectTest;
+use LedgerChange;
 use LedgerDefinition;
 use LedgerMessage;
+use LedgerOutcome;
 
 use constant {
 	STEPS    => 7,
@@ -50,6 +52,14 @@ my %faults = (
 	},
 	'alter consumers' => { weight => 2, strike => \&alter_consumers },
 	'alter rollups'   => { weight => 2, strike => \&alter_rollups },
+	'alter columns'  => { weight => 2, strike => sub { LedgerChange::make(@_, 'columns') } },
+	'alter query'    => { weight => 2, strike => sub { LedgerChange::make(@_, 'query') } },
+	'keep longer'    => { weight => 1, strike => sub { LedgerChange::make(@_, 'longer') } },
+	'one more topic' => { weight => 1, strike => sub { LedgerChange::make(@_, 'topics') }, drawn => sub { $_[0]{drawn_topics}++ } },
+	'mend and retry' => { weight => 3, strike => sub { LedgerChange::make(@_, 'mend') } },
+	'retry'          => { weight => 2, strike => sub { LedgerChange::make(@_, 'retry') } },
+	'purge'          => { weight => 2, strike => sub { LedgerChange::make(@_, 'purge') } },
+	'other places'   => { weight => 2, strike => sub { LedgerChange::make(@_, 'places') } },
 	'seek back'       => { weight => 2, strike => \&seek_back },
 	'recreate'        => { weight => 2, strike => \&recreate },
 	'broker down'     => { weight => 1, mock => 1, strike => \&broker_down },
@@ -160,27 +170,17 @@ sub seek_back
 {
 	my ($run, $step) = @_;
 	my $stream = $step->{stream};
-	my %applied;
+	my ($applied) = LedgerChange::between_batches($run, $stream,
+		"SELECT detect.seek('$stream->{name}', to_time => '-infinity'); SELECT detect.resume('$stream->{name}')");
 
-	verb($run, $step, 'pause');
-	foreach my $line (split(/\n/, sql($run, "SELECT kafka_topic, kafka_partition, applied_offset
-		FROM detect.stat_partition WHERE stream = '$stream->{name}' AND kafka_partition >= 0")))
-	{
-		my ($topic, $partition, $offset) = split(/\|/, $line);
-		$applied{$topic}{$partition} = $offset;
-	}
-	sql($run, "SELECT detect.seek('$stream->{name}', to_time => '-infinity')");
-	foreach my $message (grep { $_->{origin} eq 'kafka' && $_->{kind} ne 'aborted' } @{ $stream->{messages} })
-	{
-		$message->{again}++ if $message->{offset} < ($applied{ $message->{topic} }{ $message->{partition} } // 0);
-	}
-	verb($run, $step, 'resume');
+	LedgerOutcome::read_again($stream, $applied);
 	return;
 }
 
 # The stream is dropped and made again over its table, with its rollups kept or
 # made again, too: it reads its topics from the beginning, and counts anew.
-# Rows that SQL staged would be dropped with it: they are waited for.
+# Rows that SQL staged would be dropped with it, and letters: those that are to
+# become events are waited for.
 sub recreate
 {
 	my ($run, $step) = @_;
@@ -189,17 +189,14 @@ sub recreate
 	my $anew    = $step->{chance} < 0.5;
 	my %rollups = LedgerDefinition::rollups($stream);
 
-	$run->{node}->poll_query_until($run->{database}, "SELECT NOT EXISTS (SELECT FROM detect_staging.$name)")
-	  or die "rows staged by SQL stay";
-	verb($run, $step, 'pause');
-	$stream->{accepted} += sql($run, "SELECT COALESCE(sum(accepted), 0) FROM detect.stat_stream WHERE stream = '$name'");
-	sql($run, "SELECT detect.drop_stream('$name')");
+	my (undef, $accepted) = LedgerChange::between_batches($run, $stream,
+		"SELECT COALESCE(sum(accepted), 0) FROM detect.stat_stream WHERE stream = '$name'; SELECT detect.drop_stream('$name')");
 	if ($anew)
 	{
 		sql($run, "SELECT detect.drop_rollup('$_')") foreach sort keys %rollups;
 	}
-	$stream->{incarnation}++;
-	delete $_->{again} foreach @{ $stream->{messages} };
+	$stream->{accepted} += $accepted;
+	LedgerOutcome::begin_anew($stream);
 	LedgerDefinition::create($run, $stream, $anew);
 	return;
 }
@@ -252,7 +249,7 @@ sub draw_aborted
 			kind     => 'aborted',
 			origin   => 'kafka',
 			payload  => $payload,
-			elements => [ { json => $payload, class => 'aborted' } ],
+			elements => [ { json => $payload } ],
 			LedgerMessage::placed($stream) }
 	} 1 .. 1 + int(rand(20));
 }
@@ -281,6 +278,7 @@ sub draw
 			$step{staged}{ $stream->{name} } = [ map { LedgerMessage::draw($stream, 'sql') } 1 .. $rows ];
 			$step{undone}{ $stream->{name} } = [ map { +{ %{ (draw_aborted($stream))[0] }, origin => 'sql' } } 1 .. $rows ];
 		}
+		$faults{$fault}{drawn}->($step{stream}) if $faults{$fault}{drawn};
 		# drawn all the same, so that a seed has the same plan everywhere
 		$step{fault} = 'nothing' if $faults{$fault}{mock} && !$has_mock;
 		push @steps, \%step;
@@ -313,7 +311,7 @@ sub produce
 	my $broker = $run->{broker};
 
 	@transactions = grep { $_->[0]{kind} ne 'aborted' } @transactions unless $broker->has_transactions;
-	foreach my $topic (@{ $stream->{topics} })
+	foreach my $topic (LedgerDefinition::topics($stream))
 	{
 		my @all;
 		foreach my $transaction (@transactions)
@@ -337,7 +335,7 @@ sub stage
 	my ($run, $stream, $rows, $undone) = @_;
 
 	return unless @$rows;
-	my $columns = join(', ', LedgerMessage::COLUMNS);
+	my $columns = join(', ', map { $_->[0] } LedgerDefinition::columns($stream->{definition}));
 	my $insert = sub {
 		my $values = join(",\n", map { "(\$j\$$_->{payload}\$j\$)" } @_);
 		return "INSERT INTO detect_staging.$stream->{name} ($columns)
@@ -345,32 +343,13 @@ sub stage
 				 LATERAL jsonb_populate_record(NULL::detect_staging.$stream->{name}, v.payload::jsonb) r;\n";
 	};
 	sql($run, $insert->(@$rows) . "BEGIN;\n" . $insert->(@$undone) . 'ROLLBACK');
-	$_->{incarnation} = $stream->{incarnation} foreach @$rows;
+	foreach my $row (@$rows)
+	{
+		$row->{incarnation} = $stream->{incarnation};
+		$row->{has_plate}   = $stream->{definition}{plate};
+	}
 	push @{ $stream->{messages} }, @$rows;
 	return;
-}
-
-# How often the stream, as it is now, has been given a message.
-sub deliveries
-{
-	my ($stream, $message) = @_;
-
-	return 0 if $message->{kind} eq 'aborted';
-	return 1 + ($message->{again} // 0) if $message->{origin} eq 'kafka';
-	return $message->{incarnation} == $stream->{incarnation} ? 1 : 0;
-}
-
-# Elements that the stream, as it is now, has been given.
-sub delivered
-{
-	my ($stream) = @_;
-	my $count = 0;
-
-	foreach my $message (grep { $_->{kind} ne 'aborted' } @{ $stream->{messages} })
-	{
-		$count += @{ $message->{elements} } * deliveries($stream, $message);
-	}
-	return $count;
 }
 
 # One step of a plan.
@@ -379,7 +358,7 @@ sub run_step
 	my ($run, $step) = @_;
 	my $fault  = $faults{ $step->{fault} };
 	my $stream = $step->{stream};
-	my $before = delivered($stream);
+	my $before = LedgerOutcome::delivered($stream);
 
 	$fault->{before}->($run, $step) if $fault->{before};
 	produce($run, $_, @{ $step->{chunks}{ $_->{name} } }) foreach @{ $run->{streams} };
@@ -389,7 +368,7 @@ sub run_step
 		stage($run, $each, $step->{staged}{ $each->{name} }, $step->{undone}{ $each->{name} });
 	}
 	wait_applied($run->{node}, $run->{database}, $stream->{name},
-		$before + int($step->{part} * (delivered($stream) - $before)), '');
+		$before + int($step->{part} * (LedgerOutcome::delivered($stream) - $before)), '');
 	$fault->{strike}->($run, $step) if $fault->{strike};
 	return;
 }

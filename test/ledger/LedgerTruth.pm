@@ -13,30 +13,36 @@ use warnings;
 
 use DetectTest;
 use LedgerDefinition;
-use LedgerPlan;
+use LedgerOutcome;
+use List::Util qw(sum0);
 use PostgreSQL::Test::Utils;
 
 use constant SHOWN => 20;    # messages of each difference, at most
 
-# Elements by message, and the truth that follows from them.
+# Elements by message with what became of each, and the truth that follows.  Of
+# equal events the one that was accepted first counts.
 my $truth_sql = <<'SQL';
-	CREATE TEMP TABLE element (kind text, origin text, deliveries int, kafka_topic text, kafka_partition int,
-		kafka_offset bigint, element int, payload bytea, json text, class text);
+	CREATE TEMP TABLE element (kind text, origin text, kafka_topic text, kafka_partition int, kafka_offset bigint, element int,
+		payload bytea, json text, accepted_or_duplicate int, filtered int, expired int, dead_letters int, sqlstate text,
+		generation int, shift int, has_plate bool);
 	COPY element FROM 'PATH';
 	CREATE TEMP TABLE valid AS
-	SELECT e.*, r.detection_oid, r.video_camera_oid, r.geographical_location_oid, r.item_name, r.confidence,
-		   r.timestamp_detected
-	FROM element e, LATERAL jsonb_to_record(e.json::jsonb) r (detection_oid bigint, video_camera_oid int,
-		geographical_location_oid int, item_name text, confidence real, timestamp_detected timestamptz)
-	WHERE class IN ('event', 'aborted');
+	SELECT e.*, r.detection_oid, substring(r.video_camera_oid FROM '\d+')::int AS video_camera_oid, r.geographical_location_oid,
+		   r.item_name, LEAST(r.confidence, 1::real) AS confidence, r.timestamp_detected,
+		   CASE WHEN LOCATOR THEN 'District ' || floor((r.geographical_location_oid + 0.5 + shift) / 10)
+				ELSE 'Street ' || geographical_location_oid END AS location_name,
+		   CASE WHEN has_plate THEN r.plate END AS plate
+	FROM element e, LATERAL jsonb_to_record(e.json::jsonb) r (detection_oid bigint, video_camera_oid text,
+		geographical_location_oid int, item_name text, confidence real, timestamp_detected timestamptz, plate text)
+	WHERE generation IS NOT NULL OR kind = 'aborted';
 	CREATE TEMP VIEW expected AS
-	SELECT DISTINCT detection_oid, video_camera_oid, geographical_location_oid, item_name, confidence,
-		   timestamp_detected, location_name
-	FROM valid LEFT JOIN location USING (geographical_location_oid) WHERE class = 'event';
+	SELECT DISTINCT ON (detection_oid, timestamp_detected) detection_oid, video_camera_oid, geographical_location_oid, item_name,
+		   confidence, timestamp_detected, location_namePLATE
+	FROM valid WHERE generation IS NOT NULL ORDER BY detection_oid, timestamp_detected, generation;
 	CREATE TEMP VIEW expected_letters AS
-	SELECT kafka_topic, kafka_partition, kafka_offset, CASE origin WHEN 'kafka' THEN element END AS element, class AS sqlstate,
+	SELECT kafka_topic, kafka_partition, kafka_offset, CASE origin WHEN 'kafka' THEN element END AS element, sqlstate,
 		   CASE origin WHEN 'kafka' THEN encode(payload, 'escape') ELSE (json::jsonb)->>'detection_oid' END AS content
-	FROM element WHERE deliveries > 0 AND length(class) = 5 AND class <> 'event';
+	FROM element WHERE sqlstate IS NOT NULL;
 	CREATE TEMP VIEW letters AS
 	SELECT kafka_topic, kafka_partition, kafka_offset, CASE WHEN kafka_topic IS NOT NULL THEN element END AS element, sqlstate,
 		   CASE WHEN kafka_topic IS NOT NULL THEN encode(payload, 'escape')
@@ -44,11 +50,9 @@ my $truth_sql = <<'SQL';
 	FROM detect.dead_letter WHERE stream = 'STREAM';
 	CREATE TEMP VIEW expected_outcomes AS
 	SELECT COALESCE(kafka_topic, '') AS kafka_topic, COALESCE(kafka_partition, -1) AS kafka_partition,
-		   COALESCE(sum(deliveries) FILTER (WHERE class = 'event'), 0)::bigint AS accepted_or_duplicate,
-		   COALESCE(sum(deliveries) FILTER (WHERE class = 'filtered'), 0)::bigint AS filtered,
-		   COALESCE(sum(deliveries) FILTER (WHERE class = 'expired'), 0)::bigint AS expired,
-		   COALESCE(sum(deliveries) FILTER (WHERE length(class) = 5 AND class <> 'event'), 0)::bigint AS dead_letters
-	FROM element WHERE deliveries > 0 GROUP BY 1, 2;
+		   sum(accepted_or_duplicate) AS accepted_or_duplicate, sum(filtered) AS filtered, sum(expired) AS expired,
+		   sum(dead_letters) AS dead_letters
+	FROM element GROUP BY 1, 2 HAVING sum(accepted_or_duplicate + filtered + expired + dead_letters) > 0;
 	CREATE TEMP VIEW outcomes AS
 	SELECT CASE WHEN kafka_partition >= 0 THEN kafka_topic ELSE '' END AS kafka_topic, kafka_partition,
 		   accepted + duplicates AS accepted_or_duplicate, filtered, expired, dead_letters
@@ -112,7 +116,7 @@ sub rollup_comparisons
 			table   => 'valid',
 			truth   => $rollups{$_}{query},
 			is      => "TABLE $_",
-			members => "m.class = 'event' AND $rollups{$_}{members}" }
+			members => "m.generation IS NOT NULL AND $rollups{$_}{members}" }
 	} sort keys %rollups;
 }
 
@@ -135,7 +139,7 @@ sub ends_sql
 	my ($run, $stream) = @_;
 	my @rows;
 
-	foreach my $topic (@{ $stream->{topics} })
+	foreach my $topic (LedgerDefinition::topics($stream))
 	{
 		my @ends = $run->{broker}->broker_ends($topic);
 		push @rows, map { "('$topic', $_, $ends[$_]::bigint)" } 0 .. $#ends;
@@ -152,7 +156,35 @@ sub copy_field
 	return $value =~ s/([\\\t\n\r])/sprintf('\\x%02x', ord($1))/egr;
 }
 
-# All elements that a stream was given, for COPY.
+# How often an element had the classes for which this is true.
+sub sum_of
+{
+	my ($state, $is_wanted) = @_;
+
+	return sum0(map { $state->{counts}{$_} } grep { $is_wanted->($_) } keys %{ $state->{counts} });
+}
+
+# An element that a stream was given, for COPY.
+sub element_line
+{
+	my ($stream, $message, $number) = @_;
+	my $element = $message->{elements}[$number];
+	my $kafka   = $message->{origin} eq 'kafka';
+	my $aborted = $message->{kind} eq 'aborted';
+	my $state   = $aborted ? { counts => {} } : LedgerOutcome::final($stream, $message, $number);
+	my $born    = $state->{born};
+	my $payload = defined $message->{payload} ? '\x' . unpack('H*', $message->{payload}) : undef;
+
+	return join("\t",
+		map { copy_field($_) } ($element->{kind} // $message->{kind}) . ($message->{copy} ? ' (copy)' : ''),
+		$message->{origin}, $kafka ? @$message{qw(topic partition offset)} : (undef) x 3,
+		$element->{number} // $number, $payload, !$kafka || $born || $aborted ? $element->{json} : undef,
+		(map { my $class = $_; sum_of($state, sub { $_[0] eq $class }) } qw(event filtered expired)),
+		sum_of($state, \&LedgerOutcome::is_letter), $state->{letter},
+		$born ? ($born->{generation}, $born->{shift}, $born->{has_plate} ? 't' : 'f') : (undef) x 3);
+}
+
+# All of them.
 sub element_lines
 {
 	my ($stream) = @_;
@@ -160,20 +192,7 @@ sub element_lines
 
 	foreach my $message (@{ $stream->{messages} })
 	{
-		my $kafka      = $message->{origin} eq 'kafka';
-		my $deliveries = LedgerPlan::deliveries($stream, $message);
-
-		foreach my $number (0 .. $#{ $message->{elements} })
-		{
-			my $element = $message->{elements}[$number];
-			my $row     = $element->{class} !~ /^(event|aborted)$/ && $kafka ? undef : $element->{json};
-
-			push @lines, join("\t",
-				map { copy_field($_) } ($element->{kind} // $message->{kind}) . ($message->{copy} ? ' (copy)' : ''),
-				$message->{origin}, $deliveries, $kafka ? @$message{qw(topic partition offset)} : (undef) x 3,
-				$element->{number} // $number, defined $message->{payload} ? '\x' . unpack('H*', $message->{payload}) : undef,
-				$row, $element->{class});
-		}
+		push @lines, map { element_line($stream, $message, $_) } 0 .. $#{ $message->{elements} };
 	}
 	return @lines;
 }
@@ -185,6 +204,7 @@ sub differences
 	my ($run, $stream, $first) = @_;
 	my $path = DetectTest::write_lines(element_lines($stream));
 	my $ends = ends_sql($run, $stream);
+	my $definition = $stream->{definition};
 	my $sql  = "SET timezone = 'UTC'; BEGIN;\n" . ($first ? "$first;\n" : '') . $truth_sql;
 
 	foreach my $comparison (@comparisons, rollup_comparisons($stream))
@@ -193,6 +213,8 @@ sub differences
 		$sql .= difference_sql($comparison, "should not be: $comparison->{what}", @$comparison{qw(is truth)});
 	}
 	$sql =~ s/\bPATH\b/$path/g;
+	$sql =~ s/location_namePLATE/$definition->{plate} ? 'location_name, plate' : 'location_name'/e;
+	$sql =~ s/\bLOCATOR\b/$definition->{locator} ? 'true' : 'false'/e;
 	$sql =~ s/\bENDS\b/$ends/g;
 	$sql =~ s/\bSTREAM\b/$stream->{name}/g;
 	$sql =~ s/\bEVENTS\b/$stream->{table}/g;
