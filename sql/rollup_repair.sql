@@ -177,6 +177,44 @@ SELECT count(*) FROM (SELECT detect.wait_for_rollup(name) FROM kept) w;
 SELECT * FROM wrong();
 
 -- ---------------------------------------------------------------------
+-- Tables without partitions, times without a zone, and none
+-- ---------------------------------------------------------------------
+CREATE TABLE plain (plain_id int PRIMARY KEY, at timestamp, n int);
+SELECT detect.create_stream('plain', event_time => 'at');
+CREATE TABLE dated (dated_id int PRIMARY KEY, at date, n int);
+SELECT detect.create_stream('dated', event_time => 'at');
+CREATE TABLE others (name text, query text);
+INSERT INTO others VALUES
+('plain_hours', $$ SELECT date_trunc('hour', at) AS hour, count(*) AS events, sum(n) AS n FROM plain GROUP BY 1 $$),
+('plain_utc', $$ SELECT date_trunc('day', at AT TIME ZONE 'UTC') AS day, count(*) AS events, sum(n) AS n FROM plain GROUP BY 1 $$),
+('dated_weeks', $$ SELECT date_trunc('week', at) AS week, count(*) AS events, sum(n) AS n FROM dated GROUP BY 1 $$),
+('dated_days', $$ SELECT at, count(*) AS events, sum(n) AS n FROM dated GROUP BY 1 $$);
+SELECT count(detect.create_rollup(name, query)) FROM others;
+SELECT count(*) FROM (SELECT detect.wait_for_rollup(name) FROM others) w;
+INSERT INTO detect_staging.plain SELECT n, '2024-03-31'::timestamp + n * interval '7 minutes', n FROM generate_series(1, 500) n;
+INSERT INTO detect_staging.dated SELECT n, '2024-03-31'::date + n % 40, n FROM generate_series(1, 500) n;
+SELECT detect.wait_for('plain'), detect.wait_for('dated');
+UPDATE plain SET n = 1000 WHERE plain_id % 50 = 0;
+UPDATE plain SET at = at + interval '1 day' WHERE plain_id = 7;
+DELETE FROM plain WHERE plain_id BETWEEN 90 AND 120;
+UPDATE dated SET n = 1000 WHERE dated_id % 50 = 0;
+DELETE FROM dated WHERE at = '2024-04-05';
+SELECT detect.wait_for('plain'), detect.wait_for('dated');
+SELECT name, regress.differences(name, query) FROM others ORDER BY name COLLATE "C";
+-- a row without a time may be of any bucket
+INSERT INTO plain VALUES (1001, NULL, 5), (1002, 'infinity', 6), (1003, '-infinity', 7);
+INSERT INTO dated VALUES (1001, NULL, 5), (1002, 'infinity', 6), (1003, '-infinity', 7);
+SELECT detect.wait_for('plain'), detect.wait_for('dated');
+SELECT name, regress.differences(name, query) FROM others ORDER BY name COLLATE "C";
+UPDATE plain SET at = '2024-04-01' WHERE plain_id > 1000;
+DELETE FROM dated WHERE dated_id > 1000;
+SELECT detect.wait_for('plain'), detect.wait_for('dated');
+SELECT name, regress.differences(name, query) FROM others ORDER BY name COLLATE "C";
+TRUNCATE plain, dated;
+SELECT detect.wait_for('plain'), detect.wait_for('dated');
+SELECT name, regress.differences(name, query) FROM others ORDER BY name COLLATE "C";
+
+-- ---------------------------------------------------------------------
 -- Refusals, and what fails
 -- ---------------------------------------------------------------------
 SELECT regress.attempt(format('SELECT detect.rebuild_rollup(%s)', arguments)) FROM (VALUES

@@ -252,7 +252,7 @@ catalog_upsert(const char *table, int nkeys, Datum *values, const bool *nulls)
 {
 	CatalogWriter *writer = catalog_open(table);
 	TupleTableSlot *found = table_slot_create(writer->rel, &writer->estate->es_tupleTable);
-	Oid primary_key = RelationGetPrimaryKeyIndex(writer->rel);
+	Oid primary_key = compat_primary_key_index(writer->rel);
 
 	Assert(nkeys > 0);
 	catalog_fill_slot(writer->slot, values, nulls);

@@ -24,6 +24,21 @@
 #include "varatt.h"
 #endif
 
+/* ---- Functions that do not return: said before them since 18 ---- */
+
+#if PG_VERSION_NUM < 180000
+#define pg_noreturn pg_attribute_noreturn()
+#endif
+
+/* ---- The index of a primary key: perhaps a deferrable one since 18 ---- */
+
+#include "utils/relcache.h"
+#if PG_VERSION_NUM >= 180000
+#define compat_primary_key_index(rel) RelationGetPrimaryKeyIndex((rel), false)
+#else
+#define compat_primary_key_index(rel) RelationGetPrimaryKeyIndex(rel)
+#endif
+
 /* ---- EvalPlanQualInit: takes the result relations since 16 ---- */
 
 #if PG_VERSION_NUM >= 160000
@@ -143,6 +158,48 @@
 #else
 #define compat_flatten_vars(query, node) compat_flatten_join_vars((query), (node))
 #define compat_executor_run(query_desc)	 ExecutorRun((query_desc), ForwardScanDirection, 0, true)
+#endif
+
+/* ---- Index scans: can be instrumented since 18 ---- */
+
+#include "access/genam.h"
+#if PG_VERSION_NUM >= 180000
+#define compat_index_beginscan(heap, index, snapshot, nkeys) \
+	index_beginscan((heap), (index), (snapshot), NULL, (nkeys), 0)
+#else
+#define compat_index_beginscan(heap, index, snapshot, nkeys) \
+	index_beginscan((heap), (index), (snapshot), (nkeys), 0)
+#endif
+
+/* ---- Portals: run once since 18 ---- */
+
+#include "tcop/pquery.h"
+#if PG_VERSION_NUM >= 180000
+#define compat_portal_run(portal) \
+	PortalRun((portal), FETCH_ALL, true, None_Receiver, None_Receiver, NULL)
+#else
+#define compat_portal_run(portal) \
+	PortalRun((portal), FETCH_ALL, true, true, None_Receiver, None_Receiver, NULL)
+#endif
+
+/* ---- Hash tables of tuples: what belongs to an entry lies before its tuple since 18 ---- */
+
+#include "executor/executor.h"
+#if PG_VERSION_NUM >= 180000
+#define compat_build_tuple_hash_table(tupdesc, ncolumns, attnums, functions, hashes, collations, \
+									  capacity, context, tuples, scratch)                        \
+	BuildTupleHashTable(NULL, (tupdesc), &TTSOpsVirtual, (ncolumns), (attnums), (functions),     \
+						(hashes), (collations), (capacity), sizeof(uint64), (context), (tuples), \
+						(scratch), false)
+#define compat_hash_entry_number(table, entry) \
+	((uint64 *) TupleHashEntryGetAdditional((table), (entry)))
+#else
+/* the place of a pointer is all that an entry has to spare */
+#define compat_build_tuple_hash_table(tupdesc, ncolumns, attnums, functions, hashes, collations, \
+									  capacity, context, tuples, scratch)                        \
+	BuildTupleHashTableExt(NULL, (tupdesc), (ncolumns), (attnums), (functions), (hashes),        \
+						   (collations), (capacity), 0, (context), (tuples), (scratch), false)
+#define compat_hash_entry_number(table, entry) ((uint64 *) &(entry)->additional)
 #endif
 
 #endif /* DETECT_COMPAT_H */

@@ -115,7 +115,7 @@ load(Applier *applier)
 	applier->letters = dead_letters_create(applier->stream, applier->context);
 	applier->retry_reader = retry_reader_create(applier->stream, applier->context);
 	if (!dedup_begin_batch(applier->dedup, true))
-		follow(applier);
+		follow_others(applier);
 	stream_transaction_commit();
 	applier->kafka.due = applier->sql.due = applier->retry.due = applier->next_expire = 0;
 	remember_identities(applier);

@@ -58,7 +58,7 @@ struct Applier
 
 /* in apply/piece.c */
 extern bool apply_batch(Applier *applier, Batch *batch);
-extern void follow(Applier *applier);
+extern void follow_others(Applier *applier);
 extern bool follow_edits(Applier *applier);
 extern void remember_identities(Applier *applier);
 

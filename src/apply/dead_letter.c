@@ -25,6 +25,7 @@
 #include "apply/dead_letter.h"
 #include "catalog/pg_type.h"
 #include "commands/sequence.h"
+#include "compat.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
 #include "utils/builtins.h"
@@ -142,7 +143,7 @@ static bool
 find_letter(DeadLetters *letters, Relation index, ScanKey keys, int nkeys)
 {
 	IndexScanDesc scan =
-		index_beginscan(letters->writer->rel, index, GetActiveSnapshot(), nkeys, 0);
+		compat_index_beginscan(letters->writer->rel, index, GetActiveSnapshot(), nkeys);
 	bool found;
 
 	index_rescan(scan, keys, nkeys, NULL, 0);

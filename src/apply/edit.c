@@ -20,6 +20,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "catalog/pg_type.h"
+#include "compat.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "utils/builtins.h"
@@ -290,7 +291,7 @@ edit_scan_begin(EditScan *scan, int32 stream_id, Snapshot snapshot)
 	ScanKeyData key;
 
 	scan->queue = table_open(catalog_relation("_edit", false), RowExclusiveLock);
-	scan->index = index_open(RelationGetPrimaryKeyIndex(scan->queue), AccessShareLock);
+	scan->index = index_open(compat_primary_key_index(scan->queue), AccessShareLock);
 	scan->snapshot = snapshot;
 	ScanKeyInit(&key, EDIT_STREAM_ID, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(stream_id));
 	scan->scan = systable_beginscan_ordered(scan->queue, scan->index, snapshot, 1, &key);

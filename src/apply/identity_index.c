@@ -22,6 +22,7 @@
 #include "catalog/pg_am.h"
 #include "catalog/pg_collation.h"
 #include "catalog/pg_index.h"
+#include "compat.h"
 #include "nodes/bitmapset.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -231,7 +232,7 @@ index_probe_open(Oid table, Oid index, const IdentityColumns *columns, Snapshot 
 	}
 
 	probe->slot = table_slot_create(probe->table, NULL);
-	probe->scan = index_beginscan(probe->table, probe->index, snapshot, probe->nkeys, 0);
+	probe->scan = compat_index_beginscan(probe->table, probe->index, snapshot, probe->nkeys);
 	return probe;
 }
 

@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "access/tupdesc.h"
+#include "compat.h"
 #include "executor/executor.h"
 #include "utils/memutils.h"
 #include "utils/typcache.h"
@@ -60,9 +61,9 @@ identity_values_create(const IdentityColumns *columns, MemoryContext context)
 		AllocSetContextCreate(context, "detect identities of a batch", ALLOCSET_DEFAULT_SIZES);
 	values_seen->scratch = AllocSetContextCreate(context, "detect identity", ALLOCSET_SMALL_SIZES);
 	values_seen->slot = MakeSingleTupleTableSlot(tupdesc, &TTSOpsVirtual);
-	values_seen->table = BuildTupleHashTableExt(
-		NULL, tupdesc, columns->n, attnums, functions, hashes, columns->collations, FIRST_CAPACITY,
-		0, context, values_seen->tuples, values_seen->scratch, false);
+	values_seen->table = compat_build_tuple_hash_table(
+		tupdesc, columns->n, attnums, functions, hashes, columns->collations, FIRST_CAPACITY,
+		context, values_seen->tuples, values_seen->scratch);
 	MemoryContextSwitchTo(old);
 	return values_seen;
 }
@@ -74,6 +75,7 @@ identity_values_number(IdentityValues *values_seen, const Datum *values)
 	TupleTableSlot *slot = values_seen->slot;
 	int natts = slot->tts_tupleDescriptor->natts;
 	TupleHashEntry entry;
+	uint64 *number;
 	bool is_new;
 
 	ExecClearTuple(slot);
@@ -84,10 +86,10 @@ identity_values_number(IdentityValues *values_seen, const Datum *values)
 	ExecClearTuple(slot);
 	MemoryContextReset(values_seen->scratch);
 
-	/* The place of a pointer is all that a tuple has to spare. */
+	number = compat_hash_entry_number(values_seen->table, entry);
 	if (is_new)
-		entry->additional = (void *) (uintptr_t) ++values_seen->count;
-	return (uintptr_t) entry->additional;
+		*number = ++values_seen->count;
+	return *number;
 }
 
 /* Forgets all values; numbers begin at 1 again. */

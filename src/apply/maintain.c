@@ -18,6 +18,7 @@
 #include "access/xact.h"
 #include "catalog/pg_inherits.h"
 #include "commands/defrem.h"
+#include "compat.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -53,7 +54,7 @@ run_through_portal(const char *sql)
 	portal->visible = false;
 	PortalDefineQuery(portal, NULL, sql, CreateCommandTag(statement->stmt), plans, NULL);
 	PortalStart(portal, NULL, 0, InvalidSnapshot);
-	(void) PortalRun(portal, FETCH_ALL, true, true, None_Receiver, None_Receiver, NULL);
+	(void) compat_portal_run(portal);
 	PortalDrop(portal, false);
 }
 

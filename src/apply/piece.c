@@ -211,7 +211,7 @@ remember_commit(Applier *applier, Batch *batch, int from, int to, List *advanced
  * In a transaction for this alone.
  */
 void
-follow(Applier *applier)
+follow_others(Applier *applier)
 {
 	MemoryContext saved_context = MemoryContextSwitchTo(applier->batch_context);
 	EditTimes *edited = edit_times_create(applier->stream);
@@ -237,7 +237,7 @@ begin_piece(Applier *applier)
 			return false;
 		if (dedup_begin_batch(applier->dedup, !has_followed))
 			return true;
-		follow(applier);
+		follow_others(applier);
 		stream_transaction_commit();
 		has_followed = true;
 	}

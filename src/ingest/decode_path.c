@@ -12,6 +12,7 @@
  */
 #include "postgres.h"
 
+#include "compat.h"
 #include "mb/pg_wchar.h"
 
 #include "decode_internal.h"
@@ -26,7 +27,7 @@ static const char *read_step(const char *path, const char *p, DecodeNode *step);
 static const char *read_plain_name(const char *path, const char *p, DecodeNode *step);
 static const char *read_quoted_name(const char *path, const char *p, DecodeNode *step);
 static const char *read_index(const char *path, const char *p, DecodeNode *step);
-static void refuse_path(const char *path, const char *detail) pg_attribute_noreturn();
+pg_noreturn static void refuse_path(const char *path, const char *detail);
 static DecodeNode *create_node(void);
 static DecodeNode *find_step(const DecodeNode *node, const DecodeNode *step);
 static DecodeNode *add_step(DecodeNode *node, const DecodeNode *step);

@@ -9,6 +9,7 @@
 #ifndef DETECT_WORKER_H
 #define DETECT_WORKER_H
 
+#include "compat.h"
 #include "detect.h"
 
 /* The worker that this process is. */
@@ -26,6 +27,6 @@ extern void worker_follow_definition(void);
 
 /* in ingest/round.c */
 extern void round_log_failure(const ErrorData *error);
-extern void round_loop(void) pg_attribute_noreturn();
+pg_noreturn extern void round_loop(void);
 
 #endif /* DETECT_WORKER_H */

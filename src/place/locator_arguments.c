@@ -17,6 +17,7 @@
 #include "catalog/pg_am.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "compat.h"
 #include "stream.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -49,7 +50,7 @@ primary_key(Oid table)
 {
 	Relation rel = relation_open(table, AccessShareLock);
 	Oid index_oid =
-		rel->rd_rel->relkind == RELKIND_VIEW ? InvalidOid : RelationGetPrimaryKeyIndex(rel);
+		rel->rd_rel->relkind == RELKIND_VIEW ? InvalidOid : compat_primary_key_index(rel);
 	char *column = NULL;
 
 	if (OidIsValid(index_oid))
