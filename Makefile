@@ -223,12 +223,13 @@ ledger: deps
 	@LEDGER_SEEDS=$(SEEDS) LEDGER_SEED=$(SEED) test/run ledger
 
 demo: deps
-	@$(MAKE) --no-print-directory all test-programs
+	@echo "building …"
+	@$(MAKE) -s --no-print-directory all test-programs
 	@test/demo
 
 bench bench-soak:
 	@test/install_dependencies.sh --kafka
-	@$(MAKE) --no-print-directory all test-programs
+	@$(MAKE) -s --no-print-directory all test-programs
 	@test/bench/$(if $(filter bench,$@),run,soak)
 
 lint: deps

@@ -208,6 +208,7 @@ compute_chunk(const RepairStep *step)
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						errmsg("events of rollup \"%s\" are gone while they were read",
 							   step->rollup->name)));
+	repair_write_covered(step->repair, &step->chunk);
 	repair_write_done(step->repair, step->chunk.from <= step->times.from ? step->repair->times.from
 																		 : step->chunk.from);
 }

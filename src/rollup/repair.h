@@ -25,6 +25,7 @@ typedef struct Repair
 extern bool repair_next(const Stream *stream, Repair *repair);
 extern TimestampTz repair_next_retry(const Stream *stream);
 extern void repair_write_done(const Repair *repair, TimestampTz until);
+extern void repair_write_covered(const Repair *repair, const TimeRange *computed);
 extern void repair_write_refused(const Repair *repair, const TimeRange *times, const char *reason);
 extern void repair_write_failed(const Rollup *rollup, const Repair *repair, const ErrorData *error);
 

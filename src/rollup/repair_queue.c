@@ -142,6 +142,28 @@ repair_write_done(const Repair *repair, TimestampTz until)
 }
 
 /*
+ * Forget the other repairs after edits that lie within what was computed: those
+ * edits were committed before, and are in it.
+ */
+void
+repair_write_covered(const Repair *repair, const TimeRange *computed)
+{
+	Oid types[4] = {INT4OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID};
+	Datum values[4];
+
+	values[0] = Int32GetDatum(repair->rollup_id);
+	values[1] = Int64GetDatum(repair->id);
+	values[2] = TimestampTzGetDatum(computed->from);
+	values[3] = TimestampTzGetDatum(computed->until);
+	SPI_connect();
+	catalog_execute("DELETE FROM detect._repair WHERE rollup_id = $1 AND repair_id <> $2 "
+					"AND NOT asked AND from_time >= $3 AND until_time <= $4 "
+					"AND retry_at < 'infinity'",
+					4, types, values, NULL);
+	SPI_finish();
+}
+
+/*
  * Note that the groups of a range stay as they are, and why: in one row for
  * each reason.
  */

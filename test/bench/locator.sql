@@ -1,5 +1,6 @@
 -- Contests of a locator with the join that it replaces: see test/bench/locator.
 SET client_min_messages = warning;
+\o /dev/null
 CREATE EXTENSION detect CASCADE;
 
 CREATE TABLE result (what text, locator_us float8, postgis_us float8, vertices bigint, build_us_a_vertex float8, megabytes float8);
@@ -25,7 +26,7 @@ DECLARE
     locator_us float8 := time_query(locator_query, points) - read_us;
     postgis_us float8 := time_query(postgis_query, postgis_points) - read_us;
 BEGIN
-    INSERT INTO result SELECT what, locator_us, postgis_us, s.vertices, s.build_ms * 1e3 / s.builds / greatest(s.vertices, 1), s.bytes / 1048576.0
+    INSERT INTO result SELECT what, locator_us, postgis_us, s.vertices, s.build_ms * 1e3 / s.builds / nullif(s.vertices, 0), s.bytes / 1048576.0
     FROM detect.stat_locator s WHERE s.locator = contest.locator;
 END $$;
 
@@ -82,6 +83,7 @@ SELECT detect.create_locator('on_street', 'street', within => 50);
 SELECT contest('within 50 m: 100000 streets on the globe', 'on_street', 'SELECT count(on_street(g)) FROM (SELECT g FROM point LIMIT %s) p',
     'SELECT count((SELECT id FROM street WHERE ST_DWithin(geog, g, 50) ORDER BY geog <-> g LIMIT 1)) FROM (SELECT g FROM point LIMIT %s) p', :points / 10, :points / 100);
 
+\o
 SELECT what, round(locator_us::numeric, 2) AS locator_us, round(postgis_us::numeric, 1) AS postgis_us, round((postgis_us / locator_us)::numeric, 1) AS ratio,
        vertices, round(build_us_a_vertex::numeric, 2) AS build_us_a_vertex, round(megabytes::numeric, 1) AS mb
 FROM result;
