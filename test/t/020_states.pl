@@ -110,9 +110,9 @@ ask(q{SELECT detect.drop_stream('later')});
 # worker waits for, for half a second, before it says so.
 ask(q{SELECT detect.pause('camera')});
 $holder->query_safe('BEGIN; LOCK TABLE city.detection IN ACCESS EXCLUSIVE MODE');
-ask(q{SELECT detect.resume('camera')});
-is($holder->query_safe(q{
-	CREATE TEMP TABLE said AS SELECT state, reason, remedy FROM detect.stat_stream LIMIT 0;
+$holder->query_safe('CREATE TEMP TABLE said AS SELECT state, reason, remedy FROM detect.stat_stream LIMIT 0');
+# it looks already when the worker begins
+$holder->query_until(qr/^looking$/m, q{\echo looking
 	DO $$
 	DECLARE deadline timestamptz := clock_timestamp() + interval '30 s';
 	BEGIN
@@ -122,8 +122,9 @@ is($holder->query_safe(q{
 			EXIT WHEN FOUND OR clock_timestamp() > deadline;
 		END LOOP;
 	END $$;
-	SELECT * FROM said;
-	ROLLBACK}), 'starting||', 'starting');
+});
+ask(q{SELECT detect.resume('camera')});
+is($holder->query_safe('SELECT * FROM said; ROLLBACK'), 'starting||', 'starting');
 $seen{starting} = 1;
 says('camera', 'running', '^$', '^$', 'it has started');
 
