@@ -148,10 +148,12 @@ SELECT detect.drop_stream('keyed');
 -- Two partitions that are open for the next minutes: what is past gets an index.
 CREATE TABLE daily (id int, seen_at timestamptz, v text) PARTITION BY RANGE (seen_at);
 SELECT now() - interval '10 minutes' AS low, now() + interval '1 hour' AS middle, now() + interval '2 hours' AS high,
-       now() AS early, now() + interval '90 minutes' AS late \gset
+       now() + interval '5 hours' AS beyond, now() AS early, now() + interval '90 minutes' AS late \gset
 CREATE TABLE daily_early PARTITION OF daily FOR VALUES FROM (:'low') TO (:'middle');
 CREATE TABLE daily_late PARTITION OF daily FOR VALUES FROM (:'middle') TO (:'high');
 CREATE TABLE daily_rest PARTITION OF daily DEFAULT;
+-- what comes later is kept free of the partitions that the stream makes ahead: late in the day it is tomorrow
+CREATE TABLE reserved PARTITION OF daily FOR VALUES FROM (:'high') TO (:'beyond');
 SELECT detect.create_stream('daily', key => '{id}');
 SELECT tgrelid::regclass, tgname, tgenabled FROM pg_trigger WHERE tgrelid::regclass::text ~ '^daily' ORDER BY tgrelid::regclass::text, tgname;
 INSERT INTO detect_staging.daily VALUES (1, :'early', 'staged'), (2, :'early', 'staged'), (1, :'late', 'staged');
@@ -204,11 +206,12 @@ INSERT INTO detect_staging.daily VALUES (1, :'early', 'seventh'), (7, :'early', 
 SELECT detect.wait_for('daily');
 SELECT 'attached', * FROM daily_rows;
 -- one that never was a partition: its edits are known from when the applier has seen it
+DROP TABLE reserved;
 CREATE TABLE daily_new (v text, id int, seen_at timestamptz);
 INSERT INTO daily_new VALUES ('before', 1, now() + interval '3 hours');
 SELECT now() + interval '3 hours' AS later \gset
 UPDATE daily_new SET seen_at = :'later';
-ALTER TABLE daily ATTACH PARTITION daily_new FOR VALUES FROM (:'high') TO (now() + interval '4 hours');
+ALTER TABLE daily ATTACH PARTITION daily_new FOR VALUES FROM (:'high') TO (:'beyond');
 INSERT INTO daily_new VALUES ('at once', 2, :'later');
 INSERT INTO detect_staging.daily VALUES (1, :'later', 'eighth'), (2, :'later', 'eighth'), (3, :'later', 'eighth');
 SELECT detect.wait_for('daily');
@@ -219,7 +222,7 @@ SELECT detect.wait_for('daily');
 SELECT 'new', * FROM daily_rows WHERE part = 'daily_new';
 -- so do those that the user makes
 DROP TABLE daily_new;
-CREATE TABLE daily_new PARTITION OF daily FOR VALUES FROM (:'high') TO (now() + interval '4 hours');
+CREATE TABLE daily_new PARTITION OF daily FOR VALUES FROM (:'high') TO (:'beyond');
 INSERT INTO detect_staging.daily VALUES (1, :'later', 'tenth'), (2, :'later', 'tenth');
 SELECT detect.wait_for('daily');
 DELETE FROM daily_new WHERE id = 2;
