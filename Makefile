@@ -49,6 +49,7 @@ OBJS = \
 	src/stream_source.o \
 	src/stream_table.o \
 	src/stream_transaction.o \
+	src/subtransaction.o \
 	src/try_stream.o \
 	src/verbs.o \
 	src/ingest/connect.o \

@@ -382,6 +382,12 @@ extern void history_record(const char *verb, const char *object, const char *det
 extern bool history_forget_old(void);
 
 /* ---------------------------------------------------------------------
+ * in subtransaction.c: a step that may fail
+ * ---------------------------------------------------------------------
+ */
+extern ErrorData *subtransaction_try(void (*step)(void *arg), void *arg, bool keep);
+
+/* ---------------------------------------------------------------------
  * in stream_transaction.c: transactions of a stream's workers
  * ---------------------------------------------------------------------
  */

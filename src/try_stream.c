@@ -266,35 +266,38 @@ blame_element(Trial *trial, Element *element, ErrorData *error)
 	element->reason = error->message;
 }
 
+/* The element that is decided. */
+typedef struct TrialStep
+{
+	Trial *trial;
+	int element;
+} TrialStep;
+
+/* For subtransaction_try(). */
+static void
+decide_element(void *arg)
+{
+	const TrialStep *step = arg;
+	Trial *trial = step->trial;
+
+	decide_piece(trial->stream, trial->reader, trial->dedup, trial->events, trial->batch,
+				 step->element, step->element + 1);
+}
+
 /* Decide one element in a subtransaction of its own. */
 static void
 try_element(Trial *trial, int i)
 {
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData *volatile error = NULL;
+	TrialStep step = {trial, i};
+	ErrorData *error;
 
 	CHECK_FOR_INTERRUPTS();
 	trial->accepted = NULL;
 	events_stage = "apply";
-	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(trial->element_context);
-	PG_TRY();
-	{
-		decide_piece(trial->stream, trial->reader, trial->dedup, trial->events, trial->batch, i,
-					 i + 1);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(trial->element_context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
+	error = subtransaction_try(decide_element, &step, true);
+	if (error)
 		events_abort(trial->events);
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(trial->element_context);
-	CurrentResourceOwner = owner;
 	if (error)
 		blame_element(trial, &trial->batch->elements[i], error);
 	emit_element(trial, &trial->batch->elements[i]);

@@ -17,7 +17,6 @@
 #include "postgres.h"
 
 #include "access/table.h"
-#include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "commands/defrem.h"
 #include "commands/tablespace.h"
@@ -33,7 +32,6 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/resowner.h"
 
 #include "apply/identity.h"
 #include "apply/partition.h"
@@ -177,6 +175,22 @@ report_ahead(const PartitionMaker *maker, const ErrorData *error)
 		slot_note_error(my_slot, error->sqlerrcode, reason);
 }
 
+/* A partition that is made ahead. */
+typedef struct AheadStep
+{
+	const PartitionMaker *maker;
+	const PartitionRange *range;
+} AheadStep;
+
+/* For subtransaction_try(). */
+static void
+ahead_step(void *arg)
+{
+	const AheadStep *step = arg;
+
+	make_partition(step->maker, step->range, LEAD_LOCK_TIMEOUT_MS);
+}
+
 /*
  * Makes one partition ahead.  An error is reported and undone: there is time,
  * and the present batch must not wait for the future.  Result is false then.
@@ -184,37 +198,16 @@ report_ahead(const PartitionMaker *maker, const ErrorData *error)
 static bool
 make_partition_ahead(const PartitionMaker *maker, const PartitionRange *range)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	volatile bool made = true;
+	AheadStep step = {maker, range};
+	ErrorData *error = subtransaction_try(ahead_step, &step, true);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		make_partition(maker, range, LEAD_LOCK_TIMEOUT_MS);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		ErrorData *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(context);
-		CurrentResourceOwner = owner;
-		if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
-			ReThrowError(error);
-		report_ahead(maker, error);
-		FreeErrorData(error);
-		made = false;
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	return made;
+	if (error == NULL)
+		return true;
+	if (error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+		ReThrowError(error);
+	report_ahead(maker, error);
+	FreeErrorData(error);
+	return false;
 }
 
 /*

@@ -20,12 +20,10 @@
  */
 #include "detect.h"
 
-#include "access/xact.h"
 #include "apply/applier.h"
 #include "apply/events_internal.h"
 #include "executor/tuptable.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 
 /* With more refused rows in a piece, a smaller one is cheaper: each has the rows
  * before it inserted again. */
@@ -86,32 +84,11 @@ keep_rows(Events *events, const PassedRow *rows, int nrows, TupleTableSlot *slot
 	ExecClearTuple(slot);
 }
 
-/* Insert events->rows in a subtransaction; the error if there was one. */
-static ErrorData *
-try_insert(Events *events)
+/* For subtransaction_try(). */
+static void
+insert_rows(void *events)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData *volatile error = NULL;
-
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		events_insert(events);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	return error;
+	events_insert((Events *) events);
 }
 
 /* The element whose row the insert has read last, NULL if it is not to blame. */
@@ -170,7 +147,7 @@ events_insert_unrefused(Events *events)
 		Element *element;
 
 		keep_rows(events, rows, nrows, slot);
-		if (events->nrows == 0 || (error = try_insert(events)) == NULL)
+		if (events->nrows == 0 || (error = subtransaction_try(insert_rows, events, true)) == NULL)
 			break;
 		element = refused_element(events, rows);
 		if (element == NULL || failure_kind(error) != FAILURE_DATA)

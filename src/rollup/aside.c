@@ -25,11 +25,9 @@
  */
 #include "rollup/rollup.h"
 
-#include "access/xact.h"
 #include "apply/applier.h"
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
-#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 /* What a guarded step absorbs. */
@@ -59,38 +57,13 @@ is_own_error(const ErrorData *error)
 }
 
 /*
- * Take a step in a subtransaction.  The result is NULL, or the error that the
- * step failed with and that left nothing behind.  Without keep, a step that
- * succeeds leaves nothing behind either.  Errors that are not the rollup's own
+ * Take a step as subtransaction_try() does.  Errors that are not the rollup's own
  * are raised.
  */
 ErrorData *
 aside_try(void (*step)(void *arg), void *arg, bool keep)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData *volatile error = NULL;
-
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		step(arg);
-		if (keep)
-			ReleaseCurrentSubTransaction();
-		else
-			RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
+	ErrorData *error = subtransaction_try(step, arg, keep);
 
 	if (error != NULL && !is_own_error(error))
 		ReThrowError(error);
