@@ -231,6 +231,23 @@ rows_missing(const WaitTarget *target)
 	return missing;
 }
 
+/* How many rows a query of ours gives, which selects their xmin: none of them
+ * may be ours.  The caller is connected to SPI. */
+static int64
+count_missing(const WaitTarget *target, const char *sql, int nargs, Oid *types, Datum *values)
+{
+	int64 missing = catalog_execute(sql, nargs, types, values, NULL);
+
+	for (int64 i = 0; i < missing; i++)
+	{
+		bool isnull;
+
+		check_is_not_ours(target,
+						  SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
+	}
+	return missing;
+}
+
 /* How many dead letters that were to be retried at the call still are; of many
  * only that there are many. */
 static int64
@@ -243,16 +260,10 @@ retries_missing(const WaitTarget *target)
 	values[0] = Int32GetDatum(target->stream->id);
 	values[1] = TimestampTzGetDatum(target->called_at);
 	SPI_connect();
-	missing = catalog_execute("SELECT xmin FROM detect._dead_letter WHERE stream_id = $1 "
-							  "AND retry_asked_at <= $2 LIMIT 1000",
-							  2, types, values, NULL);
-	for (int64 i = 0; i < missing; i++)
-	{
-		bool isnull;
-
-		check_is_not_ours(target,
-						  SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
-	}
+	missing = count_missing(target,
+							"SELECT xmin FROM detect._dead_letter WHERE stream_id = $1 "
+							"AND retry_asked_at <= $2 LIMIT 1000",
+							2, types, values);
 	SPI_finish();
 	return missing;
 }
@@ -287,16 +298,10 @@ edits_missing(const WaitTarget *target)
 	values[1] = Int64GetDatum(target->last_edit);
 	values[2] = ObjectIdGetDatum(target->stream->events_table);
 	SPI_connect();
-	missing = catalog_execute("SELECT xmin FROM detect._edit WHERE stream_id = $1 "
-							  "AND edit_id <= $2 LIMIT 1000",
-							  2, types, values, NULL);
-	for (int64 i = 0; i < missing; i++)
-	{
-		bool isnull;
-
-		check_is_not_ours(target,
-						  SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
-	}
+	missing = count_missing(target,
+							"SELECT xmin FROM detect._edit WHERE stream_id = $1 "
+							"AND edit_id <= $2 LIMIT 1000",
+							2, types, values);
 	if (missing == 0)
 		missing = catalog_execute("SELECT FROM detect._repair p JOIN detect._rollup r "
 								  "USING (rollup_id) WHERE r.events_table = $3 "
