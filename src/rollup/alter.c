@@ -17,7 +17,6 @@
  */
 #include "rollup/rollup.h"
 
-#include "access/table.h"
 #include "apply/dedup.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
@@ -25,11 +24,9 @@
 #include "fmgr.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
-#include "rewrite/rewriteHandler.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/rel.h"
 #include "utils/timestamp.h"
 
 /* The arguments of detect.alter_rollup. */
@@ -147,16 +144,6 @@ lock_rollup(const char *name, RollupRow *rollup)
 	return stream_load_by_events_table(rollup->events_table);
 }
 
-/* Raise an error unless a rollup has a stream. */
-static void
-require_stream(const char *name, const Stream *stream)
-{
-	if (stream == NULL)
-		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-						errmsg("rollup \"%s\" has no stream any more", name),
-						errhint("Create a stream for its events table first.")));
-}
-
 /* ---------------------------------------------------------------------
  * Another query
  * ---------------------------------------------------------------------
@@ -223,7 +210,7 @@ build_query(const char *name, const RollupRow *rollup, const Stream *stream,
 	Query *query;
 	Stream *source;
 
-	require_stream(name, stream);
+	definition_require_stream(name, stream);
 	stream_check_owner(stream);
 	check_public_view(name, rollup->public_view);
 	query = definition_parse_query(change->query);
@@ -264,11 +251,7 @@ abandon_query(const char *name, RollupRow *rollup)
 static void
 check_age(const char *name, const Stream *stream)
 {
-	Relation view = table_open(rollup_query_view(name), AccessShareLock);
-	RollupShape *shape = shape_create(get_view_query(view), stream->events_table);
-
-	retention_check(shape, stream);
-	table_close(view, NoLock);
+	retention_check(shape_load(rollup_query_view(name), stream->events_table), stream);
 }
 
 /* Change the retention of a rollup, and of its new definition; NULL keeps
@@ -283,7 +266,7 @@ change_retention(const char *name, const RollupRow *rollup, const Stream *stream
 	definition_check_retention(retention);
 	if (retention != NULL)
 	{
-		require_stream(name, stream);
+		definition_require_stream(name, stream);
 		check_age(name, stream);
 		if (rollup->new_id != 0)
 			check_age(definition_new_name(rollup->id), stream);

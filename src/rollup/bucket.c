@@ -259,6 +259,23 @@ bucket_end(const RollupShape *shape, const Stream *stream, int key, TimestampTz 
 }
 
 /*
+ * The whole buckets in which times of a range lie, without those that are older
+ * than the rollup keeps.
+ */
+TimeRange
+bucket_cover(const RollupShape *shape, const Rollup *rollup, int key, TimeRange times)
+{
+	const Stream *stream = rollup->stream;
+
+	times.from = bucket_begin(shape, stream, key, times.from);
+	if (!TIMESTAMP_NOT_FINITE(times.until))
+		times.until = bucket_end(shape, stream, key, times.until - 1);
+	if (rollup->kept_from != 0)
+		times.from = Max(times.from, bucket_begin(shape, stream, key, rollup->kept_from));
+	return times;
+}
+
+/*
  * How far outside of its ends events of a bucket may lie.
  */
 int64

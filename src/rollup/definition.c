@@ -316,6 +316,18 @@ definition_get(const char *name, RollupRow *rollup)
 	check_owner(name);
 }
 
+/*
+ * Raise an error unless a rollup has a stream.
+ */
+void
+definition_require_stream(const char *name, const Stream *stream)
+{
+	if (stream == NULL)
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("rollup \"%s\" has no stream any more", name),
+						errhint("Create a stream for its events table first.")));
+}
+
 /* Drop a relation if it is there, unless other objects depend on it. */
 static void
 drop_relation(Oid relation)

@@ -21,7 +21,6 @@
 #include "catalog/pg_language.h"
 #include "catalog/pg_proc.h"
 #include "compat.h"
-#include "rewrite/rewriteHandler.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -160,14 +159,12 @@ merge_check_state_table(const Rollup *rollup, const RollupShape *shape, TupleDes
 static SPIPlanPtr
 make_plan(const Rollup *rollup, TupleDesc tupdesc)
 {
-	Relation view = table_open(rollup->query_view, AccessShareLock);
-	RollupShape *shape = shape_create(get_view_query(view), rollup->stream->events_table);
+	RollupShape *shape = shape_load(rollup->query_view, rollup->stream->events_table);
 	char *sql;
 	SPIPlanPtr plan;
 
 	merge_check_state_table(rollup, shape, tupdesc);
 	sql = merge_sql(rollup, shape, tupdesc);
-	table_close(view, NoLock);
 	plan = SPI_prepare(sql, 0, NULL);
 	if (plan == NULL)
 		elog(ERROR, "could not prepare \"%s\": %s", sql, SPI_result_code_string(SPI_result));

@@ -10,14 +10,11 @@
  */
 #include "rollup/repair.h"
 
-#include "access/table.h"
 #include "catalog/pg_type.h"
 #include "fmgr.h"
-#include "rewrite/rewriteHandler.h"
 #include "sql.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
-#include "utils/rel.h"
 #include "utils/timestamp.h"
 
 PG_FUNCTION_INFO_V1(detect_retry_rollup);
@@ -93,13 +90,7 @@ check_nothing_gone(const char *name, const Rollup *rollup, const RollupShape *sh
 	TimeRange gone;
 
 	if (key >= 0 && bucket_is_ordered(shape, key))
-	{
-		range.from = bucket_begin(shape, stream, key, range.from);
-		if (!TIMESTAMP_NOT_FINITE(range.until))
-			range.until = bucket_end(shape, stream, key, range.until - 1);
-		if (rollup->kept_from != 0)
-			range.from = Max(range.from, bucket_begin(shape, stream, key, rollup->kept_from));
-	}
+		range = bucket_cover(shape, rollup, key, range);
 	if (!repair_find_gone(stream, range.from, range.until, &gone))
 		return;
 	ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -117,16 +108,11 @@ check_range(const char *name, const RollupRow *row, const TimeRange *range, bool
 	Rollup rollup = {.stream = stream_load_by_events_table(row->events_table),
 					 .time_zone = row->time_zone,
 					 .kept_from = row->kept_from};
-	Relation view;
 	RollupShape *shape;
 	int nest_level;
 
-	if (rollup.stream == NULL)
-		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-						errmsg("rollup \"%s\" has no stream any more", name),
-						errhint("Create a stream for its events table first.")));
-	view = table_open(rollup_query_view(name), AccessShareLock);
-	shape = shape_create(get_view_query(view), row->events_table);
+	definition_require_stream(name, rollup.stream);
+	shape = shape_load(rollup_query_view(name), row->events_table);
 	nest_level = partial_enter_time_zone(&rollup);
 	if (!TIMESTAMP_IS_NOBEGIN(range->from) || !TIMESTAMP_IS_NOEND(range->until))
 	{
@@ -142,7 +128,6 @@ check_range(const char *name, const RollupRow *row, const TimeRange *range, bool
 	if (!allow_loss)
 		check_nothing_gone(name, &rollup, shape, *range);
 	AtEOXact_GUC(true, nest_level);
-	table_close(view, NoLock);
 }
 
 /* Have the applier compute a range again.  What was refused within it is

@@ -20,14 +20,11 @@
  */
 #include "rollup/repair.h"
 
-#include "access/table.h"
 #include "catalog/pg_type.h"
-#include "rewrite/rewriteHandler.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
-#include "utils/rel.h"
 #include "utils/timestamp.h"
 
 /* What one step works on. */
@@ -49,26 +46,15 @@ refuse_chunk(const RepairStep *step, const char *reason)
 	repair_write_done(step->repair, step->chunk.from);
 }
 
-/* Whole buckets, without those that are older than the rollup keeps. */
+/* What a repair is about: whole buckets, or all where there are none. */
 static TimeRange
 whole_buckets(const RepairStep *step)
 {
-	const Rollup *rollup = step->rollup;
-	TimeRange times = step->repair->times;
+	TimeRange all = {DT_NOBEGIN, DT_NOEND};
 
 	if (step->key < 0)
-	{
-		times.from = DT_NOBEGIN;
-		times.until = DT_NOEND;
-		return times;
-	}
-	times.from = bucket_begin(step->shape, rollup->stream, step->key, times.from);
-	if (!TIMESTAMP_NOT_FINITE(times.until))
-		times.until = bucket_end(step->shape, rollup->stream, step->key, times.until - 1);
-	if (rollup->kept_from != 0)
-		times.from = Max(times.from,
-						 bucket_begin(step->shape, rollup->stream, step->key, rollup->kept_from));
-	return times;
+		return all;
+	return bucket_cover(step->shape, step->rollup, step->key, step->repair->times);
 }
 
 /* The newest part of what is to be done that is read in one step. */
@@ -244,14 +230,12 @@ static void
 repair_step(void *arg)
 {
 	RepairStep *step = (RepairStep *) arg;
-	Relation view = table_open(step->rollup->query_view, AccessShareLock);
 	int nest_level = partial_enter_time_zone(step->rollup);
 
-	step->shape = shape_create(get_view_query(view), step->rollup->stream->events_table);
+	step->shape = shape_load(step->rollup->query_view, step->rollup->stream->events_table);
 	step->key = bucket_key(step->shape, step->rollup->stream);
 	do_step(step);
 	AtEOXact_GUC(true, nest_level);
-	table_close(view, NoLock);
 }
 
 /*

@@ -19,15 +19,12 @@
 #include "rollup/rollup.h"
 
 #include "access/stratnum.h"
-#include "access/table.h"
 #include "catalog/pg_type.h"
 #include "nodes/makefuncs.h"
-#include "rewrite/rewriteHandler.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/rel.h"
 
 /* Groups that one transaction deletes at most. */
 #define CHUNK_GROUPS 10000
@@ -82,8 +79,7 @@ retention_check(const RollupShape *shape, const Stream *stream)
 bool
 retention_has_older(const Rollup *rollup, TimestampTz time)
 {
-	Relation view = table_open(rollup->query_view, AccessShareLock);
-	RollupShape *shape = shape_create(get_view_query(view), rollup->stream->events_table);
+	RollupShape *shape = shape_load(rollup->query_view, rollup->stream->events_table);
 	int bucket = bucket_key(shape, rollup->stream);
 	int nest_level = partial_enter_time_zone(rollup);
 	bool found = false;
@@ -105,7 +101,6 @@ retention_has_older(const Rollup *rollup, TimestampTz time)
 		SPI_finish();
 	}
 	AtEOXact_GUC(true, nest_level);
-	table_close(view, NoLock);
 	return found;
 }
 
@@ -182,7 +177,6 @@ expire_step(void *arg)
 	const Stream *stream = rollup->stream;
 	TimestampTz wanted = 0;
 	bool expiring = false;
-	Relation view;
 	RollupShape *shape;
 	int nest_level;
 	int bucket;
@@ -190,10 +184,8 @@ expire_step(void *arg)
 
 	if (!read_wanted(rollup, &wanted, &expiring))
 		return;
-	view = table_open(rollup->query_view, AccessShareLock);
-	shape = shape_create(get_view_query(view), stream->events_table);
+	shape = shape_load(rollup->query_view, stream->events_table);
 	bucket = bucket_key(shape, stream);
-	table_close(view, NoLock);
 	if (bucket < 0)
 		return;
 

@@ -217,6 +217,8 @@ extern TimestampTz
 bucket_begin(const RollupShape *shape, const Stream *stream, int key, TimestampTz time);
 extern TimestampTz
 bucket_end(const RollupShape *shape, const Stream *stream, int key, TimestampTz time);
+extern TimeRange
+bucket_cover(const RollupShape *shape, const Rollup *rollup, int key, TimeRange times);
 extern int64 bucket_slack_usec(const RollupShape *shape, const Stream *stream, int key);
 
 /* in rollup/coarser.c */
@@ -226,6 +228,7 @@ extern List *coarser_list(Jsonb *definition, const RollupShape *shape, const Str
 extern bool definition_find(const char *name, RollupRow *row);
 extern void definition_changed(const Stream *stream);
 extern void definition_get(const char *name, RollupRow *row);
+extern void definition_require_stream(const char *name, const Stream *stream);
 extern Query *definition_parse_query(char *text);
 extern RollupShape *definition_make(const char *name, Query *query, const Stream *stream,
 									const Interval *retention, const RollupRow *replaced);
@@ -258,6 +261,7 @@ extern Stream *query_check(const Query *query);
 
 /* in rollup/shape.c */
 extern RollupShape *shape_create(const Query *query, Oid events_table);
+extern RollupShape *shape_load(Oid query_view, Oid events_table);
 extern List *shape_results(const RollupShape *shape);
 extern List *shape_public_targets(const RollupShape *shape, Oid state_table, Node **having);
 

@@ -16,6 +16,7 @@
 #include "rollup/rollup.h"
 
 #include "access/htup_details.h"
+#include "access/table.h"
 #include "catalog/pg_aggregate.h"
 #include "catalog/pg_type.h"
 #include "compat.h"
@@ -26,8 +27,10 @@
 #include "parser/parse_agg.h"
 #include "parser/parse_func.h"
 #include "parser/parsetree.h"
+#include "rewrite/rewriteHandler.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/rel.h"
 #include "utils/syscache.h"
 
 /* Where the walk over a query's expressions gathers its aggregates. */
@@ -236,6 +239,19 @@ shape_create(const Query *query, Oid events_table)
 	shape->events_rti = find_events_rti(shape->query, events_table);
 	add_keys(shape);
 	add_states(shape);
+	return shape;
+}
+
+/*
+ * The same of the query that a rollup keeps as a view.
+ */
+RollupShape *
+shape_load(Oid query_view, Oid events_table)
+{
+	Relation view = table_open(query_view, AccessShareLock);
+	RollupShape *shape = shape_create(get_view_query(view), events_table);
+
+	table_close(view, NoLock);
 	return shape;
 }
 

@@ -22,17 +22,14 @@
  */
 #include "rollup/rollup.h"
 
-#include "access/table.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
-#include "rewrite/rewriteHandler.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -151,14 +148,11 @@ static void
 replace_view(const Swap *swap)
 {
 	const Rollup *rollup = swap->rollup;
-	Relation query_view;
 	RollupShape *shape;
 
 	if (!OidIsValid(swap->public_view))
 		return;
-	query_view = table_open(rollup->query_view, AccessShareLock);
-	shape = shape_create(get_view_query(query_view), rollup->stream->events_table);
-	table_close(query_view, NoLock);
+	shape = shape_load(rollup->query_view, rollup->stream->events_table);
 	/* somebody may have altered the view meanwhile */
 	relation_check_public_view(swap->public_view, shape);
 	relation_replace_public_view(swap->public_view, shape, rollup->state_table);

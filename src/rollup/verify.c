@@ -25,7 +25,6 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
-#include "rewrite/rewriteHandler.h"
 #include "tcop/dest.h"
 #include "utils/builtins.h"
 #include "utils/date.h"
@@ -315,7 +314,6 @@ static void
 verify(const RollupRow *row, const char *name, FunctionCallInfo fcinfo)
 {
 	Verification verification = {.stream = stream_load_by_events_table(row->events_table)};
-	Relation view;
 	Relation state_table;
 	Tuplestorestate *recomputed;
 	int nest_level;
@@ -330,9 +328,8 @@ verify(const RollupRow *row, const char *name, FunctionCallInfo fcinfo)
 				(errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("rollup \"%s\" does not exist", name)));
 	check_phase(verification.rollup);
 
-	view = table_open(verification.rollup->query_view, AccessShareLock);
+	verification.shape = shape_load(verification.rollup->query_view, row->events_table);
 	state_table = table_open(verification.rollup->state_table, AccessShareLock);
-	verification.shape = shape_create(get_view_query(view), row->events_table);
 	merge_check_state_table(verification.rollup, verification.shape, RelationGetDescr(state_table));
 	verification.scope.bucket = bucket_key(verification.shape, verification.stream);
 	if (verification.scope.bucket >= 0)
@@ -348,7 +345,6 @@ verify(const RollupRow *row, const char *name, FunctionCallInfo fcinfo)
 	compare(&verification, state_table, recomputed, (ReturnSetInfo *) fcinfo->resultinfo);
 	tuplestore_end(recomputed);
 	table_close(state_table, NoLock);
-	table_close(view, NoLock);
 }
 
 /*

@@ -22,7 +22,6 @@
 #include "nodes/nodeFuncs.h"
 #include "optimizer/clauses.h"
 #include "parser/parse_func.h"
-#include "rewrite/rewriteHandler.h"
 #include "stream.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -244,9 +243,8 @@ merged_query(const char *rollup_name, const RollupRow *rollup, List *columns)
 {
 	Oid types[2] = {REGPROCEDUREOID, ANYELEMENTOID};
 	List *merge = list_make2(makeString(DETECT_SCHEMA), makeString("_merge"));
-	Relation query_view = table_open(rollup_query_view(rollup_name), AccessShareLock);
+	RollupShape *shape = shape_load(rollup_query_view(rollup_name), rollup->events_table);
 	Relation state_table = table_open(rollup_state_table(rollup_name), AccessShareLock);
-	RollupShape *shape = shape_create(get_view_query(query_view), rollup->events_table);
 	Query *query = relation_public_query(shape, state_table);
 	Merging merging = {.rollup = rollup_name,
 					   .public_view = rollup->public_view,
@@ -261,7 +259,6 @@ merged_query(const char *rollup_name, const RollupRow *rollup, List *columns)
 		choose_column(&merging, lfirst(cell));
 	merge_groups(&merging, query);
 	table_close(state_table, NoLock);
-	table_close(query_view, NoLock);
 	return query;
 }
 
