@@ -3,48 +3,73 @@
  * merge.c
  *	  Partial states into the state table of a rollup.
  *
- * One statement a batch, INSERT … ON CONFLICT DO UPDATE, in which each group
- * of the batch touches its row once.  The states of a row are merged by
- * detect._combine, which can merge any, but costs a call of the aggregate's
- * functions in an environment of their own.  Where the combine function is an
- * ordinary strict function of PostgreSQL over plain values (int8pl for count,
- * the larger of two for max) it is called directly: it gives the same, and
- * saves more than half of the time.
+ * Each group of a batch is looked up once, by the unique index on the group
+ * columns, and its row is updated or inserted.  INSERT … ON CONFLICT DO UPDATE
+ * would do the same, but it has to expect other writers: it locks a row before
+ * it updates it, and inserts in two steps, each with a WAL record of its own.
+ * The applier is the only writer of a state table, so there is nobody to expect;
+ * one who changes states by hand at that moment makes the merge fail, and it is
+ * tried again.
+ *
+ * The states of a row are merged by detect._combine, which can merge any, but
+ * costs a call of the aggregate's functions in an environment of their own.
+ * Where the combine function is an ordinary strict function of PostgreSQL over
+ * plain values (int8pl for count, the larger of two for max) it is called
+ * directly: it gives the same, and takes less than half of the time.
  *
  *-------------------------------------------------------------------------
  */
 #include "rollup/rollup.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/nbtree.h"
 #include "access/table.h"
+#include "access/tableam.h"
 #include "access/transam.h"
+#include "access/xact.h"
 #include "catalog/pg_language.h"
 #include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "commands/trigger.h"
 #include "compat.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "parser/parse_func.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
-/* The name under which the statement reads what is to be merged. */
-#define PARTIAL_NAME "partial"
-
+/* What is known of a rollup's state table from one merge to the next. */
 struct MergePlan
 {
-	SPIPlanPtr plan; /* saved; NULL until the first merge */
+	MemoryContext context;
+	TupleDesc tupdesc; /* of the state table; NULL until the first merge */
+	int nkeys;
+	int nstates;
+	List *targets; /* the merged row: stored columns are inner, those of a batch outer */
 };
 
-/* Reset callback: SPI keeps saved plans outside of our memory. */
-static void
-free_plan(void *merge_plan)
+/* One merge. */
+typedef struct Merge
 {
-	MergePlan *merge = (MergePlan *) merge_plan;
-
-	if (merge->plan != NULL)
-		SPI_freeplan(merge->plan);
-	merge->plan = NULL;
-}
+	const MergePlan *plan;
+	Relation index;
+	EState *estate;
+	ResultRelInfo *result;
+	EPQState epq;
+	IndexScanDesc scan;
+	ScanKeyData keys[INDEX_MAX_KEYS];	   /* of groups without NULL */
+	ScanKeyData null_keys[INDEX_MAX_KEYS]; /* what stands for a key that is NULL */
+	TupleTableSlot *partial;
+	TupleTableSlot *stored;
+	TupleTableSlot *merged;
+	ProjectionInfo *projection; /* from stored and partial to merged */
+} Merge;
 
 /*
  * Make an empty plan that lives as long as context.
@@ -52,13 +77,10 @@ free_plan(void *merge_plan)
 MergePlan *
 merge_plan_create(MemoryContext context)
 {
-	MergePlan *merge = MemoryContextAllocZero(context, sizeof(MergePlan));
-	MemoryContextCallback *callback = MemoryContextAllocZero(context, sizeof(*callback));
+	MergePlan *plan = MemoryContextAllocZero(context, sizeof(MergePlan));
 
-	callback->func = free_plan;
-	callback->arg = merge;
-	MemoryContextRegisterResetCallback(context, callback);
-	return merge;
+	plan->context = AllocSetContextCreate(context, "detect merge plan", ALLOCSET_SMALL_SIZES);
+	return plan;
 }
 
 /*
@@ -88,49 +110,40 @@ is_plain_function(const RollupState *state)
 	return plain;
 }
 
-/* Append the expression that merges a stored state t.x with EXCLUDED.x. */
-static void
-append_combination(StringInfo sql, const RollupState *state, const char *column)
+/* detect._combine(aggregate, stored, partial). */
+static Expr *
+make_combine_call(const RollupState *state, Var *stored, Var *partial)
 {
-	/* A strict function is not called with NULL: the other state stands. */
-	if (is_plain_function(state))
-		appendStringInfo(sql, "COALESCE(pg_catalog.%s(t.%s, EXCLUDED.%s), t.%s, EXCLUDED.%s)",
-						 quote_identifier(get_func_name(state->combine_function)), column, column,
-						 column, column);
-	else
-		appendStringInfo(
-			sql, DETECT_SCHEMA "._combine('%u'::pg_catalog.regprocedure, t.%s, EXCLUDED.%s)",
-			state->aggref->aggfnoid, column, column);
+	Oid types[3] = {REGPROCEDUREOID, ANYELEMENTOID, ANYELEMENTOID};
+	List *name = list_make2(makeString(DETECT_SCHEMA), makeString("_combine"));
+	Const *aggregate = makeConst(REGPROCEDUREOID, -1, InvalidOid, sizeof(Oid),
+								 ObjectIdGetDatum(state->aggref->aggfnoid), false, true);
+
+	return (Expr *) makeFuncExpr(LookupFuncName(name, lengthof(types), types, false), state->type,
+								 list_make3(aggregate, stored, partial), InvalidOid,
+								 state->collation, COERCE_EXPLICIT_CALL);
 }
 
-/* The statement that merges; names come from the state table as it is now. */
-static char *
-merge_sql(const Rollup *rollup, const RollupShape *shape, TupleDesc tupdesc)
+/* The expression that merges a stored state with a partial one. */
+static Expr *
+make_combination(const RollupState *state, AttrNumber attnum)
 {
-	StringInfoData columns;
-	StringInfoData keys;
-	StringInfoData merges;
+	Var *stored = makeVar(INNER_VAR, attnum, state->type, -1, state->collation, 0);
+	Var *partial = makeVar(OUTER_VAR, attnum, state->type, -1, state->collation, 0);
+	CoalesceExpr *coalesce;
 
-	initStringInfo(&columns);
-	initStringInfo(&keys);
-	initStringInfo(&merges);
-	for (int i = 0; i < tupdesc->natts; i++)
-	{
-		const char *column = quote_identifier(NameStr(TupleDescAttr(tupdesc, i)->attname));
-
-		appendStringInfo(&columns, "%s%s", i > 0 ? ", " : "", column);
-		if (i < shape->nkeys)
-			appendStringInfo(&keys, "%s%s", i > 0 ? ", " : "", column);
-		else
-		{
-			appendStringInfo(&merges, "%s%s = ", i > shape->nkeys ? ", " : "", column);
-			append_combination(&merges, &shape->states[i - shape->nkeys], column);
-		}
-	}
-	return psprintf("INSERT INTO " DETECT_STATE_SCHEMA ".%s AS t (%s) SELECT %s FROM " PARTIAL_NAME
-					" ON CONFLICT (%s) DO %s%s",
-					quote_identifier(get_rel_name(rollup->state_table)), columns.data, columns.data,
-					keys.data, shape->nstates > 0 ? "UPDATE SET " : "NOTHING", merges.data);
+	if (!is_plain_function(state))
+		return make_combine_call(state, stored, partial);
+	/* A strict function is not called with NULL: the other state stands. */
+	coalesce = makeNode(CoalesceExpr);
+	coalesce->coalescetype = state->type;
+	coalesce->coalescecollid = state->collation;
+	coalesce->args =
+		list_make3(makeFuncExpr(state->combine_function, state->type, list_make2(stored, partial),
+								state->collation, state->collation, COERCE_EXPLICIT_CALL),
+				   stored, partial);
+	coalesce->location = -1;
+	return (Expr *) coalesce;
 }
 
 /*
@@ -154,57 +167,205 @@ merge_check_state_table(const Rollup *rollup, const RollupShape *shape, TupleDes
 				 errhint("Drop the rollup with detect.drop_rollup and create it again.")));
 }
 
-/* Save the plan of the merging statement.  The caller is connected to SPI and
- * has registered the relation that the statement reads. */
-static SPIPlanPtr
-make_plan(const Rollup *rollup, TupleDesc tupdesc)
+/* Make the plan: what a merged row is made of. */
+static void
+make_plan(MergePlan *plan, const Rollup *rollup, TupleDesc tupdesc)
 {
 	RollupShape *shape = shape_load(rollup->query_view, rollup->stream->events_table);
-	char *sql;
-	SPIPlanPtr plan;
+	MemoryContext saved_context;
+	List *targets = NIL;
 
 	merge_check_state_table(rollup, shape, tupdesc);
-	sql = merge_sql(rollup, shape, tupdesc);
-	plan = SPI_prepare(sql, 0, NULL);
-	if (plan == NULL)
-		elog(ERROR, "could not prepare \"%s\": %s", sql, SPI_result_code_string(SPI_result));
-	SPI_keepplan(plan);
-	return plan;
+	for (int i = 0; i < tupdesc->natts; i++)
+	{
+		Form_pg_attribute column = TupleDescAttr(tupdesc, i);
+		Expr *expr;
+
+		if (i < shape->nkeys)
+			expr = (Expr *) makeVar(INNER_VAR, i + 1, column->atttypid, column->atttypmod,
+									column->attcollation, 0);
+		else
+			expr = make_combination(&shape->states[i - shape->nkeys], i + 1);
+		targets = lappend(targets, makeTargetEntry(expr, i + 1, NULL, false));
+	}
+
+	plan->tupdesc = NULL;
+	MemoryContextReset(plan->context);
+	saved_context = MemoryContextSwitchTo(plan->context);
+	plan->targets = copyObject(targets);
+	plan->nkeys = shape->nkeys;
+	plan->nstates = shape->nstates;
+	plan->tupdesc = CreateTupleDescCopy(tupdesc);
+	MemoryContextSwitchTo(saved_context);
+}
+
+/* Whether a plan was made for the columns that the state table has now. */
+static bool
+plan_fits(const MergePlan *plan, TupleDesc tupdesc)
+{
+	if (plan->tupdesc == NULL || plan->tupdesc->natts != tupdesc->natts)
+		return false;
+	for (int i = 0; i < tupdesc->natts; i++)
+	{
+		if (TupleDescAttr(tupdesc, i)->atttypid != TupleDescAttr(plan->tupdesc, i)->atttypid)
+			return false;
+	}
+	return true;
+}
+
+/* Whether an index is unique on the group columns, NULLs included. */
+static bool
+is_group_index(const Form_pg_index form, int nkeys)
+{
+	bool fits = form->indisunique && form->indnullsnotdistinct && form->indimmediate &&
+				form->indisvalid && form->indnkeyatts == nkeys;
+
+	for (int i = 0; fits && i < nkeys; i++)
+		fits = form->indkey.values[i] == i + 1;
+	return fits;
+}
+
+/* Open the index by which groups are found: by its lock, that of a writer. */
+static Relation
+open_group_index(const Rollup *rollup, Relation state_table, int nkeys)
+{
+	List *indexes = RelationGetIndexList(state_table);
+	ListCell *cell;
+
+	foreach(cell, indexes)
+	{
+		Relation index = index_open(lfirst_oid(cell), RowExclusiveLock);
+
+		if (is_group_index(index->rd_index, nkeys) && RelationGetIndexPredicate(index) == NIL)
+			return index;
+		index_close(index, RowExclusiveLock);
+	}
+	ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
+					errmsg("the state table of rollup \"%s\" has no unique index on its groups",
+						   rollup->name),
+					errhint("Drop the rollup with detect.drop_rollup and create it again.")));
+}
+
+/* Prepare the look-up of groups. */
+static void
+init_keys(Merge *merge)
+{
+	Relation index = merge->index;
+
+	for (int i = 0; i < merge->plan->nkeys; i++)
+	{
+		Oid type = index->rd_opcintype[i];
+		Oid equality =
+			get_opfamily_member(index->rd_opfamily[i], type, type, BTEqualStrategyNumber);
+
+		ScanKeyEntryInitialize(&merge->keys[i], 0, i + 1, BTEqualStrategyNumber, type,
+							   index->rd_indcollation[i], get_opcode(equality), (Datum) 0);
+		ScanKeyEntryInitialize(&merge->null_keys[i], SK_ISNULL | SK_SEARCHNULL, i + 1,
+							   InvalidStrategy, InvalidOid, InvalidOid, InvalidOid, (Datum) 0);
+	}
+}
+
+/* Begin to merge into a state table; end_merge() ends it. */
+static void
+begin_merge(Merge *merge, const Rollup *rollup, Relation state_table)
+{
+	MergePlan *plan = rollup->merge_plan;
+	TupleDesc tupdesc = RelationGetDescr(state_table);
+	List **slots;
+
+	if (!plan_fits(plan, tupdesc))
+		make_plan(plan, rollup, tupdesc);
+	merge->plan = plan;
+	merge->index = open_group_index(rollup, state_table, plan->nkeys);
+	init_keys(merge);
+	merge->scan =
+		compat_index_beginscan(state_table, merge->index, GetActiveSnapshot(), plan->nkeys);
+
+	merge->estate = CreateExecutorState();
+	merge->result = makeNode(ResultRelInfo);
+	InitResultRelInfo(merge->result, state_table, 0, NULL, 0);
+	ExecOpenIndices(merge->result, false);
+	compat_eval_plan_qual_init(&merge->epq, merge->estate);
+	slots = &merge->estate->es_tupleTable;
+	merge->partial = ExecAllocTableSlot(slots, tupdesc, &TTSOpsMinimalTuple);
+	merge->merged = ExecAllocTableSlot(slots, tupdesc, &TTSOpsVirtual);
+	merge->stored = table_slot_create(state_table, slots);
+	merge->projection = ExecBuildProjectionInfo(
+		plan->targets, GetPerTupleExprContext(merge->estate), merge->merged, NULL, NULL);
+	AfterTriggerBeginQuery();
+}
+
+/* The state table stays locked until the transaction ends. */
+static void
+end_merge(Merge *merge)
+{
+	AfterTriggerEndQuery(merge->estate);
+	index_endscan(merge->scan);
+	EvalPlanQualEnd(&merge->epq);
+	ExecCloseIndices(merge->result);
+	ExecResetTupleTable(merge->estate->es_tupleTable, false);
+	FreeExecutorState(merge->estate);
+	index_close(merge->index, NoLock);
+}
+
+/* Find the row of the partial slot's group. */
+static bool
+find_group(Merge *merge)
+{
+	ScanKeyData keys[INDEX_MAX_KEYS];
+	int nkeys = merge->plan->nkeys;
+
+	slot_getsomeattrs(merge->partial, nkeys);
+	for (int i = 0; i < nkeys; i++)
+	{
+		keys[i] = merge->partial->tts_isnull[i] ? merge->null_keys[i] : merge->keys[i];
+		keys[i].sk_argument = merge->partial->tts_values[i];
+	}
+	index_rescan(merge->scan, keys, nkeys, NULL, 0);
+	return index_getnext_slot(merge->scan, ForwardScanDirection, merge->stored);
+}
+
+/* Merge the group in the partial slot. */
+static void
+merge_group(Merge *merge)
+{
+	ExprContext *context = GetPerTupleExprContext(merge->estate);
+
+	if (!find_group(merge))
+		ExecSimpleRelationInsert(merge->result, merge->estate, merge->partial);
+	else if (merge->plan->nstates > 0)
+	{
+		context->ecxt_innertuple = merge->stored;
+		context->ecxt_outertuple = merge->partial;
+		ExecSimpleRelationUpdate(merge->result, merge->estate, &merge->epq, merge->stored,
+								 ExecProject(merge->projection));
+	}
+	ResetPerTupleExprContext(merge->estate);
 }
 
 /*
- * Merge partial states into the rollup's state table.  The result is the
- * number of groups.
+ * Merge partial states into the rollup's state table: each group of it is there
+ * once.
  */
-int64
+void
 merge_partial(const Rollup *rollup, Tuplestorestate *partial)
 {
-	EphemeralNamedRelation relation;
+	Merge merge = {0};
 	Relation state_table;
-	int64 groups;
-	int result;
 
 	if (tuplestore_tuple_count(partial) == 0)
-		return 0;
-	SPI_connect();
+		return;
 	state_table = table_open(rollup->state_table, RowExclusiveLock);
-	relation = palloc0(sizeof(EphemeralNamedRelationData));
-	relation->md.name = PARTIAL_NAME;
-	relation->md.tupdesc = CreateTupleDescCopy(RelationGetDescr(state_table));
-	relation->md.enrtype = ENR_NAMED_TUPLESTORE;
-	relation->md.enrtuples = (double) tuplestore_tuple_count(partial);
-	relation->reldata = partial;
-	if (SPI_register_relation(relation) != SPI_OK_REL_REGISTER)
-		elog(ERROR, "could not register the states of rollup \"%s\"", rollup->name);
-
-	if (rollup->merge_plan->plan == NULL)
-		rollup->merge_plan->plan = make_plan(rollup, relation->md.tupdesc);
-	result = SPI_execute_plan(rollup->merge_plan->plan, NULL, NULL, false, 0);
-	if (result != SPI_OK_INSERT)
-		elog(ERROR, "could not merge into rollup \"%s\": %s", rollup->name,
-			 SPI_result_code_string(result));
-	groups = (int64) SPI_processed;
+	/* what this transaction has merged before is to be found */
+	CommandCounterIncrement();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	begin_merge(&merge, rollup, state_table);
+	while (tuplestore_gettupleslot(partial, true, false, merge.partial))
+	{
+		CHECK_FOR_INTERRUPTS();
+		merge_group(&merge);
+	}
+	end_merge(&merge);
+	PopActiveSnapshot();
 	table_close(state_table, NoLock);
-	SPI_finish();
-	return groups;
 }

@@ -291,7 +291,7 @@ partial_query(const Rollup *rollup, const PartialSource *source, const char *bat
 extern MergePlan *merge_plan_create(MemoryContext context);
 extern void
 merge_check_state_table(const Rollup *rollup, const RollupShape *shape, TupleDesc tupdesc);
-extern int64 merge_partial(const Rollup *rollup, Tuplestorestate *partial);
+extern void merge_partial(const Rollup *rollup, Tuplestorestate *partial);
 
 /* in rollup/rollup.c */
 extern const char *const rollup_phase_names[ROLLUP_PHASES];
