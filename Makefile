@@ -145,6 +145,7 @@ OBJS = \
 	src/rollup/filled.o \
 	src/rollup/gone.o \
 	src/rollup/gone_follow.o \
+	src/rollup/group_row.o \
 	src/rollup/merge.o \
 	src/rollup/missed.o \
 	src/rollup/partial.o \

@@ -19,6 +19,7 @@
  *
  *-------------------------------------------------------------------------
  */
+#include "rollup/group_row.h"
 #include "rollup/rollup.h"
 
 #include "access/genam.h"
@@ -52,12 +53,15 @@ struct MergePlan
 	int nkeys;
 	int nstates;
 	List *targets; /* the merged row: stored columns are inner, those of a batch outer */
+	GroupRows *groups;
 };
 
 /* One merge. */
 typedef struct Merge
 {
 	const MergePlan *plan;
+	Relation state_table;
+	BlockNumber nblocks; /* of the state table, when the merge began */
 	Relation index;
 	EState *estate;
 	ResultRelInfo *result;
@@ -195,6 +199,7 @@ make_plan(MergePlan *plan, const Rollup *rollup, TupleDesc tupdesc)
 	plan->targets = copyObject(targets);
 	plan->nkeys = shape->nkeys;
 	plan->nstates = shape->nstates;
+	plan->groups = group_rows_create(tupdesc, plan->nkeys);
 	plan->tupdesc = CreateTupleDescCopy(tupdesc);
 	MemoryContextSwitchTo(saved_context);
 }
@@ -276,6 +281,8 @@ begin_merge(Merge *merge, const Rollup *rollup, Relation state_table)
 	if (!plan_fits(plan, tupdesc))
 		make_plan(plan, rollup, tupdesc);
 	merge->plan = plan;
+	merge->state_table = state_table;
+	merge->nblocks = RelationGetNumberOfBlocks(state_table);
 	merge->index = open_group_index(rollup, state_table, plan->nkeys);
 	init_keys(merge);
 	merge->scan =
@@ -308,14 +315,34 @@ end_merge(Merge *merge)
 	index_close(merge->index, NoLock);
 }
 
-/* Find the row of the partial slot's group. */
+/* Whether the stored row has the keys of the partial one. */
 static bool
-find_group(Merge *merge)
+has_same_keys(Merge *merge)
+{
+	int nkeys = merge->plan->nkeys;
+
+	slot_getsomeattrs(merge->stored, nkeys);
+	for (int i = 0; i < nkeys; i++)
+	{
+		bool isnull = merge->partial->tts_isnull[i];
+
+		if (isnull != merge->stored->tts_isnull[i])
+			return false;
+		if (!isnull && !DatumGetBool(FunctionCall2Coll(
+						   &merge->keys[i].sk_func, merge->keys[i].sk_collation,
+						   merge->stored->tts_values[i], merge->partial->tts_values[i])))
+			return false;
+	}
+	return true;
+}
+
+/* Find the row of the partial slot's group by the index. */
+static bool
+look_up_group(Merge *merge)
 {
 	ScanKeyData keys[INDEX_MAX_KEYS];
 	int nkeys = merge->plan->nkeys;
 
-	slot_getsomeattrs(merge->partial, nkeys);
 	for (int i = 0; i < nkeys; i++)
 	{
 		keys[i] = merge->partial->tts_isnull[i] ? merge->null_keys[i] : merge->keys[i];
@@ -325,20 +352,38 @@ find_group(Merge *merge)
 	return index_getnext_slot(merge->scan, ForwardScanDirection, merge->stored);
 }
 
+/* Find the row of the partial slot's group. */
+static bool
+find_group(Merge *merge, uint32 hash)
+{
+	return (group_rows_fetch(merge->plan->groups, hash, merge->state_table, merge->nblocks,
+							 merge->scan->xs_snapshot, merge->stored) &&
+			has_same_keys(merge)) ||
+		   look_up_group(merge);
+}
+
 /* Merge the group in the partial slot. */
 static void
 merge_group(Merge *merge)
 {
+	GroupRows *groups = merge->plan->groups;
 	ExprContext *context = GetPerTupleExprContext(merge->estate);
+	uint32 hash;
 
-	if (!find_group(merge))
+	slot_getsomeattrs(merge->partial, merge->plan->nkeys);
+	hash = group_rows_hash(groups, merge->partial);
+	if (!find_group(merge, hash))
+	{
 		ExecSimpleRelationInsert(merge->result, merge->estate, merge->partial);
+		group_rows_note(groups, hash, &merge->partial->tts_tid);
+	}
 	else if (merge->plan->nstates > 0)
 	{
 		context->ecxt_innertuple = merge->stored;
 		context->ecxt_outertuple = merge->partial;
 		ExecSimpleRelationUpdate(merge->result, merge->estate, &merge->epq, merge->stored,
 								 ExecProject(merge->projection));
+		group_rows_note(groups, hash, &merge->merged->tts_tid);
 	}
 	ResetPerTupleExprContext(merge->estate);
 }
@@ -360,6 +405,7 @@ merge_partial(const Rollup *rollup, Tuplestorestate *partial)
 	CommandCounterIncrement();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	begin_merge(&merge, rollup, state_table);
+	group_rows_expect(merge.plan->groups, tuplestore_tuple_count(partial));
 	while (tuplestore_gettupleslot(partial, true, false, merge.partial))
 	{
 		CHECK_FOR_INTERRUPTS();
