@@ -182,6 +182,9 @@ describe_error(const rd_kafka_message_t *message, KafkaEvent *event, MemoryConte
 	event->kind = message->rkt ? KAFKA_PARTITION_ERROR : KAFKA_CLIENT_ERROR;
 	event->offset = message->offset;
 	event->error_kind = kafka_error_kind(message->err);
+	event->is_missing = message->err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART ||
+						message->err == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC ||
+						message->err == RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION;
 	event->error = kafka_copy_text(text_context, text ? text : rd_kafka_err2str(message->err));
 	return true;
 }
@@ -357,22 +360,23 @@ set_cursors(KafkaClient *client, const KafkaPosition *positions, int npositions)
 {
 	KafkaCursor *cursors;
 
-	cursors =
-		MemoryContextAllocZero(client->context, mul_size(Max(npositions, 1), sizeof(KafkaCursor)));
+	/* events that are out may point to the names of former topics */
+	if (client->nmessages == 0)
+		MemoryContextReset(client->cursor_context);
+	client->ncursors = 0;
+	cursors = MemoryContextAllocZero(client->cursor_context,
+									 mul_size(Max(npositions, 1), sizeof(KafkaCursor)));
 	for (int i = 0; i < npositions; i++)
 	{
 		if (positions[i].next_offset < 0)
 			elog(ERROR, "offset to read from is not absolute: " INT64_FORMAT,
 				 positions[i].next_offset);
-		cursors[i].topic = MemoryContextStrdup(client->context, positions[i].topic);
+		cursors[i].topic = MemoryContextStrdup(client->cursor_context, positions[i].topic);
 		cursors[i].partition = positions[i].partition;
 		cursors[i].next_offset = positions[i].next_offset;
 	}
 	qsort(cursors, npositions, sizeof(KafkaCursor), compare_cursors);
 
-	/* Former topic names stay: events that are out may point to them. */
-	if (client->cursors != NULL)
-		pfree(client->cursors);
 	client->cursors = cursors;
 	client->ncursors = npositions;
 	client->last_cursor = NULL;
