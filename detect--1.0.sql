@@ -849,6 +849,7 @@ CREATE VIEW detect.stat_partition WITH (security_barrier) AS
 				WHEN q.state = 'catching up'
 				THEN format('if it stays so, read with more workers: SELECT detect.alter_stream(%L, consumers => %s)',
 							s.name, LEAST(s.consumers + 1, 16)) END AS remedy,
+		   p.paused_since,
 		   a.next_offset AS applied_offset, p.next_offset AS staged_offset,
 		   p.end_offset, l.lag_messages, l.lag_seconds,
 		   a.last_timestamp AS kafka_timestamp,

@@ -258,6 +258,27 @@ broker_has_answered(const Consumer *consumer)
 	return kind == KAFKA_MESSAGE || kind == KAFKA_END_OF_PARTITION;
 }
 
+/* Whether a broker was lost, or a topic: what was polled with that news may
+ * come from another one, and is not staged before partitions were looked at. */
+static bool
+must_look_again(Consumer *consumer)
+{
+	if (GetCurrentTimestamp() < consumer->doubt_due)
+		return false;
+	for (int i = 0; i < consumer->nevents; i++)
+	{
+		const KafkaEvent *event = &consumer->events[i];
+
+		if (event->kind != KAFKA_CLIENT_ERROR &&
+			!(event->kind == KAFKA_PARTITION_ERROR && event->is_missing))
+			continue;
+		slot_set_state(my_slot, STREAM_CONNECTING);
+		slot_set_reason(my_slot, event->error);
+		return true;
+	}
+	return consumer->is_doubtful && consumer->nevents == 0;
+}
+
 /* Whether members of messages that no column takes are to be told of. */
 static bool
 unknown_fields_are_due(const Consumer *consumer)
@@ -378,9 +399,6 @@ consumer_run(Consumer *consumer)
 	int rows;
 
 	MemoryContextReset(consumer->round_context);
-	if (consumer->is_connected && consumer->is_doubtful && consumer->nevents == 0 &&
-		GetCurrentTimestamp() >= consumer->doubt_due)
-		consumer_look_again(consumer);
 	if (!consumer->is_connected && !consumer_connect(consumer))
 		return false;
 	if (GetCurrentTimestamp() < consumer->linger_until)
@@ -399,6 +417,11 @@ consumer_run(Consumer *consumer)
 		INSTR_TIME_SET_CURRENT(since);
 		consumer->nevents = kafka_poll(consumer->client, consumer->events, consumer->max_events);
 		step_time(STEP_FETCH, &since);
+	}
+	if (must_look_again(consumer))
+	{
+		consumer_look_again(consumer);
+		return true;
 	}
 	if (!consumer_find_gaps(consumer))
 		return true;

@@ -293,30 +293,25 @@ nudge_fetchers(KafkaClient *client, bool is_flooded)
 		rd_kafka_error_destroy(error);
 }
 
-/*
- * Take what is there, without waiting: fill up to max_events of events and
- * return how many.  What they point to lives until kafka_release_messages().
- * Offsets of one partition only grow, from the one that was assigned.
- */
-int
-kafka_poll(KafkaClient *client, KafkaEvent *events, int max_events)
+/* Append what the main queue has to say, while there is room; how many events
+ * there are then. */
+static int
+poll_main_queue(KafkaClient *client, KafkaEvent *events, int nevents, int max_events)
 {
-	char wake_bytes[16];
 	bool is_event;
-	int nevents = 0;
-
-	Assert(max_events > 0);
-
-	/* Before looking: a byte written from here on wakes the caller again. */
-	while (read(client->wake_read_fd, wake_bytes, sizeof(wake_bytes)) > 0)
-		;
 
 	while (nevents < max_events && kafka_take_from_main_queue(client, &events[nevents], &is_event))
 	{
 		if (is_event)
 			nevents++;
 	}
+	return nevents;
+}
 
+/* The same of the consumer queue. */
+static int
+poll_consumer_queue(KafkaClient *client, KafkaEvent *events, int nevents, int max_events)
+{
 	while (nevents < max_events)
 	{
 		int wanted = max_events - nevents;
@@ -331,6 +326,30 @@ kafka_poll(KafkaClient *client, KafkaEvent *events, int max_events)
 		if (taken < wanted)
 			break;
 	}
+	return nevents;
+}
+
+/*
+ * Take what is there, without waiting: fill up to max_events of events and
+ * return how many.  What they point to lives until kafka_release_messages().
+ * Offsets of one partition only grow, from the one that was assigned.
+ */
+int
+kafka_poll(KafkaClient *client, KafkaEvent *events, int max_events)
+{
+	char wake_bytes[16];
+	int nevents;
+
+	Assert(max_events > 0);
+
+	/* Before looking: a byte written from here on wakes the caller again. */
+	while (read(client->wake_read_fd, wake_bytes, sizeof(wake_bytes)) > 0)
+		;
+
+	nevents = poll_main_queue(client, events, 0, max_events);
+	nevents = poll_consumer_queue(client, events, nevents, max_events);
+	/* a broker that was lost before a message came is told with that message */
+	nevents = poll_main_queue(client, events, nevents, max_events);
 
 	/* Failure means a full pipe, and then the caller wakes anyway. */
 	if (nevents == max_events && write(client->wake_write_fd, "p", 1) < 0 && errno != EAGAIN)

@@ -217,24 +217,9 @@ progress_write_start(const Stream *stream, const Progress *progress)
 				 progress->partition, progress->last_offset, progress->next_offset);
 }
 
-/*
- * Have a partition read from another offset, or from where the stream's start
- * says (START_OFFSET).  The caller holds the stream's lock exclusively and
- * throws away what is staged.
- */
-void
-progress_seek(const Stream *stream, const char *topic, int32 partition, int64 next_offset)
-{
-	set_position(stream, SET_POSITION_SQL, topic, partition,
-				 next_offset == START_OFFSET ? START_OFFSET - 1 : next_offset - 1, next_offset);
-}
-
-/*
- * Forget a partition that does not exist any more, with its outcomes, as
- * progress_seek() does it.
- */
-void
-progress_forget(const Stream *stream, const char *topic, int32 partition)
+/* Delete one partition's row of a progress table. */
+static void
+delete_row(const char *sql, const Stream *stream, const char *topic, int32 partition)
 {
 	Oid types[3] = {INT4OID, TEXTOID, INT4OID};
 	Datum values[3];
@@ -243,10 +228,34 @@ progress_forget(const Stream *stream, const char *topic, int32 partition)
 	values[1] = CStringGetTextDatum(topic);
 	values[2] = Int32GetDatum(partition);
 	SPI_connect();
-	catalog_execute("DELETE FROM detect._applied_progress WHERE stream_id = $1 "
-					"AND kafka_topic = $2 AND kafka_partition = $3",
-					3, types, values, NULL);
+	catalog_execute(sql, 3, types, values, NULL);
 	SPI_finish();
+}
+
+#define THIS_PARTITION " WHERE stream_id = $1 AND kafka_topic = $2 AND kafka_partition = $3"
+
+/*
+ * Have a partition read from another offset, or from where the stream's start
+ * says (START_OFFSET), whether it was paused or not.  The caller holds the
+ * stream's lock exclusively and throws away what is staged.
+ */
+void
+progress_seek(const Stream *stream, const char *topic, int32 partition, int64 next_offset)
+{
+	set_position(stream, SET_POSITION_SQL, topic, partition,
+				 next_offset == START_OFFSET ? START_OFFSET - 1 : next_offset - 1, next_offset);
+	delete_row("DELETE FROM detect._staged_progress" THIS_PARTITION, stream, topic, partition);
+}
+
+/*
+ * Forget a partition that does not exist any more, with its outcomes; the duty
+ * of the caller is that of progress_seek().
+ */
+void
+progress_forget(const Stream *stream, const char *topic, int32 partition)
+{
+	delete_row("DELETE FROM detect._applied_progress" THIS_PARTITION, stream, topic, partition);
+	delete_row("DELETE FROM detect._staged_progress" THIS_PARTITION, stream, topic, partition);
 }
 
 /*
@@ -277,12 +286,25 @@ progress_write_staged(const Stream *stream, const Progress *progress)
 
 /*
  * Forget what is staged, so that the consumer starts from applied progress.
+ * Partitions that are paused stay so, unless their topic is read no more.
  */
 void
 progress_forget_staged(const Stream *stream)
 {
+	Oid types[2] = {INT4OID, TEXTARRAYOID};
+	Datum values[2];
+
+	values[0] = Int32GetDatum(stream->id);
+	values[1] = names_to_array(stream->topics);
 	SPI_connect();
-	progress_select(stream, "DELETE FROM detect._staged_progress WHERE stream_id = $1");
+	catalog_execute("DELETE FROM detect._staged_progress WHERE stream_id = $1 "
+					"AND (paused_reason IS NULL OR kafka_topic <> ALL ($2))",
+					2, types, values, NULL);
+	progress_select(stream,
+					"UPDATE detect._staged_progress p SET last_offset = a.last_offset, "
+					"next_offset = a.next_offset FROM detect._applied_progress a "
+					"WHERE p.stream_id = $1 AND a.stream_id = p.stream_id "
+					"AND a.kafka_topic = p.kafka_topic AND a.kafka_partition = p.kafka_partition");
 	SPI_finish();
 }
 
