@@ -24,6 +24,7 @@ PGFILEDESC = "detect - real-time analytics for detections"
 # Every C file by name, alphabetical within its stage; 'make lint' compares
 # this list with the tree.
 OBJS = \
+	src/accept_gap.o \
 	src/catalog.o \
 	src/dead_letter_refill.o \
 	src/dead_letter_verbs.o \
@@ -62,6 +63,7 @@ OBJS = \
 	src/ingest/decode_unknown.o \
 	src/ingest/decode_walk.o \
 	src/ingest/freshness.o \
+	src/ingest/gap.o \
 	src/ingest/json_number.o \
 	src/ingest/json_scan.o \
 	src/ingest/json_time.o \
@@ -74,6 +76,7 @@ OBJS = \
 	src/ingest/launch.o \
 	src/ingest/launcher.o \
 	src/ingest/open_transaction.o \
+	src/ingest/position.o \
 	src/ingest/probe.o \
 	src/ingest/progress.o \
 	src/ingest/reconcile.o \

@@ -93,6 +93,7 @@ CREATE TABLE detect._applied_progress (
 	last_element int NOT NULL,				-- of that message; the rest may be missing
 	next_offset bigint NOT NULL,			-- to read from Kafka; -1: as start says
 	last_timestamp timestamptz,				-- kafka_timestamp of the last applied message
+	last_fingerprint bigint,				-- of the message at last_offset; NULL: not known
 	accepted bigint NOT NULL,
 	duplicates bigint NOT NULL,
 	filtered bigint NOT NULL,
@@ -110,6 +111,8 @@ CREATE UNLOGGED TABLE detect._staged_progress (
 	next_offset bigint NOT NULL,			-- to read from Kafka
 	end_offset bigint NOT NULL,				-- of the topic, when last heard of
 	paused_reason text,						-- why this partition alone is not read
+	paused_since timestamptz,
+	is_missing boolean NOT NULL,			-- paused because it, or its topic, does not exist
 	waits_since timestamptz,				-- for a transaction that is still open
 	PRIMARY KEY (stream_id, kafka_topic, kafka_partition)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
@@ -272,6 +275,25 @@ CREATE TABLE detect._history (
 	detail text
 );
 
+CREATE SEQUENCE detect._gap_id;
+
+-- What Kafka had lost when somebody accepted it, for ever.
+CREATE TABLE detect._gap (
+	gap_id bigint PRIMARY KEY,
+	stream_id int NOT NULL,
+	stream text NOT NULL,					-- its name then
+	kafka_topic text NOT NULL,
+	kafka_partition int NOT NULL,
+	from_offset bigint NOT NULL,			-- would have been read next
+	to_offset bigint NOT NULL,				-- the first one behind what was not read
+	resume_offset bigint,					-- that was read instead; NULL: the partition was forgotten
+	reason text NOT NULL,
+	detected_at timestamptz NOT NULL,
+	accepted_at timestamptz NOT NULL,
+	accepted_by text NOT NULL,				-- the session's user
+	acting_as text							-- as whom, if as another
+);
+
 -- What gives keys and places is the view detect_query.<name>; a locator's owner
 -- is that view's owner.
 CREATE TABLE detect._locator (
@@ -310,6 +332,8 @@ SELECT pg_extension_config_dump('detect._repair', '');
 SELECT pg_extension_config_dump('detect._gone', '');
 SELECT pg_extension_config_dump('detect._history_id', '');
 SELECT pg_extension_config_dump('detect._history', '');
+SELECT pg_extension_config_dump('detect._gap_id', '');
+SELECT pg_extension_config_dump('detect._gap', '');
 SELECT pg_extension_config_dump('detect._locator', '');
 
 -- ---------------------------------------------------------------------
@@ -426,6 +450,12 @@ CREATE FUNCTION detect.seek(
 	AS 'MODULE_PATHNAME', 'detect_seek' LANGUAGE C VOLATILE PARALLEL UNSAFE;
 COMMENT ON FUNCTION detect.seek(text, timestamptz, bigint, text, int) IS
 	'has a stream read on from a time or an offset, one partition or all; how many partitions move';
+
+CREATE FUNCTION detect.accept_gap(
+	stream text, topic text DEFAULT NULL, partition int DEFAULT NULL, at_offset bigint DEFAULT NULL) RETURNS bigint
+	AS 'MODULE_PATHNAME', 'detect_accept_gap' LANGUAGE C VOLATILE PARALLEL UNSAFE;
+COMMENT ON FUNCTION detect.accept_gap(text, text, int, bigint) IS
+	'has partitions read on that are paused because Kafka has lost what comes next; how many, and detect.gap keeps it';
 
 CREATE FUNCTION detect.wait_for(stream text, timeout interval DEFAULT '1 minute') RETURNS void
 	AS 'MODULE_PATHNAME', 'detect_wait_for' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
@@ -813,13 +843,13 @@ CREATE VIEW detect.stat_partition WITH (security_barrier) AS
 		   q.state, q.reason,
 		   CASE WHEN q.state <> 'paused' AND q.state = s.state OR s.state = 'paused' THEN s.remedy
 				WHEN q.state = 'paused'
-				THEN format('SELECT detect.seek(%L, to_time => ''-infinity'', topic => %L, partition => %s), which goes on at the first message that is left',
-							s.name, a.kafka_topic, a.kafka_partition)
+				THEN format('SELECT detect.accept_gap(%L, %L, %s)', s.name, a.kafka_topic, a.kafka_partition)
 				WHEN q.state = 'waiting for an open transaction'
 				THEN 'end the transaction, or wait until Kafka aborts it: kafka-transactions.sh find-hanging'
 				WHEN q.state = 'catching up'
 				THEN format('if it stays so, read with more workers: SELECT detect.alter_stream(%L, consumers => %s)',
 							s.name, LEAST(s.consumers + 1, 16)) END AS remedy,
+		   p.paused_since,
 		   a.next_offset AS applied_offset, p.next_offset AS staged_offset,
 		   p.end_offset, l.lag_messages, l.lag_seconds,
 		   a.last_timestamp AS kafka_timestamp,
@@ -983,7 +1013,17 @@ CREATE VIEW detect.history WITH (security_barrier) AS
 COMMENT ON VIEW detect.history IS
 	'who called which verb, for a year; what was dropped since is seen by its caller and by pg_monitor';
 
-GRANT SELECT ON detect.history, detect.problem, detect.stream, detect.rollup, detect.locator, detect.stat_stream, detect.stat_partition,
+CREATE VIEW detect.gap WITH (security_barrier) AS
+	SELECT g.gap_id, g.stream, g.kafka_topic, g.kafka_partition, g.from_offset, g.to_offset, g.resume_offset, g.reason,
+		   g.detected_at, g.accepted_at, g.accepted_by, g.acting_as
+	FROM detect._gap g
+	LEFT JOIN detect._stream s USING (stream_id)
+	WHERE detect._may_see(detect._stream_owner(s.name))
+	OR (s.name IS NULL AND current_user IN (g.accepted_by, g.acting_as));
+COMMENT ON VIEW detect.gap IS
+	'what Kafka had lost, and who accepted it, for ever; of a dropped stream it is seen by who accepted it and by pg_monitor';
+
+GRANT SELECT ON detect.gap, detect.history, detect.problem, detect.stream, detect.rollup, detect.locator, detect.stat_stream, detect.stat_partition,
 	detect.stat_rollup, detect.stat_locator, detect.stat_worker, detect.dead_letter TO PUBLIC;
 
 -- ---------------------------------------------------------------------
@@ -999,7 +1039,7 @@ GRANT EXECUTE ON FUNCTION
 GRANT EXECUTE ON FUNCTION
 	detect.alter_stream, detect.get_definition(text), detect.drop_stream(text, boolean), detect.pause(text), detect.resume(text),
 	detect.create_locator, detect.drop_locator(text, boolean), detect.refresh_locator(text),
-	detect.seek(text, timestamptz, bigint, text, int),
+	detect.seek(text, timestamptz, bigint, text, int), detect.accept_gap(text, text, int, bigint),
 	detect.wait_for(text, interval), detect.retry_dead_letters(text, timestamptz, timestamptz, text),
 	detect.purge_dead_letters(text, timestamptz, timestamptz, text), detect.drop_rollup(text, boolean),
 	detect.wait_for_rollup(text, interval), detect.retry_rollup(text),

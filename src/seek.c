@@ -53,27 +53,26 @@ typedef struct SeekMove
 	int64 first_offset; /* that the topic still has */
 } SeekMove;
 
-/* The topics that are meant. */
-static List *
-requested_topics(FunctionCallInfo fcinfo, const Stream *stream)
+/*
+ * The topics that are meant: the named one, or all, of which one partition may
+ * be named only if there is one topic.
+ */
+List *
+seek_topics(const Stream *stream, char *topic, const int32 *partition)
 {
-	char *topic;
-
 	if (stream->server == NULL)
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						errmsg("stream \"%s\" is fed by SQL alone", stream->name),
-						errhint("There is no offset to seek: insert the rows again.")));
-	if (PG_ARGISNULL(ARG_SEEK_TOPIC))
+						errhint("It reads no offsets: insert the rows again.")));
+	if (topic == NULL)
 	{
-		if (!PG_ARGISNULL(ARG_SEEK_PARTITION) && list_length(stream->topics) > 1)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("stream \"%s\" reads %d topics, each with a partition %d", stream->name,
-							list_length(stream->topics), PG_GETARG_INT32(ARG_SEEK_PARTITION)),
-					 errhint("Name one of them in topic.")));
+		if (partition != NULL && list_length(stream->topics) > 1)
+			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+							errmsg("stream \"%s\" reads %d topics, each with a partition %d",
+								   stream->name, list_length(stream->topics), *partition),
+							errhint("Name one of them in topic.")));
 		return stream->topics;
 	}
-	topic = text_to_cstring(PG_GETARG_TEXT_PP(ARG_SEEK_TOPIC));
 	if (names_position(stream->topics, topic) >= 0)
 		return list_make1(topic);
 	ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -98,9 +97,12 @@ read_request(FunctionCallInfo fcinfo)
 				 errmsg("detect.seek needs either to_time or to_offset"),
 				 errhint("For example: to_time => now() - interval '1 hour'; '-infinity' is the "
 						 "first message that is left, 'infinity' the end.")));
-	request.topics = requested_topics(fcinfo, request.stream);
 	if (!request.all_partitions)
 		request.partition = PG_GETARG_INT32(ARG_SEEK_PARTITION);
+	request.topics = seek_topics(
+		request.stream,
+		PG_ARGISNULL(ARG_SEEK_TOPIC) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(ARG_SEEK_TOPIC)),
+		request.all_partitions ? NULL : &request.partition);
 	request.by_time = !PG_ARGISNULL(ARG_TO_TIME);
 	if (request.by_time)
 		request.time = PG_GETARG_TIMESTAMPTZ(ARG_TO_TIME);
@@ -210,9 +212,11 @@ same_topics(List *a, List *b)
 	return true;
 }
 
-/* Lock the stream; what Kafka was asked must still be what is meant. */
-static void
-lock_stream(const Stream *stream)
+/*
+ * Lock the stream for a verb; what Kafka was asked must still be what is meant.
+ */
+void
+seek_lock_stream(const Stream *stream, const char *verb)
 {
 	Stream *now;
 
@@ -222,7 +226,7 @@ lock_stream(const Stream *stream)
 		!same_topics(now->topics, stream->topics))
 		ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 						errmsg("stream \"%s\" was altered or dropped meanwhile", stream->name),
-						errhint("Call detect.seek again.")));
+						errhint("Call %s again.", verb)));
 }
 
 /* Whether a partition has been given a place to begin. */
@@ -326,7 +330,7 @@ detect_seek(PG_FUNCTION_ARGS)
 	ListCell *cell;
 	int64 moved = 0;
 
-	lock_stream(stream);
+	seek_lock_stream(stream, "detect.seek");
 	applied = progress_read_applied(stream);
 	check_topic_has_begun(&request, applied);
 	initStringInfo(&detail);

@@ -120,6 +120,10 @@ extern void stream_record_dependencies(const Stream *stream);
 extern char *stream_query_text(const Stream *stream);
 extern char *stream_differences(const StreamDefinition *definition, const Stream *stream);
 
+/* in seek.c */
+extern List *seek_topics(const Stream *stream, char *topic, const int32 *partition);
+extern void seek_lock_stream(const Stream *stream, const char *verb);
+
 /* in stream_drop.c */
 extern void stream_drop_object(Oid classid, Oid objectid);
 extern void stream_forget(int32 stream_id);

@@ -122,6 +122,7 @@ advance_progress(Applier *applier, Batch *batch, int from, int to)
 			progress->outcomes[OUTCOME_DEAD_LETTER]--;
 		if (batch->source != SOURCE_KAFKA)
 			continue;
+		progress->last = element;
 		progress->last_offset = element->offset;
 		progress->last_element = element->element;
 		/* a message of which elements are left is read again after a crash */
@@ -135,6 +136,8 @@ advance_progress(Applier *applier, Batch *batch, int from, int to)
 		Progress *staged =
 			progress_find(batch->staged_progress, progress->topic, progress->partition);
 
+		if (batch->source == SOURCE_KAFKA)
+			progress->last_fingerprint = staged_fingerprint(applier->readers[0], progress->last);
 		/* past control records, which are no messages */
 		if (staged && staged->last_offset == progress->last_offset && progress_is_whole(progress))
 			progress->next_offset = staged->next_offset;

@@ -207,6 +207,36 @@ read_forward(StagedReader *reader, Relation rel, Batch *batch, List *applied)
 	return in_order;
 }
 
+/*
+ * The fingerprint of the message that an element came with, in a transaction
+ * under the stream's lock.
+ */
+int64
+staged_fingerprint(const StagedReader *reader, const Element *element)
+{
+	Relation rel =
+		table_open(staging_table_oid(reader->stream->id, reader->writer), AccessShareLock);
+	TupleDesc desc = RelationGetDescr(rel);
+	const char *bytes[2] = {NULL, NULL};
+	Size nbytes[2] = {0, 0};
+
+	for (int i = 0; i < 2; i++)
+	{
+		bool isnull;
+		Datum value =
+			heap_getattr(element->message, i == 0 ? STAGED_KEY : STAGED_PAYLOAD, desc, &isnull);
+		bytea *whole;
+
+		if (isnull)
+			continue;
+		whole = DatumGetByteaPP(value);
+		bytes[i] = VARDATA_ANY(whole);
+		nbytes[i] = VARSIZE_ANY_EXHDR(whole);
+	}
+	table_close(rel, NoLock);
+	return message_fingerprint(element->kafka_timestamp, bytes[0], nbytes[0], bytes[1], nbytes[1]);
+}
+
 /* Order of staged rows: topic, partition, offset, element. */
 static int64
 staged_number(AttrNumber attnum, Datum value)

@@ -56,6 +56,8 @@ consumer_create(const Stream *stream, int number, MemoryContext context)
 	consumer->context = context;
 	consumer->round_context =
 		AllocSetContextCreate(context, "detect round", ALLOCSET_DEFAULT_SIZES);
+	consumer->progress_context =
+		AllocSetContextCreate(context, "detect progress", ALLOCSET_SMALL_SIZES);
 	consumer->max_events = Max(detect_max_batch_rows, 1);
 	consumer->events = MemoryContextAllocHuge(context, consumer->max_events * sizeof(KafkaEvent));
 	StartTransactionCommand();
@@ -141,7 +143,8 @@ take_event(StageWriter **writer, Consumer *consumer, const KafkaEvent *event, Li
 	switch (event->kind)
 	{
 		case KAFKA_MESSAGE:
-			if (progress == NULL || event->offset < progress->next_offset)
+			if (progress == NULL || progress->paused_reason ||
+				event->offset < progress->next_offset)
 				return 0; /* delivered again */
 			if (*writer == NULL)
 				*writer = stage_begin(consumer);
@@ -151,22 +154,21 @@ take_event(StageWriter **writer, Consumer *consumer, const KafkaEvent *event, Li
 			progress->next_offset = event->offset + 1;
 			return rows;
 		case KAFKA_END_OF_PARTITION:
-			if (progress)
+			if (progress && progress->paused_reason == NULL)
 			{
 				progress->next_offset = Max(progress->next_offset, event->offset);
-				progress->end_offset = progress->eof_offset = event->offset;
+				progress->end_offset = Max(progress->end_offset, event->offset);
+				progress->eof_offset = event->offset;
 			}
 			return 0;
 		case KAFKA_PARTITION_ERROR:
-			if (progress && progress->paused_reason)
-				return 0; /* said already */
-			if (progress && event->error_kind == KAFKA_ERROR_OFFSET)
-				progress->paused_reason = psprintf("offset %lld is not in the topic any more: %s",
-												   (long long) progress->next_offset, event->error);
-			else
-				slot_set_reason(my_slot, event->error);
+			if (event->error_kind == KAFKA_ERROR_OFFSET || (progress && progress->paused_reason))
+				return 0; /* gap.c has looked at it */
+			consumer->is_doubtful |= event->is_missing;
+			slot_set_reason(my_slot, event->error);
 			return 0;
 		case KAFKA_CLIENT_ERROR:
+			consumer->is_doubtful = true;
 			slot_set_state(my_slot, STREAM_CONNECTING);
 			slot_set_reason(my_slot, event->error);
 			return 0;
@@ -186,12 +188,16 @@ write_progresses(Consumer *consumer, List *progresses)
 		Progress *progress = lfirst(after);
 		Progress *known = lfirst(before);
 
+		int64 end_offset = progress->next_offset;
+
+		if (progress->paused_reason)
+			continue;
 		(void) kafka_cached_end(consumer->client, progress->topic, progress->partition,
-								&progress->end_offset);
-		progress->end_offset = Max(progress->end_offset, progress->next_offset);
+								&end_offset);
+		/* one that goes back is a gap, or will be made good */
+		progress->end_offset = Max(progress->end_offset, Max(end_offset, progress->next_offset));
 		if (progress->next_offset != known->next_offset ||
-			progress->end_offset != known->end_offset ||
-			(progress->paused_reason && known->paused_reason == NULL))
+			progress->end_offset != known->end_offset)
 		{
 			if (progress->next_offset != known->next_offset)
 				progress->waits_since = progress->held_up_since = 0;
@@ -212,8 +218,6 @@ remember_progresses(Consumer *consumer, List *progresses)
 		Progress *known = lfirst(before);
 		Progress *progress = lfirst(after);
 
-		if (progress->paused_reason && known->paused_reason == NULL)
-			known->paused_reason = MemoryContextStrdup(consumer->context, progress->paused_reason);
 		known->last_offset = progress->last_offset;
 		known->next_offset = progress->next_offset;
 		known->end_offset = progress->end_offset;
@@ -237,7 +241,7 @@ round_changes_anything(Consumer *consumer)
 		progress = progress_find(consumer->progresses, event->topic, event->partition);
 		if (progress == NULL)
 			continue;
-		if (event->offset > progress->next_offset || event->offset != progress->end_offset)
+		if (event->offset > progress->next_offset || event->offset > progress->end_offset)
 			return true;
 		progress->eof_offset = event->offset;
 	}
@@ -252,6 +256,27 @@ broker_has_answered(const Consumer *consumer)
 	KafkaEventKind kind = consumer->events[consumer->nevents - 1].kind;
 
 	return kind == KAFKA_MESSAGE || kind == KAFKA_END_OF_PARTITION;
+}
+
+/* Whether a broker was lost, or a topic: what was polled with that news may
+ * come from another one, and is not staged before partitions were looked at. */
+static bool
+must_look_again(Consumer *consumer)
+{
+	if (GetCurrentTimestamp() < consumer->doubt_due)
+		return false;
+	for (int i = 0; i < consumer->nevents; i++)
+	{
+		const KafkaEvent *event = &consumer->events[i];
+
+		if (event->kind != KAFKA_CLIENT_ERROR &&
+			!(event->kind == KAFKA_PARTITION_ERROR && event->is_missing))
+			continue;
+		slot_set_state(my_slot, STREAM_CONNECTING);
+		slot_set_reason(my_slot, event->error);
+		return true;
+	}
+	return consumer->is_doubtful && consumer->nevents == 0;
 }
 
 /* Whether members of messages that no column takes are to be told of. */
@@ -393,18 +418,27 @@ consumer_run(Consumer *consumer)
 		consumer->nevents = kafka_poll(consumer->client, consumer->events, consumer->max_events);
 		step_time(STEP_FETCH, &since);
 	}
-	if (consumer->nevents == 0)
-		consumer_look_for_broker(consumer);
+	if (must_look_again(consumer))
+	{
+		consumer_look_again(consumer);
+		return true;
+	}
+	if (!consumer_find_gaps(consumer))
+		return true;
+	if (consumer->nevents == 0 && consumer->must_assign)
+		consumer_assign(consumer);
 	if (consumer->nevents == 0)
 		return !flush_unknown_fields(consumer) || !consumer_look_for_transactions(consumer);
 
 	rows = round_changes_anything(consumer) ? stage_round(consumer) : 0;
 	if (rows < 0)
 		return true;
-	if (broker_has_answered(consumer))
+	if (!consumer->is_doubtful && broker_has_answered(consumer))
 		consumer_note_running(consumer);
 	kafka_release_messages(consumer->client);
 	consumer->nevents = 0;
+	if (consumer->must_assign)
+		consumer_assign(consumer);
 	consumer->has_unpublished |= rows > 0;
 	if (rows < SMALL_ROUND_ROWS)
 		consumer->linger_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LINGER_MS);

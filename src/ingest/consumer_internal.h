@@ -13,21 +13,29 @@
 #include "ingest/kafka.h"
 #include "ingest/staging.h"
 
+/* How long a broker is waited for: the applier may be waiting. */
+#define BROKER_TIMEOUT_MS 3000
+
 struct Consumer
 {
 	const Stream *stream;
 	int number;			   /* among those of the stream, from 0 */
 	MemoryContext context; /* the worker's */
 	MemoryContext round_context;
-	KafkaClient *client;	 /* NULL until it first looks for a broker */
-	bool is_connected;		 /* partitions are found and assigned */
-	int connect_failures;	 /* in a row */
-	TimestampTz connect_due; /* not to be tried before */
+	MemoryContext progress_context; /* until it looks at partitions again */
+	KafkaClient *client;			/* NULL until it first looks for a broker */
+	bool is_connected;				/* partitions are found and assigned */
+	bool is_doubtful;				/* a broker was lost: look again at partitions … */
+	TimestampTz doubt_due;			/* … but not before */
+	bool must_assign;				/* partitions were paused: read the others alone */
+	int connect_failures;			/* in a row */
+	TimestampTz connect_due;		/* not to be tried before */
 	Decoder *decoder;
 	int nfields;		 /* columns that the decoder fills */
 	List *progresses;	 /* of Progress: staged, as committed */
 	int npartitions;	 /* of all topics, those of other consumers too */
 	char *missing_topic; /* what to say of one that does not exist, or NULL */
+	bool has_missing;	 /* a topic, or a partition that was read, does not exist */
 	KafkaEvent *events;	 /* polled and not staged yet */
 	int nevents;
 	int max_events;
@@ -36,9 +44,21 @@ struct Consumer
 	bool has_unpublished; /* progress that the group was not told */
 	TimestampTz publish_due;
 	TimestampTz partitions_due;		/* when to look for new partitions */
+	TimestampTz ends_due;			/* when to look whether partitions shrink */
 	TimestampTz transactions_due;	/* when to look for open transactions */
 	TimestampTz unknown_fields_due; /* when to tell of them again */
 };
+
+/* What a consumer finds out when it connects; lives in the round's memory. */
+typedef struct Connection
+{
+	List *staged;	  /* of Progress, likewise the others: as it was found */
+	List *applied;	  /* likewise */
+	List *progresses; /* of the partitions that this consumer reads, or would */
+	List *starts;	  /* of those that nobody has read yet */
+	List *changed;	  /* of those that are missing now, or not any more */
+	char *missing;	  /* what to say of a topic that never existed, or NULL */
+} Connection;
 
 /* in ingest/stage.c */
 typedef struct StageWriter StageWriter;
@@ -46,13 +66,25 @@ extern StageWriter *stage_begin(Consumer *consumer);
 extern int stage_message(StageWriter *writer, const KafkaEvent *event, const Progress *progress);
 extern void stage_end(StageWriter *writer);
 
+/* in ingest/gap.c */
+extern void gap_expect(Progress *progress, const Progress *applied);
+extern void gap_mark_missing(Progress *progress, int npartitions);
+extern bool consumer_find_gaps(Consumer *consumer);
+
 /* in ingest/open_transaction.c */
 extern bool consumer_look_for_transactions(Consumer *consumer);
+
+/* in ingest/position.c */
+extern void positions_choose(Consumer *consumer, Connection *connection);
+extern bool positions_write(Consumer *consumer, const Connection *connection);
+extern void positions_keep(Consumer *consumer, const Connection *connection);
+extern void consumer_assign(Consumer *consumer);
 
 /* in ingest/connect.c */
 extern bool consumer_connect(Consumer *consumer);
 extern void consumer_note_running(Consumer *consumer);
-extern void consumer_look_for_broker(Consumer *consumer);
+extern void consumer_look_again(Consumer *consumer);
+extern void consumer_take_broker_error(Consumer *consumer);
 extern void consumer_disconnect(Consumer *consumer);
 extern void consumer_publish_applied(Consumer *consumer);
 extern bool consumer_finds_new_partitions(Consumer *consumer);

@@ -401,6 +401,8 @@ kafka_open(const KafkaProperty *properties, int nproperties, const char *client_
 	client->context = client_context;
 	client->text_context =
 		AllocSetContextCreate(client_context, "Kafka error texts", ALLOCSET_SMALL_SIZES);
+	client->cursor_context =
+		AllocSetContextCreate(client_context, "Kafka cursors", ALLOCSET_SMALL_SIZES);
 	client->creator_pid = getpid();
 	client->wake_read_fd = -1;
 	client->brokers = client->username = client->password = "";

@@ -38,6 +38,15 @@ typedef struct KafkaPosition
 	int64 next_offset;
 } KafkaPosition;
 
+/* A part of a partition, from an offset, inclusive, to another, exclusive. */
+typedef struct KafkaRange
+{
+	const char *topic;
+	int32 partition;
+	int64 from;
+	int64 to;
+} KafkaRange;
+
 typedef enum KafkaEventKind
 {
 	KAFKA_MESSAGE,			/* a message */
@@ -69,6 +78,7 @@ typedef struct KafkaEvent
 	const char *key;
 	size_t key_bytes;
 	KafkaErrorKind error_kind;
+	bool is_missing;   /* the error: this topic or partition does not exist */
 	const char *error; /* text without secrets, NULL if no error */
 	void *handle;	   /* the library's message, opaque */
 } KafkaEvent;
@@ -85,20 +95,13 @@ extern void kafka_assign(KafkaClient *client, const KafkaPosition *positions, in
 extern int kafka_partition_count(KafkaClient *client, const char *topic, int timeout_ms);
 extern void kafka_query_watermarks(KafkaClient *client, const char *topic, int32 partition,
 								   int64 *low_offset, int64 *high_offset, int timeout_ms);
+extern void
+kafka_query_ranges(KafkaClient *client, KafkaRange *ranges, int nranges, int timeout_ms);
 extern bool
 kafka_cached_end(KafkaClient *client, const char *topic, int32 partition, int64 *end_offset);
 extern void kafka_offsets_for_time(KafkaClient *client, KafkaPosition *positions, int npositions,
 								   int64 timestamp_ms, int timeout_ms);
 extern void kafka_commit(KafkaClient *client, const KafkaPosition *positions, int npositions);
-
-/* A part of a partition, from an offset, inclusive, to another, exclusive. */
-typedef struct KafkaRange
-{
-	const char *topic;
-	int32 partition;
-	int64 from;
-	int64 to;
-} KafkaRange;
 
 /* Takes one message, and copies what it keeps. */
 typedef void (*KafkaReceiver)(const KafkaEvent *message, void *argument);

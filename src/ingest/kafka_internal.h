@@ -50,7 +50,8 @@ struct KafkaClient
 	int nmessages;
 	int max_messages;
 
-	KafkaCursor *cursors; /* the assignment, sorted */
+	KafkaCursor *cursors;		  /* the assignment, sorted … */
+	MemoryContext cursor_context; /* … with the names of its topics */
 	int ncursors;
 	KafkaCursor *last_cursor;	  /* of the last message … */
 	rd_kafka_topic_t *last_topic; /* … which was in this topic */

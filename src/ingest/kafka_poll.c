@@ -182,6 +182,9 @@ describe_error(const rd_kafka_message_t *message, KafkaEvent *event, MemoryConte
 	event->kind = message->rkt ? KAFKA_PARTITION_ERROR : KAFKA_CLIENT_ERROR;
 	event->offset = message->offset;
 	event->error_kind = kafka_error_kind(message->err);
+	event->is_missing = message->err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART ||
+						message->err == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC ||
+						message->err == RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION;
 	event->error = kafka_copy_text(text_context, text ? text : rd_kafka_err2str(message->err));
 	return true;
 }
@@ -290,30 +293,25 @@ nudge_fetchers(KafkaClient *client, bool is_flooded)
 		rd_kafka_error_destroy(error);
 }
 
-/*
- * Take what is there, without waiting: fill up to max_events of events and
- * return how many.  What they point to lives until kafka_release_messages().
- * Offsets of one partition only grow, from the one that was assigned.
- */
-int
-kafka_poll(KafkaClient *client, KafkaEvent *events, int max_events)
+/* Append what the main queue has to say, while there is room; how many events
+ * there are then. */
+static int
+poll_main_queue(KafkaClient *client, KafkaEvent *events, int nevents, int max_events)
 {
-	char wake_bytes[16];
 	bool is_event;
-	int nevents = 0;
-
-	Assert(max_events > 0);
-
-	/* Before looking: a byte written from here on wakes the caller again. */
-	while (read(client->wake_read_fd, wake_bytes, sizeof(wake_bytes)) > 0)
-		;
 
 	while (nevents < max_events && kafka_take_from_main_queue(client, &events[nevents], &is_event))
 	{
 		if (is_event)
 			nevents++;
 	}
+	return nevents;
+}
 
+/* The same of the consumer queue. */
+static int
+poll_consumer_queue(KafkaClient *client, KafkaEvent *events, int nevents, int max_events)
+{
 	while (nevents < max_events)
 	{
 		int wanted = max_events - nevents;
@@ -328,6 +326,30 @@ kafka_poll(KafkaClient *client, KafkaEvent *events, int max_events)
 		if (taken < wanted)
 			break;
 	}
+	return nevents;
+}
+
+/*
+ * Take what is there, without waiting: fill up to max_events of events and
+ * return how many.  What they point to lives until kafka_release_messages().
+ * Offsets of one partition only grow, from the one that was assigned.
+ */
+int
+kafka_poll(KafkaClient *client, KafkaEvent *events, int max_events)
+{
+	char wake_bytes[16];
+	int nevents;
+
+	Assert(max_events > 0);
+
+	/* Before looking: a byte written from here on wakes the caller again. */
+	while (read(client->wake_read_fd, wake_bytes, sizeof(wake_bytes)) > 0)
+		;
+
+	nevents = poll_main_queue(client, events, 0, max_events);
+	nevents = poll_consumer_queue(client, events, nevents, max_events);
+	/* a broker that was lost before a message came is told with that message */
+	nevents = poll_main_queue(client, events, nevents, max_events);
 
 	/* Failure means a full pipe, and then the caller wakes anyway. */
 	if (nevents == max_events && write(client->wake_write_fd, "p", 1) < 0 && errno != EAGAIN)
@@ -357,22 +379,23 @@ set_cursors(KafkaClient *client, const KafkaPosition *positions, int npositions)
 {
 	KafkaCursor *cursors;
 
-	cursors =
-		MemoryContextAllocZero(client->context, mul_size(Max(npositions, 1), sizeof(KafkaCursor)));
+	/* events that are out may point to the names of former topics */
+	if (client->nmessages == 0)
+		MemoryContextReset(client->cursor_context);
+	client->ncursors = 0;
+	cursors = MemoryContextAllocZero(client->cursor_context,
+									 mul_size(Max(npositions, 1), sizeof(KafkaCursor)));
 	for (int i = 0; i < npositions; i++)
 	{
 		if (positions[i].next_offset < 0)
 			elog(ERROR, "offset to read from is not absolute: " INT64_FORMAT,
 				 positions[i].next_offset);
-		cursors[i].topic = MemoryContextStrdup(client->context, positions[i].topic);
+		cursors[i].topic = MemoryContextStrdup(client->cursor_context, positions[i].topic);
 		cursors[i].partition = positions[i].partition;
 		cursors[i].next_offset = positions[i].next_offset;
 	}
 	qsort(cursors, npositions, sizeof(KafkaCursor), compare_cursors);
 
-	/* Former topic names stay: events that are out may point to them. */
-	if (client->cursors != NULL)
-		pfree(client->cursors);
 	client->cursors = cursors;
 	client->ncursors = npositions;
 	client->last_cursor = NULL;

@@ -230,23 +230,44 @@ request_offsets(KafkaClient *client, void *argument, int slice_ms)
 }
 
 /*
- * The lowest offset that the broker still has, and the one after the last
- * that can be read (of an open transaction nothing can).  ERROR if no answer
- * comes within timeout_ms.  Not rd_kafka_query_watermark_offsets(): that
- * waits for its answer beyond any timeout.
+ * Fill in the ranges that partitions have: from the lowest offset that the
+ * broker still has to the one after the last that can be read (of an open
+ * transaction nothing can).  Two requests to each broker, for however many.
+ * ERROR if no answer comes within timeout_ms, about all of them.  Not
+ * rd_kafka_query_watermark_offsets(): that waits for its answer beyond any
+ * timeout.
+ */
+void
+kafka_query_ranges(KafkaClient *client, KafkaRange *ranges, int nranges, int timeout_ms)
+{
+	KafkaPosition *positions = palloc(mul_size(Max(nranges, 1), sizeof(KafkaPosition)));
+	OffsetRequest request = {positions, nranges, RD_KAFKA_OFFSET_BEGINNING};
+
+	Assert(nranges > 0);
+	for (int i = 0; i < nranges; i++)
+		positions[i] = (KafkaPosition){ranges[i].topic, ranges[i].partition, 0};
+	make_request(client, request_offsets, &request, ranges[0].topic, timeout_ms);
+	for (int i = 0; i < nranges; i++)
+		ranges[i].from = positions[i].next_offset;
+	request.at = RD_KAFKA_OFFSET_END;
+	make_request(client, request_offsets, &request, ranges[0].topic, timeout_ms);
+	for (int i = 0; i < nranges; i++)
+		ranges[i].to = Max(positions[i].next_offset, ranges[i].from);
+	pfree(positions);
+}
+
+/*
+ * The same of one partition.
  */
 void
 kafka_query_watermarks(KafkaClient *client, const char *topic, int32 partition, int64 *low_offset,
 					   int64 *high_offset, int timeout_ms)
 {
-	KafkaPosition position = {topic, partition, 0};
-	OffsetRequest request = {&position, 1, RD_KAFKA_OFFSET_BEGINNING};
+	KafkaRange range = {topic, partition, 0, 0};
 
-	make_request(client, request_offsets, &request, topic, timeout_ms);
-	*low_offset = position.next_offset;
-	request.at = RD_KAFKA_OFFSET_END;
-	make_request(client, request_offsets, &request, topic, timeout_ms);
-	*high_offset = Max(position.next_offset, *low_offset);
+	kafka_query_ranges(client, &range, 1, timeout_ms);
+	*low_offset = range.from;
+	*high_offset = range.to;
 }
 
 /*

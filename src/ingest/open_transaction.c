@@ -42,6 +42,7 @@ look_at_partition(const Consumer *consumer, Progress *known, TimestampTz now)
 	}
 	if (!held_up)
 		known->held_up_since = 0;
+	end_offset = Max(end_offset, known->end_offset);
 	if (held_up == (known->waits_since != 0) && end_offset == known->end_offset)
 		return NULL;
 	progress = palloc(sizeof(Progress));

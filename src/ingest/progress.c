@@ -67,7 +67,8 @@ progress_read_applied(const Stream *stream)
 	SPI_connect();
 	rows = progress_select(
 		stream, "SELECT kafka_topic, kafka_partition, last_offset, next_offset, accepted, "
-				"duplicates, filtered, expired, dead_letters, last_timestamp, last_element "
+				"duplicates, filtered, expired, dead_letters, last_timestamp, last_element, "
+				"COALESCE(last_fingerprint, 0) "
 				"FROM detect._applied_progress WHERE stream_id = $1 ORDER BY 1, 2");
 	MemoryContextSwitchTo(caller_context);
 	for (int i = 0; i < rows; i++)
@@ -83,6 +84,7 @@ progress_read_applied(const Stream *stream)
 			progress->last_timestamp = DatumGetTimestampTz(timestamp);
 		progress->last_element =
 			DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 11, &isnull));
+		progress->last_fingerprint = row_int64(i, 12);
 		result = lappend(result, progress);
 	}
 	SPI_finish();
@@ -100,22 +102,27 @@ progress_read_staged(const Stream *stream)
 	int rows;
 
 	SPI_connect();
-	rows = progress_select(
-		stream,
-		"SELECT kafka_topic, kafka_partition, last_offset, next_offset, "
-		"end_offset, paused_reason, waits_since FROM detect._staged_progress WHERE stream_id = $1 ORDER BY 1, 2");
+	rows =
+		progress_select(stream, "SELECT kafka_topic, kafka_partition, last_offset, next_offset, "
+								"end_offset, paused_reason, waits_since, paused_since, is_missing "
+								"FROM detect._staged_progress WHERE stream_id = $1 ORDER BY 1, 2");
 	MemoryContextSwitchTo(caller_context);
 	for (int i = 0; i < rows; i++)
 	{
 		Progress *progress = progress_from_row(i);
 		bool isnull;
-		Datum waits_since;
+		Datum time;
 
 		progress->end_offset = row_int64(i, 5);
 		progress->paused_reason = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 6);
-		waits_since = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 7, &isnull);
+		time = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 7, &isnull);
 		if (!isnull)
-			progress->waits_since = DatumGetTimestampTz(waits_since);
+			progress->waits_since = DatumGetTimestampTz(time);
+		time = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 8, &isnull);
+		if (!isnull)
+			progress->paused_since = DatumGetTimestampTz(time);
+		progress->is_missing =
+			DatumGetBool(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 9, &isnull));
 		result = lappend(result, progress);
 	}
 	SPI_finish();
@@ -156,8 +163,8 @@ progress_is_whole(const Progress *progress)
 void
 progress_write_applied(const Stream *stream, const Progress *progress)
 {
-	Datum values[12] = {0};
-	bool nulls[12] = {0};
+	Datum values[13] = {0};
+	bool nulls[13] = {0};
 
 	values[0] = Int32GetDatum(stream->id);
 	values[1] = CStringGetTextDatum(progress->topic);
@@ -167,17 +174,20 @@ progress_write_applied(const Stream *stream, const Progress *progress)
 	values[5] = Int64GetDatum(progress->next_offset);
 	values[6] = TimestampTzGetDatum(progress->last_timestamp);
 	nulls[6] = TIMESTAMP_IS_NOBEGIN(progress->last_timestamp);
+	values[7] = Int64GetDatum(progress->last_fingerprint);
+	nulls[7] = progress->last_fingerprint == NO_FINGERPRINT;
 	for (int outcome = 0; outcome < OUTCOMES; outcome++)
-		values[7 + outcome] = Int64GetDatum(progress->outcomes[outcome]);
+		values[8 + outcome] = Int64GetDatum(progress->outcomes[outcome]);
 	catalog_upsert("_applied_progress", 3, values, nulls);
 }
 
-/* The SQL that sets where a partition is read next, and keeps its outcomes. */
-#define SET_POSITION_SQL                                                                       \
-	"INSERT INTO detect._applied_progress AS a VALUES ($1, $2, $3, $4, 2147483647, $5, NULL, " \
-	"0, 0, 0, 0, 0) ON CONFLICT (stream_id, kafka_topic, kafka_partition) DO UPDATE SET "      \
-	"last_offset = EXCLUDED.last_offset, last_element = EXCLUDED.last_element, "               \
-	"next_offset = EXCLUDED.next_offset"
+/* The SQL that sets where a partition is read next, and keeps its outcomes.
+ * What stands before that is not what was applied last. */
+#define SET_POSITION_SQL                                                                        \
+	"INSERT INTO detect._applied_progress AS a VALUES ($1, $2, $3, $4, 2147483647, $5, NULL, "  \
+	"NULL, 0, 0, 0, 0, 0) ON CONFLICT (stream_id, kafka_topic, kafka_partition) DO UPDATE SET " \
+	"last_offset = EXCLUDED.last_offset, last_element = EXCLUDED.last_element, "                \
+	"next_offset = EXCLUDED.next_offset, last_fingerprint = NULL"
 
 static void
 set_position(const Stream *stream, const char *sql, const char *topic, int32 partition,
@@ -207,16 +217,45 @@ progress_write_start(const Stream *stream, const Progress *progress)
 				 progress->partition, progress->last_offset, progress->next_offset);
 }
 
+/* Delete one partition's row of a progress table. */
+static void
+delete_row(const char *sql, const Stream *stream, const char *topic, int32 partition)
+{
+	Oid types[3] = {INT4OID, TEXTOID, INT4OID};
+	Datum values[3];
+
+	values[0] = Int32GetDatum(stream->id);
+	values[1] = CStringGetTextDatum(topic);
+	values[2] = Int32GetDatum(partition);
+	SPI_connect();
+	catalog_execute(sql, 3, types, values, NULL);
+	SPI_finish();
+}
+
+#define THIS_PARTITION " WHERE stream_id = $1 AND kafka_topic = $2 AND kafka_partition = $3"
+
 /*
  * Have a partition read from another offset, or from where the stream's start
- * says (START_OFFSET).  The caller holds the stream's lock exclusively and
- * throws away what is staged.
+ * says (START_OFFSET), whether it was paused or not.  The caller holds the
+ * stream's lock exclusively and throws away what is staged.
  */
 void
 progress_seek(const Stream *stream, const char *topic, int32 partition, int64 next_offset)
 {
 	set_position(stream, SET_POSITION_SQL, topic, partition,
 				 next_offset == START_OFFSET ? START_OFFSET - 1 : next_offset - 1, next_offset);
+	delete_row("DELETE FROM detect._staged_progress" THIS_PARTITION, stream, topic, partition);
+}
+
+/*
+ * Forget a partition that does not exist any more, with its outcomes; the duty
+ * of the caller is that of progress_seek().
+ */
+void
+progress_forget(const Stream *stream, const char *topic, int32 partition)
+{
+	delete_row("DELETE FROM detect._applied_progress" THIS_PARTITION, stream, topic, partition);
+	delete_row("DELETE FROM detect._staged_progress" THIS_PARTITION, stream, topic, partition);
 }
 
 /*
@@ -225,8 +264,8 @@ progress_seek(const Stream *stream, const char *topic, int32 partition, int64 ne
 void
 progress_write_staged(const Stream *stream, const Progress *progress)
 {
-	Datum values[8] = {0};
-	bool nulls[8] = {0};
+	Datum values[10] = {0};
+	bool nulls[10] = {0};
 
 	values[0] = Int32GetDatum(stream->id);
 	values[1] = CStringGetTextDatum(progress->topic);
@@ -237,19 +276,35 @@ progress_write_staged(const Stream *stream, const Progress *progress)
 	if (progress->paused_reason)
 		values[6] = CStringGetTextDatum(progress->paused_reason);
 	nulls[6] = progress->paused_reason == NULL;
-	values[7] = TimestampTzGetDatum(progress->waits_since);
-	nulls[7] = progress->waits_since == 0;
+	values[7] = TimestampTzGetDatum(progress->paused_since);
+	nulls[7] = progress->paused_reason == NULL;
+	values[8] = BoolGetDatum(progress->is_missing);
+	values[9] = TimestampTzGetDatum(progress->waits_since);
+	nulls[9] = progress->waits_since == 0;
 	catalog_upsert("_staged_progress", 3, values, nulls);
 }
 
 /*
  * Forget what is staged, so that the consumer starts from applied progress.
+ * Partitions that are paused stay so, unless their topic is read no more.
  */
 void
 progress_forget_staged(const Stream *stream)
 {
+	Oid types[2] = {INT4OID, TEXTARRAYOID};
+	Datum values[2];
+
+	values[0] = Int32GetDatum(stream->id);
+	values[1] = names_to_array(stream->topics);
 	SPI_connect();
-	progress_select(stream, "DELETE FROM detect._staged_progress WHERE stream_id = $1");
+	catalog_execute("DELETE FROM detect._staged_progress WHERE stream_id = $1 "
+					"AND (paused_reason IS NULL OR kafka_topic <> ALL ($2))",
+					2, types, values, NULL);
+	progress_select(stream,
+					"UPDATE detect._staged_progress p SET last_offset = a.last_offset, "
+					"next_offset = a.next_offset FROM detect._applied_progress a "
+					"WHERE p.stream_id = $1 AND a.stream_id = p.stream_id "
+					"AND a.kafka_topic = p.kafka_topic AND a.kafka_partition = p.kafka_partition");
 	SPI_finish();
 }
 
@@ -260,7 +315,9 @@ void
 progress_resume_partitions(const Stream *stream)
 {
 	SPI_connect();
-	progress_select(stream, "UPDATE detect._staged_progress SET paused_reason = NULL "
-							"WHERE stream_id = $1 AND paused_reason IS NOT NULL");
+	progress_select(
+		stream,
+		"UPDATE detect._staged_progress SET paused_reason = NULL, "
+		"paused_since = NULL, is_missing = false WHERE stream_id = $1 AND paused_reason IS NOT NULL");
 	SPI_finish();
 }

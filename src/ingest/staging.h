@@ -45,14 +45,28 @@ typedef struct Progress
 	int64 next_offset;			/* to read from Kafka; START_OFFSET: as start says */
 	int64 end_offset;			/* staged progress alone: of the topic */
 	TimestampTz last_timestamp; /* applied progress alone; DT_NOBEGIN: none */
+	int64 last_fingerprint;		/* applied progress alone: of the last message */
 	int64 outcomes[OUTCOMES];	/* applied progress alone */
 	char *paused_reason;		/* staged progress alone */
+	TimestampTz paused_since;	/* likewise */
+	bool is_missing;			/* likewise: paused because Kafka does not have it */
 	TimestampTz waits_since;	/* likewise: for an open transaction; 0: it does not */
 	TimestampTz held_up_since;	/* the consumer's look: the same, not certain yet */
 	int64 eof_offset;			/* likewise: where nothing more was delivered */
+	int64 expected_offset;		/* likewise: what was applied last, read again */
+	int64 expected_fingerprint; /* likewise: NO_FINGERPRINT: it was, or is not */
+	TimestampTz shrunk_since;	/* likewise: it ends before end_offset; 0: it does not */
 	int64 read_offset;			/* the applier's look: last message read */
 	int32 read_element;			/* and the element of it */
+	const struct Element *last; /* the applier's piece: the last element applied */
 } Progress;
+
+/* A message is none that is known. */
+#define NO_FINGERPRINT 0
+
+/* in ingest/gap.c */
+extern int64 message_fingerprint(TimestampTz timestamp, const char *key, Size key_bytes,
+								 const char *payload, Size payload_bytes);
 
 /* in ingest/staging.c */
 extern int staging_writers(const Stream *stream);
@@ -73,6 +87,7 @@ extern void progress_write_applied(const Stream *stream, const Progress *progres
 extern void progress_write_start(const Stream *stream, const Progress *progress);
 extern void
 progress_seek(const Stream *stream, const char *topic, int32 partition, int64 next_offset);
+extern void progress_forget(const Stream *stream, const char *topic, int32 partition);
 extern void progress_write_staged(const Stream *stream, const Progress *progress);
 extern void progress_forget_staged(const Stream *stream);
 extern void progress_resume_partitions(const Stream *stream);

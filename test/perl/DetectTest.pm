@@ -551,13 +551,13 @@ sub produce
 
 # Produce messages, each to its partition, and note its offset there; returns
 # when all are in the topic.  A message is a hash of partition, payload,
-# undefined or bytes, and ms, its time if not now; a string among them is one of begin, commit and abort.
+# undefined or bytes, key, if it has one, and ms, its time if not now; a string among them is one of begin, commit and abort.
 sub produce_messages
 {
 	my ($self, $topic, @messages) = @_;
 	my @lines = map {
 		ref($_)
-		  ? join("\t", $_->{partition}, '-', escaped($_->{payload}), defined $_->{ms} ? "\@$_->{ms}" : ())
+		  ? join("\t", $_->{partition}, $_->{key} // '-', escaped($_->{payload}), defined $_->{ms} ? "\@$_->{ms}" : ())
 		  : $_
 	} @messages;
 	my @offsets = split(/ /, $self->command('messages', $topic, DetectTest::write_lines(@lines)));
@@ -632,11 +632,30 @@ sub start
 	return $self;
 }
 
+# Have one of the commands of test/broker/kafka done.
+sub obey
+{
+	my ($self, $command, @arguments) = @_;
+
+	return DetectTest::output_of($self->{program}, $command, $self->{dir}, @arguments);
+}
+
 sub create_topic
 {
 	my ($self, $topic, $partitions) = @_;
 
-	DetectTest::output_of($self->{program}, 'create-topic', $self->{dir}, $topic, $partitions);
+	$self->obey('create-topic', $topic, $partitions);
+	return;
+}
+
+# Begin with a new producer: one that goes on minds a topic that was made again.
+sub renew_producer
+{
+	my ($self) = @_;
+
+	$self->SUPER::stop();
+	my $renewed = DetectTest::Broker->start(bootstrap => $self->{bootstrap});
+	@$self{qw(pid in out)} = @$renewed{qw(pid in out)};
 	return;
 }
 
@@ -647,7 +666,7 @@ sub stop
 	my ($self) = @_;
 
 	$self->SUPER::stop();
-	DetectTest::output_of($self->{program}, 'stop', $self->{dir});
+	$self->obey('stop');
 	return;
 }
 
