@@ -134,6 +134,9 @@ OBJS = \
 	src/place/lookup_query.o \
 	src/place/nearest.o \
 	src/place/place.o \
+	src/place/place_expressions.o \
+	src/place/place_order.o \
+	src/place/place_rows.o \
 	src/place/place_tree.o \
 	src/place/places.o \
 	src/place/serialized.o \

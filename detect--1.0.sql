@@ -781,7 +781,7 @@ COMMENT ON VIEW detect.rollup IS 'definitions of rollups, and the new ones that 
 
 CREATE FUNCTION detect._locators(
 	OUT pid int, OUT stream_id int, OUT duty text, OUT locator text, OUT places bigint, OUT vertices bigint,
-	OUT bytes bigint, OUT builds bigint, OUT build_ms double precision, OUT built_at timestamptz,
+	OUT bytes bigint, OUT builds bigint, OUT partial_builds bigint, OUT places_built bigint, OUT build_ms double precision, OUT built_at timestamptz,
 	OUT from_memory bigint, OUT from_table bigint, OUT reason text)
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'detect_locators' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
@@ -799,7 +799,8 @@ CREATE VIEW detect.locator WITH (security_barrier) AS
 COMMENT ON VIEW detect.locator IS 'definitions of locators';
 
 CREATE VIEW detect.stat_locator WITH (security_barrier) AS
-	SELECT l.pid, l.duty, s.name AS stream, l.locator, l.places, l.vertices, l.bytes, l.builds, l.build_ms,
+	SELECT l.pid, l.duty, s.name AS stream, l.locator, l.places, l.vertices, l.bytes, l.builds, l.partial_builds,
+		   l.places_built, l.build_ms,
 		   l.built_at, l.from_memory, l.from_table, l.reason
 	FROM detect._locators() l LEFT JOIN detect._stream s USING (stream_id);
 COMMENT ON VIEW detect.stat_locator IS

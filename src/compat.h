@@ -160,6 +160,19 @@
 #define compat_executor_run(query_desc)	 ExecutorRun((query_desc), ForwardScanDirection, 0, true)
 #endif
 
+/* ---- Whether this transaction has made the file of a relation: another name since 16 ---- */
+
+#include "utils/rel.h"
+#if PG_VERSION_NUM >= 160000
+#define compat_has_new_storage(rel)                      \
+	((rel)->rd_createSubid != InvalidSubTransactionId || \
+	 (rel)->rd_newRelfilelocatorSubid != InvalidSubTransactionId)
+#else
+#define compat_has_new_storage(rel)                      \
+	((rel)->rd_createSubid != InvalidSubTransactionId || \
+	 (rel)->rd_newRelfilenodeSubid != InvalidSubTransactionId)
+#endif
+
 /* ---- Index scans: can be instrumented since 18 ---- */
 
 #include "access/genam.h"

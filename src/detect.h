@@ -198,7 +198,9 @@ typedef struct LocatorStats
 	int64 places;
 	int64 vertices;
 	int64 bytes;
-	int64 builds;
+	int64 builds;		  /* of all places */
+	int64 partial_builds; /* of those that had changed */
+	int64 places_built;	  /* by both */
 	double build_ms;
 	TimestampTz built_at; /* 0: never */
 	int64 from_memory;	  /* look-ups */

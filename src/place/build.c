@@ -3,12 +3,14 @@
  * build.c
  *	  From a place table to places in memory.
  *
- * The view of the locator is read with the caller's rights, some rows at a time,
+ * The rows of the table are read as they lie (place_rows.c), or the view of the
+ * locator where that can't be: over another view, a foreign table, or where few
+ * rows are places.  Both are done with the caller's rights, some rows at a time,
  * so that a table larger than the memory that is set costs no more than that.
  *
  *-------------------------------------------------------------------------
  */
-#include "place/locator.h"
+#include "place/place_rows.h"
 
 #include <math.h>
 
@@ -21,21 +23,6 @@
 #define ROWS_PER_FETCH 500
 
 #define BYTES_PER_KILOBYTE 1024
-
-/* A copy that lives as long as the places. */
-static Datum
-copy_datum(Places *places, Datum value, bool by_value, int length)
-{
-	Size bytes;
-	void *copy;
-
-	if (by_value)
-		return value;
-	bytes = datumGetSize(value, by_value, length);
-	copy = places_alloc(places, bytes);
-	memcpy(copy, DatumGetPointer(value), bytes);
-	return PointerGetDatum(copy);
-}
 
 static void
 refuse_srid(const Locator *locator, int32 srid)
@@ -93,10 +80,14 @@ read_box(const Serialized *serialized, bool globe, Box *box)
 	}
 }
 
-/* Add one row of the view. */
-static void
-add_row(Locator *locator, Places *places, Datum key, Datum geometry)
+/*
+ * Add a place by its key and its shape, as the view of a locator gives them.  The
+ * result is its index.
+ */
+int
+places_add_row(const Locator *locator, Places *places, Datum key, Datum geometry)
 {
+	int index;
 	void *bytes = PG_DETOAST_DATUM(geometry);
 	Serialized serialized;
 	Place place = {0};
@@ -113,16 +104,17 @@ add_row(Locator *locator, Places *places, Datum key, Datum geometry)
 	}
 	/* a line contains points too, and which of two is nearer may be close */
 	if (place.shape != SHAPE_POLYGON || locator->mode == LOCATOR_WITHIN)
-		place.geometry = copy_datum(places, PointerGetDatum(bytes), false, -1);
-	place.key = copy_datum(places, key, locator->key_by_value, locator->key_length);
-	places_add(places, &place, &box);
+		place.geometry = places_copy(places, PointerGetDatum(bytes), false, -1);
+	place.key = places_copy(places, key, locator->key_by_value, locator->key_length);
+	index = places_add(places, &place, &box);
 	if (bytes != DatumGetPointer(geometry))
 		pfree(bytes);
+	return index;
 }
 
 /* Add the rows that were fetched. */
 static void
-add_rows(Locator *locator, Places *places)
+add_rows(const Locator *locator, Places *places)
 {
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
@@ -132,7 +124,7 @@ add_rows(Locator *locator, Places *places)
 		Datum key = SPI_getbinval(tuple, tupdesc, 1, &isnull);
 
 		CHECK_FOR_INTERRUPTS();
-		add_row(locator, places, key, SPI_getbinval(tuple, tupdesc, 2, &isnull));
+		(void) places_add_row(locator, places, key, SPI_getbinval(tuple, tupdesc, 2, &isnull));
 	}
 }
 
@@ -147,6 +139,36 @@ build_query(const Locator *locator)
 					locator->mode == LOCATOR_WITHIN ? " ORDER BY " LOCATOR_KEY : "");
 }
 
+/* Read all places through the view; false when they take more bytes than the
+ * limit. */
+static bool
+read_view(const Locator *locator, Places *places, Size limit)
+{
+	Portal portal = SPI_cursor_open_with_args(NULL, build_query(locator), 0, NULL, NULL, NULL, true,
+											  CURSOR_OPT_NO_SCROLL);
+	bool fits;
+
+	do
+	{
+		SPI_cursor_fetch(portal, true, ROWS_PER_FETCH);
+		add_rows(locator, places);
+		SPI_freetuptable(SPI_tuptable);
+		fits = places_bytes(places) <= limit;
+	} while (SPI_processed > 0 && fits);
+	SPI_cursor_close(portal);
+	return fits;
+}
+
+/* How many bytes are left for the places of a locator, which has none now. */
+static Size
+bytes_left(void)
+{
+	Size limit = (Size) locator_memory_kilobytes() * BYTES_PER_KILOBYTE;
+	Size others = locator_bytes();
+
+	return others < limit ? limit - others : 0;
+}
+
 /*
  * Read all places of a locator under a snapshot.  The result has one reference,
  * the caller's; it is NULL when the places would take more memory than is set.
@@ -154,29 +176,50 @@ build_query(const Locator *locator)
 Places *
 places_build(Locator *locator, Snapshot snapshot)
 {
-	Size limit = (Size) locator_memory_kilobytes() * BYTES_PER_KILOBYTE;
-	Size others = locator_bytes();
+	Size limit = bytes_left();
 	Places *places;
-	Portal portal;
 	bool fits;
 
 	PushActiveSnapshot(snapshot);
 	SPI_connect();
-	places = places_create(locator->globe);
-	places->horizon = snapshot->xmax;
-	portal = SPI_cursor_open_with_args(NULL, build_query(locator), 0, NULL, NULL, NULL, true,
-									   CURSOR_OPT_NO_SCROLL);
-	do
+	fits = places_read_rows(locator, snapshot, limit, &places);
+	if (places == NULL)
 	{
-		SPI_cursor_fetch(portal, true, ROWS_PER_FETCH);
-		add_rows(locator, places);
-		SPI_freetuptable(SPI_tuptable);
-		fits = others + places_bytes(places) <= limit;
-	} while (SPI_processed > 0 && fits);
-	SPI_cursor_close(portal);
+		places = places_create(locator->globe);
+		places->horizon = snapshot->xmax;
+		fits = read_view(locator, places, limit);
+	}
 	if (fits)
+	{
+		locator->stats.places_built += places->count;
 		places_finish(places);
+	}
 	SPI_finish(); /* frees the places that did not fit */
 	PopActiveSnapshot();
 	return fits ? places : NULL;
+}
+
+/*
+ * Bring the places of a locator, which has given them to the caller, up to a
+ * snapshot: only rows that have changed are read.  False when they had better be
+ * built again; they are freed then.
+ */
+bool
+places_update(Locator *locator, Places *places, Snapshot snapshot)
+{
+	int before = places->count;
+	bool is_done;
+
+	PushActiveSnapshot(snapshot);
+	SPI_connect(); /* whose memory has the places until they are right */
+	places_begin_update(places);
+	is_done = places_update_rows(locator, snapshot, bytes_left(), places);
+	if (is_done)
+	{
+		locator->stats.places_built += places->count - before;
+		places_finish_update(places);
+	}
+	SPI_finish();
+	PopActiveSnapshot();
+	return is_done;
 }

@@ -10,7 +10,8 @@
  * VACUUM of the place table cost no places.  The trigger fires for each row,
  * because logical replication fires no others, and because PostgreSQL gives
  * row triggers to partitions of the present and the future; it looks at nothing
- * and registers once a command.
+ * and registers once a command.  Which rows have changed is none of its business:
+ * each process sees for itself (place_rows.c).
  *
  * What replaces the rows without a trigger, TRUNCATE of a partition, ATTACH,
  * DETACH, a refreshed materialized view, changes the files of the table: it is
@@ -96,7 +97,7 @@ watch_relation(Datum arg, Oid relid)
 
 		if (!OidIsValid(relid) || relid == locator->view)
 		{
-			locator_forget_places(locator);
+			locator->is_stale = true;
 			locator->is_loaded = false;
 		}
 		if (!OidIsValid(relid) || contains_oid(locator->members, locator->nmembers, relid))
@@ -111,6 +112,8 @@ watch_transaction(XactEvent event, void *arg)
 {
 	ListCell *cell;
 
+	if (event == XACT_EVENT_PRE_COMMIT)
+		locator_forget_dropped();
 	if (event == XACT_EVENT_PRE_COMMIT && my_slot)
 		locator_publish_stats();
 	if (event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PARALLEL_PRE_COMMIT ||
@@ -356,6 +359,7 @@ changes_look(Locator *locator)
 	if (structure != locator->structure || locator->table_fallback != FALLBACK_NONE)
 	{
 		locator->is_stale = true;
+		locator->is_sparse = false;
 		locator_end_transaction_places(locator); /* it may have been this transaction */
 	}
 	locator->structure = structure;

@@ -4,8 +4,8 @@
  *	  From a point to the key of a place: what the typed functions call.
  *
  * A look-up walks over the places whose box has the point and asks each whether
- * it has it.  Places are kept in the order of preference, so that the one with
- * the least number is the answer, and none behind it needs to be asked.
+ * it has it.  Each place has a rank in the order of preference, so that the one
+ * of the least rank is the answer, and none behind it needs to be asked.
  *
  *-------------------------------------------------------------------------
  */
@@ -46,28 +46,30 @@ walk_begin(BoxWalk *walk, const Places *places, const LookupPoint *point)
 	box_walk_begin(walk, places, at, places->globe ? globe_chord(0) : 0);
 }
 
-/* The preferred place that has the point, as an index; -1 if there is none. */
-static int
+/* The preferred place that has the point; NULL if there is none. */
+static const Place *
 find_first(Lookup *lookup, LookupPoint *point)
 {
 	BoxWalk walk;
-	int first = -1;
+	const Place *first = NULL;
 	int i;
 
 	lookup->locator->stats.from_memory++;
 	walk_begin(&walk, lookup->places, point);
-	while ((i = box_walk_next(&walk)) >= 0)
+	while ((i = box_walk_next(&walk)) != NO_PLACE)
 	{
-		if ((first < 0 || i < first) && has_point(lookup, &lookup->places->places[i], point))
-			first = i;
+		const Place *place = &lookup->places->places[i];
+
+		if ((first == NULL || place->rank < first->rank) && has_point(lookup, place, point))
+			first = place;
 	}
 	return first;
 }
 
 static int
-compare_int(const void *left, const void *right)
+compare_rank(const void *left, const void *right)
 {
-	return *(const int *) left - *(const int *) right;
+	return (*(const Place *const *) left)->rank - (*(const Place *const *) right)->rank;
 }
 
 /* The keys of all places that have the point, the preferred first. */
@@ -77,23 +79,25 @@ find_all(Lookup *lookup, LookupPoint *point, Datum **keys)
 	BoxWalk walk;
 	int capacity = 8;
 	int count = 0;
-	int *found = palloc(capacity * sizeof(int));
+	const Place **found = palloc(capacity * sizeof(Place *));
 	int i;
 
 	lookup->locator->stats.from_memory++;
 	walk_begin(&walk, lookup->places, point);
-	while ((i = box_walk_next(&walk)) >= 0)
+	while ((i = box_walk_next(&walk)) != NO_PLACE)
 	{
-		if (!has_point(lookup, &lookup->places->places[i], point))
+		const Place *place = &lookup->places->places[i];
+
+		if (!has_point(lookup, place, point))
 			continue;
 		if (count == capacity)
-			found = repalloc(found, (capacity *= 2) * sizeof(int));
-		found[count++] = i;
+			found = repalloc(found, (capacity *= 2) * sizeof(Place *));
+		found[count++] = place;
 	}
-	qsort(found, count, sizeof(int), compare_int);
+	qsort(found, count, sizeof(Place *), compare_rank);
 	*keys = palloc((count + 1) * sizeof(Datum));
 	for (i = 0; i < count; i++)
-		(*keys)[i] = lookup->places->places[found[i]].key;
+		(*keys)[i] = found[i]->key;
 	return count;
 }
 
@@ -132,11 +136,11 @@ locate(FunctionCallInfo fcinfo, bool has_xy)
 	}
 	else
 	{
-		int first = find_first(lookup, &point);
+		const Place *first = find_first(lookup, &point);
 
-		if (first < 0)
+		if (first == NULL)
 			PG_RETURN_NULL();
-		key = lookup->places->places[first].key;
+		key = first->key;
 	}
 	return datumCopy(key, locator->key_by_value, locator->key_length);
 }

@@ -8,9 +8,9 @@
  * absorbed, and holds on to what it got.  Which places it gets follows from its
  * isolation level:
  *
- * READ COMMITTED: the newest.  They are built from a snapshot taken after the
- * mark of staleness was cleared, so that a change that commits meanwhile sets
- * the mark again.  What a transaction has changed itself is in them, because an
+ * READ COMMITTED: the newest.  They are built, or brought up to date, under a
+ * snapshot taken after the mark of staleness was cleared, so that a change that
+ * commits meanwhile sets the mark again.  What a transaction has changed itself is in them, because an
  * invalidation of our own is absorbed between two commands, and once more when
  * the transaction, or a part of it, is rolled back.
  *
@@ -27,6 +27,7 @@
 #include "compat.h"
 #include "miscadmin.h"
 #include "utils/hsearch.h"
+#include "utils/lsyscache.h"
 #include "utils/rls.h"
 #include "utils/snapmgr.h"
 
@@ -127,13 +128,22 @@ locator_end_transaction_places(Locator *locator)
 }
 
 /*
- * Let go of places that have changed, also of those that a dropped locator had.
+ * Free the places of locators that were dropped; in a transaction.
  */
 void
-locator_forget_places(Locator *locator)
+locator_forget_dropped(void)
 {
-	locator->is_stale = true;
-	forget_places(&locator->places);
+	HASH_SEQ_STATUS status;
+	Locator *locator;
+
+	if (locators == NULL)
+		return;
+	hash_seq_init(&status, locators);
+	while ((locator = hash_seq_search(&status)) != NULL)
+	{
+		if (locator->is_stale && locator->places && get_rel_name(locator->view) == NULL)
+			forget_places(&locator->places);
+	}
 }
 
 /* Do places answer for the current user, and are they young enough? */
@@ -146,13 +156,25 @@ is_usable(const Locator *locator, const Places *places)
 		   GetCurrentTimestamp() - locator->stats.built_at <= locator->max_age_us;
 }
 
+/* Count that places were built or updated. */
+static void
+count_build(Locator *locator, int64 *builds, instr_time begin)
+{
+	instr_time duration;
+
+	INSTR_TIME_SET_CURRENT(duration);
+	INSTR_TIME_SUBTRACT(duration, begin);
+	(*builds)++;
+	locator->stats.build_ms += INSTR_TIME_GET_MILLISEC(duration);
+	locator->stats.built_at = GetCurrentTimestamp();
+}
+
 /* Build places under a snapshot; NULL when they exceed the memory, which is
  * remembered until they change or the setting does. */
 static Places *
 build(Locator *locator, Snapshot snapshot)
 {
 	instr_time begin;
-	instr_time duration;
 	Places *places;
 
 	if (locator->too_large && locator->too_large_kilobytes == locator_memory_kilobytes())
@@ -163,29 +185,51 @@ build(Locator *locator, Snapshot snapshot)
 	locator->too_large_kilobytes = locator_memory_kilobytes();
 	if (places == NULL)
 		return NULL;
-	INSTR_TIME_SET_CURRENT(duration);
-	INSTR_TIME_SUBTRACT(duration, begin);
 
 	/* What others see through a view or a foreign table may differ. */
 	if (locator->relkind == RELKIND_VIEW || locator->relkind == RELKIND_FOREIGN_TABLE)
 		places->only_for = GetUserId();
-	locator->stats.builds++;
-	locator->stats.build_ms += INSTR_TIME_GET_MILLISEC(duration);
-	locator->stats.built_at = GetCurrentTimestamp();
+	count_build(locator, &locator->stats.builds, begin);
 	return places;
+}
+
+/* Bring places up to a snapshot; false when that can't be done, or is not worth
+ * while: then they have been let go of. */
+static bool
+update(Locator *locator, Places *places, Snapshot snapshot)
+{
+	instr_time begin;
+
+	if (places->references > 1 || places->versions == NULL)
+	{
+		places_release(places);
+		return false;
+	}
+	INSTR_TIME_SET_CURRENT(begin);
+	if (!places_update(locator, places, snapshot))
+		return false;
+	count_build(locator, &locator->stats.partial_builds, begin);
+	return true;
 }
 
 /* The newest places, shared by all statements of this process. */
 static Places *
 newest_places(Locator *locator)
 {
-	if (!locator->is_stale && is_usable(locator, locator->places))
-		return locator->places;
-	forget_places(&locator->places);
+	Places *places = locator->places;
+	Snapshot snapshot;
+
+	if (!locator->is_stale && is_usable(locator, places))
+		return places;
 	if (locator->is_stale)
 		locator->too_large = false;
 	locator->is_stale = false;
-	locator->places = build(locator, GetLatestSnapshot());
+	snapshot = GetLatestSnapshot();
+	locator->places = NULL; /* nobody else's, until they are right again */
+	if (places && update(locator, places, snapshot))
+		locator->places = places;
+	else
+		locator->places = build(locator, snapshot);
 	return locator->places;
 }
 
@@ -283,6 +327,8 @@ locator_places(Locator *locator)
 		if (places == NULL)
 			fallback = FALLBACK_MEMORY;
 	}
+	else if (locator->is_stale)
+		forget_places(&locator->places);
 	tell(locator, fallback);
 	return places;
 }

@@ -48,6 +48,7 @@ typedef struct Locator
 
 	/* The definition, while is_loaded. */
 	bool is_loaded;
+	uint64 definition; /* which version of it */
 	char name[NAMEDATALEN];
 	Oid place_table;
 	char relkind; /* of the place table */
@@ -73,6 +74,7 @@ typedef struct Locator
 
 	Places *places;				/* shared among statements, or NULL */
 	Places *transaction_places; /* of a transaction that keeps its snapshot */
+	bool is_sparse;				/* few rows of the place table are places */
 	bool too_large;				/* since the setting was this many kilobytes */
 	int too_large_kilobytes;
 	Fallback told;	 /* the last fallback that was told of */
@@ -126,7 +128,7 @@ extern int locator_memory_kilobytes(void);
 extern Size locator_bytes(void);
 extern const char *locator_fallback_text(Fallback fallback);
 extern List *locator_all(void);
-extern void locator_forget_places(Locator *locator);
+extern void locator_forget_dropped(void);
 extern void locator_end_transaction_places(Locator *locator);
 
 /* in locator_definition.c */
@@ -139,12 +141,14 @@ extern Oid postgis_function(const Locator *locator, const char *name, int nargs,
 extern const char *postgis_schema(const Locator *locator);
 extern const char *locator_predicate(const Locator *locator);
 extern char *locator_view_name(const Locator *locator);
+extern Query *locator_view_query(const Locator *locator);
 
 /* in locator_stats.c */
 extern void locator_publish_stats(void);
 
 /* in build.c */
 extern Places *places_build(Locator *locator, Snapshot snapshot);
+extern bool places_update(Locator *locator, Places *places, Snapshot snapshot);
 
 /* in changes.c */
 extern void changes_watch(void);

@@ -68,7 +68,7 @@ primary_key(Oid table)
 /* Which type of PostGIS a type is. */
 typedef enum PlaceType
 {
-	NO_PLACE,
+	NOT_A_PLACE,
 	GEOMETRY,
 	GEOGRAPHY
 } PlaceType;
@@ -77,10 +77,10 @@ static PlaceType
 place_type(Oid type)
 {
 	HeapTuple tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
-	PlaceType result = NO_PLACE;
+	PlaceType result = NOT_A_PLACE;
 
 	if (!HeapTupleIsValid(tuple))
-		return NO_PLACE;
+		return NOT_A_PLACE;
 	if (strcmp(NameStr(((Form_pg_type) GETSTRUCT(tuple))->typname), "geometry") == 0)
 		result = GEOMETRY;
 	if (strcmp(NameStr(((Form_pg_type) GETSTRUCT(tuple))->typname), "geography") == 0)
@@ -103,7 +103,7 @@ only_geometry(Oid table, int *count)
 	{
 		Form_pg_attribute attribute = TupleDescAttr(tupdesc, i);
 
-		if (attribute->attisdropped || place_type(attribute->atttypid) == NO_PLACE)
+		if (attribute->attisdropped || place_type(attribute->atttypid) == NOT_A_PLACE)
 			continue;
 		column = pstrdup(NameStr(attribute->attname));
 		(*count)++;
@@ -186,7 +186,7 @@ check_geometry(LocatorDefinition *definition)
 	definition->geometry_attnum = find_column(definition->table, "geometry", definition->geometry);
 	get_atttypetypmodcoll(definition->table, definition->geometry_attnum, &type, &typmod,
 						  &collation);
-	if (place_type(type) == NO_PLACE)
+	if (place_type(type) == NOT_A_PLACE)
 		ereport(ERROR, (errcode(ERRCODE_DATATYPE_MISMATCH),
 						errmsg("column \"%s\" of table \"%s\" is of type %s", definition->geometry,
 							   get_rel_name(definition->table), format_type_be(type)),

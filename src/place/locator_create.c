@@ -356,7 +356,14 @@ detect_refresh_locator(PG_FUNCTION_ARGS)
 	char *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	char *all_name;
 	Oid view = owned_view(name, false, &all_name);
+	Oid types[1] = {TEXTOID};
+	Datum values[1] = {PG_GETARG_DATUM(0)};
 
+	/* another version of its row: all places are read, whatever has changed */
+	SPI_connect();
+	catalog_execute("UPDATE detect._locator SET name = name WHERE name = $1", 1, types, values,
+					NULL);
+	SPI_finish();
 	CacheInvalidateRelcacheByRelid(view);
 	history_record("refresh_locator", name, NULL);
 	PG_RETURN_VOID();

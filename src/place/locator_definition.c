@@ -14,11 +14,14 @@
 
 #include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/relation.h"
 #include "access/table.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "parser/parse_func.h"
+#include "rewrite/rewriteHandler.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -99,8 +102,13 @@ find_row(Locator *locator, const char *name)
 		Datum value = heap_getattr(tuple, COLUMN_NAME, RelationGetDescr(rel), &isnull);
 
 		found = strcmp(TextDatumGetCString(value), name) == 0;
-		if (found)
-			read_row(locator, tuple, RelationGetDescr(rel));
+		if (!found)
+			continue;
+		read_row(locator, tuple, RelationGetDescr(rel));
+		locator->definition =
+			hash_combine64(HeapTupleHeaderGetRawXmin(tuple->t_data),
+						   ((uint64) ItemPointerGetBlockNumber(&tuple->t_self) << 16) |
+							   ItemPointerGetOffsetNumber(&tuple->t_self));
 	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
@@ -239,4 +247,17 @@ char *
 locator_view_name(const Locator *locator)
 {
 	return quote_qualified_identifier(DETECT_QUERY_SCHEMA, locator->name);
+}
+
+/*
+ * A copy of the query of a locator's view.
+ */
+Query *
+locator_view_query(const Locator *locator)
+{
+	Relation view = relation_open(locator->view, AccessShareLock);
+	Query *query = copyObject(get_view_query(view));
+
+	relation_close(view, AccessShareLock);
+	return query;
 }

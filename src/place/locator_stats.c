@@ -17,7 +17,7 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
-#define LOCATOR_COLUMNS 13
+#define LOCATOR_COLUMNS 15
 
 PG_FUNCTION_INFO_V1(detect_locators);
 
@@ -36,7 +36,7 @@ find_stats(const Locator *locator, LocatorStats *stats)
 	*stats = locator->stats;
 	if (places)
 	{
-		stats->places = places->count;
+		stats->places = places->count - places->ngone;
 		stats->vertices = places->vertices;
 		stats->bytes = (int64) places_bytes(places);
 	}
@@ -50,6 +50,8 @@ add_stats(LocatorStats *sum, const LocatorStats *stats)
 	sum->vertices += stats->vertices;
 	sum->bytes += stats->bytes;
 	sum->builds += stats->builds;
+	sum->partial_builds += stats->partial_builds;
+	sum->places_built += stats->places_built;
 	sum->build_ms += stats->build_ms;
 	sum->built_at = Max(sum->built_at, stats->built_at);
 	sum->from_memory += stats->from_memory;
@@ -115,6 +117,8 @@ emit_stats(ReturnSetInfo *result, int pid, int32 stream_id, const char *duty,
 	values[i++] = Int64GetDatum(stats->vertices);
 	values[i++] = Int64GetDatum(stats->bytes);
 	values[i++] = Int64GetDatum(stats->builds);
+	values[i++] = Int64GetDatum(stats->partial_builds);
+	values[i++] = Int64GetDatum(stats->places_built);
 	values[i++] = Float8GetDatum(stats->build_ms);
 	nulls[i] = stats->built_at == 0;
 	values[i++] = TimestampTzGetDatum(stats->built_at);

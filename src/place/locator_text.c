@@ -12,7 +12,6 @@
 #include "place/locator_create.h"
 
 #include "access/htup_details.h"
-#include "access/relation.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_operator.h"
 #include "catalog/pg_type.h"
@@ -21,7 +20,6 @@
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "optimizer/tlist.h"
-#include "rewrite/rewriteHandler.h"
 #include "rewrite/rewriteManip.h"
 #include "sql.h"
 #include "utils/builtins.h"
@@ -35,17 +33,6 @@
 #define ADDED_CONDITIONS 2
 #define KEY_COLUMN		 1
 #define PLACE_COLUMN	 2
-
-/* The query of a locator's view. */
-static Query *
-view_query(const Locator *locator)
-{
-	Relation view = relation_open(locator->view, AccessShareLock);
-	Query *query = copyObject(get_view_query(view));
-
-	relation_close(view, AccessShareLock);
-	return query;
-}
 
 /* The column of the place table that a column of the view is made of. */
 static const Var *
@@ -198,7 +185,7 @@ append_argument(StringInfo sql, const char *argument, const char *value)
 static char *
 create_text(const Locator *locator, const char *all_name, const char *max_age)
 {
-	Query *query = view_query(locator);
+	Query *query = locator_view_query(locator);
 	Oid table = locator->place_table;
 	char *filter = filter_text(locator, query);
 	char *priority = priority_text(locator, query);

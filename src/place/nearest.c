@@ -32,7 +32,7 @@ PG_FUNCTION_INFO_V1(detect_nearest_xy);
 /* A place that may be among the nearest. */
 typedef struct NearPlace
 {
-	int index; /* by key, so that it decides between equal distances */
+	const Place *place; /* its rank, by key, decides between equal distances */
 	double distance;
 	double margin; /* how wrong the distance may be */
 } NearPlace;
@@ -55,7 +55,7 @@ compare_near(const void *left, const void *right)
 
 	if (a->distance != b->distance)
 		return a->distance < b->distance ? -1 : 1;
-	return a->index - b->index;
+	return a->place->rank - b->place->rank;
 }
 
 /* Beyond which distance nothing matters any more. */
@@ -108,7 +108,7 @@ consider(NearSearch *search, int index)
 	const Locator *locator = lookup->locator;
 	const Place *place = &lookup->places->places[index];
 	LookupPoint *point = search->point;
-	NearPlace near = {.index = index};
+	NearPlace near = {.place = place};
 
 	if (place->shape == SHAPE_OTHER)
 		near.distance = lookup_distance(lookup, place, point);
@@ -140,7 +140,7 @@ decide(NearSearch *search)
 	for (int i = 0; i < search->count; i++)
 	{
 		NearPlace near = search->found[i];
-		const Place *place = &search->lookup->places->places[near.index];
+		const Place *place = near.place;
 
 		if (near.distance + near.margin >= locator->within &&
 			!lookup_dwithin(search->lookup, place, search->point))
@@ -169,7 +169,7 @@ nearest_find(Lookup *lookup, LookupPoint *point, int k, bool with_distance, Near
 	if (lookup->locator->globe)
 		globe_position(point->x, point->y, at);
 	near_walk_begin(&walk, lookup->places, at);
-	while ((index = near_walk_next(&walk, box_bound(&search))) >= 0)
+	while ((index = near_walk_next(&walk, box_bound(&search))) != NO_PLACE)
 	{
 		CHECK_FOR_INTERRUPTS();
 		consider(&search, index);
@@ -184,7 +184,7 @@ nearest_find(Lookup *lookup, LookupPoint *point, int k, bool with_distance, Near
 	*nearest = palloc((search.count + 1) * sizeof(Nearest));
 	for (int i = 0; i < search.count; i++)
 	{
-		(*nearest)[i].key = lookup->places->places[search.found[i].index].key;
+		(*nearest)[i].key = search.found[i].place->key;
 		(*nearest)[i].distance = search.found[i].distance;
 	}
 	return search.count;

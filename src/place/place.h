@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "access/transam.h"
+#include "storage/itemptr.h"
 #include "storage/lock.h"
 #include "utils/palloc.h"
 
@@ -81,7 +82,8 @@ typedef enum Shape
 {
 	SHAPE_POLYGON, /* polygons: rings */
 	SHAPE_LINE,	   /* lines and points: rings that bound nothing */
-	SHAPE_OTHER	   /* PostGIS alone knows */
+	SHAPE_OTHER,   /* PostGIS alone knows */
+	SHAPE_GONE	   /* its row was deleted or changed */
 } Shape;
 
 typedef struct Place
@@ -91,6 +93,7 @@ typedef struct Place
 	uint32 nrings;
 	Shape shape;
 	Datum geometry; /* 0 unless PostGIS must be asked */
+	int rank;		/* the least is preferred */
 } Place;
 
 /* Where a point lies. */
@@ -130,6 +133,41 @@ extern double globe_rise(double chord2);
 #define BOXES_PER_NODE 16
 #define TREE_LEVELS	   10
 
+/* A box and its place. */
+typedef struct Tile
+{
+	Box box;
+	uint32 place;
+} Tile;
+
+/* A packed tree: level 0 has a box for each place, each level above one for
+ * BOXES_PER_NODE of the level below; the last level has one. */
+typedef struct Tree
+{
+	int levels; /* 0: no places */
+	int level_counts[TREE_LEVELS];
+	Box *level_boxes[TREE_LEVELS];
+	uint32 *order; /* of level 0: which place */
+} Tree;
+
+/* A version of a row of the place table: see place_rows.c. */
+typedef struct RowVersion
+{
+	ItemPointerData tid;
+	uint16 member; /* of Places.members */
+	TransactionId xmin;
+	int32 place; /* NO_PLACE: the row is none */
+} RowVersion;
+
+#define NO_PLACE (-1)
+
+/* The place table, or one of its partitions, as its rows were read. */
+typedef struct RowMember
+{
+	Oid relid;
+	Oid relfilenode;
+} RowMember;
+
 struct Places
 {
 	MemoryContext context; /* holds this struct and all it points to */
@@ -141,20 +179,40 @@ struct Places
 	uint64 own_changes;			/* of that transaction, when built */
 	Oid only_for;				/* this user alone, if valid */
 
-	int count;
+	int count; /* of those that are gone too */
+	int ngone; /* of these */
 	int capacity;
-	Place *places; /* in the order of preference */
+	Place *places;
 	int64 vertices;
 
-	/* The tree: level 0 has a box for each place, each level above one for
-	 * BOXES_PER_NODE of the level below; the last level has one. */
 	bool globe; /* boxes have three axes */
-	int levels;
-	int level_counts[TREE_LEVELS];
-	Box *level_boxes[TREE_LEVELS];
-	uint32 *order; /* of level 0: which place */
+	Tree tree;	/* of the places that were there first */
+	Tree later; /* of those that were added since */
+	int ntiles; /* of later, or while the first tree is to be built */
+	int tile_capacity;
+	Tile *tiles;
 
-	/* Where the next small thing goes. */
+	/* From which rows the places were made, in their physical order; NULL when
+	 * they can only be made all again. */
+	uint64 definition;
+	FullTransactionId read_at;
+	int nmembers;
+	RowMember *members;
+	int nversions;
+	RowVersion *versions;
+
+	/* The order of preference, of places that were read from rows. */
+	int norder;			  /* values of each place that decide on it */
+	NullableDatum *order; /* of all places, norder each */
+	int nranked;
+	uint32 *ranked; /* the preferred first */
+
+	/* What was there before the first update. */
+	int first_count;
+	Size first_bytes;
+
+	/* Where the next small thing goes, and what all of them take. */
+	Size used_bytes;
 	char *free;
 	Size free_bytes;
 	Size chunk_bytes;
@@ -162,8 +220,13 @@ struct Places
 
 extern Places *places_create(bool globe);
 extern void *places_alloc(Places *places, Size bytes);
-extern void places_add(Places *places, const Place *place, const Box *box);
+extern Datum places_copy(Places *places, Datum value, bool by_value, int length);
+extern int places_add(Places *places, const Place *place, const Box *box);
+extern void places_remove(Places *places, int index);
 extern void places_finish(Places *places);
+extern void places_begin_update(Places *places);
+extern void places_finish_update(Places *places);
+extern bool places_are_worn(const Places *places);
 extern Size places_bytes(const Places *places);
 extern void places_retain(Places *places);
 extern void places_release(Places *places);
@@ -177,6 +240,7 @@ extern void places_release(Places *places);
 typedef struct BoxWalk
 {
 	const Places *places;
+	const Tree *tree;
 	float below[3]; /* the point, rounded down */
 	float above[3]; /* and up */
 	int depth;
@@ -191,6 +255,7 @@ typedef struct BoxWalk
 typedef struct NearWalk
 {
 	const Places *places;
+	const Tree *tree;
 	double at[3];
 	int depth;
 	struct
@@ -201,7 +266,9 @@ typedef struct NearWalk
 	} stack[TREE_LEVELS * BOXES_PER_NODE];
 } NearWalk;
 
-extern void tree_build(Places *places);
+extern void tree_build(Places *places, Tree *tree);
+extern void tree_free(Tree *tree);
+extern void tree_forget_gone(Places *places, Tree *tree);
 extern void box_walk_begin(BoxWalk *walk, const Places *places, const double at[3], double margin);
 extern int box_walk_next(BoxWalk *walk);
 extern void near_walk_begin(NearWalk *walk, const Places *places, const double at[3]);

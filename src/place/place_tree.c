@@ -7,7 +7,8 @@
  * the next one (sort-tile-recursive), and sixteen neighbours make a node.  So a
  * node needs no pointers: those below box i of a level are boxes 16 i to 16 i
  * + 15 of the level below.  Boxes are floats rounded outwards; whoever walks
- * looks at the place itself.
+ * looks at the place itself.  What is added later gets a small tree of its own,
+ * which every walk goes through too.
  *
  *-------------------------------------------------------------------------
  */
@@ -16,13 +17,6 @@
 #include <math.h>
 
 #include "miscadmin.h"
-
-/* A box with its place, while the tree is built. */
-typedef struct Tile
-{
-	Box box;
-	uint32 place;
-} Tile;
 
 /* ---------------------------------------------------------------------
  * Boxes
@@ -103,53 +97,80 @@ sort_tiles(Tile *tiles, int count, int axis, int axes)
 		sort_tiles(tiles + i, Min(per_slab, count - i), axis + 1, axes);
 }
 
-/* Put the boxes of level 0 in order. */
+/* Add the level above the last one of a tree. */
 static void
-sort_boxes(Places *places)
+add_level(const Places *places, Tree *tree)
 {
-	Tile *tiles = MemoryContextAllocHuge(CurrentMemoryContext, places->count * sizeof(Tile));
+	int level = tree->levels++;
+	const Box *below = tree->level_boxes[level - 1];
+	int below_count = tree->level_counts[level - 1];
+	int count = (below_count + BOXES_PER_NODE - 1) / BOXES_PER_NODE;
+	Box *boxes = MemoryContextAllocHuge(places->context, (Size) count * sizeof(Box));
 
-	for (int i = 0; i < places->count; i++)
-		tiles[i] = (Tile){places->level_boxes[0][i], i};
-	sort_tiles(tiles, places->count, 0, places->globe ? 3 : 2);
-	places->order = MemoryContextAllocHuge(places->context, (Size) places->count * sizeof(uint32));
-	for (int i = 0; i < places->count; i++)
+	Assert(level < TREE_LEVELS);
+	for (int i = 0; i < below_count; i++)
 	{
-		places->level_boxes[0][i] = tiles[i].box;
-		places->order[i] = tiles[i].place;
+		if (i % BOXES_PER_NODE == 0)
+			boxes[i / BOXES_PER_NODE] = below[i];
+		else
+			box_extend(&boxes[i / BOXES_PER_NODE], &below[i]);
 	}
-	pfree(tiles);
+	tree->level_boxes[level] = boxes;
+	tree->level_counts[level] = count;
 }
 
 /*
- * Build the tree over the boxes that places_add has gathered.
+ * Build a tree over the tiles of the places, which are put in order.
  */
 void
-tree_build(Places *places)
+tree_build(Places *places, Tree *tree)
 {
-	if (places->count == 0)
-		return;
-	sort_boxes(places);
-	places->level_counts[0] = places->count;
-	places->levels = 1;
-	while (places->level_counts[places->levels - 1] > 1)
-	{
-		int level = places->levels++;
-		const Box *below = places->level_boxes[level - 1];
-		int below_count = places->level_counts[level - 1];
-		int count = (below_count + BOXES_PER_NODE - 1) / BOXES_PER_NODE;
-		Box *boxes = MemoryContextAllocHuge(places->context, (Size) count * sizeof(Box));
+	int count = places->ntiles;
 
-		Assert(level < TREE_LEVELS);
-		for (int i = 0; i < below_count; i++)
+	if (count == 0)
+		return;
+	sort_tiles(places->tiles, count, 0, places->globe ? 3 : 2);
+	tree->level_boxes[0] = MemoryContextAllocHuge(places->context, (Size) count * sizeof(Box));
+	tree->order = MemoryContextAllocHuge(places->context, (Size) count * sizeof(uint32));
+	for (int i = 0; i < count; i++)
+	{
+		tree->level_boxes[0][i] = places->tiles[i].box;
+		tree->order[i] = places->tiles[i].place;
+	}
+	tree->level_counts[0] = count;
+	tree->levels = 1;
+	while (tree->level_counts[tree->levels - 1] > 1)
+		add_level(places, tree);
+}
+
+/*
+ * Free what a tree points to; it is empty then.
+ */
+void
+tree_free(Tree *tree)
+{
+	for (int level = 0; level < tree->levels; level++)
+		pfree(tree->level_boxes[level]);
+	if (tree->order)
+		pfree(tree->order);
+	memset(tree, 0, sizeof(Tree));
+}
+
+/*
+ * Have no walk over a tree find places that are gone.
+ */
+void
+tree_forget_gone(Places *places, Tree *tree)
+{
+	for (int i = 0; i < tree->level_counts[0]; i++)
+	{
+		if (places->places[tree->order[i]].shape != SHAPE_GONE)
+			continue;
+		for (int axis = 0; axis < 3; axis++)
 		{
-			if (i % BOXES_PER_NODE == 0)
-				boxes[i / BOXES_PER_NODE] = below[i];
-			else
-				box_extend(&boxes[i / BOXES_PER_NODE], &below[i]);
+			tree->level_boxes[0][i].min[axis] = INFINITY;
+			tree->level_boxes[0][i].max[axis] = -INFINITY;
 		}
-		places->level_boxes[level] = boxes;
-		places->level_counts[level] = count;
 	}
 }
 
@@ -166,6 +187,20 @@ box_contains(const Box *box, const BoxWalk *walk)
 		   box->min[2] <= walk->above[2] && box->max[2] >= walk->below[2];
 }
 
+/* Begin with one of the two trees. */
+static void
+box_walk_enter(BoxWalk *walk, const Tree *tree)
+{
+	walk->tree = tree;
+	walk->depth = 0;
+	if (tree->levels > 0 && box_contains(tree->level_boxes[tree->levels - 1], walk))
+	{
+		walk->stack[0].level = tree->levels - 1;
+		walk->stack[0].index = 0;
+		walk->depth = 1;
+	}
+}
+
 /*
  * Begin to walk over the places whose box contains a point, or is nearer than
  * the margin on each axis.
@@ -179,22 +214,14 @@ box_walk_begin(BoxWalk *walk, const Places *places, const double at[3], double m
 		walk->below[axis] = round_down(at[axis] - margin);
 		walk->above[axis] = round_up(at[axis] + margin);
 	}
-	walk->depth = 0;
-	if (places->count > 0 && box_contains(places->level_boxes[places->levels - 1], walk))
-	{
-		walk->stack[0].level = places->levels - 1;
-		walk->stack[0].index = 0;
-		walk->depth = 1;
-	}
+	box_walk_enter(walk, &places->tree);
 }
 
-/*
- * The next place of a walk, as an index into places; -1 at its end.
- */
-int
-box_walk_next(BoxWalk *walk)
+/* The next place of the tree in hand; NO_PLACE at its end. */
+static int
+next_in_tree(BoxWalk *walk)
 {
-	const Places *places = walk->places;
+	const Tree *tree = walk->tree;
 
 	while (walk->depth > 0)
 	{
@@ -204,19 +231,35 @@ box_walk_next(BoxWalk *walk)
 		int end;
 
 		if (level == 0)
-			return places->order[index];
+			return tree->order[index];
 		first = index * BOXES_PER_NODE;
-		end = Min(first + BOXES_PER_NODE, places->level_counts[level - 1]);
+		end = Min(first + BOXES_PER_NODE, tree->level_counts[level - 1]);
 		for (int i = first; i < end; i++)
 		{
-			if (!box_contains(&places->level_boxes[level - 1][i], walk))
+			if (!box_contains(&tree->level_boxes[level - 1][i], walk))
 				continue;
 			walk->stack[walk->depth].level = level - 1;
 			walk->stack[walk->depth].index = i;
 			walk->depth++;
 		}
 	}
-	return -1;
+	return NO_PLACE;
+}
+
+/*
+ * The next place of a walk, as an index into places; NO_PLACE at its end.
+ */
+int
+box_walk_next(BoxWalk *walk)
+{
+	int place = next_in_tree(walk);
+
+	if (place == NO_PLACE && walk->tree == &walk->places->tree)
+	{
+		box_walk_enter(walk, &walk->places->later);
+		place = next_in_tree(walk);
+	}
+	return place;
 }
 
 /* How far a box is, a little less than more. */
@@ -234,36 +277,45 @@ box_distance(const Box *box, const double at[3])
 	return sqrt(sum);
 }
 
+/* Begin with one of the two trees. */
+static void
+near_walk_enter(NearWalk *walk, const Tree *tree)
+{
+	walk->tree = tree;
+	walk->depth = 0;
+	if (tree->levels > 0)
+	{
+		walk->stack[0].level = tree->levels - 1;
+		walk->stack[0].index = 0;
+		walk->stack[0].distance = box_distance(tree->level_boxes[tree->levels - 1], walk->at);
+		walk->depth = 1;
+	}
+}
+
 /*
- * Begin to walk over places, the nearest boxes first.
+ * Begin to walk over places, the nearest boxes first: of the first tree, then of
+ * the later one.
  */
 void
 near_walk_begin(NearWalk *walk, const Places *places, const double at[3])
 {
 	walk->places = places;
 	memcpy(walk->at, at, sizeof(walk->at));
-	walk->depth = 0;
-	if (places->count > 0)
-	{
-		walk->stack[0].level = places->levels - 1;
-		walk->stack[0].index = 0;
-		walk->stack[0].distance = box_distance(places->level_boxes[places->levels - 1], at);
-		walk->depth = 1;
-	}
+	near_walk_enter(walk, &places->tree);
 }
 
 /* Push the children of a node that are within the bound, the nearest last. */
 static void
 push_children(NearWalk *walk, int level, int index, double bound)
 {
-	const Places *places = walk->places;
+	const Tree *tree = walk->tree;
 	int first = index * BOXES_PER_NODE;
-	int end = Min(first + BOXES_PER_NODE, places->level_counts[level - 1]);
+	int end = Min(first + BOXES_PER_NODE, tree->level_counts[level - 1]);
 	int base = walk->depth;
 
 	for (int i = first; i < end; i++)
 	{
-		double distance = box_distance(&places->level_boxes[level - 1][i], walk->at);
+		double distance = box_distance(&tree->level_boxes[level - 1][i], walk->at);
 		int at = walk->depth;
 
 		if (distance > bound)
@@ -277,12 +329,9 @@ push_children(NearWalk *walk, int level, int index, double bound)
 	}
 }
 
-/*
- * The next place whose box is within the bound, as an index into places; -1 at
- * the end of the walk.  Within a node the nearest comes first.
- */
-int
-near_walk_next(NearWalk *walk, double bound)
+/* The next place of the tree in hand; NO_PLACE at its end. */
+static int
+next_near_in_tree(NearWalk *walk, double bound)
 {
 	while (walk->depth > 0)
 	{
@@ -292,8 +341,25 @@ near_walk_next(NearWalk *walk, double bound)
 		if (walk->stack[walk->depth].distance > bound)
 			continue;
 		if (level == 0)
-			return walk->places->order[index];
+			return walk->tree->order[index];
 		push_children(walk, level, index, bound);
 	}
-	return -1;
+	return NO_PLACE;
+}
+
+/*
+ * The next place whose box is within the bound, as an index into places;
+ * NO_PLACE at the end of the walk.  Within a node the nearest comes first.
+ */
+int
+near_walk_next(NearWalk *walk, double bound)
+{
+	int place = next_near_in_tree(walk, bound);
+
+	if (place == NO_PLACE && walk->tree == &walk->places->tree)
+	{
+		near_walk_enter(walk, &walk->places->later);
+		place = next_near_in_tree(walk, bound);
+	}
+	return place;
 }

@@ -1,0 +1,189 @@
+--
+-- locator_changes: places that are brought up to date are those that a join finds
+--
+-- Random edits, kept and rolled back, with looks between them, against PostGIS.
+-- DETECT_LOCATOR_EDITS sets how many there are, DETECT_LOCATOR_SEED which:
+--
+--   DETECT_LOCATOR_EDITS=20000 DETECT_LOCATOR_SEED=0.7 test/run sql/locator_changes.sql
+--
+\set edits 300
+\set seed 0.5
+\getenv edits DETECT_LOCATOR_EDITS
+\getenv seed DETECT_LOCATOR_SEED
+SET client_min_messages = warning;
+CREATE SCHEMA changes;
+SET search_path = changes, public;
+SELECT setseed(:seed) IS NOT NULL AS seeded;
+
+-- ---------------------------------------------------------------------
+-- Only rows that have changed are made into places
+-- ---------------------------------------------------------------------
+CREATE TABLE cell (id int PRIMARY KEY, geom geometry(Polygon, 25832));
+INSERT INTO cell SELECT x * 100 + y, ST_MakeEnvelope(x, y, x + 1, y + 1, 25832) FROM generate_series(0, 99) x, generate_series(0, 99) y;
+SELECT detect.create_locator('cell_of', 'cell');
+CREATE FUNCTION built(OUT places bigint, OUT builds bigint, OUT partial_builds bigint, OUT places_built bigint) LANGUAGE sql AS
+    $$ SELECT places, builds, partial_builds, places_built FROM detect.stat_locator WHERE locator = 'cell_of' AND pid = pg_backend_pid() $$;
+SELECT cell_of(5.5, 7.5), (built()).*;
+UPDATE cell SET geom = ST_Translate(geom, 1000, 0) WHERE id = 507;
+SELECT cell_of(5.5, 7.5), cell_of(1005.5, 7.5), (built()).*;
+INSERT INTO cell SELECT 20000 + i, ST_MakeEnvelope(0, 0, 100 + i, 100, 25832) FROM generate_series(1, 5) i;
+SELECT zones, (built()).* FROM cells_of_array(5.5, 7.5) zones;
+DELETE FROM cell WHERE id IN (20002, 607);
+SELECT cells_of_array(5.5, 7.5), cells_of_array(6.5, 7.5), (built()).*;
+-- a rolled-back change makes no place but while it lasts
+BEGIN;
+UPDATE cell SET geom = NULL WHERE id = 20001;
+SELECT cells_of_array(5.5, 7.5), (built()).*;
+ROLLBACK;
+SELECT cells_of_array(5.5, 7.5), (built()).*;
+-- a second look finds nothing to do, and VACUUM changes nothing
+VACUUM cell;
+SELECT cell_of(0.5, 0.5), (built()).*;
+-- after a large change all are built again, and so they are where rows lie elsewhere or a definition is told to be looked at
+UPDATE cell SET geom = ST_Translate(geom, 0, 1) WHERE id < 3000;
+SELECT cells_of_array(5.5, 7.5), (built()).*;
+VACUUM FULL cell;
+SELECT cells_of_array(5.5, 7.5), (built()).*;
+SELECT detect.refresh_locator('cell_of');
+SELECT cells_of_array(5.5, 7.5), (built()).*;
+UPDATE cell SET geom = geom WHERE id = 1;
+SELECT cells_of_array(5.5, 7.5), (built()).*;
+-- many small changes wear places out
+DO $$
+BEGIN
+    FOR i IN 1..1500 LOOP
+        UPDATE cell SET geom = geom WHERE id = i;
+        PERFORM cell_of(0.5, 0.5);
+    END LOOP;
+END $$;
+SELECT (built()).*;
+-- a table that was made in this transaction is emptied in place: its rows lie where others have lain
+BEGIN;
+CREATE TABLE fresh (id int PRIMARY KEY, geom geometry(Polygon, 25832));
+SELECT detect.create_locator('fresh_of', 'fresh');
+INSERT INTO fresh SELECT i, ST_MakeEnvelope(0, 0, i, i, 25832) FROM generate_series(1, 20) i;
+SELECT fresh_of(0.5, 0.5);
+TRUNCATE fresh;
+INSERT INTO fresh SELECT i, ST_MakeEnvelope(0, 0, i, i, 25832) FROM generate_series(11, 30) i;
+SELECT fresh_of(0.5, 0.5);
+COMMIT;
+SELECT fresh_of(0.5, 0.5);
+BEGIN;
+TRUNCATE fresh;
+INSERT INTO fresh SELECT i, ST_MakeEnvelope(0, 0, i, i, 25832) FROM generate_series(1, 20) i;
+SELECT fresh_of(0.5, 0.5);
+TRUNCATE fresh;
+INSERT INTO fresh SELECT i, ST_MakeEnvelope(0, 0, i, i, 25832) FROM generate_series(3, 22) i;
+SELECT fresh_of(0.5, 0.5);
+ROLLBACK;
+SELECT fresh_of(0.5, 0.5);
+-- a locator that is dropped holds no memory
+SELECT fresh_of(0.5, 0.5) IS NULL AS used, (SELECT count(*) FROM pg_backend_memory_contexts WHERE name = 'detect places') AS held;
+SELECT detect.drop_locator('fresh_of');
+SELECT count(*) AS held FROM pg_backend_memory_contexts WHERE name = 'detect places';
+
+-- ---------------------------------------------------------------------
+-- Random edits
+-- ---------------------------------------------------------------------
+CREATE SEQUENCE next_id;
+-- two orders with ties and NULLs, a filter, keys that are texts; partitions whose columns lie elsewhere
+CREATE TABLE zones (zone_id int PRIMARY KEY DEFAULT nextval('next_id'), level int, name text UNIQUE, geom geometry(Geometry, 25832));
+CREATE INDEX ON zones USING gist (geom);
+CREATE TABLE parts (LIKE zones INCLUDING DEFAULTS, PRIMARY KEY (zone_id, level)) PARTITION BY LIST (level);
+CREATE TABLE part_1 PARTITION OF parts FOR VALUES IN (0, 1);
+CREATE TABLE part_2 (gone text, geom geometry(Geometry, 25832), name text, level int NOT NULL, zone_id int NOT NULL DEFAULT nextval('next_id'));
+ALTER TABLE part_2 DROP COLUMN gone;
+ALTER TABLE parts ATTACH PARTITION part_2 FOR VALUES IN (2, 3);
+SELECT detect.create_locator('zone_of', 'zones', key => 'zone_id');
+SELECT detect.create_locator('top_zone', 'zones', key => 'name', mode => 'covers', priority => 'level DESC NULLS LAST, length(name), name COLLATE "C" DESC');
+SELECT detect.create_locator('near', 'zones', key => 'zone_id', within => 8, filter => 'level > 0');
+SELECT detect.create_locator('part_of', 'parts', key => 'zone_id', priority => 'level');
+
+CREATE FUNCTION shape() RETURNS geometry LANGUAGE sql VOLATILE AS $$
+    SELECT CASE WHEN r < 0.5 THEN ST_Buffer(p, 1 + 10 * random(), 2) WHEN r < 0.8 THEN ST_Expand(p, ceil(random() * 6)) WHEN r < 0.85 THEN ST_MakeLine(p, ST_Point(50, 50, 25832))
+                WHEN r < 0.9 THEN p WHEN r < 0.93 THEN 'SRID=25832;POLYGON EMPTY' WHEN r < 0.97 THEN ST_Collect(p, ST_Expand(p, 3)) END
+    FROM (SELECT random() AS r, ST_Point(floor(random() * 100), floor(random() * 100), 25832) AS p) v $$;
+CREATE FUNCTION edit() RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    r int := floor(random() * 11);
+    n int := floor(random() * 40);
+BEGIN
+    IF r <= 2 THEN
+        INSERT INTO zones (level, name, geom) SELECT nullif(floor(random() * 4), 3), 'zone ' || random(), shape() FROM generate_series(1, n / 8);
+        INSERT INTO parts (level, name, geom) SELECT floor(random() * 4), 'part', shape() FROM generate_series(1, n / 8);
+    ELSIF r <= 4 THEN
+        UPDATE zones SET geom = shape() WHERE zone_id % 40 = n;
+        UPDATE parts SET geom = shape() WHERE zone_id % 40 = n;
+    ELSIF r = 5 THEN
+        UPDATE zones SET level = nullif(floor(random() * 4), 3) WHERE zone_id % 40 = n;
+        UPDATE parts SET level = floor(random() * 4) WHERE zone_id % 40 = n; -- into another partition
+    ELSIF r = 6 THEN
+        UPDATE zones SET zone_id = nextval('next_id'), name = NULL WHERE zone_id % 40 = n;
+        UPDATE part_2 SET zone_id = nextval('next_id') WHERE zone_id % 40 = n;
+    ELSIF r = 7 THEN
+        INSERT INTO zones (zone_id, level, geom) SELECT zone_id, 1, shape() FROM zones WHERE zone_id % 40 = n
+            ON CONFLICT (zone_id) DO UPDATE SET geom = excluded.geom;
+        INSERT INTO zones (name, geom) SELECT name, shape() FROM zones WHERE zone_id % 40 = n ON CONFLICT (name) DO NOTHING;
+    ELSIF r = 8 THEN
+        WITH gone AS (DELETE FROM zones WHERE zone_id % 40 = n RETURNING *) SELECT count(*) FROM gone INTO n;
+        WITH gone AS (DELETE FROM parts WHERE zone_id % 40 = n RETURNING *) SELECT count(*) FROM gone INTO n;
+    ELSIF r = 9 AND n = 0 THEN
+        TRUNCATE zones;
+    ELSIF r = 9 AND n = 1 THEN
+        TRUNCATE part_1;
+    ELSIF r = 9 THEN
+        WITH gone AS (DELETE FROM zones WHERE zone_id % 40 = n RETURNING *) INSERT INTO part_2 SELECT geom, name, 2, nextval('next_id') FROM gone;
+    END IF;
+    -- their number stays about the same
+    INSERT INTO zones (level, name, geom) SELECT 1, 'more ' || random(), shape() FROM generate_series(1, 150) WHERE (SELECT count(*) < 100 FROM zones);
+    INSERT INTO parts (level, name, geom) SELECT 1, 'more', shape() FROM generate_series(1, 150) WHERE (SELECT count(*) < 100 FROM parts);
+    DELETE FROM zones WHERE zone_id % 7 = 0 AND (SELECT count(*) > 250 FROM zones);
+    DELETE FROM parts WHERE zone_id % 7 = 0 AND (SELECT count(*) > 250 FROM parts);
+END $$;
+-- points for which a locator and the join that it replaces differ
+CREATE FUNCTION differences() RETURNS bigint LANGUAGE sql VOLATILE AS $$
+    SELECT count(*) FROM (SELECT ST_Point(floor(random() * 100), floor(random() * 100), 25832) AS p FROM generate_series(1, 8)) v
+    WHERE zones_of_array(p) IS DISTINCT FROM ARRAY(SELECT zone_id FROM zones WHERE ST_Contains(geom, p) ORDER BY ST_Area(geom), zone_id)
+       OR zone_of(p) IS DISTINCT FROM (SELECT zone_id FROM zones WHERE ST_Contains(geom, p) ORDER BY ST_Area(geom), zone_id LIMIT 1)
+       OR top_zone_all_array(p) IS DISTINCT FROM ARRAY(SELECT name FROM zones WHERE ST_Covers(geom, p) AND name IS NOT NULL
+            ORDER BY level DESC NULLS LAST, length(name), name COLLATE "C" DESC, ST_Area(geom))
+       OR ARRAY(SELECT n.key FROM near_all(p, 5) n) IS DISTINCT FROM ARRAY(SELECT zone_id FROM zones WHERE ST_DWithin(geom, p, 8) AND level > 0 ORDER BY geom <-> p, zone_id LIMIT 5)
+       OR parts_of_array(p) IS DISTINCT FROM ARRAY(SELECT zone_id FROM parts WHERE ST_Contains(geom, p) ORDER BY level, ST_Area(geom), zone_id) $$;
+CREATE PROCEDURE edit_and_look(edits int, INOUT differences bigint DEFAULT 0) LANGUAGE plpgsql AS $$
+BEGIN
+    FOR i IN 1..edits LOOP
+        BEGIN
+            PERFORM edit();
+            differences := differences + differences();
+            BEGIN
+                PERFORM edit();
+                IF random() < 0.5 THEN
+                    differences := differences + differences();
+                    RAISE 'back';
+                END IF;
+            EXCEPTION WHEN raise_exception THEN NULL;
+            END;
+            differences := differences + differences();
+            IF random() < 0.3 THEN
+                RAISE 'back';
+            END IF;
+        EXCEPTION WHEN raise_exception THEN
+            differences := differences + differences();
+        END;
+        IF random() < 0.1 THEN
+            COMMIT;
+        ELSIF random() < 0.1 THEN
+            ROLLBACK;
+        END IF;
+    END LOOP;
+END $$;
+SELECT edit();
+CALL edit_and_look(:edits / 3);
+-- rows go where others have lain
+VACUUM zones, parts;
+CALL edit_and_look(:edits / 3);
+CLUSTER zones USING zones_pkey;
+VACUUM FULL part_2;
+CALL edit_and_look(:edits / 3);
+SELECT locator, partial_builds > :edits AS often_in_part, builds > :edits / 10 AS often_whole, from_table, reason FROM detect.stat_locator WHERE locator <> 'cell_of' ORDER BY 1;
+DROP SCHEMA changes CASCADE;
