@@ -23,7 +23,10 @@ use constant {
 };
 
 my @errors = qw(53100 40001 40P01 55P03 57014);
-my @points = grep { $_->{process} ne 'maintenance' } fault_points();
+
+# Those that a run can reach, and those of them that each batch does.
+my @points = grep { $_->{process} ne 'maintenance' && $_->{name} !~ /edits|expiry/ } fault_points();
+my $of_batch = qr/poll|decode|staging_(insert|commit)|staged|apply|dedup|merge|rollup|events|letters/;
 
 # Each fault: how often it is taken, and what happens before the messages of the
 # step are produced, after that, and when a part of them is applied.  A fault
@@ -172,6 +175,16 @@ sub alter_rollups
 	return;
 }
 
+# The groups of each rollup are computed again.
+sub rebuild_rollups
+{
+	my ($run, $step) = @_;
+	my %rollups = LedgerDefinition::rollups($step->{stream});
+
+	sql($run, "SELECT detect.rebuild_rollup('$_')") foreach sort keys %rollups;
+	return;
+}
+
 # The stream reads all of its topics again: what was applied is delivered once
 # more.
 sub seek_back
@@ -241,8 +254,8 @@ sub thaw
 	return;
 }
 
-# Whether the fault has fired as often as it may, or there is nothing left that
-# it could fire at, as SQL.
+# Whether the fault has fired as often as it may, or everything is applied, as
+# SQL.  A staging table is emptied after that.
 sub is_over_sql
 {
 	my ($run, $fault) = @_;
@@ -251,6 +264,7 @@ sub is_over_sql
 			JOIN detect._stream USING (stream_id) WHERE name = '$_->{name}'), 0) >= " . LedgerOutcome::delivered($_)
 	} @{ $run->{streams} });
 
+	$streams = 'false' if $fault->{item} =~ /_truncation:/;
 	return "SELECT $streams OR $fault->{times} <= (SELECT count(*) FROM
 		regexp_split_to_table(pg_read_file('detect_fault_points', 0, 100000000, true), E'\\n') l WHERE l = '$fault->{item}')";
 }
@@ -266,7 +280,10 @@ sub fail_at_point
 	verb($run, $step, 'pause');
 	give($run, $step);
 	alter_rollups($run, $step) if $step->{item} =~ /_(fill_chunk|swap):/;
-	my $armed = arm($node, $step->{item});
+	rebuild_rollups($run, $step) if $step->{item} =~ /_(group_deletion|repair_chunk):/;
+	# without rollups being guarded, and then guarded
+	my @cause = $step->{item} =~ /_catch_up:/ ? 'before_rollup_merge:53100:1:2' : ();
+	my $armed = arm($node, $step->{item}, @cause);
 	$node->psql($run->{database}, $resume);
 	$node->poll_query_until($run->{database}, is_over_sql($run, $armed->{faults}[0]));
 	$step->{fired} = (disarm($node, $armed))[0];
@@ -285,8 +302,9 @@ sub draw_item
 	my $point  = $points[ rand @points ];
 	my $kills  = rand() < KILLED || !$point->{has_errors};
 	my $action = $kills ? 'kill' : $errors[ rand @errors ];
-	my $nth    = 1 + int(rand($point->{process} eq 'worker' ? 40 : 4));
-	my $times  = $kills ? 1 : 1 + int(rand(3));
+	my $most   = $point->{process} eq 'worker' ? 40 : $point->{name} =~ $of_batch ? 4 : 1;
+	my $nth    = 1 + int(rand($most));
+	my $times  = $kills || $most == 1 ? 1 : 1 + int(rand(3));
 
 	return @items ? $items[ rand @items ] : "$point->{name}:$action:$nth:$times";
 }
@@ -442,6 +460,15 @@ sub give
 		stage($run, $each, $step->{staged}{ $each->{name} }, $step->{undone}{ $each->{name} });
 	}
 	return;
+}
+
+# A step in short; a fault point that has not fired in brackets.
+sub name
+{
+	my ($step) = @_;
+
+	return $step->{fault} if $step->{fault} ne 'fault point';
+	return $step->{fired} ? $step->{item} : "($step->{item})";
 }
 
 # One step of a plan.
