@@ -31,6 +31,7 @@ OBJS = \
 	src/detect.o \
 	src/dropped.o \
 	src/events_trigger.o \
+	src/fault_point.o \
 	src/history.o \
 	src/name.o \
 	src/peek.o \

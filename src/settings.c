@@ -12,6 +12,7 @@
  */
 #include "detect.h"
 
+#include "fault_point.h"
 #include "miscadmin.h"
 #include "utils/guc.h"
 
@@ -80,5 +81,6 @@ settings_define(void)
 							&detect_worker_locator_kilobytes, 1048576, 0, MAX_KILOBYTES, PGC_SIGHUP,
 							GUC_UNIT_KB, NULL, NULL, NULL);
 
+	fault_points_define();
 	MarkGUCPrefixReserved("detect");
 }

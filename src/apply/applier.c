@@ -15,6 +15,8 @@
 
 #include "access/xact.h"
 #include "apply/applier_internal.h"
+#include "executor/spi.h"
+#include "fault_point.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "utils/guc.h"
@@ -108,6 +110,13 @@ load(Applier *applier)
 	stream_check_objects(applier->stream);
 	for (int writer = 0; writer < staging_writers(applier->stream); writer++)
 		staging_table_ensure(applier->stream, writer);
+	if (FAULT_MUTANT("staged_survives"))
+	{
+		SPI_connect();
+		(void) catalog_execute("ALTER TABLE detect._staged_progress SET LOGGED", 0, NULL, NULL,
+							   NULL);
+		SPI_finish();
+	}
 	load_progress(applier);
 	create_readers(applier);
 	applier->dedup = dedup_create(applier->stream, applier->context);
@@ -193,6 +202,8 @@ ensure_partitions(Applier *applier, const Batch *batch)
 			return false;
 		made = partition_ensure(stream, times, ntimes, applier->is_over_bound);
 		stream_transaction_commit();
+		if (made > 0)
+			FAULT_POINT("after_partition_commit");
 	} while (made > 0);
 	return true;
 }
@@ -287,6 +298,7 @@ read_batch(Applier *applier, BatchSource source)
 		batch = retry_read(applier->retry_reader, applier->readers[0], applier->applied);
 	else
 		batch = read_staged(applier);
+	FAULT_POINT("after_staged_read");
 	batch->now = GetCurrentTimestamp();
 	MemoryContextSwitchTo(old_context);
 	stream_transaction_commit();

@@ -16,6 +16,7 @@
 #include "access/table.h"
 #include "apply/batch.h"
 #include "apply/partition.h"
+#include "fault_point.h"
 #include "utils/datetime.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -260,6 +261,7 @@ decide_piece(const Stream *stream, StagedReader *reader, Dedup *dedup, Events *e
 		sort_element(&piece, batch, element);
 	}
 	step_time(STEP_DEDUP, &since);
+	FAULT_POINT("after_dedup");
 	while (piece.ncandidates > 0)
 	{
 		events_apply(events, batch, piece.candidates, piece.ncandidates, dedup);

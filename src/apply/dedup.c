@@ -19,6 +19,7 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "fault_point.h"
 #include "nodes/pg_list.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -391,7 +392,7 @@ dedup_abort_batch(Dedup *dedup)
 {
 	int64 i;
 
-	for (i = 0; i < dedup->nentries; i++)
+	for (i = 0; i < dedup->nentries && !FAULT_MUTANT("identities_stay"); i++)
 		identity_set_remove(dedup->entries[i].segment->identities, &dedup->entries[i].identity);
 	dedup->nentries = 0;
 	identity_set_clear(dedup->batch);

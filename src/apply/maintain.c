@@ -20,6 +20,7 @@
 #include "commands/defrem.h"
 #include "compat.h"
 #include "executor/spi.h"
+#include "fault_point.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "tcop/pquery.h"
@@ -347,7 +348,9 @@ index_partition(const Stream *stream, Oid partition, const char *name)
 	if (command == NULL)
 		return;
 
+	FAULT_POINT("before_index_build");
 	error = run_command(command, 0);
+	FAULT_POINT("after_index_build");
 	if (error != NULL)
 	{
 		drop_invalid_indexes(partition);
@@ -434,6 +437,7 @@ retire_partition(const Stream *stream, Oid partition, const char *name, bool is_
 		report_failure("retire", name, error);
 		return true;
 	}
+	FAULT_POINT("before_detach");
 	error = run_command(psprintf("ALTER TABLE %s DETACH PARTITION %s %s", table, name, way),
 						partition_lock_timeout_ms());
 	if (error != NULL)
@@ -441,7 +445,9 @@ retire_partition(const Stream *stream, Oid partition, const char *name, bool is_
 		report_failure("detach", name, error);
 		return !check_pending(partition, name);
 	}
+	FAULT_POINT("before_partition_drop");
 	drop_partition(name);
+	FAULT_POINT("after_partition_drop");
 	return true;
 }
 

@@ -21,6 +21,7 @@
 #include "commands/defrem.h"
 #include "commands/tablespace.h"
 #include "compat.h"
+#include "fault_point.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "sql.h"
@@ -151,9 +152,11 @@ make_partition(const PartitionMaker *maker, const PartitionRange *range, int loc
 			quote_identifier(ChooseRelationName(name, NULL, "identity", maker->schema, false)),
 			partition, maker->unique_columns));
 	events_triggers_make(get_relname_relid(name, maker->schema));
+	FAULT_POINT("before_partition_attach");
 	sql_execute(psprintf("ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%s) TO (%s)", table,
 						 partition, partition_bound_literal(range->from, maker->event_time_type),
 						 partition_bound_literal(range->to, maker->event_time_type)));
+	FAULT_POINT("after_partition_attach");
 
 	AtEOXact_GUC(true, settings);
 }

@@ -24,6 +24,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "apply/applier_internal.h"
+#include "fault_point.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -221,6 +222,7 @@ follow_others(Applier *applier)
 
 	dedup_follow(applier->dedup, edited);
 	events_repair_rollups(applier->events, edited);
+	FAULT_POINT("after_edits");
 	applier->may_fill |= edited->count > 0;
 	MemoryContextSwitchTo(saved_context);
 }
@@ -275,15 +277,27 @@ apply_piece(Applier *applier, Batch *batch, int from, int to)
 		take_sql_rows(applier, batch, from, to);
 	if (batch->source == SOURCE_LETTERS)
 		retry_take(applier->letters, batch, from, to);
+	FAULT_POINT("before_apply");
+	if (FAULT_MUTANT("progress_first"))
+	{
+		(void) advance_progress(applier, batch, from, to);
+		stream_transaction_commit();
+		if (!begin_piece(applier))
+			return false;
+	}
 	decide_piece(applier->stream, applier->readers[0], applier->dedup, applier->events, batch, from,
 				 to);
+	FAULT_POINT("after_events");
 
 	INSTR_TIME_SET_CURRENT(since);
 	write_dead_letters(applier, batch, from, to);
+	FAULT_POINT("after_dead_letters");
 	old_context = MemoryContextSwitchTo(applier->batch_context);
 	advanced = advance_progress(applier, batch, from, to);
 	MemoryContextSwitchTo(old_context);
+	FAULT_POINT("before_apply_commit");
 	stream_transaction_commit();
+	FAULT_POINT("after_apply_commit");
 	dedup_commit_batch(applier->dedup);
 	dead_letters_commit(applier->letters);
 	remember_commit(applier, batch, from, to, advanced);

@@ -20,6 +20,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "apply/staged_read.h"
+#include "fault_point.h"
 #include "miscadmin.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
@@ -129,9 +130,10 @@ append_staged_row(StagedReader *reader, Batch *batch, List *applied, HeapTuple t
 	if (offset < progress->last_offset ||
 		(offset == progress->last_offset && number <= progress->last_element))
 		return true; /* applied before a restart */
-	if (offset == progress->read_offset
-			? number <= progress->read_element
-			: DatumGetInt64(staged[STAGED_PREVIOUS_OFFSET - 1]) != progress->read_offset)
+	if (!FAULT_MUTANT("staged_survives") &&
+		(offset == progress->read_offset
+			 ? number <= progress->read_element
+			 : DatumGetInt64(staged[STAGED_PREVIOUS_OFFSET - 1]) != progress->read_offset))
 		return false;
 	progress->read_offset = offset;
 	progress->read_element = number;
@@ -333,7 +335,7 @@ is_complete(const StagedReader *reader, const Batch *batch, List *applied)
 {
 	ListCell *cell;
 
-	if (batch->is_cut)
+	if (batch->is_cut || FAULT_MUTANT("staged_survives"))
 		return true;
 	foreach(cell, batch->staged_progress)
 	{

@@ -19,6 +19,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "executor/spi.h"
+#include "fault_point.h"
 #include "ingest/consumer.h"
 #include "ingest/consumer_internal.h"
 #include "ingest/stream_decoder.h"
@@ -358,10 +359,13 @@ stage_round(Consumer *consumer)
 	if (writer)
 		stage_end(writer);
 	write_progresses(consumer, progresses);
+	FAULT_POINT("after_staged_progress");
 	tells_unknown = unknown_fields_are_due(consumer);
 	if (tells_unknown)
 		write_unknown_fields(consumer);
+	FAULT_POINT("before_staging_commit");
 	stream_transaction_commit();
+	FAULT_POINT("after_staging_commit");
 	if (tells_unknown)
 		forget_unknown_fields(consumer);
 	slot_tell_staged(my_slot);
@@ -430,6 +434,7 @@ consumer_run(Consumer *consumer)
 	if (consumer->nevents == 0)
 		return !flush_unknown_fields(consumer) || !consumer_look_for_transactions(consumer);
 
+	FAULT_POINT("after_poll");
 	rows = round_changes_anything(consumer) ? stage_round(consumer) : 0;
 	if (rows < 0)
 		return true;

@@ -20,6 +20,7 @@
 
 #include <signal.h>
 
+#include "fault_point.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
 
@@ -111,6 +112,7 @@ launch_start(Launch *launch, int slot_index, const StreamSlot *copy, int entry, 
 	slot->workers[entry].exited_cleanly = false;
 	LWLockRelease(detect_shared->lock);
 
+	FAULT_POINT("before_worker_start");
 	if (!launcher_start(&order, copy->name, &launch->handle))
 	{
 		char reason[REASON_BYTES];
@@ -123,6 +125,7 @@ launch_start(Launch *launch, int slot_index, const StreamSlot *copy, int entry, 
 		launch->due = TimestampTzPlusMilliseconds(now, launcher_retry_delay_ms(launch->failures++));
 		return;
 	}
+	FAULT_POINT("after_worker_start");
 	if (launch->waits_for_worker_slot)
 		slot_clear_reason(slot, entry);
 	launch->waits_for_worker_slot = false;

@@ -21,6 +21,7 @@
 #include "access/xact.h"
 #include "common/pg_prng.h"
 #include "compat.h"
+#include "fault_point.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
@@ -245,6 +246,7 @@ detect_launcher_main(Datum arg)
 	MemoryContext cycle_context;
 
 	launcher_attach();
+	fault_points_attach();
 	ereport(LOG, (errmsg("detect launcher started")));
 	cycle_context =
 		AllocSetContextCreate(TopMemoryContext, "detect launcher cycle", ALLOCSET_DEFAULT_SIZES);

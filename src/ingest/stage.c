@@ -16,6 +16,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "fault_point.h"
 #include "ingest/consumer_internal.h"
 #include "utils/builtins.h"
 #include "utils/rel.h"
@@ -74,12 +75,14 @@ stage_flush(StageWriter *writer)
 {
 	decoder_end_batch(writer->consumer->decoder);
 	step_time(STEP_DECODE, &writer->consumer->step_began);
+	FAULT_POINT("after_decode");
 	if (writer->nrows > 0)
 		table_multi_insert(writer->rel, writer->slots, writer->nrows, writer->cid,
 						   TABLE_INSERT_SKIP_FSM, writer->bulk);
 	for (int i = 0; i < writer->nrows; i++)
 		ExecClearTuple(writer->slots[i]);
 	writer->nrows = 0;
+	FAULT_POINT("after_staging_insert");
 	step_time(STEP_STAGE, &writer->consumer->step_began);
 }
 

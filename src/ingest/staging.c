@@ -32,6 +32,7 @@
 #include "commands/extension.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
+#include "fault_point.h"
 #include "fmgr.h"
 #include "ingest/staging.h"
 #include "storage/bufmgr.h"
@@ -271,7 +272,11 @@ staging_truncate(const Stream *stream, int writer, BlockNumber at_least)
 	rel = table_open(relid, NoLock);
 	drained = staging_blocks(rel) >= at_least && is_drained(stream, writer);
 	if (drained)
+	{
+		FAULT_POINT("before_staging_truncation");
 		heap_truncate_one_rel(rel);
+		FAULT_POINT("after_staging_truncation");
+	}
 	table_close(rel, NoLock);
 	return drained;
 }

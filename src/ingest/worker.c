@@ -16,6 +16,7 @@
 #include "access/xact.h"
 #include "apply/dedup.h"
 #include "compat.h"
+#include "fault_point.h"
 #include "ingest/worker.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -167,6 +168,7 @@ detect_worker_main(Datum arg)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
+	fault_points_attach();
 
 	memcpy(&me.order, MyBgworkerEntry->bgw_extra, sizeof(WorkerOrder));
 	if (me.order.duty == DUTY_PROBE)

@@ -27,6 +27,7 @@
 
 #include "apply/applier.h"
 #include "catalog/pg_type.h"
+#include "fault_point.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -196,6 +197,7 @@ absorb_missed(Rollup *rollup, const MissedEvents *missed)
 	{
 		missed_delete(rollup, missed->last_batch);
 		write_caught_up(rollup, missed->lost);
+		FAULT_POINT("after_catch_up");
 	}
 	return true;
 }

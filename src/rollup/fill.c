@@ -26,6 +26,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_type.h"
+#include "fault_point.h"
 #include "optimizer/plancat.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -227,6 +228,7 @@ fill_step(void *arg)
 
 	rows = rollup_absorb(rollup, plan, &source);
 	write_progress(rollup, !source.has_from, source.from, rows);
+	FAULT_POINT("after_fill_chunk");
 }
 
 /* One step of a rollup: catch up, fill, or, once it is active, replace another. */

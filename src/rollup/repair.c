@@ -21,6 +21,7 @@
 #include "rollup/repair.h"
 
 #include "catalog/pg_type.h"
+#include "fault_point.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -187,6 +188,7 @@ compute_chunk(const RepairStep *step)
 	TimeRange gone;
 
 	delete_groups(step->rollup, &source);
+	FAULT_POINT("after_group_deletion");
 	rollup_absorb(step->rollup, partial_plan_create(CurrentMemoryContext), &source);
 	/* now that what was read is locked, and nothing of it can vanish any more */
 	if (!step->repair->allow_loss &&
@@ -197,6 +199,7 @@ compute_chunk(const RepairStep *step)
 	repair_write_covered(step->repair, &step->chunk);
 	repair_write_done(step->repair, step->chunk.from <= step->times.from ? step->repair->times.from
 																		 : step->chunk.from);
+	FAULT_POINT("after_repair_chunk");
 }
 
 /* Do one step of a repair, under the rollup's time zone. */

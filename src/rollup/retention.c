@@ -20,6 +20,7 @@
 
 #include "access/stratnum.h"
 #include "catalog/pg_type.h"
+#include "fault_point.h"
 #include "nodes/makefuncs.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -196,6 +197,7 @@ expire_step(void *arg)
 	{
 		step->are_more = delete_groups(rollup, bucket, oldest);
 		write_kept(rollup, wanted, step->are_more);
+		FAULT_POINT("after_group_expiry");
 		step->set->is_stale = true;
 	}
 	AtEOXact_GUC(true, nest_level);

@@ -20,6 +20,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "compat.h"
+#include "fault_point.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -309,6 +310,7 @@ rollup_absorb(const Rollup *rollup, PartialPlan *plan, const PartialSource *sour
 	rows = partial_run(rollup, plan, source, partial);
 	/* now that the partitions are locked */
 	gone_follow(rollup->stream);
+	FAULT_POINT("before_rollup_merge");
 	merge_partial(rollup, partial);
 	tuplestore_end(partial);
 	return rows;
@@ -398,6 +400,7 @@ rollup_set_apply(RollupSet *set, TriggerData *trigdata, bool is_guarded)
 			take_batch(rollup, events, is_guarded);
 		else if (rollup->aside_phase != ROLLUP_NEW)
 			missed_write(rollup, events);
+		FAULT_POINT("after_rollup");
 		MemoryContextReset(context);
 	}
 	write_applied_until(set);

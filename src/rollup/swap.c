@@ -23,6 +23,7 @@
 #include "rollup/rollup.h"
 
 #include "catalog/pg_type.h"
+#include "fault_point.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "storage/lock.h"
@@ -196,10 +197,12 @@ swap_step(void *arg)
 	if (get_rel_name(old.public_view) != NULL)
 		swap->public_view = old.public_view;
 	lock_relations(swap);
+	FAULT_POINT("before_swap");
 	replace_view(swap);
 	definition_drop_relations(swap->name);
 	relation_rename(rollup->query_view, rollup->state_table, swap->name);
 	replace_row(swap);
+	FAULT_POINT("after_swap");
 }
 
 /* Try again later, and say why. */

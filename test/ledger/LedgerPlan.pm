@@ -7,6 +7,7 @@ use strict;
 use warnings;
 
 use DetectTest;
+use FaultPoint;
 use LedgerChange;
 use LedgerDefinition;
 use LedgerMessage;
@@ -18,7 +19,14 @@ use constant {
 	STAGED   => 30,        # rows that SQL stages in a step, at most
 	SQL_ODDS => 0.3,
 	ABORTED  => 0.3,       # of the transactions, where there are any
+	KILLED   => 0.6,       # of the fault points: the others raise errors
 };
+
+my @errors = qw(53100 40001 40P01 55P03 57014);
+
+# Those that a run can reach, and those of them that each batch does.
+my @points = grep { $_->{process} ne 'maintenance' && $_->{name} !~ /edits|expiry/ } fault_points();
+my $of_batch = qr/poll|decode|staging_(insert|commit)|staged|apply|dedup|merge|rollup|events|letters/;
 
 # Each fault: how often it is taken, and what happens before the messages of the
 # step are produced, after that, and when a part of them is applied.  A fault
@@ -64,6 +72,9 @@ my %faults = (
 	'recreate'        => { weight => 2, strike => \&recreate },
 	'broker down'     => { weight => 1, mock => 1, strike => \&broker_down },
 	'fetch errors'    => { weight => 1, mock => 1, then => sub { $_[0]{broker}->command('error', 1, 3, 6, 5, 7) } },
+	'stop apply'      => { weight => 1, before => sub { freeze(@_, 'apply') },   then => \&thaw },
+	'stop consume'    => { weight => 1, before => sub { freeze(@_, 'consume') }, then => \&thaw },
+	'fault point'     => { weight => 20, run => \&fail_at_point },
 	'nothing'         => { weight => 2 });
 
 # ---------------------------------------------------------------------
@@ -164,6 +175,16 @@ sub alter_rollups
 	return;
 }
 
+# The groups of each rollup are computed again.
+sub rebuild_rollups
+{
+	my ($run, $step) = @_;
+	my %rollups = LedgerDefinition::rollups($step->{stream});
+
+	sql($run, "SELECT detect.rebuild_rollup('$_')") foreach sort keys %rollups;
+	return;
+}
+
 # The stream reads all of its topics again: what was applied is delivered once
 # more.
 sub seek_back
@@ -215,9 +236,78 @@ sub broker_down
 	return;
 }
 
+# A process stands still while messages arrive.
+sub freeze
+{
+	my ($run, $step, $duty) = @_;
+
+	$run->{frozen} = duty_pid($run, $step->{stream}, $duty);
+	kill('STOP', $run->{frozen}) or die "could not stop process $run->{frozen}: $!";
+	return;
+}
+
+sub thaw
+{
+	my ($run) = @_;
+
+	kill('CONT', delete $run->{frozen});
+	return;
+}
+
+# Whether the fault has fired as often as it may, or everything is applied, as
+# SQL.  A staging table is emptied after that.
+sub is_over_sql
+{
+	my ($run, $fault) = @_;
+	my $streams = join(' AND ', map {
+		"COALESCE((SELECT sum(accepted + duplicates + filtered + expired + dead_letters) FROM detect._applied_progress
+			JOIN detect._stream USING (stream_id) WHERE name = '$_->{name}'), 0) >= " . LedgerOutcome::delivered($_)
+	} @{ $run->{streams} });
+
+	$streams = 'false' if $fault->{item} =~ /_truncation:/;
+	return "SELECT $streams OR $fault->{times} <= (SELECT count(*) FROM
+		regexp_split_to_table(pg_read_file('detect_fault_points', 0, 100000000, true), E'\\n') l WHERE l = '$fault->{item}')";
+}
+
+# A step in which a process fails at a fault point.  While the point is armed
+# nobody talks to the server who could not bear that it crashes.
+sub fail_at_point
+{
+	my ($run, $step) = @_;
+	my ($node, $stream) = ($run->{node}, $step->{stream});
+	my $resume = "SELECT detect.resume('$stream->{name}')";
+
+	verb($run, $step, 'pause');
+	give($run, $step);
+	alter_rollups($run, $step) if $step->{item} =~ /_(fill_chunk|swap):/;
+	rebuild_rollups($run, $step) if $step->{item} =~ /_(group_deletion|repair_chunk):/;
+	# without rollups being guarded, and then guarded
+	my @cause = $step->{item} =~ /_catch_up:/ ? 'before_rollup_merge:53100:1:2' : ();
+	my $armed = arm($node, $step->{item}, @cause);
+	$node->psql($run->{database}, $resume);
+	$node->poll_query_until($run->{database}, is_over_sql($run, $armed->{faults}[0]));
+	$step->{fired} = (disarm($node, $armed))[0];
+	sql($run, $resume);
+	return;
+}
+
 # ---------------------------------------------------------------------
 # Drawing
 # ---------------------------------------------------------------------
+
+# A fault at one of the points.
+sub draw_item
+{
+	my (@items) = @_;
+	my $point  = $points[ rand @points ];
+	my $kills  = rand() < KILLED || !$point->{has_errors};
+	my $action = $kills ? 'kill' : $errors[ rand @errors ];
+	my $most   = $point->{process} eq 'worker' ? 40 : $point->{name} =~ $of_batch ? 4 : 1;
+	my $nth    = 1 + int(rand($most));
+	my $times  = $kills || $most == 1 ? 1 : 1 + int(rand(3));
+
+	return @items ? $items[ rand @items ] : "$point->{name}:$action:$nth:$times";
+}
 
 # Messages of a stream in one step, as transactions: some are aborted, where
 # there are transactions at all.
@@ -254,21 +344,24 @@ sub draw_aborted
 	} 1 .. 1 + int(rand(20));
 }
 
-# The steps of a seed for these streams.
+# The steps of a seed for these streams, with all faults or with these at fault
+# points.
 sub draw
 {
-	my ($has_mock, @streams) = @_;
+	my ($has_mock, $streams, @items) = @_;
+	my @streams = @$streams;
 	my @steps;
 
 	foreach my $number (1 .. STEPS)
 	{
-		my $fault = LedgerMessage::draw_weighted(\%faults, sort keys %faults);
+		my $fault = @items ? 'fault point' : LedgerMessage::draw_weighted(\%faults, sort keys %faults);
 		my %step = (
 			number => $number,
 			fault  => $fault,
 			stream => $streams[ rand @streams ],
 			chance => rand(),
-			part   => rand());
+			part   => rand(),
+			item   => draw_item(@items));
 
 		foreach my $stream (@streams)
 		{
@@ -296,8 +389,11 @@ sub describe
 		"$_: $messages messages" . ($rows ? ", $rows rows" : '')
 	} sort keys %{ $step->{chunks} };
 
-	return sprintf('step %d: %s; %s of stream %s when %.2f of that is applied, chance %.2f',
-		$step->{number}, join('; ', @amounts), $step->{fault}, $step->{stream}{name}, $step->{part}, $step->{chance});
+	my $when = $step->{fault} eq 'fault point' ? "$step->{item}" : sprintf('when %.2f of that is applied', $step->{part});
+
+	return sprintf('step %d: %s; %s of stream %s %s, chance %.2f%s',
+		$step->{number}, join('; ', @amounts), $step->{fault}, $step->{stream}{name}, $when, $step->{chance},
+		defined $step->{fired} ? ", has fired $step->{fired} times" : '');
 }
 
 # ---------------------------------------------------------------------
@@ -352,6 +448,29 @@ sub stage
 	return;
 }
 
+# Produces the messages of a step, has something done, and stages its rows.
+sub give
+{
+	my ($run, $step, $then) = @_;
+
+	produce($run, $_, @{ $step->{chunks}{ $_->{name} } }) foreach @{ $run->{streams} };
+	$then->($run, $step) if $then;
+	foreach my $each (@{ $run->{streams} })
+	{
+		stage($run, $each, $step->{staged}{ $each->{name} }, $step->{undone}{ $each->{name} });
+	}
+	return;
+}
+
+# A step in short; a fault point that has not fired in brackets.
+sub name
+{
+	my ($step) = @_;
+
+	return $step->{fault} if $step->{fault} ne 'fault point';
+	return $step->{fired} ? $step->{item} : "($step->{item})";
+}
+
 # One step of a plan.
 sub run_step
 {
@@ -360,13 +479,9 @@ sub run_step
 	my $stream = $step->{stream};
 	my $before = LedgerOutcome::delivered($stream);
 
+	return $fault->{run}->($run, $step) if $fault->{run};
 	$fault->{before}->($run, $step) if $fault->{before};
-	produce($run, $_, @{ $step->{chunks}{ $_->{name} } }) foreach @{ $run->{streams} };
-	$fault->{then}->($run, $step) if $fault->{then};
-	foreach my $each (@{ $run->{streams} })
-	{
-		stage($run, $each, $step->{staged}{ $each->{name} }, $step->{undone}{ $each->{name} });
-	}
+	give($run, $step, $fault->{then});
 	wait_applied($run->{node}, $run->{database}, $stream->{name},
 		$before + int($step->{part} * (LedgerOutcome::delivered($stream) - $before)), '');
 	$fault->{strike}->($run, $step) if $fault->{strike};

@@ -238,6 +238,9 @@ sub wait_until_applied
 			"SELECT NOT EXISTS (($ends) EXCEPT SELECT kafka_topic, kafka_partition, applied_offset
 			 FROM detect.stat_partition WHERE stream = '$stream->{name}')") eq 't';
 	}
+	# one that has failed is tried again by itself
+	$node->poll_query_until($database, "SELECT NOT EXISTS (SELECT FROM detect._rollup WHERE state IN ('failed', 'behind'))
+		AND NOT EXISTS (SELECT FROM detect._repair WHERE error IS NOT NULL AND retry_at < 'infinity')");
 	$node->safe_psql($database, "SELECT detect.wait_for_rollup('$_', '${PostgreSQL::Test::Utils::timeout_default}s')")
 	  foreach sort keys %rollups;
 	return;
