@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 #
-# system.sh: what the benchmarks run on; sourced by run and soak.
+# system.sh: what the benchmarks run on; sourced by the programs here.
 #
 # A PostgreSQL of its own with this extension, a real Apache Kafka of one node,
 # and the town of examples/city_cameras: 10,000 locations, 1000 zones of 65
@@ -32,6 +32,14 @@ as_server() {
 ask() {
     PGOPTIONS='-c client_min_messages=warning' "$BINDIR/psql" -X -q -A -t -P pager=off -v ON_ERROR_STOP=1 \
         -h "$WORK/socket" -U postgres -d city "$@"
+}
+
+# Produces camera events to the stream's topic in the background, as its options
+# say; at its end the ledger is in $WORK/ledger.json.
+start_generator() {
+    "$SOURCE/test/broker/generator" --bootstrap "$BOOTSTRAP" --topic camera.detections --compression lz4 "$@" \
+        >"$WORK/ledger.json" 2>"$WORK/generator.log" </dev/null &
+    generator=$!
 }
 
 # Ends what runs, and removes it.
