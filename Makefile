@@ -87,6 +87,8 @@ OBJS = \
 	src/ingest/watch.o \
 	src/ingest/worker.o \
 	src/apply/applier.o \
+	src/apply/attempt.o \
+	src/apply/attempt_file.o \
 	src/apply/chore.o \
 	src/apply/dead_letter.o \
 	src/apply/dead_letter_row.o \
