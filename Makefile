@@ -4,6 +4,9 @@
 #   make test          every kind of test; ends with 'N passed, N failed'
 #   make               the extension;  make install  puts it into PostgreSQL
 #   make ledger        seeds of messages and faults against an exact ledger
+#   make fuzz          the JSON decoder under libFuzzer, RUNS=100000 payloads
+#   make test-sanitize the tests on a PostgreSQL with assertions and sanitizers;
+#   make test-valgrind the same under valgrind; both build it once
 #   make installcheck  pg_regress alone (not as root)
 #   make lint          style and house rules;  make format  lets clang-format mend
 #   make bench         throughput;  make bench-soak  10,000/s for ten minutes;
@@ -91,6 +94,8 @@ OBJS = \
 	src/ingest/watch.o \
 	src/ingest/worker.o \
 	src/apply/applier.o \
+	src/apply/attempt.o \
+	src/apply/attempt_file.o \
 	src/apply/chore.o \
 	src/apply/dead_letter.o \
 	src/apply/dead_letter_row.o \
@@ -192,7 +197,7 @@ endif
 REGRESS = $(shell sed -n 's/^test: *//p' sql/schedule 2>/dev/null)
 REGRESS_OPTS = --temp-instance=tmp_check --temp-config=test/detect.conf
 
-EXTRA_CLEAN = tmp_check test/broker/generator test/broker/mock_broker
+EXTRA_CLEAN = tmp_check test/broker/generator test/broker/mock_broker test/fuzz/decoder test/fuzz/corpus.tmp
 
 # Debian's own path first: another pg_config may come earlier in PATH.
 PG_CONFIG ?= $(firstword $(wildcard /usr/lib/postgresql/$(PG_MAJOR)/bin/pg_config) pg_config)
@@ -231,6 +236,31 @@ test: deps
 ledger: deps
 	@LEDGER_SEEDS=$(SEEDS) LEDGER_SEED=$(SEED) test/run ledger
 
+# The decoder and what it needs, without a server: see test/fuzz/decoder.c.  What
+# is found is in test/fuzz/found: mend it, and keep the file.
+RUNS ?= 100000
+FUZZED = $(addprefix src/ingest/,decode.c decode_buffer.c decode_path.c decode_unknown.c \
+	decode_walk.c json_number.c json_scan.c json_time.c json_value.c)
+FUZZ_FLAGS = -g -O2 -std=gnu11 -fno-omit-frame-pointer -fno-sanitize-recover=undefined \
+	-fsanitize=fuzzer,address,undefined -Wno-unknown-attributes -Wno-ignored-attributes -Isrc -D_GNU_SOURCE
+
+test/fuzz/decoder: test/fuzz/decoder.c $(FUZZED) $(wildcard src/ingest/*.h)
+	$(FUZZ_CC) $(FUZZ_FLAGS) -I$(shell $(PG_CONFIG) --includedir-server) -o $@ $(filter %.c,$^) \
+		$(addprefix $(shell $(PG_CONFIG) --pkglibdir)/,libpgcommon.a libpgport.a) -lm
+FUZZ_CC ?= clang
+
+fuzz:
+	@test/install_dependencies.sh --fuzz
+	@$(MAKE) -s --no-print-directory test/fuzz/decoder
+	@mkdir -p test/fuzz/found test/fuzz/corpus.tmp
+	test/fuzz/decoder $(wildcard test/fuzz/found/*)
+	test/fuzz/decoder -runs=$(RUNS) -max_len=512 -dict=test/fuzz/json.dict -print_final_stats=1 \
+		-artifact_prefix=test/fuzz/found/ test/fuzz/corpus.tmp test/fuzz/corpus
+
+test-sanitize test-valgrind: test-%: deps
+	@test/install_dependencies.sh --check
+	@PG_CONFIG=$$(test/checked_postgres $*) DETECT_CHECK=$* test/run $(TESTS)
+
 demo: deps
 	@echo "building …"
 	@$(MAKE) -s --no-print-directory all test-programs
@@ -245,6 +275,6 @@ lint: deps
 	@test/lint
 
 format: deps
-	clang-format -i $(wildcard src/*.[ch] src/*/*.[ch] test/broker/*.[ch])
+	clang-format -i $(wildcard src/*.[ch] src/*/*.[ch] test/broker/*.[ch] test/fuzz/*.c)
 
-.PHONY: deps test ledger demo bench bench-soak lint format test-programs
+.PHONY: deps test test-sanitize test-valgrind fuzz ledger demo bench bench-soak lint format test-programs

@@ -440,9 +440,10 @@ CREATE FUNCTION detect.pause(stream text) RETURNS void
 COMMENT ON FUNCTION detect.pause(text) IS
 	'stops a stream: when it returns no batch is open, and none begins before detect.resume';
 
-CREATE FUNCTION detect.resume(stream text) RETURNS void
+CREATE FUNCTION detect.resume(stream text, reject boolean DEFAULT false) RETURNS void
 	AS 'MODULE_PATHNAME', 'detect_resume' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
-COMMENT ON FUNCTION detect.resume(text) IS 'lets a paused stream go on where it stopped';
+COMMENT ON FUNCTION detect.resume(text, boolean) IS
+	'lets a paused stream go on where it stopped; an element that has crashed the server becomes a dead letter if reject';
 
 CREATE FUNCTION detect.seek(
 	stream text, to_time timestamptz DEFAULT NULL, to_offset bigint DEFAULT NULL,
@@ -1038,7 +1039,7 @@ GRANT EXECUTE ON FUNCTION
 	detect.create_stream, detect.try_stream, detect.create_rollup, detect.peek(text, text, int, boolean, interval)
 	TO detect_admin;
 GRANT EXECUTE ON FUNCTION
-	detect.alter_stream, detect.get_definition(text), detect.drop_stream(text, boolean), detect.pause(text), detect.resume(text),
+	detect.alter_stream, detect.get_definition(text), detect.drop_stream(text, boolean), detect.pause(text), detect.resume(text, boolean),
 	detect.create_locator, detect.drop_locator(text, boolean), detect.refresh_locator(text),
 	detect.seek(text, timestamptz, bigint, text, int), detect.accept_gap(text, text, int, bigint),
 	detect.wait_for(text, interval), detect.retry_dead_letters(text, timestamptz, timestamptz, text),

@@ -11,6 +11,7 @@
 #include "detect.h"
 
 #include "access/xact.h"
+#include "apply/attempt.h"
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
@@ -60,6 +61,7 @@ stream_forget(int32 stream_id)
 						values, NULL);
 	SPI_finish();
 	staging_tables_drop(stream_id);
+	attempt_forget(stream_id);
 	stream_changed();
 }
 

@@ -15,6 +15,7 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "access/xlog.h"
+#include "apply/attempt.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -87,17 +88,36 @@ adopt_copy(const Stream *stream)
 	stream_record_dependencies(stream);
 }
 
+/* Say what becomes of an element that has crashed the server. */
+static void
+judge_crashes(const Stream *stream, bool reject)
+{
+	if (reject && !(stream->paused && attempt_accuses(stream)))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("stream \"%s\" is not paused for an element that has crashed the server",
+						stream->name),
+				 errhint("Leave reject out.")));
+	if (stream->paused)
+		attempt_set_reject(stream, reject);
+}
+
 /*
- * detect.resume(stream): lets a paused stream go on where it stopped.
+ * detect.resume(stream, reject): lets a paused stream go on where it stopped.
  */
 Datum
 detect_resume(PG_FUNCTION_ARGS)
 {
+	bool reject = PG_GETARG_BOOL(1);
 	Stream *stream;
 
 	launcher_require();
 	stream = lock_stream(fcinfo);
-	history_record("resume", stream->name, stream->is_copy ? "took over a copy" : NULL);
+	history_record("resume", stream->name,
+				   stream->is_copy ? "took over a copy"
+				   : reject		   ? "rejected the element that has crashed the server"
+								   : NULL);
+	judge_crashes(stream, reject);
 	if (stream->is_copy)
 		adopt_copy(stream);
 	progress_resume_partitions(stream);

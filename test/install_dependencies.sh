@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 #
-# install_dependencies.sh [--kafka]
+# install_dependencies.sh [--kafka | --fuzz | --check]
 #
 # Installs the Debian packages that building, testing and the demo need, and
 # nothing when all are there.  --kafka adds Java and Maven, which only the tests
-# against a real Apache Kafka need.  Uses sudo when not root.
+# against a real Apache Kafka need; --fuzz adds libFuzzer; --check what building
+# PostgreSQL needs, and valgrind.  Uses sudo when not root.
 #
 # No other cluster is touched: where PostgreSQL itself is missing, its package
 # is told not to create and start the cluster that it creates by default.
@@ -22,6 +23,8 @@ PACKAGES=(
     clang-format shellcheck                     # to lint
 )
 KAFKA_PACKAGES=(openjdk-17-jre-headless maven)
+FUZZ_PACKAGES=(clang libclang-rt-14-dev)
+CHECK_PACKAGES=(valgrind libc6-dbg)
 
 # What the cluster-creating script of Debian reads besides its main file.
 NO_CLUSTER_DIR=/etc/postgresql-common/createcluster.d
@@ -77,8 +80,10 @@ main() {
     local wanted=("${PACKAGES[@]}") missing
     case "${1:-}" in
         --kafka) wanted+=("${KAFKA_PACKAGES[@]}") ;;
+        --fuzz) wanted+=("${FUZZ_PACKAGES[@]}") ;;
+        --check) wanted+=("${CHECK_PACKAGES[@]}") ;;
         '') ;;
-        *) echo "usage: $0 [--kafka]" >&2; exit 2 ;;
+        *) echo "usage: $0 [--kafka | --fuzz | --check]" >&2; exit 2 ;;
     esac
     mapfile -t missing < <(missing_packages "${wanted[@]}")
     if [ "${#missing[@]}" -gt 0 ]; then

@@ -48,6 +48,7 @@ applier_create(const Stream *stream, MemoryContext context)
 	applier->context = AllocSetContextCreate(context, "detect applier", ALLOCSET_DEFAULT_SIZES);
 	applier->batch_context = AllocSetContextCreate(context, "detect batch", ALLOCSET_DEFAULT_SIZES);
 	applier->piece_size = INT_MAX;
+	applier->attempt = attempt_create(stream, context);
 	/* transition tables and joins of a batch should not spill */
 	SetConfigOption("work_mem", "65536", PGC_USERSET, PGC_S_SESSION);
 	return applier;

@@ -9,6 +9,7 @@
 #define DETECT_APPLIER_INTERNAL_H
 
 #include "apply/applier.h"
+#include "apply/attempt.h"
 #include "apply/dead_letter.h"
 
 /* How often partitions, and what is kept too long, are looked at. */
@@ -29,6 +30,7 @@ struct Applier
 	int nreaders; /* one for each writer, at least one */
 	int first_reader;
 	StagedReader **readers;
+	Attempt *attempt; /* of what it applies now */
 	Dedup *dedup;
 	Events *events;
 	DeadLetters *letters;

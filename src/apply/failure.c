@@ -8,6 +8,7 @@
 #include "detect.h"
 
 #include "apply/applier.h"
+#include "apply/attempt.h"
 #include "apply/dead_letter.h"
 #include "utils/elog.h"
 
@@ -36,6 +37,7 @@ failure_kind(const ErrorData *error)
 		case ERRCODE_RAISE_EXCEPTION:
 			return FAILURE_DATA;
 		case ERRCODE_DEAD_LETTER_LIMIT:
+		case ERRCODE_ELEMENT_CRASHES_SERVER:
 			return FAILURE_CONFIGURATION;
 		default:
 			break;

@@ -311,6 +311,7 @@ try_piece(Applier *applier, Batch *batch, int from, int to, bool *changed)
 {
 	ErrorData *volatile error = NULL;
 
+	attempt_begin(applier->attempt, batch, from, to);
 	PG_TRY();
 	{
 		*changed = !apply_piece(applier, batch, from, to);
@@ -328,6 +329,7 @@ try_piece(Applier *applier, Batch *batch, int from, int to, bool *changed)
 		dead_letters_abort(applier->letters);
 	}
 	PG_END_TRY();
+	attempt_end(applier->attempt, error == NULL && !*changed);
 	return error;
 }
 
@@ -456,8 +458,10 @@ apply_batch(Applier *applier, Batch *batch)
 	{
 		int to = from + Min(batch->count - from, applier->piece_size);
 		bool changed = false;
-		ErrorData *error = try_piece(applier, batch, from, to, &changed);
+		ErrorData *error;
 
+		to = attempt_limit(applier->attempt, batch, from, to);
+		error = try_piece(applier, batch, from, to, &changed);
 		if (changed)
 			return false;
 		if (error == NULL)
@@ -472,5 +476,6 @@ apply_batch(Applier *applier, Batch *batch)
 		}
 		CHECK_FOR_INTERRUPTS();
 	}
+	attempt_batch_done(applier->attempt, batch);
 	return true;
 }

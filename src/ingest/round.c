@@ -19,6 +19,7 @@
 
 #include "access/xact.h"
 #include "apply/applier.h"
+#include "apply/attempt.h"
 #include "compat.h"
 #include "ingest/consumer.h"
 #include "ingest/worker.h"
@@ -123,6 +124,9 @@ failure_remedy(const ErrorData *error)
 {
 	const char *name = quote_literal_cstr(me.stream_name);
 
+	/* it says in which of two ways to resume */
+	if (error->sqlerrcode == ERRCODE_ELEMENT_CRASHES_SERVER)
+		return error->hint;
 	if (error->hint)
 		return psprintf("%s Then call detect.resume(%s).", error->hint, name);
 	return psprintf("Mend the cause, then call detect.resume(%s).", name);
