@@ -126,6 +126,7 @@ OBJS = \
 	src/apply/staged_read.o \
 	src/apply/staged_sql.o \
 	src/apply/tend.o \
+	src/apply/time_limit.o \
 	src/place/build.o \
 	src/place/changes.o \
 	src/place/globe.o \

@@ -772,8 +772,8 @@ CREATE VIEW detect.rollup WITH (security_barrier) AS
 		   pg_get_viewdef(to_regclass(
 			   format('detect_query.%I', r.name))::oid) AS query,
 		   r.created_at,
-		   pg_get_viewdef(to_regclass(
-			   format('detect_query.%I', n.name))::oid) AS new_query
+		   CASE WHEN n.name IS NOT NULL
+				THEN pg_get_viewdef(to_regclass(format('detect_query.%I', n.name))::oid) END AS new_query
 	FROM detect._rollup r
 	LEFT JOIN detect._stream s USING (events_table)
 	LEFT JOIN detect._rollup n ON n.replaces = r.rollup_id

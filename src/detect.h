@@ -309,6 +309,7 @@ typedef struct WorkerOrder
  * in settings.c
  * ---------------------------------------------------------------------
  */
+extern int detect_batch_timeout_ms;
 extern int detect_dead_letter_payload_kilobytes;
 extern int detect_locator_kilobytes;
 extern int detect_max_streams;
@@ -505,11 +506,12 @@ extern PGDLLEXPORT void detect_worker_main(Datum arg);
 extern void step_time(Step step, instr_time *since);
 
 /* ---------------------------------------------------------------------
- * in ingest/session.c: the settings a worker works under
+ * in ingest/session.c: settings, and what code of users leaves
  * ---------------------------------------------------------------------
  */
 extern void session_pin_settings(WorkerDuty duty);
 extern void session_imitate_worker(void);
+extern void session_undo(void);
 
 /* ---------------------------------------------------------------------
  * in ingest/watch.c: has the worker's stream changed?

@@ -16,6 +16,7 @@
 #include "miscadmin.h"
 #include "utils/guc.h"
 
+int detect_batch_timeout_ms = 60000;				/* of one transaction; 0: no limit */
 int detect_dead_letter_payload_kilobytes = 1024;	/* kept of one dead letter */
 int detect_identity_memory_kilobytes = 1024 * 1024; /* of one stream */
 int detect_max_batch_rows = 50000;					/* elements in one commit */
@@ -32,6 +33,11 @@ int detect_worker_locator_kilobytes = 1048576;		/* places of one worker */
 void
 settings_define(void)
 {
+	DefineCustomIntVariable(
+		"detect.batch_timeout", "Sets the time that applying a batch may take.",
+		"A batch that takes longer is applied in smaller pieces, down to one element. Zero turns this off.",
+		&detect_batch_timeout_ms, 60000, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+
 	DefineCustomIntVariable("detect.dead_letter_payload_size",
 							"Sets the greatest payload that a dead letter keeps.",
 							"A longer one is cut, and read from Kafka again when it is retried.",

@@ -34,6 +34,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/rls.h"
 
 /* Names of the columns that are filled by what Kafka says of a message. */
 static const struct
@@ -313,7 +314,8 @@ stream_topic_index(const Stream *stream, const char *topic)
 }
 
 /*
- * Raise an error unless the events table still has what the stream fills.
+ * Raise an error unless the events table still has what the stream fills, and
+ * all its rows can be seen.
  */
 void
 stream_check_objects(const Stream *stream)
@@ -325,6 +327,12 @@ stream_check_objects(const Stream *stream)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("the events table of stream \"%s\" does not exist any more", stream->name),
 				 errhint("Drop the stream with detect.drop_stream.")));
+	/* under policies a rollup would be computed again from some of the events */
+	if (check_enable_rls(stream->events_table, stream->owner, true) == RLS_ENABLED)
+		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+						errmsg("row security of table \"%s\" applies to the owner of stream \"%s\"",
+							   get_rel_name(stream->events_table), stream->name),
+						errhint("ALTER TABLE … NO FORCE ROW LEVEL SECURITY.")));
 	foreach(cell, stream->events_columns)
 	{
 		if (get_attnum(stream->events_table, lfirst(cell)) == InvalidAttrNumber)

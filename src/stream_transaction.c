@@ -6,7 +6,8 @@
  * The lock is taken shared, so that whatever changes the stream, which takes
  * it exclusively, waits for open batches and lets none begin.  Taking it
  * absorbs invalidations: a worker that then finds watch_stale set must look at
- * its definition before it does anything by it.
+ * its definition before it does anything by it.  Each begins in a session in
+ * which code of users, run before, has left nothing.
  *
  *-------------------------------------------------------------------------
  */
@@ -23,6 +24,7 @@
 bool
 stream_transaction_begin(const Stream *stream)
 {
+	session_undo();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	stream_lock(stream->id, AccessShareLock);

@@ -445,6 +445,7 @@ reload(Applier *applier)
 {
 	if (!stream_transaction_begin(applier->stream))
 		return false;
+	stream_check_objects(applier->stream);
 	load_progress(applier);
 	events_reload(applier->events);
 	dead_letters_recount(applier->letters);

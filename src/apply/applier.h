@@ -32,6 +32,14 @@ extern int applier_wait_ms(const Applier *applier);
 
 /* in apply/failure.c */
 extern FailureKind failure_kind(const ErrorData *error);
+extern bool failure_shows_rows(const ErrorData *error);
+extern const char *failure_message_for_log(const ErrorData *error);
 extern bool failure_is_duplicate(Dedup *dedup, const ErrorData *error);
+
+/* in apply/time_limit.c */
+extern void time_limit_begin(void);
+extern void time_limit_end(void);
+extern bool time_limit_was_hit(const ErrorData *error);
+extern void time_limit_explain(ErrorData *error);
 
 #endif /* DETECT_APPLIER_H */

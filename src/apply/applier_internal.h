@@ -42,6 +42,7 @@ struct Applier
 	bool must_reload; /* rollups or progress have changed */
 	int piece_size;	  /* elements that one transaction tries */
 	int unknown_failures;
+	int time_outs; /* of one element alone, in a row */
 	Lookout kafka;
 	Lookout sql;
 	Lookout retry;

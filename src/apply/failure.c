@@ -70,3 +70,26 @@ failure_is_duplicate(Dedup *dedup, const ErrorData *error)
 		   dedup_owns_constraint(dedup, error->schema_name, error->table_name,
 								 error->constraint_name);
 }
+
+/*
+ * Whether the text of an error may show values of a row, which belong into no
+ * log: who may see the stream finds it in its views.
+ */
+bool
+failure_shows_rows(const ErrorData *error)
+{
+	return error->sqlerrcode == ERRCODE_RAISE_EXCEPTION ||
+		   ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_DATA_EXCEPTION;
+}
+
+/*
+ * What the log may say in place of an error's message.
+ */
+const char *
+failure_message_for_log(const ErrorData *error)
+{
+	if (failure_shows_rows(error))
+		return psprintf("SQLSTATE %s, whose message may show a row",
+						unpack_sql_state(error->sqlerrcode));
+	return error->message;
+}

@@ -140,8 +140,7 @@ failure_remedy(const char *partition, const ErrorData *error)
 static void
 report_failure(const char *chore, const char *partition, const ErrorData *error)
 {
-	char *reason = psprintf("could not %s partition %s: %s%s%s", chore, partition, error->message,
-							error->detail ? ": " : "", error->detail ? error->detail : "");
+	char *reason = psprintf("could not %s partition %s: %s", chore, partition, error->message);
 	bool is_locked = error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
 	const char *remedy;
 
@@ -153,6 +152,9 @@ report_failure(const char *chore, const char *partition, const ErrorData *error)
 	end_reading();
 	ereport(LOG,
 			(errcode(error->sqlerrcode), errmsg("%s", reason), remedy ? errhint("%s", remedy) : 0));
+	/* the detail may show keys, which belong into no log */
+	if (error->detail)
+		reason = psprintf("%s: %s", reason, error->detail);
 	if (my_slot != NULL && !is_locked)
 		slot_record_error(my_slot, error->sqlerrcode,
 						  remedy ? psprintf("%s. %s", reason, remedy) : reason);

@@ -12,6 +12,10 @@
  * An error in a rollup says nothing about the elements: the piece is applied
  * once more, and the rollup set aside in its commit (rollup/aside.c).
  *
+ * Code of users that takes too long is cancelled (time_limit.c).  The next piece
+ * is then much smaller; an element that takes too long alone, again and again, is
+ * a dead letter too.
+ *
  * Memory follows commits: what is known of progress and identities changes
  * here only after the commit that made it so.
  *
@@ -31,6 +35,13 @@
 
 /* So many elements in a row failing alone are no matter of data any more. */
 #define UNKNOWN_FAILURES 20
+
+/* An element that has taken too long alone so many times is a dead letter. */
+#define TIME_OUTS_ALONE 3
+
+/* How much smaller a piece is after one that has taken too long: each try costs
+ * all the time that there is. */
+#define TIME_OUT_DIVISOR 16
 
 /* A piece in which so many rows were refused at most may be followed by a
  * larger one. */
@@ -273,6 +284,7 @@ apply_piece(Applier *applier, Batch *batch, int from, int to)
 	events_stage = "apply";
 	if (!begin_piece(applier))
 		return false;
+	time_limit_begin();
 	if (batch->source == SOURCE_SQL)
 		take_sql_rows(applier, batch, from, to);
 	if (batch->source == SOURCE_LETTERS)
@@ -297,6 +309,7 @@ apply_piece(Applier *applier, Batch *batch, int from, int to)
 	MemoryContextSwitchTo(old_context);
 	FAULT_POINT("before_apply_commit");
 	stream_transaction_commit();
+	time_limit_end();
 	FAULT_POINT("after_apply_commit");
 	dedup_commit_batch(applier->dedup);
 	dead_letters_commit(applier->letters);
@@ -305,9 +318,10 @@ apply_piece(Applier *applier, Batch *batch, int from, int to)
 	return true;
 }
 
-/* Try a piece; the error if it failed, after everything is as before. */
+/* Try a piece; the error if it failed, after everything is as before, and
+ * whether that was because it took too long. */
 static ErrorData *
-try_piece(Applier *applier, Batch *batch, int from, int to, bool *changed)
+try_piece(Applier *applier, Batch *batch, int from, int to, bool *changed, bool *timed_out)
 {
 	ErrorData *volatile error = NULL;
 
@@ -321,6 +335,8 @@ try_piece(Applier *applier, Batch *batch, int from, int to, bool *changed)
 		MemoryContextSwitchTo(applier->batch_context);
 		error = CopyErrorData();
 		FlushErrorState();
+		*timed_out = time_limit_was_hit(error);
+		time_limit_end();
 		HOLD_INTERRUPTS();
 		AbortOutOfAnyTransaction();
 		RESUME_INTERRUPTS();
@@ -330,6 +346,8 @@ try_piece(Applier *applier, Batch *batch, int from, int to, bool *changed)
 	}
 	PG_END_TRY();
 	attempt_end(applier->attempt, error == NULL && !*changed);
+	if (*timed_out)
+		time_limit_explain(error);
 	return error;
 }
 
@@ -353,10 +371,13 @@ blame_element(Applier *applier, Element *element, const ErrorData *error)
 /* Whether an error is for the applier to deal with; the worker deals with the
  * others.  Of many elements some may have room among the dead letters. */
 static bool
-is_about_elements(Applier *applier, const ErrorData *error, int count)
+is_about_elements(Applier *applier, const ErrorData *error, int count, bool timed_out)
 {
 	FailureKind kind = failure_kind(error);
 
+	if (timed_out)
+		return count > 1 || (++applier->time_outs >= TIME_OUTS_ALONE &&
+							 applier->unknown_failures < UNKNOWN_FAILURES);
 	if (error->sqlerrcode == ERRCODE_DEAD_LETTER_LIMIT)
 		return count > 1;
 	if (kind == FAILURE_UNKNOWN)
@@ -378,6 +399,7 @@ piece_succeeded(Applier *applier, const Batch *batch, int from, int to)
 	}
 	if (has_passed)
 		applier->unknown_failures = 0;
+	applier->time_outs = 0;
 	(void) events_guard_rollups(applier->events, false);
 	if (refused == 0)
 		(void) events_look_for_refused(applier->events, false);
@@ -405,10 +427,12 @@ forget_refused(Batch *batch, int from, int to)
 /* How many elements to try in place of count from this one on, which together
  * have failed. */
 static int
-smaller_size(const Applier *applier, const Element *first, int count)
+smaller_size(const Applier *applier, const Element *first, int count, bool timed_out)
 {
 	const Element *end = events_piece_end(applier->events);
 
+	if (timed_out)
+		return Max(count / TIME_OUT_DIVISOR, 1);
 	if (end > first && end - first < count)
 		return end - first;
 	return count / 2;
@@ -417,7 +441,7 @@ smaller_size(const Applier *applier, const Element *first, int count)
 /* A piece has failed as a whole: have it tried again in another way, or raise
  * what is for the worker to deal with. */
 static void
-piece_failed(Applier *applier, Batch *batch, int from, int to, ErrorData *error)
+piece_failed(Applier *applier, Batch *batch, int from, int to, ErrorData *error, bool timed_out)
 {
 	Element *first = &batch->elements[from];
 	int count = to - from;
@@ -428,19 +452,19 @@ piece_failed(Applier *applier, Batch *batch, int from, int to, ErrorData *error)
 			ReThrowError(error);
 		return;
 	}
-	if (!is_about_elements(applier, error, count))
+	if (!is_about_elements(applier, error, count, timed_out))
 		ReThrowError(error);
 	if (count > 1 && events_failed_at_row(applier->events) && failure_kind(error) == FAILURE_DATA &&
 		events_look_for_refused(applier->events, true))
 		return;
 	if (count > 1)
 	{
-		applier->piece_size = smaller_size(applier, first, count);
+		applier->piece_size = smaller_size(applier, first, count, timed_out);
 		return;
 	}
 	if (first->sqlstate != 0)
 		ReThrowError(error); /* even its dead letter can't be written */
-	if (failure_kind(error) == FAILURE_UNKNOWN)
+	if (timed_out || failure_kind(error) == FAILURE_UNKNOWN)
 		applier->unknown_failures++;
 	blame_element(applier, first, error);
 }
@@ -458,10 +482,11 @@ apply_batch(Applier *applier, Batch *batch)
 	{
 		int to = from + Min(batch->count - from, applier->piece_size);
 		bool changed = false;
+		bool timed_out = false;
 		ErrorData *error;
 
 		to = attempt_limit(applier->attempt, batch, from, to);
-		error = try_piece(applier, batch, from, to, &changed);
+		error = try_piece(applier, batch, from, to, &changed, &timed_out);
 		if (changed)
 			return false;
 		if (error == NULL)
@@ -472,7 +497,7 @@ apply_batch(Applier *applier, Batch *batch)
 		else
 		{
 			forget_refused(batch, from, to);
-			piece_failed(applier, batch, from, to, error);
+			piece_failed(applier, batch, from, to, error, timed_out);
 		}
 		CHECK_FOR_INTERRUPTS();
 	}

@@ -14,6 +14,7 @@
 
 #include "access/table.h"
 #include "apply/events_internal.h"
+#include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -38,13 +39,31 @@ typedef struct RowReceiver
 	AttrNumber *identity; /* columns of the output, 0 where it lacks one */
 } RowReceiver;
 
+/* Somebody has altered the view by other means than detect.alter_stream. */
+static void
+refuse_view(const Stream *stream)
+{
+	ereport(ERROR, (errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+					errmsg("view \"%s.%s\" is not what detect made any more", DETECT_QUERY_SCHEMA,
+						   stream->name),
+					errhint("Give the query again: SELECT detect.alter_stream(%s, query => ...).",
+							quote_literal_cstr(stream->name))));
+}
+
+/* The column of this name, 0 where there is none.  What we read by its name
+ * must be of its type, for the owner can rename the columns of the view. */
 static AttrNumber
-find_output_column(TupleDesc desc, const char *name)
+find_typed_column(const Stream *stream, TupleDesc desc, const char *name, Oid type)
 {
 	for (int i = 0; i < desc->natts; i++)
 	{
-		if (strcmp(NameStr(TupleDescAttr(desc, i)->attname), name) == 0)
-			return i + 1;
+		const Form_pg_attribute attribute = TupleDescAttr(desc, i);
+
+		if (strcmp(NameStr(attribute->attname), name) != 0)
+			continue;
+		if (attribute->atttypid != type)
+			refuse_view(stream);
+		return i + 1;
 	}
 	return InvalidAttrNumber;
 }
@@ -57,13 +76,16 @@ receiver_startup(DestReceiver *self, int operation, TupleDesc desc)
 	MemoryContext old_context;
 	const AttrNumber *attnums;
 
-	receiver->ordinal = find_output_column(desc, DETECT_ORDINAL);
-	receiver->reject_reason = find_output_column(desc, REJECT_REASON);
+	receiver->ordinal = find_typed_column(stream, desc, DETECT_ORDINAL, INT8OID);
+	if (receiver->ordinal == InvalidAttrNumber)
+		refuse_view(stream);
+	receiver->reject_reason = find_typed_column(stream, desc, REJECT_REASON, TEXTOID);
 	receiver->nidentity = dedup_columns(receiver->events->dedup, &attnums);
 	receiver->identity = palloc(Max(receiver->nidentity, 1) * sizeof(AttrNumber));
 	for (int i = 0; i < receiver->nidentity; i++)
 		receiver->identity[i] =
-			find_output_column(desc, get_attname(stream->staging_table, attnums[i], false));
+			find_typed_column(stream, desc, get_attname(stream->staging_table, attnums[i], false),
+							  get_atttype(stream->staging_table, attnums[i]));
 	old_context = MemoryContextSwitchTo(receiver->events->apply_context);
 	receiver->events->row_desc = CreateTupleDescCopy(desc);
 	receiver->events->ordinal_attnum = receiver->ordinal;
@@ -120,6 +142,21 @@ check_identity(RowReceiver *receiver, const Element *element, TupleTableSlot *sl
 				   "Let the query output the columns of key and event_time as they are.");
 }
 
+/* The element that a row came from.  The view belongs to the stream's owner,
+ * who can give it another query: then the number may be anything. */
+static Element *
+element_of_row(const RowReceiver *receiver, TupleTableSlot *slot)
+{
+	const Batch *batch = receiver->events->batch;
+	int64 ordinal = -1;
+
+	if (!slot->tts_isnull[receiver->ordinal - 1])
+		ordinal = DatumGetInt64(slot->tts_values[receiver->ordinal - 1]);
+	if (ordinal < 0 || ordinal >= batch->count)
+		refuse_view(receiver->events->stream);
+	return &batch->elements[ordinal];
+}
+
 /* Take one row of the query's output. */
 static bool
 receiver_receive(TupleTableSlot *slot, DestReceiver *self)
@@ -129,7 +166,7 @@ receiver_receive(TupleTableSlot *slot, DestReceiver *self)
 	Element *element;
 
 	slot_getallattrs(slot);
-	element = &events->batch->elements[DatumGetInt64(slot->tts_values[receiver->ordinal - 1])];
+	element = element_of_row(receiver, slot);
 	if (element->has_row)
 		refuse_row(events, element, "gives more than one row for one element",
 				   "Join with at most one row for each element: make the joined keys unique.");

@@ -319,6 +319,44 @@ ignore_log_line(const rd_kafka_t *handle, int level, const char *facility, const
 	(void) text;
 }
 
+/* What may be wrong with a broker's certificate, by OpenSSL's numbers. */
+static const struct
+{
+	int error;
+	const char *meaning;
+} certificate_errors[] = {
+	{9, "it is not valid yet"},
+	{10, "it has expired"},
+	{18, "it is signed by itself"},
+	{19, "its authority is not among those of ssl_ca_pem or ssl_ca_location"},
+	{20, "its authority is not among those of ssl_ca_pem or ssl_ca_location"},
+	{21, "its authority is not among those of ssl_ca_pem or ssl_ca_location"},
+	{62, "it is that of another host"},
+	{64, "it is that of another address"},
+};
+
+/*
+ * Say what is wrong with a certificate, which the library keeps to itself; it
+ * logs what is put into text.  OpenSSL has decided: nothing passes here that
+ * it refuses.  Runs on a thread of the library, so it must not touch PostgreSQL.
+ */
+static int
+explain_certificate(rd_kafka_t *handle, const char *broker, int32_t broker_id, int *error,
+					int depth, const char *certificate, size_t size, char *text, size_t text_bytes,
+					void *argument)
+{
+	const char *meaning = "see X509_verify_cert_error_string";
+
+	for (int i = 0; i < (int) lengthof(certificate_errors); i++)
+	{
+		if (certificate_errors[i].error == *error)
+			meaning = certificate_errors[i].meaning;
+	}
+	if (*error != 0)
+		snprintf(text, text_bytes, "%s (error %d)", meaning, *error);
+	return *error == 0;
+}
+
 /*
  * Start the library's threads.
  */
@@ -330,6 +368,7 @@ create_handle(KafkaClient *client)
 	sigset_t former_signals;
 
 	rd_kafka_conf_set_log_cb(client->conf, ignore_log_line);
+	(void) rd_kafka_conf_set_ssl_cert_verify_cb(client->conf, explain_certificate);
 	rd_kafka_conf_set_events(client->conf, RD_KAFKA_EVENT_ERROR | RD_KAFKA_EVENT_LOG);
 
 	/*
@@ -342,11 +381,10 @@ create_handle(KafkaClient *client)
 	pthread_sigmask(SIG_SETMASK, &former_signals, NULL);
 
 	if (client->handle == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_FDW_UNABLE_TO_ESTABLISH_CONNECTION),
-				 errmsg("could not start a Kafka client for brokers \"%s\"", client->brokers),
-				 errdetail_internal("%s", kafka_copy_text(CurrentMemoryContext, reason)),
-				 errhint("Check the options of the server and of its user mapping.")));
+		ereport(ERROR, (errcode(ERRCODE_FDW_UNABLE_TO_ESTABLISH_CONNECTION),
+						errmsg("could not start a Kafka client for brokers \"%s\": %s",
+							   client->brokers, kafka_copy_text(CurrentMemoryContext, reason)),
+						errhint("Check the options of the server and of its user mapping.")));
 	client->conf = NULL;
 }
 

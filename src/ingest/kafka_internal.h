@@ -61,6 +61,7 @@ struct KafkaClient
 	TimestampTz last_nudge;
 	rd_kafka_resp_err_t trouble; /* worst client error of this request */
 	char trouble_text[512];		 /* of the last one … */
+	char certificate_text[512];	 /* what was wrong with the last one */
 	TimestampTz trouble_time;	 /* … and when that was */
 };
 

@@ -70,7 +70,22 @@ remember_trouble(KafkaClient *client, rd_kafka_resp_err_t error, const char *tex
 		return;
 	client->trouble = error;
 	client->trouble_time = GetCurrentTimestamp();
+	if (error == RD_KAFKA_RESP_ERR__SSL && client->certificate_text[0] != '\0')
+		text = client->certificate_text;
 	strlcpy(client->trouble_text, text, sizeof(client->trouble_text));
+}
+
+/*
+ * Keep what a log line says of a certificate: the error that follows it says
+ * less.
+ */
+static void
+remember_certificate(KafkaClient *client, const char *facility, const char *text)
+{
+	const char *certificate = strstr(text, "Certificate (");
+
+	if (strcmp(facility, "SSLCERTVRFY") == 0 && certificate != NULL)
+		strlcpy(client->certificate_text, certificate, sizeof(client->certificate_text));
 }
 
 /*
@@ -95,7 +110,10 @@ kafka_take_from_main_queue(KafkaClient *client, KafkaEvent *event, bool *is_even
 	{
 		case RD_KAFKA_EVENT_LOG:
 			if (rd_kafka_event_log(found, &facility, &text, &level) == 0)
+			{
+				remember_certificate(client, facility, text);
 				report_log_line(level, text);
+			}
 			break;
 
 		case RD_KAFKA_EVENT_ALTERCONSUMERGROUPOFFSETS_RESULT:

@@ -14,9 +14,10 @@
 #include "ingest/kafka_internal.h"
 #include "miscadmin.h"
 
-#define FIRST_SLICE_MS		  100	/* blocking calls are cut to this … */
-#define LONGEST_SLICE_MS	  800	/* … or to this, for distant brokers */
-#define TROUBLE_LIFE_MS		  60000 /* older ones explain nothing */
+#define FIRST_SLICE_MS		  100		 /* blocking calls are cut to this … */
+#define FIRST_RIGHT_SCRAM	  0x020601ff /* version of the library */
+#define LONGEST_SLICE_MS	  800		 /* … or to this, for distant brokers */
+#define TROUBLE_LIFE_MS		  60000		 /* older ones explain nothing */
 #define MAX_COMMITS_UNDER_WAY 16
 #define COMMIT_TIMEOUT_MS	  5000
 
@@ -51,6 +52,18 @@ kafka_list_positions(const KafkaPosition *positions, int npositions)
 	return list;
 }
 
+/* What to do about an error of configuration.  Before 2.6.1 the library sends a
+ * nonce that Kafka 4 refuses, which it calls invalid credentials. */
+static const char *
+configuration_hint(const char *reason)
+{
+	if (strstr(reason, "SCRAM") != NULL && rd_kafka_version() < FIRST_RIGHT_SCRAM)
+		return psprintf(
+			"Check the credentials of the user mapping. This librdkafka, %s, cannot use SCRAM with Kafka 4: that needs 2.6.1, or PLAIN over SASL_SSL.",
+			rd_kafka_version_str());
+	return "Check the security options of the server and the credentials of its user mapping.";
+}
+
 /*
  * Raise the error of a request about topic.
  */
@@ -83,8 +96,7 @@ raise_request_error(KafkaClient *client, const char *topic, rd_kafka_resp_err_t 
 			if (kafka_error_kind(error) == KAFKA_ERROR_CONFIGURATION)
 			{
 				sqlstate = ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION;
-				hint =
-					"Check the security options of the server and the credentials of its user mapping.";
+				hint = configuration_hint(reason);
 			}
 			break;
 	}

@@ -68,6 +68,7 @@ round_answer_interrupts(void)
 	{
 		ConfigReloadPending = false;
 		ProcessConfigFile(PGC_SIGHUP);
+		watch_stale = true; /* detect.superuser_streams may be off by now */
 	}
 }
 
@@ -103,6 +104,7 @@ round_take_error(void)
 	MemoryContextSwitchTo(round_context);
 	error = CopyErrorData();
 	HOLD_INTERRUPTS();
+	time_limit_end();
 	AbortOutOfAnyTransaction();
 	/* An abort does this, but not every error comes from a transaction. */
 	LWLockReleaseAll();
@@ -137,6 +139,13 @@ static void
 recheck_definition(const ErrorData *error)
 {
 	worker_follow_definition();
+}
+
+/* What failed may have taken session locks, which outlive an abort. */
+static void
+undo_session(const ErrorData *error)
+{
+	session_undo();
 }
 
 /* Write into the catalog that the stream is paused, and why. */
@@ -179,16 +188,17 @@ round_pause(const ErrorData *error)
 	(void) round_attempt(recheck_definition, error);
 	if (!round_attempt(write_pause, error))
 		return;
-	ereport(WARNING, (errcode(error->sqlerrcode),
-					  errmsg("stream \"%s\" is paused: %s", me.stream_name, error->message),
-					  errhint("%s", failure_remedy(error)),
-					  error->context ? errcontext("%s", error->context) : 0));
+	ereport(WARNING,
+			(errcode(error->sqlerrcode),
+			 errmsg("stream \"%s\" is paused: %s", me.stream_name, failure_message_for_log(error)),
+			 errhint("%s", failure_remedy(error)),
+			 error->context && !failure_shows_rows(error) ? errcontext("%s", error->context) : 0));
 	proc_exit(0);
 }
 
 /*
  * Log an error that is tried again: the first, and then a summary at times.
- * Its detail may show a row, which belongs into no log.
+ * Its detail may show a row, too.
  */
 void
 round_log_failure(const ErrorData *error)
@@ -203,12 +213,13 @@ round_log_failure(const ErrorData *error)
 	}
 	ereport(WARNING,
 			(errcode(error->sqlerrcode),
-			 errmsg("stream \"%s\" tries again after an error: %s", me.stream_name, error->message),
+			 errmsg("stream \"%s\" tries again after an error: %s", me.stream_name,
+					failure_message_for_log(error)),
 			 unlogged_failures > 0
 				 ? errdetail_log("%d errors since the last such message were not logged.",
 								 unlogged_failures)
 				 : 0,
-			 error->context ? errcontext("%s", error->context) : 0));
+			 error->context && !failure_shows_rows(error) ? errcontext("%s", error->context) : 0));
 	logged_sqlstate = error->sqlerrcode;
 	logged_at = now;
 	unlogged_failures = 0;
@@ -247,6 +258,7 @@ static void
 round_failed(const ErrorData *error)
 {
 	slot_record_error(my_slot, error->sqlerrcode, error->message);
+	(void) round_attempt(undo_session, error);
 	if (failure_kind(error) == FAILURE_CONFIGURATION)
 		round_pause(error);
 	round_log_failure(error);
@@ -335,6 +347,7 @@ round_run(void)
 		MemoryContextSwitchTo(round_context);
 		round_answer_interrupts();
 		more = round_work();
+		session_undo();
 	}
 	PG_CATCH();
 	{

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * session.c
- *	  The settings a worker works under, whatever its role and database say.
+ *	  The session of a worker: its settings, and what code of users leaves in it.
  *
  * ALTER ROLE … SET and ALTER DATABASE … SET reach background workers too.
  * What would change the meaning of an element or of a definition is therefore
@@ -9,12 +9,25 @@
  * overrides.  default_transaction_read_only is not pinned: a database that is
  * read-only for maintenance holds its streams up until it is over.
  *
+ * A worker's session lives for days, and in each batch code of users runs in it:
+ * queries, triggers, defaults, types.  Whatever that has SET, locked, prepared
+ * or left open is undone before the next transaction of the stream begins, and
+ * before the worker waits, so that each batch begins in the same session.
+ *
  *-------------------------------------------------------------------------
  */
 #include "detect.h"
 
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "commands/prepare.h"
+#include "ingest/worker.h"
+#include "miscadmin.h"
+#include "storage/ipc.h"
+#include "storage/lock.h"
 #include "storage/proc.h"
 #include "utils/guc.h"
+#include "utils/portal.h"
 
 #define LOCK_TIMEOUT_MS 500
 
@@ -25,6 +38,7 @@ typedef struct PinnedSetting
 	bool is_of_data; /* what values mean, and which objects are found */
 } PinnedSetting;
 
+/* Those that this version of PostgreSQL lacks are left out. */
 static const PinnedSetting pinned_settings[] = {
 	/* A role that its owner SETs to another one would work as that one. */
 	{"role", "none", false},
@@ -36,9 +50,14 @@ static const PinnedSetting pinned_settings[] = {
 	{"DateStyle", "ISO, YMD", true},
 	{"default_transaction_deferrable", "off", false},
 	{"default_transaction_isolation", "read committed", false},
+	/* An element that fails must not end the worker. */
+	{"exit_on_error", "off", false},
 	{"extra_float_digits", "1", true},
+	/* Look-ups would find some of the rows. */
+	{"gin_fuzzy_search_limit", "0", true},
 	{"IntervalStyle", "postgres", true},
 	{"quote_all_identifiers", "off", true},
+	{"restrict_nonsystem_relation_kind", "", true},
 	{"row_security", "on", true},
 	{"session_replication_role", "origin", false},
 	{"standard_conforming_strings", "on", true},
@@ -51,9 +70,17 @@ static const PinnedSetting pinned_settings[] = {
 	/* Effects and progress are lost together, and read again. */
 	{"synchronous_commit", "off", false},
 	{"statement_timeout", "0", false},
+	{"transaction_timeout", "0", false},
 	/* It would compile a plan anew for each batch. */
 	{"jit", "off", false},
 };
+
+/* Whether PostgreSQL has a setting of this name. */
+static bool
+has_setting(const char *name)
+{
+	return GetConfigOption(name, true, false) != NULL;
+}
 
 /*
  * Pin the settings of this worker's session; called once it is connected.
@@ -62,8 +89,11 @@ void
 session_pin_settings(WorkerDuty duty)
 {
 	for (int i = 0; i < lengthof(pinned_settings); i++)
-		SetConfigOption(pinned_settings[i].name, pinned_settings[i].value, PGC_SUSET,
-						PGC_S_OVERRIDE);
+	{
+		if (has_setting(pinned_settings[i].name))
+			SetConfigOption(pinned_settings[i].name, pinned_settings[i].value, PGC_SUSET,
+							PGC_S_OVERRIDE);
+	}
 
 	/*
 	 * Who waits for a lock makes others wait behind him; and of a deadlock the
@@ -87,8 +117,50 @@ session_imitate_worker(void)
 {
 	for (int i = 0; i < lengthof(pinned_settings); i++)
 	{
-		if (pinned_settings[i].is_of_data)
+		if (pinned_settings[i].is_of_data && has_setting(pinned_settings[i].name))
 			(void) set_config_option(pinned_settings[i].name, pinned_settings[i].value, PGC_USERSET,
 									 PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
 	}
+}
+
+/* Drop what is in the session's temporary schema, if it has one. */
+static void
+drop_temporary(void)
+{
+	Oid schema;
+	Oid toast_schema;
+
+	GetTempNamespaceState(&schema, &toast_schema);
+	if (!OidIsValid(schema))
+		return;
+	StartTransactionCommand();
+	ResetTempTableNamespace();
+	CommitTransactionCommand();
+}
+
+/*
+ * Undo what code of users has left in this worker's session, as DISCARD ALL does
+ * for a client.  The caller is in no transaction.  What SET SESSION
+ * AUTHORIZATION has done, in the worker of a superuser, ends the worker.
+ */
+void
+session_undo(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	PortalHashTableDeleteAll();
+	LockReleaseSession(USER_LOCKMETHOD);
+	DropAllPreparedStatements();
+	if (GetUserId() != GetSessionUserId())
+		SetConfigOption("role", "none", PGC_USERSET, PGC_S_SESSION);
+	/* what is pinned is what settings are reset to */
+	ResetAllOptions();
+	if (GetUserId() != me.order.owner)
+	{
+		ereport(LOG, (errmsg("\"%s\" exits because its session has another user",
+							 MyBgworkerEntry->bgw_name)));
+		proc_exit(0);
+	}
+	drop_temporary();
+	MemoryContextSwitchTo(context);
 }

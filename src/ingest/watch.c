@@ -51,7 +51,7 @@ watch_relation(Datum arg, Oid relid)
 		watch_mark_stale();
 }
 
-/* Called for servers, user mappings and roles. */
+/* Called for servers, user mappings, roles and databases. */
 static void
 watch_cache(Datum arg, int cache_id, uint32 hash_value)
 {
@@ -72,6 +72,8 @@ watch_begin(const Stream *stream)
 		CacheRegisterSyscacheCallback(FOREIGNSERVEROID, watch_cache, (Datum) 0);
 		CacheRegisterSyscacheCallback(USERMAPPINGOID, watch_cache, (Datum) 0);
 		CacheRegisterSyscacheCallback(AUTHOID, watch_cache, (Datum) 0);
+		CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, watch_cache, (Datum) 0);
+		CacheRegisterSyscacheCallback(DATABASEOID, watch_cache, (Datum) 0);
 		CacheRegisterSyscacheCallback(NAMESPACEOID, watch_cache, (Datum) 0);
 		return;
 	}

@@ -13,8 +13,10 @@
  */
 #include "detect.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
 #include "apply/dedup.h"
+#include "catalog/pg_authid.h"
 #include "compat.h"
 #include "fault_point.h"
 #include "ingest/worker.h"
@@ -26,6 +28,7 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #define PROBE_LOCK_TIMEOUT "2s"
 
@@ -41,6 +44,21 @@ static char *fingerprint;				 /* … of what it was when loaded */
 
 static emit_log_hook_type prev_emit_log_hook = NULL;
 
+/* Whether a role may log in to this database, as a worker of its own must. */
+static bool
+may_connect(Oid role)
+{
+	HeapTuple tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(role));
+	bool can_log_in;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	can_log_in = ((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin;
+	ReleaseSysCache(tuple);
+	return (can_log_in || !COMPAT_WORKER_NEEDS_LOGIN) &&
+		   compat_database_aclcheck(MyDatabaseId, role, ACL_CONNECT) == ACLCHECK_OK;
+}
+
 /* Why the stream, as just loaded, is not for this worker; NULL when it is. */
 static const char *
 definition_objection(const Stream *stream)
@@ -55,6 +73,8 @@ definition_objection(const Stream *stream)
 		return "the stream has another owner";
 	if (superuser_arg(stream->owner) && !detect_superuser_streams)
 		return "the stream's owner is a superuser";
+	if (!may_connect(stream->owner))
+		return "the stream's owner may not connect any more";
 	return NULL;
 }
 

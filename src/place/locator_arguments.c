@@ -269,7 +269,8 @@ check_keys(const LocatorDefinition *definition)
 	const char *key = quote_identifier(definition->key);
 	List *nulls =
 		ask(psprintf("SELECT 1 FROM %s AND %s IS NULL LIMIT 1", places_sql(definition), key));
-	List *duplicates = ask(psprintf("SELECT %s FROM %s GROUP BY %s HAVING count(*) > 1 LIMIT 1",
+	List *duplicates = ask(psprintf("SELECT %s FROM %s GROUP BY %s "
+									"HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 1 LIMIT 1",
 									key, places_sql(definition), key));
 
 	if (nulls)

@@ -40,12 +40,14 @@ typedef struct AbsorbStep
 } AbsorbStep;
 
 /*
- * Whether an error is a rollup's own.  Others (somebody ends or cancels us, a
+ * Whether an error is a rollup's own, such as a query that takes too long.  Others (somebody ends or cancels us, a
  * deadlock) would meet the next try, or the next rollup, as well.
  */
 static bool
 is_own_error(const ErrorData *error)
 {
+	if (time_limit_was_hit(error))
+		return true;
 	switch (ERRCODE_TO_CATEGORY(error->sqlerrcode))
 	{
 		case ERRCODE_OPERATOR_INTERVENTION:
@@ -68,6 +70,11 @@ aside_try(void (*step)(void *arg), void *arg, bool keep)
 
 	if (error != NULL && !is_own_error(error))
 		ReThrowError(error);
+	if (error != NULL && time_limit_was_hit(error))
+	{
+		time_limit_explain(error);
+		time_limit_begin(); /* the others have their time, too */
+	}
 	return error;
 }
 
@@ -101,21 +108,22 @@ aside_retry_time(int failures, int64 max_ms)
 	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Min(delay_ms, max_ms));
 }
 
-/* Tell of a rollup's failure, unless it is the one that was told already. */
+/* Tell of a rollup's failure, unless it is the one that was told already.  Which
+ * event is the cause, detect.stat_rollup tells to those who may see it. */
 static void
-report_failure(const Rollup *rollup, const ErrorData *error, const char *event)
+report_failure(const Rollup *rollup, const ErrorData *error)
 {
+	const char *hint = failure_shows_rows(error) ? NULL : error->hint;
+
 	if (rollup->attempts > 0)
 		return;
-	ereport(WARNING,
-			(errcode(error->sqlerrcode),
-			 errmsg("%s \"%s\" is set aside: %s",
-					rollup->replaces ? "the new definition of rollup" : "rollup", rollup->name,
-					error->message),
-			 event ? errdetail_log("Without the event %s it would not have failed.", event) : 0,
-			 errhint("%s", error->hint ? error->hint
-									   : "Remove the cause: it is tried again by itself, or at "
-										 "once with detect.retry_rollup.")));
+	ereport(WARNING, (errcode(error->sqlerrcode),
+					  errmsg("%s \"%s\" is set aside: %s",
+							 rollup->replaces ? "the new definition of rollup" : "rollup",
+							 rollup->name, failure_message_for_log(error)),
+					  errhint("%s", hint ? hint
+										 : "Remove the cause: it is tried again by itself, or at "
+										   "once with detect.retry_rollup.")));
 }
 
 /*
@@ -133,7 +141,7 @@ aside_write(Rollup *rollup, const ErrorData *error, const char *event)
 	/* those of replacing another are over */
 	if (rollup->phase == ROLLUP_ACTIVE)
 		rollup->attempts = 0;
-	report_failure(rollup, error, event);
+	report_failure(rollup, error);
 	rollup->attempts++;
 	rollup->retry_at = aside_retry_time(rollup->attempts, ROLLUP_RETRY_MAX_MS);
 	rollup->phase = ROLLUP_FAILED;
@@ -190,7 +198,9 @@ absorb_missed(Rollup *rollup, const MissedEvents *missed)
 
 	source.has_from = rollup->aside_phase == ROLLUP_FILLING;
 	source.from = rollup->filled_from;
+	time_limit_begin();
 	error = aside_try_absorb(rollup, partial_plan_create(CurrentMemoryContext), &source, true);
+	time_limit_end();
 	if (error != NULL)
 		aside_write(rollup, error, blame_event(rollup, error, &source));
 	else

@@ -12,6 +12,7 @@
  */
 #include "rollup/repair.h"
 
+#include "apply/applier.h"
 #include "catalog/pg_type.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -202,7 +203,7 @@ repair_write_failed(const Rollup *rollup, const Repair *repair, const ErrorData 
 	if (repair->attempts == 0)
 		ereport(WARNING, (errcode(error->sqlerrcode),
 						  errmsg("groups of rollup \"%s\" could not be computed again: %s",
-								 rollup->name, error->message),
+								 rollup->name, failure_message_for_log(error)),
 						  errhint("Remove the cause: it is tried again by itself.")));
 	values[0] = Int32GetDatum(repair->rollup_id);
 	values[1] = Int64GetDatum(repair->id);

@@ -19,6 +19,7 @@
 #include "rollup/rollup.h"
 
 #include "access/stratnum.h"
+#include "apply/applier.h"
 #include "catalog/pg_type.h"
 #include "fault_point.h"
 #include "nodes/makefuncs.h"
@@ -231,7 +232,7 @@ rollup_set_expire(RollupSet *set)
 		else
 			ereport(LOG, (errcode(error->sqlerrcode),
 						  errmsg("could not delete old groups of rollup \"%s\": %s",
-								 set->rollups[i].name, error->message)));
+								 set->rollups[i].name, failure_message_for_log(error))));
 
 		/*
 		 * The stream's lock is not held while one rollup after the other is
