@@ -25,6 +25,7 @@ PGFILEDESC = "detect - real-time analytics for detections"
 # this list with the tree.
 OBJS = \
 	src/catalog.o \
+	src/database_in_use.o \
 	src/dead_letter_refill.o \
 	src/dead_letter_verbs.o \
 	src/detect.o \
@@ -167,6 +168,7 @@ OBJS = \
 	src/rollup/view.o \
 	src/rollup/wait.o \
 	src/monitor/problem.o \
+	src/monitor/server.o \
 	src/monitor/stats.o \
 	src/monitor/step.o
 

@@ -94,7 +94,8 @@ comment_state_columns(Oid table, const RollupShape *shape)
 	}
 }
 
-/* The unique index by which merging and readers find a group. */
+/* The unique index by which merging and readers find a group, and what names it
+ * to subscribers. */
 static void
 create_key_index(const char *name, const RollupShape *shape)
 {
@@ -105,7 +106,10 @@ create_key_index(const char *name, const RollupShape *shape)
 					 quote_identifier(name));
 	for (int i = 0; i < shape->nkeys; i++)
 		appendStringInfo(&sql, "%s%s", i > 0 ? ", " : "", quote_identifier(shape->keys[i].name));
-	appendStringInfoString(&sql, ") NULLS NOT DISTINCT");
+	appendStringInfoString(&sql, ") NULLS NOT DISTINCT;");
+	/* a publication of all tables lets no row change that it cannot name */
+	appendStringInfo(&sql, "ALTER TABLE " DETECT_STATE_SCHEMA ".%s REPLICA IDENTITY FULL",
+					 quote_identifier(name));
 
 	SPI_connect();
 	catalog_execute(sql.data, 0, NULL, NULL, NULL);
