@@ -106,7 +106,6 @@ load(Applier *applier)
 	if (!stream_transaction_begin(applier->stream))
 		return false;
 	stream_check_objects(applier->stream);
-	stream_check_not_null(applier->stream);
 	for (int writer = 0; writer < staging_writers(applier->stream); writer++)
 		staging_table_ensure(applier->stream, writer);
 	load_progress(applier);

@@ -33,5 +33,6 @@ extern int applier_wait_ms(const Applier *applier);
 /* in apply/failure.c */
 extern FailureKind failure_kind(const ErrorData *error);
 extern bool failure_is_duplicate(Dedup *dedup, const ErrorData *error);
+extern void failure_check_definition(const Stream *stream, const ErrorData *error);
 
 #endif /* DETECT_APPLIER_H */

@@ -32,6 +32,7 @@
 #include "parser/parse_node.h"
 #include "parser/parse_relation.h"
 #include "parser/parsetree.h"
+#include "sql.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -209,6 +210,17 @@ relation_create_view(const char *name, Query *query, const char *comment)
 	return view.objectId;
 }
 
+/* Let nobody write through a view, not even its owner, who would do it by
+ * mistake: one without expressions PostgreSQL takes for updatable. */
+static void
+forbid_writing(Oid view)
+{
+	sql_execute(psprintf(
+		"REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON %s FROM %s",
+		quote_qualified_identifier(get_namespace_name(get_rel_namespace(view)), get_rel_name(view)),
+		quote_identifier(GetUserNameFromId(relation_owner(view, false), false))));
+}
+
 /*
  * Make the view that users read.
  */
@@ -217,10 +229,13 @@ relation_create_public_view(const char *name, const RollupShape *shape, Oid stat
 {
 	Relation rel = table_open(state_table, AccessShareLock);
 	Query *query = relation_public_query(shape, rel);
+	Oid view;
 
 	table_close(rel, NoLock);
-	return relation_create_view(name, query,
-								psprintf("rollup %s, kept up to date by detect", name));
+	view =
+		relation_create_view(name, query, psprintf("rollup %s, kept up to date by detect", name));
+	forbid_writing(view);
+	return view;
 }
 
 /* Raise an error unless a column of a new query is that of the view. */

@@ -94,7 +94,7 @@ produce();
 
 my $section = '';
 my $blocks  = 0;
-while ($document =~ /^## (.*)$|^```(\w+)\n(.*?)^```$/msg)
+while ($document =~ /^## ([^\n]*)$|^```(\w+)\n(.*?)^```$/msg)
 {
 	my ($heading, $language, $text) = ($1, $2, $3);
 
