@@ -1036,10 +1036,10 @@ COMMENT ON VIEW detect._backlog IS 'what waits for each stream, and what was ref
 
 -- A finding is a check, its severity, a detail, and a remedy to type: what is
 -- not SQL stands behind --.  What is over by itself counts once it has lasted
--- as long as patience.
+-- as long as patience.  To compile so large a query takes longer than to run it.
 CREATE FUNCTION detect.health(patience interval DEFAULT '5 minutes')
 	RETURNS TABLE ("check" text, severity text, detail text, remedy text)
-	LANGUAGE sql VOLATILE STRICT PARALLEL RESTRICTED ROWS 30
+	LANGUAGE sql VOLATILE STRICT PARALLEL RESTRICTED ROWS 30 SET jit = off
 BEGIN ATOMIC
 	WITH checks (place, name, good) AS (VALUES
 		(1, 'library', 'it is loaded when the server starts'),

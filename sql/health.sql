@@ -37,7 +37,7 @@ SELECT remedy FROM regress.finding \gset
 :remedy
 ;
 SELECT detect.wait_for('reading');
-SELECT * FROM regress.finding;
+CALL regress.await('SELECT FROM regress.finding', 0);
 SELECT detect.status('0');
 
 -- stream: paused by its definition
@@ -49,7 +49,7 @@ SELECT detect.status('0');
 ALTER TABLE reading ENABLE ALWAYS TRIGGER _detect_accepted;
 SELECT detect.resume('reading');
 SELECT detect.wait_for('reading');
-SELECT * FROM regress.finding;
+CALL regress.await('SELECT FROM regress.finding', 0);
 
 -- stream: a copy of another database
 RESET SESSION AUTHORIZATION;
@@ -59,7 +59,7 @@ SELECT remedy FROM regress.finding \gset
 :remedy
 ;
 SELECT detect.wait_for('reading');
-SELECT * FROM regress.finding;
+CALL regress.await('SELECT FROM regress.finding', 0);
 
 -- owner: may not log in, may not connect; also of a stream that somebody has paused
 SELECT detect.pause('reading');
@@ -68,7 +68,7 @@ SELECT * FROM regress.finding WHERE "check" = 'owner';
 SELECT remedy FROM regress.finding WHERE "check" = 'owner' \gset
 :remedy
 SELECT detect.wait_for('reading');
-SELECT * FROM regress.finding;
+CALL regress.await('SELECT FROM regress.finding', 0);
 SELECT detect.pause('reading');
 REVOKE CONNECT ON DATABASE regression FROM PUBLIC;
 SELECT * FROM regress.finding WHERE "check" = 'owner';
@@ -77,7 +77,7 @@ SELECT remedy FROM regress.finding WHERE "check" = 'owner' \gset
 GRANT CONNECT ON DATABASE regression TO PUBLIC;
 REVOKE CONNECT ON DATABASE regression FROM regress_health;
 SELECT detect.wait_for('reading');
-SELECT * FROM regress.finding;
+CALL regress.await('SELECT FROM regress.finding', 0);
 SET SESSION AUTHORIZATION regress_health;
 
 -- dead letters: mended, they are tried again
@@ -88,7 +88,7 @@ ALTER TABLE reading DROP CONSTRAINT small;
 SELECT remedy FROM regress.finding \gset
 :remedy
 SELECT detect.wait_for('reading');
-SELECT * FROM regress.finding;
+CALL regress.await('SELECT FROM regress.finding', 0);
 
 -- rollup
 INSERT INTO detect_staging.reading VALUES (6, now(), 'a', 0);
@@ -100,7 +100,7 @@ SELECT remedy FROM regress.finding \gset
 :remedy
 ;
 SELECT detect.wait_for_rollup('kinds');
-SELECT * FROM regress.finding;
+CALL regress.await('SELECT FROM regress.finding', 0);
 
 -- rollup: a repair that is not done by itself
 SELECT detect.create_rollup('all_of_it', 'SELECT kind, count(*) AS n FROM reading GROUP BY 1');
@@ -112,7 +112,7 @@ SELECT remedy FROM regress.finding \gset
 :remedy
 ;
 SELECT detect.wait_for_rollup('all_of_it');
-SELECT * FROM regress.finding;
+CALL regress.await('SELECT FROM regress.finding', 0);
 SELECT detect.drop_rollup('all_of_it');
 
 -- rollup: its new query
@@ -124,7 +124,7 @@ SELECT detect.wait_for('reading');
 SELECT remedy FROM regress.finding \gset
 :remedy
 SELECT detect.wait_for_rollup('kinds');
-SELECT * FROM regress.finding;
+CALL regress.await('SELECT FROM regress.finding', 0);
 
 -- problem: how these come and go is in dedup_index
 RESET SESSION AUTHORIZATION;
@@ -138,7 +138,7 @@ ALTER EVENT TRIGGER detect_dropped DISABLE;
 SELECT * FROM regress.finding;
 SELECT remedy FROM regress.finding \gset
 :remedy
-SELECT * FROM regress.finding;
+CALL regress.await('SELECT FROM regress.finding', 0);
 
 -- wraparound: a table that claims to be old
 SET allow_system_table_mods = on;
@@ -148,7 +148,7 @@ SET allow_system_table_mods = off;
 SELECT "check", severity, regexp_replace(detail, '300000\d\d\d', 'many') AS detail, remedy FROM regress.finding;
 SELECT remedy FROM regress.finding \gset
 :remedy
-SELECT * FROM regress.finding;
+CALL regress.await('SELECT FROM regress.finding', 0);
 
 -- prepared transaction
 BEGIN;
@@ -158,7 +158,7 @@ SELECT "check", severity, regexp_replace(detail, 'since .*', 'since …') AS det
 SELECT * FROM detect.health('1 hour') WHERE severity <> 'ok';
 SELECT remedy FROM regress.finding \gset
 :remedy
-SELECT * FROM regress.finding;
+CALL regress.await('SELECT FROM regress.finding', 0);
 
 -- who sees what: a member of pg_monitor everything, a stranger nothing of others' streams
 SELECT detect.pause('reading');

@@ -52,7 +52,11 @@ my %after = (
 		ledger_is_exact($node, 'city', $broker, 'after there and back');
 		is($node->safe_psql('city', 'SELECT pg_is_in_recovery()'), 'f', 'on a primary');
 	},
+	# the mock broker finds no offset for a time: 051_real_kafka_seek.pl has that
 	'Move to another Kafka' => sub {
+		$node->poll_query_until('city', 'SELECT bool_and(next_offset >= 0) FROM detect._applied_progress WHERE kafka_partition >= 0');
+		$new_broker->produce('camera', camera_lines(100, 'first-oid' => 5_000_000, broken => 0, duplicates => 0));
+		wait_for($node, 'city', 'camera');
 		is($node->safe_psql('city', q{SELECT count(*) FROM detection WHERE detection_oid >= 5000000}), '100', 'the events of the other Kafka are there');
 		is($node->safe_psql('city', q{SELECT server FROM detect.stream}), 'new_city', 'which is read');
 	});
@@ -89,7 +93,6 @@ $broker->create_topic('camera', 4);
 $new_broker->create_topic('camera', 4);
 create_camera($node, 'city', $broker);
 $node->safe_psql('city', 'CREATE USER MAPPING FOR ops SERVER city');
-$new_broker->produce('camera', camera_lines(100, 'first-oid' => 5_000_000, broken => 0, duplicates => 0));
 produce();
 
 my $section = '';

@@ -60,20 +60,19 @@ ledger_is_exact($node, 'city', $broker, 'the stream runs');
 
 my $reader = $node->background_psql('city', timeout => 600);
 $reader->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM detection');
-my $vacuums = statistic('detect._applied_progress', 'autovacuum_count');
+my $vacuums = statistic('detect_state.camera_per_minute', 'autovacuum_count');
 produce(20_000);
 ledger_is_exact($node, 'city', $broker, 'while a snapshot is kept the stream goes on');
-ok( $node->poll_query_until(
-		'city', "SELECT n_tup_upd > 2000 AND n_dead_tup > 0 FROM pg_stat_all_tables WHERE relid = 'detect._applied_progress'::regclass"),
-	'autovacuum is told of dead rows')
-  or diag(statistic('detect._applied_progress', 'n_tup_upd || $$ $$ || n_dead_tup'));
+cmp_ok(statistic('detect._applied_progress', 'n_tup_upd'), '>', 500, 'statistics count what workers write');
+ok($node->poll_query_until('city', "SELECT n_dead_tup > 2000 FROM pg_stat_all_tables WHERE relid = 'detect_state.camera_per_minute'::regclass"),
+	'autovacuum is told of dead rows');
 cmp_ok($node->safe_psql('city', q{SELECT count(*) FROM detect.health('0') WHERE "check" = 'long transaction' AND severity = 'warning'}), '>', 0, 'health names who keeps it');
 ok( $node->poll_query_until(
 		'city', q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type IN ('detect apply', 'detect consume', 'detect launcher') AND (backend_xmin IS NOT NULL OR xact_start IS NOT NULL)}),
 	'we keep none ourselves while nothing is to be done');
 $reader->query_safe('COMMIT');
 ok( $node->poll_query_until(
-		'city', "SELECT n_dead_tup <= 2500 AND autovacuum_count > $vacuums FROM pg_stat_all_tables WHERE relid = 'detect._applied_progress'::regclass"),
+		'city', "SELECT n_dead_tup < 2000 AND autovacuum_count > $vacuums FROM pg_stat_all_tables WHERE relid = 'detect_state.camera_per_minute'::regclass"),
 	'it is cleaned once nobody keeps it any more');
 produce(2000);
 ledger_is_exact($node, 'city', $broker, 'and on');
@@ -151,7 +150,9 @@ ask(q{SELECT detect.wait_for_rollup('by_place', '3 min')});
 ask(q{SELECT detect.rebuild_rollup('by_place'); SELECT detect.wait_for_rollup('by_place', '3 min')});
 ask(q{SELECT detect.alter_rollup('by_place', retention => '1 hour'); SELECT detect.retry_dead_letters('camera'); SELECT detect.wait_for('camera', '3 min')});
 is($node->safe_psql('city', q{SELECT count(*) FROM detect.stat_rollup WHERE error IS NOT NULL OR repair_error IS NOT NULL}), '0', 'rollups do what they do');
-cmp_ok(ask(q{SELECT detect.purge_dead_letters('camera')}), '>', 0, 'dead letters are deleted');
+my $since = ask('SELECT clock_timestamp()');
+ask(q{INSERT INTO detect_staging.camera VALUES (1, 1, 1, 'bad', 2, now()); SELECT detect.wait_for('camera')});
+is(ask(qq{SELECT detect.purge_dead_letters('camera', from_time => '$since')}), '1', 'dead letters are deleted');
 is(ask(q{SELECT state, reason FROM detect.stat_stream}), 'running|', 'nothing fails');
 cmp_ok($node->safe_psql('city', q{SELECT count(*) FROM pg_logical_slot_get_binary_changes('everything', NULL, NULL, 'proto_version', '1', 'publication_names', 'everything')}),
 	'>', 1000, 'what we do is decoded');
