@@ -1066,6 +1066,7 @@ BEGIN ATOMIC
 		SELECT COALESCE(current_setting('detect.max_streams', true) IS NOT NULL, false) AS is_preloaded,
 			   current_setting('max_worker_processes')::int AS max_workers,
 			   pg_is_in_recovery() AS is_standby,
+			   pg_has_role('pg_read_all_settings', 'USAGE') AS sees_libraries,
 			   (SELECT string_agg(quote_literal(trim(l)), ', ' ORDER BY n)
 				FROM pg_settings p, string_to_table(p.setting, ',') WITH ORDINALITY t(l, n)
 				WHERE p.name = 'shared_preload_libraries' AND trim(l) <> '') AS libraries),
@@ -1076,8 +1077,11 @@ BEGIN ATOMIC
 	rollup AS MATERIALIZED (SELECT * FROM detect.stat_rollup),
 	findings (name, severity, detail, remedy) AS (
 		SELECT 'library', 'critical', 'no stream runs: detect is not in shared_preload_libraries',
-			   format('ALTER SYSTEM SET shared_preload_libraries = %s; -- then restart the server',
-					  concat_ws(', ', s.libraries, quote_literal('detect')))
+			   -- who may not see the others would have them dropped
+			   CASE WHEN s.sees_libraries
+					THEN format('ALTER SYSTEM SET shared_preload_libraries = %s; -- then restart the server',
+								concat_ws(', ', s.libraries, quote_literal('detect')))
+					ELSE '-- add detect to shared_preload_libraries and restart the server' END
 		FROM setting s WHERE NOT s.is_preloaded
 
 		UNION ALL

@@ -150,6 +150,21 @@ SELECT remedy FROM regress.finding \gset
 :remedy
 CALL regress.await('SELECT FROM regress.finding', 0);
 
+-- disk and launcher, as if they were told so; only pg_monitor is told of the disk
+SET ROLE regress_health_monitor;
+SELECT holds, free_bytes BETWEEN 0 AND total_bytes AS is_told FROM detect._disks();
+SET ROLE regress_health;
+SELECT count(*) FROM detect._disks();
+RESET ROLE;
+BEGIN;
+CREATE OR REPLACE FUNCTION detect._disks(OUT holds text, OUT free_bytes bigint, OUT total_bytes bigint) RETURNS SETOF record LANGUAGE sql
+AS $$ VALUES ('the data directory', 40::bigint << 30, 1000::bigint << 30), ('pg_wal', 3::bigint << 30, 100::bigint << 30), ('elsewhere', 500::bigint << 20, 100::bigint << 30) $$;
+CREATE OR REPLACE FUNCTION detect._server(OUT library_version text, OUT launcher_pid int, OUT workers_wanted int, OUT no_worker_slot boolean) LANGUAGE sql
+AS $$ VALUES ('1.0', NULL::int, 1, false) $$;
+SELECT * FROM regress.finding;
+ROLLBACK;
+SELECT * FROM regress.finding;
+
 -- prepared transaction
 BEGIN;
 CREATE TABLE lost (a int);

@@ -120,6 +120,8 @@ is(scalar(@documented), 0, 'and no others');
 # ---------------------------------------------------------------------
 
 set_and_restart("shared_preload_libraries = 'auto_explain'");
+is($node->safe_psql('city', q{SET ROLE ops; SELECT remedy FROM detect.health() WHERE "check" = 'library'}), '-- add detect to shared_preload_libraries and restart the server',
+	'who may not see the other libraries is not told to drop them');
 is_mended('library', 'critical', 'not in shared_preload_libraries', 'no library');
 is($node->safe_psql('city', 'SHOW shared_preload_libraries'), 'auto_explain, detect', 'the other libraries stay');
 
