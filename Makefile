@@ -7,13 +7,15 @@
 #   make fuzz          the JSON decoder under libFuzzer, RUNS=100000 payloads
 #   make test-sanitize the tests on a PostgreSQL with assertions and sanitizers;
 #   make test-valgrind the same under valgrind; both build it once
+#   make test-guest    what a DBA does to a server and its databases, two of them busy;
+#                      make test-guest-long  the same for longer
 #   make installcheck  pg_regress alone (not as root)
 #   make lint          style and house rules;  make format  lets clang-format mend
 #   make bench         throughput;  make bench-soak  10,000/s for ten minutes;
 #                      see test/bench/README.md
 #   make deps          the packages that all of this needs
 #
-# The targets demo, test, ledger, lint and bench work before PostgreSQL is installed:
+# The targets demo, test, test-guest, ledger, lint and bench work before PostgreSQL is installed:
 # they install the packages and then start make again, which by then finds
 # pg_config.  FAULT_POINTS=1 builds the points where tests let a worker fail.
 
@@ -29,6 +31,7 @@ PGFILEDESC = "detect - real-time analytics for detections"
 OBJS = \
 	src/accept_gap.o \
 	src/catalog.o \
+	src/database_in_use.o \
 	src/dead_letter_refill.o \
 	src/dead_letter_verbs.o \
 	src/detect.o \
@@ -181,6 +184,7 @@ OBJS = \
 	src/rollup/view.o \
 	src/rollup/wait.o \
 	src/monitor/problem.o \
+	src/monitor/server.o \
 	src/monitor/stats.o \
 	src/monitor/step.o
 
@@ -233,6 +237,18 @@ deps:
 test: deps
 	@test/run $(TESTS)
 
+# Tests of how detect behaves among others: start, stop, drop, copy, dump, DDL.
+GUEST_TESTS = sql/health.sql sql/drop.sql test/isolation/specs/drop_against_apply.spec test/isolation/specs/drop_against_open_batch.spec \
+	$(addprefix test/t/,001_restart.pl 003_terminate.pl 004_drop_database.pl 005_drop_extension.pl 006_not_preloaded.pl 008_copy.pl \
+	020_states.pl 034_health.pl 035_ddl_under_load.pl 036_operations.pl 037_our_database.pl 038_guest.pl)
+
+test-guest: deps
+	@DETECT_BUSY=1 test/run $(GUEST_TESTS)
+
+# An hour for what is logged, a hundred databases dropped.
+test-guest-long: deps
+	@DETECT_BUSY=1 DETECT_DROPS=100 DETECT_LOG_S=3600 TEST_TIMEOUT=14400 test/run test/t/037_our_database.pl test/t/038_guest.pl
+
 # SEEDS=1000 runs so many, SEED=17 that one again.
 ledger: deps
 	@LEDGER_SEEDS=$(SEEDS) LEDGER_SEED=$(SEED) test/run ledger
@@ -278,4 +294,4 @@ lint: deps
 format: deps
 	clang-format -i $(wildcard src/*.[ch] src/*/*.[ch] test/broker/*.[ch] test/fuzz/*.c)
 
-.PHONY: deps test test-sanitize test-valgrind fuzz ledger demo bench bench-soak lint format test-programs
+.PHONY: deps test test-guest test-guest-long test-sanitize test-valgrind fuzz ledger demo bench bench-soak lint format test-programs

@@ -336,6 +336,11 @@ SELECT pg_extension_config_dump('detect._gap_id', '');
 SELECT pg_extension_config_dump('detect._gap', '');
 SELECT pg_extension_config_dump('detect._locator', '');
 
+-- Rows that nothing else names to subscribers of a publication of all tables,
+-- which would let no row of theirs be deleted.
+ALTER TABLE detect._dead_letter REPLICA IDENTITY FULL;
+ALTER TABLE detect._gone REPLICA IDENTITY FULL;
+
 -- ---------------------------------------------------------------------
 -- Streams
 -- ---------------------------------------------------------------------
@@ -704,11 +709,11 @@ COMMENT ON FUNCTION detect._dropped() IS 'clears the definitions of streams and 
 
 CREATE FUNCTION detect._dropping() RETURNS event_trigger
 	AS 'MODULE_PATHNAME', 'detect_dropping' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION detect._dropping() IS 'lets workers finish their batches before the extension is dropped';
+COMMENT ON FUNCTION detect._dropping() IS 'lets workers finish their batches before the extension is dropped or altered';
 
-CREATE EVENT TRIGGER detect_dropping ON ddl_command_start WHEN TAG IN ('DROP EXTENSION')
+CREATE EVENT TRIGGER detect_dropping ON ddl_command_start WHEN TAG IN ('DROP EXTENSION', 'ALTER EXTENSION')
 	EXECUTE FUNCTION detect._dropping();
-COMMENT ON EVENT TRIGGER detect_dropping IS 'lets workers finish their batches before the extension is dropped';
+COMMENT ON EVENT TRIGGER detect_dropping IS 'lets workers finish their batches before the extension is dropped or altered';
 
 CREATE EVENT TRIGGER detect_dropped ON sql_drop EXECUTE FUNCTION detect._dropped();
 COMMENT ON EVENT TRIGGER detect_dropped IS 'clears the definitions of streams and rollups whose objects were dropped';
@@ -752,6 +757,13 @@ CREATE FUNCTION detect._workers(
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'detect_workers' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
 COMMENT ON FUNCTION detect._workers() IS 'the workers of this database''s streams that run, or ran last';
+
+CREATE FUNCTION detect._staged_offsets(
+	OUT stream_id int, OUT kafka_topic text, OUT kafka_partition int, OUT next_offset bigint, OUT end_offset bigint,
+	OUT paused_reason text, OUT waits_since timestamptz)
+	RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'detect_staged_offsets' LANGUAGE C STABLE STRICT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION detect._staged_offsets() IS 'staged progress of this database''s streams; nothing on a standby';
 
 CREATE VIEW detect.stream WITH (security_barrier) AS
 	SELECT s.name AS stream, pg_get_userbyid(detect._stream_owner(s.name)) AS owner,
@@ -807,24 +819,33 @@ CREATE VIEW detect.stat_locator WITH (security_barrier) AS
 COMMENT ON VIEW detect.stat_locator IS
 	'the locators that this session and the workers of streams have used: what they hold in memory, and how they answer';
 
+CREATE FUNCTION detect._server(OUT library_version text, OUT launcher_pid int, OUT workers_wanted int,
+	OUT no_worker_slot boolean)
+	AS 'MODULE_PATHNAME', 'detect_server' LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION detect._server() IS 'the library, the launcher, how many workers all databases want, and whether there are none to be had';
+
 -- What holds for all partitions of a stream: whether it runs, and why not.
 CREATE VIEW detect._stream_state WITH (security_barrier) AS
 	SELECT s.stream_id, s.name, s.server, s.consumers,
 		   -- a copy that was just made is not paused yet, and does not run either
 		   CASE WHEN s.paused OR c.is_copy THEN 'paused'
+				-- nor has the probe a worker that would find it
+				WHEN w.stream_id IS NULL AND v.no_worker_slot THEN 'waiting for a worker'
 				WHEN w.stream_id IS NULL THEN 'stopped'
 				ELSE w.state END AS state,
 		   CASE WHEN s.paused THEN s.paused_reason
 				WHEN c.is_copy THEN 'this is a copy of another database'
+				WHEN pg_is_in_recovery() THEN 'this server is a standby'
 				ELSE NULLIF(w.reason, '') END AS reason,
 		   CASE WHEN s.paused THEN s.paused_remedy
-				WHEN c.is_copy THEN format('call detect.resume(%L) if this database is to take over', s.name)
+				WHEN c.is_copy THEN format('SELECT detect.resume(%L) -- if this database is to take over', s.name)
+				WHEN pg_is_in_recovery() THEN 'nothing: it runs once the server is promoted'
 				WHEN w.stream_id IS NULL AND current_setting('detect.max_streams', true) IS NULL
 				THEN 'add detect to shared_preload_libraries and restart the server'
-				WHEN w.stream_id IS NULL
+				WHEN w.stream_id IS NULL AND NOT v.no_worker_slot
 				THEN format('if it stays so, raise detect.max_streams, now %s, and restart the server',
 							current_setting('detect.max_streams', true))
-				WHEN w.state = 'waiting for a worker'
+				WHEN w.stream_id IS NULL OR w.state = 'waiting for a worker'
 				THEN format('if it stays so, raise max_worker_processes, now %s, and restart the server',
 							current_setting('max_worker_processes'))
 				WHEN w.reason ~ '^topic ".*" does not exist'
@@ -835,6 +856,7 @@ CREATE VIEW detect._stream_state WITH (security_barrier) AS
 				THEN 'mend what the reason names; it is tried again by itself' END AS remedy
 	FROM detect._stream s
 	CROSS JOIN LATERAL (SELECT detect._is_copy(s.home_system, s.home_database) AS is_copy) c
+	CROSS JOIN detect._server() v
 	LEFT JOIN detect._slots() w USING (stream_id);
 
 COMMENT ON VIEW detect._stream_state IS
@@ -858,10 +880,11 @@ CREATE VIEW detect.stat_partition WITH (security_barrier) AS
 		   a.accepted, a.duplicates, a.filtered, a.expired, a.dead_letters
 	FROM detect._stream_state s
 	JOIN detect._applied_progress a USING (stream_id)
-	LEFT JOIN detect._staged_progress p USING (stream_id, kafka_topic, kafka_partition)
+	LEFT JOIN detect._staged_offsets() p USING (stream_id, kafka_topic, kafka_partition)
 	CROSS JOIN LATERAL (
-		SELECT GREATEST(p.end_offset - a.next_offset, 0) AS lag_messages,
-			   CASE WHEN p.end_offset <= a.next_offset THEN 0
+		SELECT CASE WHEN NOT pg_is_in_recovery() THEN GREATEST(p.end_offset - a.next_offset, 0) END AS lag_messages,
+			   CASE WHEN pg_is_in_recovery() THEN NULL
+					WHEN p.end_offset <= a.next_offset THEN 0
 					ELSE EXTRACT(epoch FROM clock_timestamp() - a.last_timestamp)::float8
 			   END AS lag_seconds) l
 	CROSS JOIN LATERAL (
@@ -936,9 +959,9 @@ CREATE VIEW detect.stat_rollup WITH (security_barrier) AS
 			   'states of rollup "%s" were serialized by PostgreSQL %s', r.name, r.server_major) END) AS error,
 		   CASE WHEN f.is_foreign THEN format('SELECT detect.rebuild_rollup(%L)', r.name)
 				WHEN r.state = 'failed' OR p.repair_error IS NOT NULL AND p.refused_from IS NULL
-				THEN format('remove the cause, then SELECT detect.retry_rollup(%L)', r.name)
+				THEN format('SELECT detect.retry_rollup(%L) -- once the cause is removed', r.name)
 				WHEN p.refused_from IS NOT NULL
-				THEN format('SELECT detect.rebuild_rollup(%L), or a range of it; with allow_loss => true also what has lost events', r.name)
+				THEN format('SELECT detect.rebuild_rollup(%L) -- or a range of it; with allow_loss => true also what has lost events', r.name)
 				END AS remedy,
 		   r.failed_event, r.attempts, r.retry_at,
 		   m.events_missed, r.events_lost, r.kept_from,
@@ -1025,7 +1048,258 @@ CREATE VIEW detect.gap WITH (security_barrier) AS
 COMMENT ON VIEW detect.gap IS
 	'what Kafka had lost, and who accepted it, for ever; of a dropped stream it is seen by who accepted it and by pg_monitor';
 
-GRANT SELECT ON detect.gap, detect.history, detect.problem, detect.stream, detect.rollup, detect.locator, detect.stat_stream, detect.stat_partition,
+
+-- ---------------------------------------------------------------------
+-- Health: what a DBA must act on
+-- ---------------------------------------------------------------------
+
+CREATE FUNCTION detect._disks(OUT holds text, OUT free_bytes bigint, OUT total_bytes bigint) RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'detect_disks' LANGUAGE C VOLATILE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION detect._disks() IS 'room where the server writes, for members of pg_monitor';
+
+-- What waits or was refused, as far as it says whether somebody must act: counts stop at a bound.
+CREATE VIEW detect._backlog WITH (security_barrier) AS
+	SELECT s.name AS stream, pg_get_userbyid(o.owner) AS owner, o.owner AS owner_oid,
+		   (SELECT count(*) FROM (SELECT FROM detect._edit e WHERE e.stream_id = s.stream_id LIMIT b.bound) e) AS edits,
+		   (SELECT COALESCE(sum(pg_stat_get_live_tuples(c.oid)), 0)::bigint FROM pg_class c
+			WHERE c.oid = to_regclass(format('detect_staging.%I', s.name))
+			OR c.relnamespace = 'detect'::regnamespace AND c.relkind = 'r'
+			AND starts_with(c.relname, format('_staged_%s_', s.name)) AND c.relname ~ '_\d+$') AS staged_rows,
+		   d.letters, d.sqlstates, b.bound
+	FROM detect._stream s
+	CROSS JOIN LATERAL (SELECT detect._stream_owner(s.name) AS owner) o
+	CROSS JOIN LATERAL (SELECT COALESCE(current_setting('detect.max_batch_rows', true)::bigint, 50000) * 10 + 1 AS bound) b
+	CROSS JOIN LATERAL (
+		SELECT count(*) AS letters, string_agg(DISTINCT l.sqlstate, ', ') AS sqlstates
+		FROM (SELECT l.sqlstate FROM detect._dead_letter l
+			  WHERE l.stream_id = s.stream_id AND l.recorded_at > clock_timestamp() - interval '1 hour'
+			  LIMIT 10000) l) d
+	WHERE detect._may_see(o.owner);
+COMMENT ON VIEW detect._backlog IS 'what waits for each stream, and what was refused within the last hour';
+
+-- A finding is a check, its severity, a detail, and a remedy to type: what is
+-- not SQL stands behind --.  What is over by itself counts once it has lasted
+-- as long as patience.  To compile so large a query takes longer than to run it.
+CREATE FUNCTION detect.health(patience interval DEFAULT '5 minutes')
+	RETURNS TABLE ("check" text, severity text, detail text, remedy text)
+	LANGUAGE sql VOLATILE STRICT PARALLEL RESTRICTED ROWS 30 SET jit = off
+BEGIN ATOMIC
+	WITH checks (place, name, good) AS (VALUES
+		(1, 'library', 'it is loaded when the server starts'),
+		(2, 'version', 'library and extension are of one version'),
+		(3, 'launcher', 'it runs, or need not on a standby'),
+		(4, 'worker processes', 'there are enough for all streams'),
+		(5, 'owner', 'each stream''s owner may log in and connect'),
+		(6, 'stream', 'each stream runs'),
+		(7, 'partition', 'each partition is read'),
+		(8, 'lag', 'each stream keeps up'),
+		(9, 'dead letters', 'none within the last hour'),
+		(10, 'staging', 'little waits for appliers'),
+		(11, 'edits', 'few rows that others changed wait for appliers'),
+		(12, 'rollup', 'each rollup is up to date'),
+		(13, 'problem', 'detect.problem is empty'),
+		(14, 'event trigger', 'those of the extension are enabled'),
+		(15, 'autovacuum', 'it is on'),
+		(16, 'wraparound', 'tables of detect are frozen in time'),
+		(17, 'long transaction', 'none keeps rows from being cleaned, or indexes from being built'),
+		(18, 'prepared transaction', 'none is left over'),
+		(19, 'replication slot', 'none keeps WAL without being read'),
+		(20, 'disk', 'there is room')),
+	setting AS MATERIALIZED (
+		SELECT COALESCE(current_setting('detect.max_streams', true) IS NOT NULL, false) AS is_preloaded,
+			   current_setting('max_worker_processes')::int AS max_workers,
+			   pg_is_in_recovery() AS is_standby,
+			   pg_has_role('pg_read_all_settings', 'USAGE') AS sees_libraries,
+			   (SELECT string_agg(quote_literal(trim(l)), ', ' ORDER BY n)
+				FROM pg_settings p, string_to_table(p.setting, ',') WITH ORDINALITY t(l, n)
+				WHERE p.name = 'shared_preload_libraries' AND trim(l) <> '') AS libraries),
+	server AS MATERIALIZED (
+		SELECT v.*, e.extversion FROM detect._server() v, pg_extension e WHERE e.extname = 'detect'),
+	stream AS MATERIALIZED (SELECT * FROM detect.stat_stream),
+	backlog AS MATERIALIZED (SELECT * FROM detect._backlog),
+	rollup AS MATERIALIZED (SELECT * FROM detect.stat_rollup),
+	findings (name, severity, detail, remedy) AS (
+		SELECT 'library', 'critical', 'no stream runs: detect is not in shared_preload_libraries',
+			   -- who may not see the others would have them dropped
+			   CASE WHEN s.sees_libraries
+					THEN format('ALTER SYSTEM SET shared_preload_libraries = %s; -- then restart the server',
+								concat_ws(', ', s.libraries, quote_literal('detect')))
+					ELSE '-- add detect to shared_preload_libraries and restart the server' END
+		FROM setting s WHERE NOT s.is_preloaded
+
+		UNION ALL
+		SELECT 'version', 'critical',
+			   format('the library is of version %s, the extension of %s', v.library_version, v.extversion),
+			   CASE WHEN string_to_array(v.library_version, '.')::int[] > string_to_array(v.extversion, '.')::int[]
+					THEN 'ALTER EXTENSION detect UPDATE;' ELSE '-- restart the server, which loads the library that is installed' END
+		FROM server v WHERE v.library_version <> v.extversion
+
+		UNION ALL
+		SELECT 'launcher', 'critical', 'it does not run, so no worker is started',
+			   '-- the server starts it again within seconds; if it does not, its log says why'
+		FROM setting s, server v WHERE s.is_preloaded AND NOT s.is_standby AND v.launcher_pid IS NULL
+
+		UNION ALL
+		-- one for maintenance and probes, one for PostgreSQL's own launcher
+		SELECT 'worker processes', CASE WHEN v.no_worker_slot THEN 'critical' ELSE 'warning' END,
+			   format(CASE WHEN v.no_worker_slot THEN 'all are taken, here or by others: max_worker_processes is %2$s'
+						   ELSE '%s are wanted by streams of all databases and the launcher, and 2 for a moment; max_worker_processes is %s' END,
+					  v.workers_wanted, s.max_workers),
+			   format('ALTER SYSTEM SET max_worker_processes = %s; -- then restart the server, a standby first',
+					  GREATEST(v.workers_wanted, s.max_workers) + 8)
+		FROM setting s, server v WHERE v.workers_wanted + 2 > s.max_workers OR v.no_worker_slot
+
+		UNION ALL
+		SELECT 'owner', 'critical', format('role "%s", which owns stream "%s", may not log in', b.owner, b.stream),
+			   format('ALTER ROLE %I LOGIN; SELECT detect.resume(%L);', b.owner, b.stream)
+		FROM backlog b JOIN pg_roles r ON r.oid = b.owner_oid
+		WHERE NOT r.rolcanlogin AND current_setting('server_version_num')::int < 170000
+
+		UNION ALL
+		SELECT 'owner', 'critical',
+			   format('role "%s", which owns stream "%s", may not connect to this database', b.owner, b.stream),
+			   format('GRANT CONNECT ON DATABASE %I TO %I; SELECT detect.resume(%L);', current_database(), b.owner, b.stream)
+		FROM backlog b JOIN pg_roles r ON r.oid = b.owner_oid
+		WHERE NOT has_database_privilege(r.oid, current_database(), 'CONNECT')
+
+		UNION ALL
+		-- paused is somebody's wish or a definition that fails
+		SELECT 'stream',
+			   CASE WHEN t.reason LIKE 'paused by %' OR t.reason = 'this is a copy of another database' THEN 'warning' ELSE 'critical' END,
+			   format('%s is %s: %s', t.stream, t.state, t.reason), t.remedy
+		FROM stream t WHERE t.state = 'paused'
+
+		UNION ALL
+		SELECT 'stream', 'critical', format(CASE WHEN t.reason IS NULL THEN '%s is %s' ELSE '%s is %s: %s' END, t.stream, t.state, t.reason),
+			   CASE WHEN t.state = 'waiting for a worker'
+					THEN format('ALTER SYSTEM SET max_worker_processes = %s; -- then restart the server, a standby first', s.max_workers + 8)
+					WHEN t.state = 'stopped' AND s.is_preloaded
+					THEN format('ALTER SYSTEM SET detect.max_streams = %s; -- then restart the server',
+								current_setting('detect.max_streams', true)::int * 2)
+					ELSE t.remedy END
+		FROM stream t, setting s
+		WHERE t.state IN ('stopped', 'waiting for a worker') AND NOT s.is_standby
+		AND COALESCE(t.state_since, '-infinity') <= clock_timestamp() - patience
+
+		UNION ALL
+		SELECT 'stream', CASE t.state WHEN 'starting' THEN 'warning' WHEN 'waiting for an open transaction' THEN 'warning' ELSE 'critical' END,
+			   format('%s is %s since %s: %s', t.stream, t.state, t.state_since::timestamptz(0), COALESCE(t.reason, 'it reads what it needs')),
+			   t.remedy
+		FROM stream t
+		WHERE t.state IN ('starting', 'connecting', 'retrying', 'waiting for an open transaction')
+		AND t.state_since <= clock_timestamp() - patience
+
+		UNION ALL
+		SELECT 'stream', 'warning', format('%s runs, but: %s', t.stream, t.reason), t.remedy
+		FROM stream t WHERE t.state IN ('running', 'catching up') AND t.reason NOT LIKE 'partition % of topic %'
+		-- a row of detect.problem says that better
+		AND NOT (t.reason LIKE 'could not build the unique index%' AND EXISTS (SELECT FROM detect.problem p WHERE p.stream = t.stream))
+
+		UNION ALL
+		SELECT 'partition', 'critical', format('%s: partition %s of topic "%s" is not read: %s', p.stream, p.kafka_partition, p.kafka_topic, p.reason),
+			   p.remedy
+		FROM detect.stat_partition p JOIN stream t USING (stream) WHERE p.state = 'paused' AND t.state <> 'paused'
+
+		UNION ALL
+		SELECT 'lag', 'warning', format('%s is behind: %s messages wait, the oldest for %s', t.stream, t.lag_messages,
+										COALESCE(round(t.lag_seconds)::text || ' s', 'an unknown time')),
+			   regexp_replace(t.remedy, '^if it stays so, read with more workers: (.*)$', '\1; -- reads with more workers')
+		FROM stream t
+		WHERE t.state = 'catching up'
+		AND COALESCE(clock_timestamp() - make_interval(secs => t.lag_seconds), t.state_since) <= clock_timestamp() - patience
+
+		UNION ALL
+		SELECT 'dead letters', 'warning', format('%s: %s%s within the last hour, SQLSTATE %s', b.stream, b.letters,
+												 CASE WHEN b.letters >= 10000 THEN ' or more' END, b.sqlstates),
+			   format('SELECT detect.retry_dead_letters(%L); -- once the cause is mended: detect.dead_letter has reason and payload', b.stream)
+		FROM backlog b WHERE b.letters > 0
+
+		UNION ALL
+		SELECT 'staging', 'warning', format('%s: about %s staged rows wait, more than ten batches', b.stream, b.staged_rows),
+			   CASE t.state WHEN 'paused' THEN format('SELECT detect.resume(%L);', b.stream)
+				ELSE '-- if it stays so, look at steps in detect.stat_worker: batches that take long' END
+		FROM backlog b JOIN stream t USING (stream) WHERE b.staged_rows >= b.bound
+
+		UNION ALL
+		SELECT 'edits', 'warning', format('%s: rows that others changed wait, more than ten batches', b.stream),
+			   CASE t.state WHEN 'paused' THEN format('SELECT detect.resume(%L);', b.stream)
+				ELSE '-- if it stays so, look at steps in detect.stat_worker: batches that take long' END
+		FROM backlog b JOIN stream t USING (stream) WHERE b.edits >= b.bound
+
+		UNION ALL
+		SELECT 'rollup', CASE r.state WHEN 'failed' THEN 'critical' ELSE 'warning' END,
+			   format(CASE r.state WHEN 'failed' THEN '%s has failed: %s' ELSE '%s: %s' END, r.rollup, COALESCE(r.error, r.repair_error)),
+			   COALESCE(r.remedy, '-- it catches up by itself')
+		FROM rollup r WHERE COALESCE(r.error, r.repair_error) IS NOT NULL
+
+		UNION ALL
+		-- one that only waits for transactions takes over by itself
+		SELECT 'rollup', 'warning', format('the new query of %s has failed: %s', r.rollup, r.new_error),
+			   format('SELECT detect.retry_rollup(%L); -- once the cause is mended', r.rollup)
+		FROM rollup r WHERE r.new_state = 'failed'
+
+		UNION ALL
+		SELECT 'problem', p.severity, format('%s: %s: %s', p.stream, p.problem, p.detail), p.remedy FROM detect.problem p
+		WHERE p.since <= clock_timestamp() - patience
+
+		UNION ALL
+		SELECT 'event trigger', 'critical', format('%s is not enabled: what is dropped leaves definitions behind', e.evtname),
+			   format('ALTER EVENT TRIGGER %I ENABLE;', e.evtname)
+		FROM pg_event_trigger e WHERE e.evtname IN ('detect_dropping', 'detect_dropped') AND e.evtenabled NOT IN ('O', 'A')
+
+		UNION ALL
+		SELECT 'autovacuum', 'critical', format('setting %s is off: tables grow without bound', n.name),
+			   format('ALTER SYSTEM SET %s = on;%s', n.name, E'\nSELECT pg_reload_conf();')
+		FROM (VALUES ('autovacuum'), ('track_counts')) n(name) WHERE NOT current_setting(n.name)::boolean
+
+		UNION ALL
+		SELECT 'wraparound', CASE WHEN age(c.relfrozenxid) > 1500000000 THEN 'critical' ELSE 'warning' END,
+			   format('table %s was frozen %s transactions ago', c.oid::regclass, age(c.relfrozenxid)),
+			   format('VACUUM (FREEZE) %s;', c.oid::regclass)
+		FROM pg_class c
+		WHERE c.relkind = 'r' AND c.relnamespace IN (SELECT n.oid FROM pg_namespace n WHERE n.nspname IN ('detect', 'detect_staging', 'detect_state'))
+		AND age(c.relfrozenxid) > current_setting('autovacuum_freeze_max_age')::bigint * 5 / 4
+
+		UNION ALL
+		-- of other databases only replication holds back our rows
+		SELECT 'long transaction', 'warning',
+			   format('process %s (%s, %s) holds back cleaning and index builds since %s', a.pid, COALESCE(a.usename, '?'),
+					  COALESCE(NULLIF(a.application_name, ''), a.backend_type), a.xact_start::timestamptz(0)),
+			   format('SELECT pg_terminate_backend(%s);', a.pid)
+		FROM pg_stat_activity a
+		WHERE (a.backend_xmin IS NOT NULL OR a.backend_xid IS NOT NULL) AND a.pid <> pg_backend_pid()
+		AND a.backend_type IN ('client backend', 'walsender') AND a.datname = current_database()
+		AND a.xact_start <= clock_timestamp() - patience
+
+		UNION ALL
+		SELECT 'prepared transaction', 'warning', format('"%s" of %s holds locks and rows since %s', x.gid, x.owner, x.prepared::timestamptz(0)),
+			   format('ROLLBACK PREPARED %L; -- or COMMIT PREPARED, whichever its manager says', x.gid)
+		FROM pg_prepared_xacts x WHERE x.database = current_database() AND x.prepared <= clock_timestamp() - patience
+
+		UNION ALL
+		SELECT 'replication slot', CASE r.wal_status WHEN 'extended' THEN 'warning' ELSE 'critical' END,
+			   format('slot "%s" is not read and keeps more WAL than max_wal_size: %s', r.slot_name, r.wal_status),
+			   format('SELECT pg_drop_replication_slot(%L); -- unless its reader comes back', r.slot_name)
+		FROM pg_replication_slots r WHERE NOT r.active AND r.wal_status <> 'reserved'
+
+		UNION ALL
+		SELECT 'disk', CASE WHEN k.free_bytes < k.total_bytes / 100 THEN 'critical' ELSE 'warning' END,
+			   format('where %s is, %s of %s are left', k.holds, pg_size_pretty(k.free_bytes), pg_size_pretty(k.total_bytes)),
+			   '-- make room, or shorten retention: SELECT detect.alter_stream(..., retention => ...)'
+		FROM detect._disks() k WHERE k.free_bytes < LEAST(k.total_bytes / 20, 10::bigint * 1024 * 1024 * 1024))
+	SELECT c.name, COALESCE(f.severity, 'ok'), COALESCE(f.detail, c.good), f.remedy
+	FROM checks c LEFT JOIN findings f USING (name)
+	ORDER BY CASE f.severity WHEN 'critical' THEN 0 WHEN 'warning' THEN 1 ELSE 2 END, c.place, f.detail;
+END;
+COMMENT ON FUNCTION detect.health(interval) IS
+	'each thing that a DBA must act on, with what to type, and each check that found nothing';
+
+CREATE FUNCTION detect.status(patience interval DEFAULT '5 minutes') RETURNS text
+	LANGUAGE sql VOLATILE STRICT PARALLEL RESTRICTED
+	RETURN (SELECT h.severity FROM detect.health(patience) h LIMIT 1);
+COMMENT ON FUNCTION detect.status(interval) IS 'the worst severity that detect.health tells of: ok, warning or critical';
+
+GRANT SELECT ON detect._backlog, detect.gap, detect.history, detect.problem, detect.stream, detect.rollup, detect.locator, detect.stat_stream, detect.stat_partition,
 	detect.stat_rollup, detect.stat_locator, detect.stat_worker, detect.dead_letter TO PUBLIC;
 
 -- ---------------------------------------------------------------------
@@ -1051,6 +1325,7 @@ GRANT EXECUTE ON FUNCTION
 -- Views call these as their reader; _slots leaves out what belongs to others.
 GRANT EXECUTE ON FUNCTION
 	detect._stream_owner(text), detect._may_see(oid), detect._is_copy(bigint, bigint), detect._slots(), detect._workers(),
+	detect._staged_offsets(), detect._server(), detect._disks(), detect.health(interval), detect.status(interval),
 	detect._share_filled(regclass, timestamptz),
 	detect._alike(double precision, double precision), detect._alike(real, real),
 	detect._combine(regprocedure, anyelement, anyelement),

@@ -168,6 +168,14 @@ SELECT rollup, state, error FROM detect.stat_rollup WHERE rollup = 'fails';
 SELECT state FROM detect.stat_stream WHERE stream = 'sighting';
 SELECT detect.drop_rollup('fails');
 
+-- nobody writes through a view, not even its owner by mistake
+SELECT detect.create_rollup('plain', 'SELECT item, count(*) AS n FROM sighting GROUP BY item');
+SELECT detect.wait_for_rollup('plain');
+DELETE FROM plain;
+INSERT INTO plain VALUES ('car', 1);
+UPDATE plain SET n = 0;
+SELECT detect.drop_rollup('plain');
+
 -- dropping: not while others build upon it
 CREATE VIEW upon AS SELECT * FROM everything;
 SELECT detect.drop_rollup('everything');

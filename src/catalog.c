@@ -64,6 +64,32 @@ catalog_installed(void)
 }
 
 /*
+ * Raise an error unless the library and the objects in this database are of one
+ * version: a library is replaced by a restart, objects by ALTER EXTENSION.  The
+ * caller has found the extension installed, and says how the error is sorted.
+ */
+void
+catalog_check_version(int sqlstate)
+{
+	char *version;
+
+	SPI_connect();
+	catalog_read("SELECT extversion FROM pg_extension WHERE extname = 'detect'", 0, NULL, NULL);
+	if (SPI_processed != 1)
+		elog(ERROR, "extension \"detect\" is missing");
+	version = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+	if (strcmp(version, DETECT_VERSION) != 0)
+		ereport(
+			ERROR,
+			(errcode(sqlstate),
+			 errmsg("the library of detect is of version %s, the extension in this database of %s",
+					DETECT_VERSION, version),
+			 strverscmp(version, DETECT_VERSION) > 0 ? errhint("Restart the server.")
+													 : errhint("ALTER EXTENSION detect UPDATE;")));
+	SPI_finish();
+}
+
+/*
  * The owner of a relation; InvalidOid when it is missing and missing_ok.
  */
 Oid

@@ -81,4 +81,5 @@ _PG_init(void)
 	prev_shmem_startup_hook = shmem_startup_hook;
 	shmem_startup_hook = detect_shmem_startup;
 	launcher_register();
+	database_in_use_register();
 }

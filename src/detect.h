@@ -282,6 +282,7 @@ typedef struct DetectShared
 	PGPROC *launcher; /* NULL while it is not running */
 	int launcher_pid;
 	bool probe_succeeded; /* the probe that ran last */
+	bool no_worker_slot;  /* all worker slots of the server are taken */
 	bool slots_exhausted; /* a stream wanted one and got none */
 	bool probe_all;		  /* look at every connectable database */
 	int nprobe_requests;
@@ -339,6 +340,7 @@ extern Oid catalog_relation(const char *name, bool missing_ok);
 extern Oid catalog_owner(void);
 extern Oid relation_owner(Oid relid, bool missing_ok);
 extern bool catalog_installed(void);
+extern void catalog_check_version(int sqlstate);
 extern CatalogWriter *catalog_open(const char *table);
 extern void catalog_close(CatalogWriter *writer);
 extern void catalog_write(CatalogWriter *writer, const Datum *values, const bool *nulls);
@@ -364,6 +366,7 @@ extern int stream_topic_index(const Stream *stream, const char *topic);
 extern char *stream_member_path(const char *from, const char *name);
 extern ColumnSource stream_column_source(const char *name, Oid *reserved_type);
 extern void stream_check_objects(const Stream *stream);
+extern void stream_check_not_null(const Stream *stream, const char *column);
 extern void stream_lock(int32 stream_id, LOCKMODE mode);
 extern void stream_check_owner(const Stream *stream);
 extern void stream_set_paused(int32 stream_id, const char *reason, const char *remedy);
@@ -376,6 +379,12 @@ extern void stream_changed(void);
 extern Datum names_to_array(const List *names);
 extern List *names_from_array(Datum array);
 extern int names_position(const List *names, const char *name);
+
+/* ---------------------------------------------------------------------
+ * in database_in_use.c: workers that keep a database from being dropped
+ * ---------------------------------------------------------------------
+ */
+extern void database_in_use_register(void);
 
 /* ---------------------------------------------------------------------
  * in history.c: who called which verb

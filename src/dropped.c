@@ -133,14 +133,12 @@ drop_rollup_left_behind(const char *name, const char *detail)
 	stream_changed();
 }
 
-/* Whether this DROP EXTENSION may take ours along, and may do so. */
+/* Whether this DROP EXTENSION may take ours along. */
 static bool
 drops_extension(const DropStmt *drop)
 {
 	ListCell *cell;
 
-	if (!catalog_installed() || !has_privs_of_role(GetUserId(), catalog_owner()))
-		return false;
 	if (drop->behavior == DROP_CASCADE)
 		return true;
 	foreach(cell, drop->objects)
@@ -169,19 +167,30 @@ lock_all_streams(void)
 }
 
 /*
- * Event trigger on ddl_command_start of DROP EXTENSION.  That locks one object
- * after another, in an order of its own, and would deadlock with a batch.
+ * Event trigger on ddl_command_start of DROP and ALTER EXTENSION.  These lock one
+ * object after another, in an order of their own, and would deadlock with a
+ * batch; workers look at their definitions, and at its version, afterwards.
  */
 Datum
 detect_dropping(PG_FUNCTION_ARGS)
 {
 	EventTriggerData *trigdata = (EventTriggerData *) fcinfo->context;
+	Node *command;
 
 	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
 		ereport(ERROR, (errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 						errmsg("detect._dropping() must be called as an event trigger")));
-	if (IsA(trigdata->parsetree, DropStmt) && drops_extension((DropStmt *) trigdata->parsetree))
+	command = trigdata->parsetree;
+	if (!catalog_installed() || !has_privs_of_role(GetUserId(), catalog_owner()))
+		PG_RETURN_NULL();
+	if (IsA(command, DropStmt) && drops_extension((DropStmt *) command))
 		lock_all_streams();
+	else if (IsA(command, AlterExtensionStmt) &&
+			 strcmp(((AlterExtensionStmt *) command)->extname, "detect") == 0)
+	{
+		lock_all_streams();
+		stream_changed();
+	}
 	PG_RETURN_NULL();
 }
 

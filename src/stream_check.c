@@ -66,9 +66,12 @@ stream_check_fields(Jsonb *fields, const char *unnest, Oid staging_table)
 	}
 }
 
-/* NOT NULL columns that nothing fills would make every element a dead letter. */
-static void
-check_not_null_columns(const Stream *stream)
+/*
+ * Raise an error if the events table has a NOT NULL column that nothing fills,
+ * or if the column of this name is one: every element would be a dead letter.
+ */
+void
+stream_check_not_null(const Stream *stream, const char *column)
 {
 	Relation rel = relation_open(stream->events_table, AccessShareLock);
 	TupleDesc tupdesc = RelationGetDescr(rel);
@@ -78,10 +81,11 @@ check_not_null_columns(const Stream *stream)
 		Form_pg_attribute attribute = TupleDescAttr(tupdesc, i);
 
 		if (attribute->attisdropped || !attribute->attnotnull || attribute->atthasdef ||
-			attribute->attidentity || attribute->attgenerated)
+			attribute->attidentity || attribute->attgenerated ||
+			(column && strcmp(column, NameStr(attribute->attname)) != 0))
 			continue;
 		if (names_position(stream->events_columns, NameStr(attribute->attname)) < 0)
-			ereport(ERROR, (errcode(ERRCODE_NOT_NULL_VIOLATION),
+			ereport(ERROR, (errcode(ERRCODE_INVALID_TABLE_DEFINITION),
 							errmsg("nothing fills column \"%s\" of table \"%s\", which is NOT NULL",
 								   NameStr(attribute->attname), RelationGetRelationName(rel)),
 							errhint("Add it to columns or to the query, or give it a default.")));
@@ -136,7 +140,7 @@ check_handed_on(const Stream *stream)
 void
 stream_check_definition(const Stream *stream)
 {
-	check_not_null_columns(stream);
+	stream_check_not_null(stream, NULL);
 	dedup_check_definition(stream);
 	query_check_text(stream);
 	check_handed_on(stream);

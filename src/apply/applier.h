@@ -35,6 +35,7 @@ extern FailureKind failure_kind(const ErrorData *error);
 extern bool failure_shows_rows(const ErrorData *error);
 extern const char *failure_message_for_log(const ErrorData *error);
 extern bool failure_is_duplicate(Dedup *dedup, const ErrorData *error);
+extern void failure_check_definition(const Stream *stream, const ErrorData *error);
 
 /* in apply/time_limit.c */
 extern void time_limit_begin(void);

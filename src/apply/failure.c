@@ -61,6 +61,18 @@ failure_kind(const ErrorData *error)
 }
 
 /*
+ * Raise another error if this one, of the insert of an element, is no fault of
+ * the element: since its stream was made the events table has got a NOT NULL
+ * column that nothing fills.  In a transaction.
+ */
+void
+failure_check_definition(const Stream *stream, const ErrorData *error)
+{
+	if (error->sqlerrcode == ERRCODE_NOT_NULL_VIOLATION && error->column_name)
+		stream_check_not_null(stream, error->column_name);
+}
+
+/*
  * Whether an error says that the event is there already; in a transaction.
  */
 bool

@@ -358,6 +358,7 @@ blame_element(Applier *applier, Element *element, const ErrorData *error)
 	/* the failed transaction is over, and looking at an index needs one */
 	StartTransactionCommand();
 	element->is_known = failure_is_duplicate(applier->dedup, error);
+	failure_check_definition(applier->stream, error);
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(applier->batch_context);
 	if (element->is_known)

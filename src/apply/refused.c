@@ -152,6 +152,7 @@ events_insert_unrefused(Events *events)
 		element = refused_element(events, rows);
 		if (element == NULL || failure_kind(error) != FAILURE_DATA)
 			ReThrowError(error);
+		failure_check_definition(events->stream, error);
 		if (++nrefused > MAX_REFUSED)
 		{
 			events->piece_end = element;

@@ -63,7 +63,8 @@ launcher_register(void)
 }
 
 /*
- * Raise an error unless streams can run on this server.
+ * Raise an error unless streams can run on this server.  The caller is in a
+ * transaction of a database that has the extension.
  */
 void
 launcher_require(void)
@@ -73,6 +74,7 @@ launcher_require(void)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("\"detect\" is not in \"shared_preload_libraries\""),
 				 errhint("Add \"detect\" to shared_preload_libraries and restart the server.")));
+	catalog_check_version(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE);
 }
 
 /*
@@ -192,6 +194,9 @@ launcher_start(const WorkerOrder *order, const char *object, BackgroundWorkerHan
 						  errhint("Increase max_worker_processes, now %d, and restart the server.",
 								  max_worker_processes)));
 	no_worker_slot_logged = !registered;
+	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
+	detect_shared->no_worker_slot = !registered;
+	LWLockRelease(detect_shared->lock);
 	return registered;
 }
 

@@ -111,7 +111,7 @@ probe_obstacle(const ProbedStream *stream, const char **remedy)
 
 	if (!stream->at_home)
 	{
-		*remedy = psprintf("call detect.resume(%s) if this database is to take over",
+		*remedy = psprintf("SELECT detect.resume(%s) -- if this database is to take over",
 						   quote_literal_cstr(stream->name));
 		return "this is a copy of another database";
 	}

@@ -89,6 +89,7 @@ definition_check(void)
 
 	if (!catalog_installed())
 		return "the extension was dropped";
+	catalog_check_version(ERRCODE_CANNOT_CONNECT_NOW);
 	stream = stream_load_by_id(me.order.stream_id, true);
 	objection = definition_objection(stream);
 	if (objection)

@@ -6,12 +6,18 @@
  * Each slot is copied under the lock and turned into a row afterwards, so
  * that nothing which can raise an error happens under it.
  *
+ * Staged progress is in a table, but an unlogged one, which a query may not
+ * even name on a standby: the views read it through a function.
+ *
  *-------------------------------------------------------------------------
  */
 #include "detect.h"
 
+#include "access/htup_details.h"
+#include "access/xlog.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
+#include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -21,8 +27,10 @@
 
 #define SLOT_COLUMNS   15
 #define WORKER_COLUMNS 6
+#define STAGED_COLUMNS 7
 
 PG_FUNCTION_INFO_V1(detect_slots);
+PG_FUNCTION_INFO_V1(detect_staged_offsets);
 PG_FUNCTION_INFO_V1(detect_workers);
 
 /* A word for a state, as views show it. */
@@ -187,5 +195,36 @@ detect_workers(PG_FUNCTION_ARGS)
 		if (stats_copy_slot(i, &slot) && stats_may_see(slot.owner))
 			emit_workers((ReturnSetInfo *) fcinfo->resultinfo, &slot);
 	}
+	return (Datum) 0;
+}
+
+/*
+ * detect._staged_offsets(): staged progress of this database's streams; no rows on a
+ * standby, which has none.
+ */
+Datum
+detect_staged_offsets(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
+
+	begin_rows(fcinfo, STAGED_COLUMNS);
+	if (RecoveryInProgress())
+		return (Datum) 0;
+	SPI_connect();
+	catalog_read(
+		"SELECT p.stream_id, p.kafka_topic, p.kafka_partition, p.next_offset, p.end_offset, "
+		"p.paused_reason, p.waits_since, detect._stream_owner(s.name) "
+		"FROM detect._staged_progress p JOIN detect._stream s USING (stream_id)",
+		0, NULL, NULL);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		Datum values[STAGED_COLUMNS + 1];
+		bool nulls[STAGED_COLUMNS + 1];
+
+		heap_deform_tuple(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, values, nulls);
+		if (!nulls[STAGED_COLUMNS] && stats_may_see(DatumGetObjectId(values[STAGED_COLUMNS])))
+			tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
+	}
+	SPI_finish();
 	return (Datum) 0;
 }

@@ -32,6 +32,7 @@
 #include "parser/parse_node.h"
 #include "parser/parse_relation.h"
 #include "parser/parsetree.h"
+#include "sql.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -94,7 +95,8 @@ comment_state_columns(Oid table, const RollupShape *shape)
 	}
 }
 
-/* The unique index by which merging and readers find a group. */
+/* The unique index by which merging and readers find a group, and what names it
+ * to subscribers. */
 static void
 create_key_index(const char *name, const RollupShape *shape)
 {
@@ -105,7 +107,10 @@ create_key_index(const char *name, const RollupShape *shape)
 					 quote_identifier(name));
 	for (int i = 0; i < shape->nkeys; i++)
 		appendStringInfo(&sql, "%s%s", i > 0 ? ", " : "", quote_identifier(shape->keys[i].name));
-	appendStringInfoString(&sql, ") NULLS NOT DISTINCT");
+	appendStringInfoString(&sql, ") NULLS NOT DISTINCT;");
+	/* a publication of all tables lets no row change that it cannot name */
+	appendStringInfo(&sql, "ALTER TABLE " DETECT_STATE_SCHEMA ".%s REPLICA IDENTITY FULL",
+					 quote_identifier(name));
 
 	SPI_connect();
 	catalog_execute(sql.data, 0, NULL, NULL, NULL);
@@ -205,6 +210,17 @@ relation_create_view(const char *name, Query *query, const char *comment)
 	return view.objectId;
 }
 
+/* Let nobody write through a view, not even its owner, who would do it by
+ * mistake: one without expressions PostgreSQL takes for updatable. */
+static void
+forbid_writing(Oid view)
+{
+	sql_execute(psprintf(
+		"REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON %s FROM %s",
+		quote_qualified_identifier(get_namespace_name(get_rel_namespace(view)), get_rel_name(view)),
+		quote_identifier(GetUserNameFromId(relation_owner(view, false), false))));
+}
+
 /*
  * Make the view that users read.
  */
@@ -213,10 +229,13 @@ relation_create_public_view(const char *name, const RollupShape *shape, Oid stat
 {
 	Relation rel = table_open(state_table, AccessShareLock);
 	Query *query = relation_public_query(shape, rel);
+	Oid view;
 
 	table_close(rel, NoLock);
-	return relation_create_view(name, query,
-								psprintf("rollup %s, kept up to date by detect", name));
+	view =
+		relation_create_view(name, query, psprintf("rollup %s, kept up to date by detect", name));
+	forbid_writing(view);
+	return view;
 }
 
 /* Raise an error unless a column of a new query is that of the view. */

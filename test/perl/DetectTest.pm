@@ -45,6 +45,8 @@ srand($seed);
 note("DETECT_SEED=$seed");
 
 my $nfiles = 0;
+my %busy;       # servers by name
+my @clients;    # and who keeps them so
 
 # A file of the test's own, with these lines.
 sub write_lines
@@ -135,6 +137,35 @@ sub install_detect
 		CREATE SCHEMA IF NOT EXISTS city AUTHORIZATION ops;
 		ALTER DATABASE $database SET search_path = city, public;
 	});
+	keep_others_busy($node) if $ENV{DETECT_BUSY} && !$busy{ $node->name }++;
+	return;
+}
+
+# Two other databases with clients that write, and temporary tables that come
+# and go, for as long as this process lives; a server that restarts finds them
+# back.
+sub keep_others_busy
+{
+	my ($node) = @_;
+	my $script = write_lines(
+		'\\set n random(1, 1000)',
+		'CREATE TEMP TABLE passing AS SELECT n FROM generate_series(1, 10) n;',
+		'INSERT INTO busy VALUES (:n, now()) ON CONFLICT (id) DO UPDATE SET at = now();',
+		'DROP TABLE passing;');
+
+	foreach my $database ('busy_1', 'busy_2')
+	{
+		$node->safe_psql('postgres', "CREATE DATABASE $database");
+		$node->safe_psql($database, 'CREATE TABLE busy (id int PRIMARY KEY, at timestamptz)');
+		my $clients = IPC::Run::start(
+			[
+				'bash', '-c',
+				qq{while kill -0 $$; do pgbench -n -c 2 -T 5 -R 40 -f "$script" "$database" || timeout 1 tail -f /dev/null; done}
+			],
+			'<', \undef, '>', '/dev/null', '2>', '/dev/null',
+			init => sub { @ENV{ 'PGHOST', 'PGPORT' } = ($node->host, $node->port) });
+		push @clients, $clients;
+	}
 	return;
 }
 

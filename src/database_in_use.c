@@ -1,0 +1,109 @@
+/*-------------------------------------------------------------------------
+ *
+ * database_in_use.c
+ *	  What to type when a worker keeps a database from being dropped, renamed,
+ *	  moved or copied.
+ *
+ * PostgreSQL waits five seconds for the sessions of that database to leave, and
+ * then says that there are some.  Workers do not leave for it: who drops a
+ * database with a stream that runs shall know.  So the error only gets a hint,
+ * by a callback that is called while it is raised.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "detect.h"
+
+#include "commands/dbcommands.h"
+#include "commands/defrem.h"
+#include "nodes/parsenodes.h"
+#include "tcop/utility.h"
+
+static ProcessUtility_hook_type prev_process_utility = NULL;
+
+/* The database that nobody may be in for this statement; NULL if it is no such
+ * statement. */
+static const char *
+database_to_be_left(Node *statement)
+{
+	ListCell *cell;
+
+	if (IsA(statement, DropdbStmt))
+		return ((DropdbStmt *) statement)->dbname;
+	if (IsA(statement, AlterDatabaseStmt))
+		return ((AlterDatabaseStmt *) statement)->dbname;
+	if (IsA(statement, RenameStmt) && ((RenameStmt *) statement)->renameType == OBJECT_DATABASE)
+		return ((RenameStmt *) statement)->subname;
+	if (!IsA(statement, CreatedbStmt))
+		return NULL;
+	foreach(cell, ((CreatedbStmt *) statement)->options)
+	{
+		DefElem *option = lfirst(cell);
+
+		if (strcmp(option->defname, "template") == 0 && option->arg)
+			return defGetString(option);
+	}
+	return NULL;
+}
+
+/* Whether a worker of ours is in a database. */
+static bool
+has_workers(Oid database)
+{
+	bool found = false;
+
+	LWLockAcquire(detect_shared->lock, LW_SHARED);
+	for (int i = 0; i < detect_shared->nslots; i++)
+	{
+		const StreamSlot *slot = &detect_shared->slots[i];
+
+		if (!slot->in_use || slot->database != database)
+			continue;
+		for (int entry = DUTY_APPLY; entry < WORKER_ENTRIES; entry++)
+			found |= slot->workers[entry].pid != 0;
+	}
+	LWLockRelease(detect_shared->lock);
+	return found;
+}
+
+/* Called for whatever is raised while the statement runs; arg is the OID. */
+static void
+add_hint(void *arg)
+{
+	if (geterrcode() == ERRCODE_OBJECT_IN_USE && has_workers(*(Oid *) arg))
+		errhint("Workers of detect are among them: in that database, "
+				"SELECT detect.pause(stream) FROM detect.stream; and try again.");
+}
+
+/* Run a statement as always, with that callback where it may be of use. */
+static void
+process_utility(PlannedStmt *planned, const char *query_string, bool read_only_tree,
+				ProcessUtilityContext context, ParamListInfo params, QueryEnvironment *environment,
+				DestReceiver *receiver, QueryCompletion *completion)
+{
+	const char *name = database_to_be_left(planned->utilityStmt);
+	Oid database = name && detect_shared ? get_database_oid(name, true) : InvalidOid;
+	ErrorContextCallback callback = {
+		.callback = add_hint, .arg = &database, .previous = error_context_stack};
+
+	if (OidIsValid(database))
+		error_context_stack = &callback;
+	if (prev_process_utility)
+		prev_process_utility(planned, query_string, read_only_tree, context, params, environment,
+							 receiver, completion);
+	else
+		standard_ProcessUtility(planned, query_string, read_only_tree, context, params, environment,
+								receiver, completion);
+	if (OidIsValid(database))
+		error_context_stack = callback.previous;
+}
+
+/*
+ * Have such errors hinted at in all sessions; the caller is _PG_init while
+ * libraries are preloaded.
+ */
+void
+database_in_use_register(void)
+{
+	prev_process_utility = ProcessUtility_hook;
+	ProcessUtility_hook = process_utility;
+}
