@@ -13,9 +13,11 @@ SELECT format('ALTER TABLE %s OWNER TO city_ops', inhrelid::regclass) FROM pg_in
 ANALYZE city.detection;
 
 SET ROLE city_ops;
+BEGIN;
 SELECT bench.make_stream('location', 0, true, query => bench.exact_query());
--- and from the end of the topic: the events before are those of another measurement
+-- from the end of the topic: the events before are those of another measurement
 SELECT detect.seek('camera', to_time => 'infinity');
+COMMIT;
 RESET ROLE;
 CALL bench.await_rows('SELECT WHERE NOT EXISTS (SELECT FROM detect.stat_rollup WHERE state <> ''active'')', '1 hour');
 -- the partitions that are past get their indexes; a vacuum would come some time
