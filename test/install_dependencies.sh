@@ -19,6 +19,7 @@ PACKAGES=(
     "postgresql-$PG_MAJOR"                      # to run
     "postgresql-$PG_MAJOR-postgis-3" "postgresql-$PG_MAJOR-postgis-3-scripts"
     perl libipc-run-perl kcat jq                # to test
+    "postgresql-$PG_MAJOR-hll" "postgresql-$PG_MAJOR-tdigest"
     "postgresql-$PG_MAJOR-pgtap" libtap-parser-sourcehandler-pgtap-perl
     clang-format shellcheck                     # to lint
 )

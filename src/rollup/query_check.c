@@ -169,7 +169,9 @@ check_aggregate_splits(const Aggref *aggref)
 			 errmsg("aggregate %s cannot be kept in a rollup", format_procedure(aggref->aggfnoid)),
 			 errdetail("It has no %s, so that its partial states cannot be kept and merged.",
 					   missing),
-			 errhint("Use another aggregate, or compute it from the events when reading.")));
+			 errhint(
+				 "Use another aggregate, such as one of your own whose state is a value, or compute "
+				 "it from the events when reading.")));
 }
 
 /* Walker: check each aggregate of the query's own level. */

@@ -14,7 +14,7 @@ CREATE UNIQUE INDEX ON bench.town_copy (minute, item_name) NULLS NOT DISTINCT;
 
 SELECT bench.take_sample();
 SELECT bench.keep('after a long reader: ' || what, last / greatest(before, floor)::float8, 'times', 2,
-           format('%s, %s before, most %s', pg_size_pretty(last), pg_size_pretty(before), pg_size_pretty(most)))
+           format('%s beside %s, most %s', pg_size_pretty(last), pg_size_pretty(before), pg_size_pretty(most)))
 FROM (SELECT * FROM bench.sample WHERE at <= :'held_at' ORDER BY at DESC LIMIT 1) b,
      (SELECT * FROM bench.sample ORDER BY at DESC LIMIT 1) l,
      (SELECT max(state_bytes) AS states, max(staging_bytes) AS staging, max(progress_bytes) AS progress FROM bench.sample) m,

@@ -1,0 +1,95 @@
+--
+-- rollup_hll: distinct values by hll, percentiles by tdigest
+--
+-- The aggregates of these extensions keep internal states, whose bytes their own
+-- functions do not check: they are refused.  The same over plain values, which
+-- anybody may define, is kept as any aggregate.  The oracle: the view and its
+-- query over the events, EXCEPT ALL both ways.
+--
+SET client_min_messages = warning;
+CREATE EXTENSION hll;
+CREATE EXTENSION tdigest;
+CREATE ROLE regress_hll IN ROLE detect_admin LOGIN;
+CREATE SCHEMA rollup_hll AUTHORIZATION regress_hll;
+SET SESSION AUTHORIZATION regress_hll;
+SET search_path = rollup_hll, public;
+SET timezone = 'UTC';
+
+CREATE TABLE passage (id int PRIMARY KEY, zone text, plate int, speed float8, at timestamptz);
+SELECT detect.create_stream('passage', event_time => 'at');
+
+-- refused by name, with what to do
+SELECT regress.outcome(format($$ SELECT detect.create_rollup('refused', 'SELECT zone, %s AS x FROM passage GROUP BY 1') $$, expression))
+FROM (VALUES ('count(DISTINCT plate)'), ('hll_add_agg(hll_hash_integer(plate))'), ('percentile_cont(0.9) WITHIN GROUP (ORDER BY speed)'),
+             ('tdigest(speed, 100)')) r (expression);
+
+-- as README has it
+CREATE AGGREGATE distinct_values(hll_hashval) (SFUNC = hll_add, STYPE = hll, COMBINEFUNC = hll_union, INITCOND = '\x118b7f', PARALLEL = SAFE);
+SELECT hll_empty()::text AS initial_condition;
+
+SELECT detect.create_rollup('plates_per_minute', $$
+    SELECT date_bin('1 minute', at, 'epoch') AS minute, zone, count(*) AS passages,
+           round(hll_cardinality(distinct_values(hll_hash_integer(plate)))) AS plates, distinct_values(hll_hash_integer(plate))::text AS sketch
+    FROM passage GROUP BY 1, 2 $$, coarser => '{"plates_per_hour": {"width": "1 hour", "column": "hour"}, "plates_per_day": {"width": "1 day", "column": "day"}}');
+SELECT detect.create_rollup_view('plates_of_town', 'plates_per_hour', columns => '{hour}');
+SELECT detect.create_rollup_view('plates_ever', 'plates_per_day', columns => '{}');
+
+CREATE FUNCTION plain(bucket text, zone boolean DEFAULT true) RETURNS text LANGUAGE sql AS $$
+    SELECT concat_ws(', ', 'SELECT ' || bucket, CASE WHEN zone THEN 'zone' END, 'count(*) AS passages',
+                     'round(hll_cardinality(hll_add_agg(hll_hash_integer(plate)))), hll_add_agg(hll_hash_integer(plate))::text FROM passage GROUP BY 1')
+           || CASE WHEN zone THEN ', 2' ELSE '' END
+$$;
+CREATE VIEW compared AS
+    SELECT name, regress.compare(name, query)
+    FROM (VALUES ('plates_per_minute', plain($$ date_bin('1 minute', at, 'epoch') $$)), ('plates_per_hour', plain($$ date_trunc('hour', at) $$)),
+                 ('plates_per_day', plain($$ date_trunc('day', at) $$)), ('plates_of_town', plain($$ date_trunc('hour', at) $$, false)),
+                 ('plates_ever', 'SELECT count(*), round(hll_cardinality(hll_add_agg(hll_hash_integer(plate)))), hll_add_agg(hll_hash_integer(plate))::text FROM passage HAVING count(*) > 0')) v (name, query);
+
+-- some plates many times, NULL plates, a zone without any; few values are kept one
+-- by one, many in registers
+CREATE FUNCTION stage(first int, last int, plates int, step interval) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO detect_staging.passage
+    SELECT n, CASE n % 4 WHEN 1 THEN 'north' WHEN 2 THEN 'south' WHEN 3 THEN 'west' END, CASE WHEN n % 4 <> 3 AND n % 10 > 0 THEN n * 7 % plates END, n % 130,
+           '2024-03-30 22:00+00'::timestamptz + n * step
+    FROM generate_series(first, last) n
+$$;
+SELECT stage(1, 200, 5, '17 seconds');
+SELECT detect.wait_for('passage');
+SELECT * FROM compared;
+SELECT stage(100, 5000, 3000, '11 seconds');
+SELECT detect.wait_for('passage');
+SELECT stage(5001, 9000, 3000, '5 seconds');
+SELECT detect.wait_for('passage');
+SELECT * FROM compared;
+SELECT abs(plates / (SELECT count(DISTINCT plate) FROM passage) - 1) < 0.1 AS is_about_right FROM plates_ever;
+
+-- a DBA can read the states: they are values of the type
+SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = 'detect_state.plates_per_hour'::regclass AND attnum > 0 ORDER BY attnum;
+SELECT max(hll_cardinality(s2)) > 100 AS is_readable FROM detect_state.plates_per_hour;
+
+-- late events, and ones that are removed by hand
+SELECT stage(9001, 9100, 3000, '1 second');
+DELETE FROM passage WHERE id % 5 = 0;
+SELECT detect.wait_for('passage');
+SELECT * FROM compared;
+SELECT count(*) FROM detect.verify_rollup('plates_per_hour');
+
+-- percentiles: the digest is kept, and what is asked of it is computed when reading
+CREATE FUNCTION add_to_digest(tdigest, float8, int) RETURNS tdigest LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN tdigest_add($1, $2, $3);
+CREATE FUNCTION merge_digests(tdigest, tdigest) RETURNS tdigest LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN CASE WHEN $1 IS NULL THEN $2 WHEN $2 IS NULL THEN $1 ELSE tdigest_union($1, $2) END;
+CREATE AGGREGATE digest(float8, int) (SFUNC = add_to_digest, STYPE = tdigest, COMBINEFUNC = merge_digests, PARALLEL = SAFE);
+SELECT detect.create_rollup('speeds_per_hour', $$ SELECT date_trunc('hour', at) AS hour, digest(speed, 100) AS speeds, count(*) AS passages FROM passage GROUP BY 1 $$);
+SELECT detect.wait_for_rollup('speeds_per_hour');
+SELECT stage(10001, 12000, 3000, '5 seconds');
+SELECT detect.wait_for('passage');
+SELECT count(*) > 5 AS many, bool_and(k.counted = e.passages) AS all_are_counted, bool_and(abs(k.p90 - e.p90) < 3) AS is_about_right
+FROM (SELECT hour, sum(tdigest_count(speeds)) AS counted, tdigest_percentile(speeds, 0.9) AS p90 FROM speeds_per_hour GROUP BY 1) k
+FULL JOIN (SELECT date_trunc('hour', at) AS hour, count(*) AS passages, percentile_cont(0.9) WITHIN GROUP (ORDER BY speed) AS p90 FROM passage GROUP BY 1) e USING (hour);
+
+RESET SESSION AUTHORIZATION;
+DROP SCHEMA rollup_hll CASCADE;
+SELECT count(*) FROM detect._rollup;
+DROP ROLE regress_hll;
+DROP EXTENSION hll;
+DROP EXTENSION tdigest;
