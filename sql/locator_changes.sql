@@ -6,7 +6,7 @@
 --
 --   DETECT_LOCATOR_EDITS=20000 DETECT_LOCATOR_SEED=0.7 test/run sql/locator_changes.sql
 --
-\set edits 300
+\set edits 120
 \set seed 0.5
 \getenv edits DETECT_LOCATOR_EDITS
 \getenv seed DETECT_LOCATOR_SEED

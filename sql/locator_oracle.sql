@@ -148,6 +148,29 @@ FROM position p, LATERAL (SELECT array_agg(n.key) AS ids, array_agg(n.distance) 
     LATERAL (SELECT array_agg(w.id) AS ids, array_agg(w.d) AS distances
              FROM (SELECT g.id, g.geog <-> p.geog AS d FROM globe g WHERE ST_DWithin(g.geog, p.geog, 700000) ORDER BY g.geog <-> p.geog, g.id LIMIT 3) w) t
 WHERE near_on_globe(p.x, p.y) IS DISTINCT FROM t.ids[1] OR a.ids IS DISTINCT FROM t.ids OR a.distances IS DISTINCT FROM t.distances LIMIT 10;
+-- streets of one town that meet, with edges from a millimetre to a hundred metres, from points on and beside their vertices and edges
+CREATE TABLE street AS
+    SELECT id, CASE WHEN id % 9 = 0 THEN ST_Collect(line, ST_Translate(line, 3e-4, 1e-5)) WHEN id % 9 = 1 THEN ST_StartPoint(line) ELSE line END::geography AS geog
+    FROM (SELECT id, ST_MakeLine(ST_Point(x, y, 4326) ORDER BY step) AS line
+          FROM (SELECT id, step, CASE WHEN id % 2 = 0 AND step = 0 THEN 13.4 + id % 10 * 1e-3 ELSE 13.4 + id % 20 * 1e-3 + sum(dx) OVER walk END AS x,
+                       CASE WHEN id % 2 = 0 AND step = 0 THEN 52.5 + id % 7 * 1e-3 ELSE 52.5 + id % 17 * 1e-3 + sum(dy) OVER walk END AS y
+                FROM (SELECT id, step, (random() - 0.5) * size AS dx, (random() - 0.5) * size AS dy
+                      FROM generate_series(1, 300) id, generate_series(0, 1 + id % 40) step, LATERAL (SELECT 10 ^ (-3 - 5 * random()) AS size WHERE id + step > 0) s) v
+                WINDOW walk AS (PARTITION BY id ORDER BY step)) w GROUP BY id) l;
+ALTER TABLE street ADD PRIMARY KEY (id);
+CREATE INDEX ON street USING gist (geog);
+CREATE TABLE walker AS
+    SELECT row_number() OVER () AS id, ST_Translate(g, (random() - 0.5) * size, (random() - 0.5) * size)::geography AS geog
+    FROM (SELECT d.geom AS g, row_number() OVER (ORDER BY random()) AS nth FROM street, ST_DumpPoints(geog::geometry) d
+          UNION ALL SELECT ST_LineInterpolatePoint(geog::geometry, random()), row_number() OVER (ORDER BY random()) FROM street WHERE ST_GeometryType(geog::geometry) = 'ST_LineString') v,
+        LATERAL (SELECT CASE WHEN nth % 5 = 0 THEN 0 ELSE 10 ^ (-3 - 6 * random()) END AS size) s
+    ORDER BY nth LIMIT :points / 15;
+SELECT detect.create_locator('near_street', 'street', within => 150);
+SELECT p.id, ST_AsText(p.geog), near_street(p.geog) AS locator, a.ids AS locator_all, t.ids AS postgis
+FROM walker p, LATERAL (SELECT array_agg(n.key) AS ids, array_agg(n.distance) AS distances FROM near_street_all(p.geog, 3) n) a,
+    LATERAL (SELECT array_agg(w.id) AS ids, array_agg(w.d) AS distances
+             FROM (SELECT s.id, s.geog <-> p.geog AS d FROM street s WHERE ST_DWithin(s.geog, p.geog, 150) ORDER BY s.geog <-> p.geog, s.id LIMIT 3) w) t
+WHERE near_street(p.geog) IS DISTINCT FROM t.ids[1] OR a.ids IS DISTINCT FROM t.ids OR a.distances IS DISTINCT FROM t.distances LIMIT 10;
 -- on the middle of an arc, which rises above its chord
 SELECT detect.create_locator('close_on_globe', 'globe', key => 'id', within => 1000);
 CREATE TABLE middle AS

@@ -3,9 +3,10 @@
 # install_dependencies.sh [--kafka | --fuzz | --check]
 #
 # Installs the Debian packages that building, testing and the demo need, and
-# nothing when all are there.  --kafka adds Java and Maven, which only the tests
-# against a real Apache Kafka need; --fuzz adds libFuzzer; --check what building
-# PostgreSQL needs, and valgrind.  Uses sudo when not root.
+# nothing when all are there; unpacks the shapes of one test into test/shapes.
+# --kafka adds Java and Maven, which only the tests against a real Apache Kafka
+# need; --fuzz adds libFuzzer; --check what building PostgreSQL needs, and
+# valgrind.  Uses sudo when not root.
 #
 # No other cluster is touched: where PostgreSQL itself is missing, its package
 # is told not to create and start the cluster that it creates by default.
@@ -26,6 +27,12 @@ PACKAGES=(
 KAFKA_PACKAGES=(openjdk-17-jre-headless maven)
 FUZZ_PACKAGES=(clang libclang-rt-14-dev)
 CHECK_PACKAGES=(valgrind libc6-dbg)
+
+# Real borders for sql/locator_shapes.sql: one file of a package that would bring
+# hundreds of megabytes of others along, so it is unpacked and not installed.
+SHAPES_PACKAGE=python3-geopandas
+SHAPES_FILE=./usr/lib/python3/dist-packages/geopandas/datasets/naturalearth_lowres/naturalearth_lowres.shp
+SHAPES_DIR=$(cd "$(dirname "$0")" && pwd)/shapes
 
 # What the cluster-creating script of Debian reads besides its main file.
 NO_CLUSTER_DIR=/etc/postgresql-common/createcluster.d
@@ -77,6 +84,24 @@ install_packages() {
         apt-get install -y -qq --no-install-recommends "$@" >/dev/null
 }
 
+# Unpacks the shapes into test/shapes; the test is skipped where that fails.
+unpack_shapes() {
+    local work target
+    target=$SHAPES_DIR/$(basename "$SHAPES_FILE")
+    if [ -s "$target" ] || ! command -v apt-get >/dev/null; then
+        return
+    fi
+    work=$(mktemp -d)
+    if (cd "$work" && apt-get download -qq "$SHAPES_PACKAGE" &&
+        dpkg-deb --fsys-tarfile "$SHAPES_PACKAGE"_*.deb | tar -xO "$SHAPES_FILE" >shapes) >/dev/null 2>&1; then
+        mkdir -p "$SHAPES_DIR"
+        install -m 644 "$work/shapes" "$target"
+    else
+        echo "there are no shapes in $SHAPES_PACKAGE: sql/locator_shapes.sql is skipped"
+    fi
+    rm -rf "$work"
+}
+
 main() {
     local wanted=("${PACKAGES[@]}") missing
     case "${1:-}" in
@@ -91,6 +116,7 @@ main() {
         refuse_without_root "${missing[@]}"
         install_packages "${missing[@]}"
     fi
+    unpack_shapes
 }
 
 main "$@"

@@ -98,8 +98,8 @@ places_add_row(const Locator *locator, Places *places, Datum key, Datum geometry
 		refuse_srid(locator, serialized.srid);
 	if (!place_read(places, &serialized, &place, &box))
 	{
-		place.shape = SHAPE_OTHER;
-		place.rings = NULL;
+		if (locator->mode != LOCATOR_WITHIN || !globe_read(places, &serialized, &place))
+			place.shape = SHAPE_OTHER;
 		read_box(&serialized, places->globe, &box);
 	}
 	/* a line contains points too, and which of two is nearer may be close */

@@ -4,8 +4,9 @@
  *	  Positions on the unit sphere, and what distances on the globe mean there.
  *
  * PostGIS keeps the boxes of geographies on the unit sphere, and orders by the
- * distance on a sphere, but decides ST_DWithin on the spheroid.  Here are only
- * bounds, wide enough for both; PostGIS decides.
+ * distance on a sphere, but decides ST_DWithin on the spheroid.  Bounds here are
+ * wide enough for both.  Distances are those on its sphere, of points and lines
+ * as long as no edge goes far around the earth; PostGIS decides what is close.
  *
  *-------------------------------------------------------------------------
  */
@@ -19,6 +20,13 @@
 /* Less than any radius of curvature of the earth, and less than the radius of
  * PostGIS's sphere by more than the flattening. */
 #define SMALLEST_RADIUS_M 6330000.0
+
+/* Of PostGIS's sphere for WGS 84: its axes, two to one. */
+#define WGS84_SRID		4326
+#define SPHERE_RADIUS_M ((2 * 6378137.0 + 6378137.0 * (1 - 1 / 298.257223563)) / 3)
+
+/* An edge up to 120 degrees, by the square of its chord. */
+#define LONGEST_CHORD2 3.0
 
 /* What rounding may add to a chord. */
 #define CHORD_ROUNDING 1e-6
@@ -53,7 +61,211 @@ globe_chord(double distance_m)
  * of the chord; a little more for rounding.
  */
 double
-globe_rise(double chord2)
+globe_rise(double square)
 {
-	return CHORD_ROUNDING + 1 - sqrt(Max(1 - chord2 / 4, 0));
+	return CHORD_ROUNDING + 1 - sqrt(Max(1 - square / 4, 0));
+}
+
+/* ---------------------------------------------------------------------
+ * Arcs
+ * ---------------------------------------------------------------------
+ */
+
+static inline void
+subtract(const double a[3], const double b[3], double result[3])
+{
+	for (int axis = 0; axis < 3; axis++)
+		result[axis] = a[axis] - b[axis];
+}
+
+static inline double
+dot(const double a[3], const double b[3])
+{
+	return a[0] * b[0] + a[1] * b[1] + a[2] * b[2];
+}
+
+static inline void
+cross(const double a[3], const double b[3], double result[3])
+{
+	result[0] = a[1] * b[2] - a[2] * b[1];
+	result[1] = a[2] * b[0] - a[0] * b[2];
+	result[2] = a[0] * b[1] - a[1] * b[0];
+}
+
+static inline double
+chord2(const double a[3], const double b[3])
+{
+	double difference[3];
+
+	subtract(a, b, difference);
+	return dot(difference, difference);
+}
+
+/* The box around some edges, and what they rise above their chords. */
+static void
+edges_box(const double (*from)[3], uint32 edges, Box *box)
+{
+	for (uint32 i = 0; i < Max(edges, 1); i++)
+	{
+		const double *to = from[edges == 0 ? 0 : i + 1];
+		double rise = globe_rise(chord2(from[i], to));
+		Box edge;
+
+		for (int axis = 0; axis < 3; axis++)
+			box_round(&edge, axis, Min(from[i][axis], to[axis]) - rise,
+					  Max(from[i][axis], to[axis]) + rise);
+		if (i == 0)
+			*box = edge;
+		else
+			box_extend(box, &edge);
+	}
+}
+
+/* Read one line or point; false when it is empty or goes too far. */
+static bool
+read_arc(Places *places, const Serialized *serialized, const char **at, Arc *arc)
+{
+	uint32 count = serialized_uint32(serialized, at);
+	uint32 edges = Max(count, 1) - 1;
+	uint32 nboxes = Max((edges + EDGES_PER_BOX - 1) / EDGES_PER_BOX, 1);
+	double(*positions)[3];
+	Box *boxes;
+
+	if (count == 0)
+		return false;
+	if ((Size) (serialized->end - *at) / sizeof(Point2) < count)
+		serialized_points(serialized, at, count, NULL); /* raises the error */
+	positions = places_alloc(places, count * sizeof(*positions));
+	for (uint32 i = 0; i < count; i++)
+	{
+		Point2 point;
+
+		serialized_points(serialized, at, 1, &point);
+		globe_position(point.x, point.y, positions[i]);
+		if (!isfinite(point.x) || !isfinite(point.y) ||
+			(i > 0 && chord2(positions[i - 1], positions[i]) > LONGEST_CHORD2))
+			return false;
+	}
+	boxes = places_alloc(places, nboxes * sizeof(Box));
+	for (uint32 i = 0; i < nboxes; i++)
+		edges_box(&positions[i * EDGES_PER_BOX], Min(edges - i * EDGES_PER_BOX, EDGES_PER_BOX),
+				  &boxes[i]);
+	*arc = (Arc){(const double(*)[3]) positions, boxes, count};
+	return true;
+}
+
+/*
+ * Read points or lines on the globe into a place.  False when it is something
+ * else: the caller then asks PostGIS.
+ */
+bool
+globe_read(Places *places, const Serialized *serialized, Place *place)
+{
+	const char *at = serialized->body;
+	bool is_multiple =
+		serialized->type == SERIALIZED_MULTIPOINT || serialized->type == SERIALIZED_MULTILINE;
+	uint32 count = 1;
+	Arc *arcs;
+	uint32 vertices = 0;
+
+	if (!serialized->geodetic || serialized->srid != WGS84_SRID ||
+		(serialized->type > SERIALIZED_LINE && !is_multiple))
+		return false;
+	if (is_multiple)
+	{
+		at += sizeof(uint32);
+		count = serialized_uint32(serialized, &at);
+	}
+	if ((Size) (serialized->end - at) / (2 * sizeof(uint32)) < count)
+		return false;
+	arcs = places_alloc(places, count * sizeof(Arc));
+	for (uint32 i = 0; i < count; i++)
+	{
+		(void) serialized_uint32(serialized, &at); /* its type */
+		if (!read_arc(places, serialized, &at, &arcs[i]))
+			return false;
+		vertices += arcs[i].count;
+	}
+	if (count == 0)
+		return false;
+	place->shape = SHAPE_ARC;
+	place->arcs = arcs;
+	place->nrings = count;
+	places->vertices += vertices;
+	return true;
+}
+
+/* The square of the chord to a box at least, 0 within it. */
+static inline double
+box_chord2(const Box *box, const double at[3])
+{
+	double sum = 0;
+
+	for (int axis = 0; axis < 3; axis++)
+	{
+		double outside = Max(Max(box->min[axis] - at[axis], at[axis] - box->max[axis]), 0);
+
+		sum += outside * outside;
+	}
+	return sum;
+}
+
+/* The square of the chord to the nearest point of an edge.  Differences come
+ * first, because the positions of one town are nearly the same. */
+static double
+edge_chord2(const double from[3], const double to[3], const double at[3])
+{
+	double along[3];
+	double from_at[3];
+	double to_at[3];
+	double normal[3];
+	double after_from[3];
+	double before_to[3];
+	double normal2;
+	double sine2;
+
+	subtract(to, from, along);
+	subtract(at, from, from_at);
+	subtract(at, to, to_at);
+	cross(from, along, normal);
+	cross(from, from_at, after_from);
+	cross(to_at, to, before_to);
+	normal2 = dot(normal, normal);
+	if (normal2 == 0 || dot(normal, after_from) < 0 || dot(normal, before_to) < 0)
+		return Min(dot(from_at, from_at), dot(to_at, to_at));
+	sine2 = Min(dot(normal, from_at) * dot(normal, from_at) / normal2, 1);
+	return 2 * sine2 / (1 + sqrt(1 - sine2));
+}
+
+static double
+arc_chord2(const Arc *arc, const double at[3], double nearest2)
+{
+	uint32 edges = arc->count - 1;
+
+	if (edges == 0)
+		return Min(nearest2, chord2(arc->positions[0], at));
+	for (uint32 i = 0; i < edges; i++)
+	{
+		if (i % EDGES_PER_BOX == 0 && box_chord2(&arc->boxes[i / EDGES_PER_BOX], at) > nearest2)
+		{
+			i += EDGES_PER_BOX - 1;
+			continue;
+		}
+		nearest2 = Min(nearest2, edge_chord2(arc->positions[i], arc->positions[i + 1], at));
+	}
+	return nearest2;
+}
+
+/*
+ * The distance on the sphere, in metres, from a position to a place of SHAPE_ARC.
+ * PostGIS's may differ by what nearest.c allows for.
+ */
+double
+globe_distance(const Place *place, const double at[3])
+{
+	double nearest2 = 5; /* more than any */
+
+	for (uint32 i = 0; i < place->nrings; i++)
+		nearest2 = arc_chord2(&place->arcs[i], at, nearest2);
+	return SPHERE_RADIUS_M * 2 * asin(Min(sqrt(nearest2) / 2, 1));
 }

@@ -6,8 +6,10 @@
  * The answer is that of ORDER BY place <-> point, key with ST_DWithin.  On the
  * plane we compute distances ourselves, which may differ from PostGIS's in the
  * last bits: so whatever is that close to the best, or to the bound, is kept,
- * and PostGIS is asked for these distances alone.  On the globe every distance
- * is PostGIS's, and the tree only spares most of them.
+ * and PostGIS is asked for these distances alone.  On the globe too, for points
+ * and lines, but what is close is more there: PostGIS decides by cosines whether
+ * the nearest point of a great circle lies on an edge, and cosines can't tell
+ * apart what is nearer than some 0.3 m to the end of a short edge.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,6 +22,16 @@
 
 /* Relative to coordinates and distance: far more than rounding makes. */
 #define CLOSE 1e-11
+
+/* How far beside the end of an edge PostGIS may see it on the globe, in metres,
+ * and what else it may err by: 1e-12 radians count as nothing there. */
+#define CLOSE_END_M 0.5
+#define CLOSE_M		2e-5
+#define CLOSE_SHARE 1e-9
+
+/* Nearly around the globe distances are less exact. */
+#define FAR_M		15000000.0
+#define CLOSE_FAR_M 10.0
 
 /* Where the spheroid that bounds and the sphere that orders differ by less. */
 #define FLATTENING 0.01
@@ -34,13 +46,13 @@ typedef struct NearPlace
 {
 	const Place *place; /* its rank, by key, decides between equal distances */
 	double distance;
-	double margin; /* how wrong the distance may be */
 } NearPlace;
 
 typedef struct NearSearch
 {
 	Lookup *lookup;
 	LookupPoint *point;
+	double at[3]; /* where the point lies in the tree */
 	int k;
 	int count;
 	int capacity;
@@ -58,13 +70,45 @@ compare_near(const void *left, const void *right)
 	return a->place->rank - b->place->rank;
 }
 
+/* How much PostGIS's distance may differ but for ends of edges. */
+static double
+margin(const NearSearch *search, double distance)
+{
+	if (!search->lookup->locator->globe)
+		return CLOSE * (fabs(search->point->x) + fabs(search->point->y) + distance);
+	return CLOSE_M + CLOSE_SHARE * distance + (distance > FAR_M ? CLOSE_FAR_M : 0);
+}
+
+/* How much PostGIS's distance is at least, where ours is this one; like highest
+ * it never falls as the distance grows. */
+static double
+lowest(const NearSearch *search, double distance)
+{
+	double low = distance;
+
+	if (search->lookup->locator->globe)
+		low = sqrt(Max(distance * distance - CLOSE_END_M * CLOSE_END_M, 0));
+	return low - margin(search, distance);
+}
+
+/* And how much it is at most. */
+static double
+highest(const NearSearch *search, double distance)
+{
+	double high = distance;
+
+	if (search->lookup->locator->globe)
+		high = sqrt(distance * distance + CLOSE_END_M * CLOSE_END_M);
+	return high + margin(search, distance);
+}
+
 /* Beyond which distance nothing matters any more. */
 static double
 bound(const NearSearch *search)
 {
 	if (search->count < search->k)
 		return search->lookup->locator->within;
-	return search->found[search->k - 1].distance + search->found[search->k - 1].margin;
+	return highest(search, search->found[search->k - 1].distance);
 }
 
 /* How far boxes may be. */
@@ -74,8 +118,8 @@ box_bound(const NearSearch *search)
 	double distance = bound(search);
 
 	if (search->lookup->locator->globe)
-		return globe_chord(distance);
-	return distance + CLOSE * (fabs(search->point->x) + fabs(search->point->y) + distance);
+		return globe_chord(distance + CLOSE_END_M + margin(search, distance));
+	return distance + margin(search, distance);
 }
 
 /* Keep a place, and let go of those that can't be among the nearest any more. */
@@ -95,9 +139,20 @@ keep(NearSearch *search, const NearPlace *place)
 		search->found[at] = search->found[at - 1];
 	search->found[at] = *place;
 	while (search->count > search->k &&
-		   search->found[search->count - 1].distance - search->found[search->count - 1].margin >
-			   bound(search))
+		   lowest(search, search->found[search->count - 1].distance) > bound(search))
 		search->count--;
+}
+
+/* Whether a place on the globe is within the locator's distance. */
+static bool
+is_within(NearSearch *search, const NearPlace *near)
+{
+	double within = search->lookup->locator->within;
+
+	if (lowest(search, near->distance) > within * (1 + FLATTENING))
+		return false;
+	return highest(search, near->distance) < within * (1 - FLATTENING) ||
+		   lookup_dwithin(search->lookup, near->place, search->point);
 }
 
 /* Look at one place. */
@@ -112,21 +167,14 @@ consider(NearSearch *search, int index)
 
 	if (place->shape == SHAPE_OTHER)
 		near.distance = lookup_distance(lookup, place, point);
+	else if (place->shape == SHAPE_ARC)
+		near.distance = globe_distance(place, search->at);
 	else
-	{
 		near.distance = place_distance(place, point->x, point->y);
-		near.margin = CLOSE * (fabs(point->x) + fabs(point->y) + near.distance);
-	}
-	if (locator->globe)
-	{
-		if (near.distance > locator->within * (1 + FLATTENING) ||
-			(near.distance > locator->within * (1 - FLATTENING) &&
-			 !lookup_dwithin(lookup, place, point)))
-			return;
-	}
-	else if (near.distance - near.margin > locator->within)
+	if (search->count >= search->k && lowest(search, near.distance) > bound(search))
 		return;
-	if (near.distance - near.margin <= bound(search) || search->count < search->k)
+	if (locator->globe ? is_within(search, &near)
+					   : lowest(search, near.distance) <= locator->within)
 		keep(search, &near);
 }
 
@@ -142,7 +190,7 @@ decide(NearSearch *search)
 		NearPlace near = search->found[i];
 		const Place *place = near.place;
 
-		if (near.distance + near.margin >= locator->within &&
+		if (!locator->globe && highest(search, near.distance) >= locator->within &&
 			!lookup_dwithin(search->lookup, place, search->point))
 			continue;
 		if (place->shape != SHAPE_OTHER)
@@ -160,25 +208,23 @@ decide(NearSearch *search)
 int
 nearest_find(Lookup *lookup, LookupPoint *point, int k, bool with_distance, Nearest **nearest)
 {
-	NearSearch search = {.lookup = lookup, .point = point, .k = k};
-	double at[3] = {point->x, point->y, 0};
+	NearSearch search = {.lookup = lookup, .point = point, .at = {point->x, point->y, 0}, .k = k};
 	NearWalk walk;
 	int index;
 
 	lookup->locator->stats.from_memory++;
 	if (lookup->locator->globe)
-		globe_position(point->x, point->y, at);
-	near_walk_begin(&walk, lookup->places, at);
+		globe_position(point->x, point->y, search.at);
+	near_walk_begin(&walk, lookup->places, search.at);
 	while ((index = near_walk_next(&walk, box_bound(&search))) != NO_PLACE)
 	{
 		CHECK_FOR_INTERRUPTS();
 		consider(&search, index);
 	}
 	/* one alone and well within the distance is right as it is */
-	if (!lookup->locator->globe &&
-		(with_distance || search.count > 1 ||
-		 (search.count == 1 &&
-		  search.found[0].distance + search.found[0].margin >= lookup->locator->within)))
+	if (with_distance || search.count > 1 ||
+		(search.count == 1 && !lookup->locator->globe &&
+		 highest(&search, search.found[0].distance) >= lookup->locator->within))
 		decide(&search);
 	search.count = Min(search.count, k); /* ties were kept */
 	*nearest = palloc((search.count + 1) * sizeof(Nearest));

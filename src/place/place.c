@@ -24,7 +24,6 @@
 
 #include <math.h>
 
-#define EDGES_PER_BOX	16
 #define BOXES_PER_COVER 16
 
 /* ---------------------------------------------------------------------

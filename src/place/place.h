@@ -59,6 +59,8 @@ serialized_points(const Serialized *serialized, const char **at, uint32 count, P
  * ---------------------------------------------------------------------
  */
 
+#define EDGES_PER_BOX 16
+
 /* A rectangle around some consecutive edges of a ring. */
 typedef struct EdgeBox
 {
@@ -78,10 +80,27 @@ typedef struct Ring
 	bool begins_polygon;   /* else it is a hole in the polygon before it */
 } Ring;
 
+/* A box of the tree: rounded outwards.  On the plane the third axis is empty; on
+ * the globe the axes are those of the unit sphere. */
+typedef struct Box
+{
+	float min[3];
+	float max[3];
+} Box;
+
+/* A line or a point on the globe, as positions on the unit sphere. */
+typedef struct Arc
+{
+	const double (*positions)[3];
+	const Box *boxes; /* of EDGES_PER_BOX edges each */
+	uint32 count;	  /* of positions */
+} Arc;
+
 typedef enum Shape
 {
 	SHAPE_POLYGON, /* polygons: rings */
 	SHAPE_LINE,	   /* lines and points: rings that bound nothing */
+	SHAPE_ARC,	   /* the same on the globe: arcs */
 	SHAPE_OTHER,   /* PostGIS alone knows */
 	SHAPE_GONE	   /* its row was deleted or changed */
 } Shape;
@@ -89,8 +108,12 @@ typedef enum Shape
 typedef struct Place
 {
 	Datum key;
-	const Ring *rings;
-	uint32 nrings;
+	union
+	{
+		const Ring *rings;
+		const Arc *arcs;
+	};
+	uint32 nrings; /* or arcs */
 	Shape shape;
 	Datum geometry; /* 0 unless PostGIS must be asked */
 	int rank;		/* the least is preferred */
@@ -104,14 +127,6 @@ typedef enum Side
 	SIDE_INSIDE = 1
 } Side;
 
-/* A box of the tree: rounded outwards.  On the plane the third axis is empty; on
- * the globe the axes are those of the unit sphere. */
-typedef struct Box
-{
-	float min[3];
-	float max[3];
-} Box;
-
 typedef struct Places Places;
 
 extern bool place_read(Places *places, const Serialized *serialized, Place *place, Box *box);
@@ -119,12 +134,14 @@ extern Side place_side(const Place *place, double x, double y);
 extern double place_distance(const Place *place, double x, double y);
 
 /* ---------------------------------------------------------------------
- * in globe.c: bounds of distances on the globe
+ * in globe.c: distances on the globe
  * ---------------------------------------------------------------------
  */
 extern void globe_position(double longitude, double latitude, double at[3]);
 extern double globe_chord(double distance_m);
-extern double globe_rise(double chord2);
+extern double globe_rise(double square);
+extern bool globe_read(Places *places, const Serialized *serialized, Place *place);
+extern double globe_distance(const Place *place, const double at[3]);
 
 /* ---------------------------------------------------------------------
  * in places.c: all places of a locator

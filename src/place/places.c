@@ -145,8 +145,9 @@ places_remove(Places *places, int index)
 	Place *place = &places->places[index];
 
 	Assert(place->shape != SHAPE_GONE);
-	for (uint32 i = 0; place->shape != SHAPE_OTHER && i < place->nrings; i++)
-		places->vertices -= place->rings[i].count;
+	for (uint32 i = 0; i < place->nrings; i++)
+		places->vertices -=
+			place->shape == SHAPE_ARC ? place->arcs[i].count : place->rings[i].count;
 	place->shape = SHAPE_GONE;
 	places->ngone++;
 }
