@@ -74,7 +74,7 @@ my %faults = (
 	'fetch errors'    => { weight => 1, mock => 1, then => sub { $_[0]{broker}->command('error', 1, 3, 6, 5, 7) } },
 	'stop apply'      => { weight => 1, before => sub { freeze(@_, 'apply') },   then => \&thaw },
 	'stop consume'    => { weight => 1, before => sub { freeze(@_, 'consume') }, then => \&thaw },
-	'fault point'     => { weight => 20, run => \&fail_at_point },
+	'fault point'     => { weight => 30, run => \&fail_at_point },
 	'nothing'         => { weight => 2 });
 
 # ---------------------------------------------------------------------

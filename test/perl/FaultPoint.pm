@@ -31,8 +31,8 @@ sub fault_points
 	} split(/\n/, slurp_file(README));
 }
 
-# Has the server take these items; those of no arm() before have a label of
-# their own.  Returns what disarm() and others want.
+# Has the server take these items, point:action:nth:times, each with a label of
+# its own.  Returns what disarm() and others want.
 sub arm
 {
 	my ($node, @items) = @_;
@@ -45,10 +45,10 @@ sub arm
 
 		$nth   //= 1;
 		$times //= 1;
-		push @armed,
-		  $action
-		  ? { item => join(':', $point, $action, $nth, $times, ++$labels), times => $times, kills => $action eq 'kill' }
-		  : { item => $item, times => 0, kills => 0 };
+		push @armed, {
+			item  => join(':', $point, $action, $nth, $times, ++$labels),
+			times => $times,
+			kills => $action eq 'kill' };
 	}
 	configure($node, map { $_->{item} } @armed);
 	return { faults => \@armed, log_end => $log_end };
@@ -96,7 +96,7 @@ sub wait_until_fired
 {
 	my ($node, $armed) = @_;
 
-	foreach my $fault (grep { $_->{times} } @{ $armed->{faults} })
+	foreach my $fault (@{ $armed->{faults} })
 	{
 		$node->wait_for_log(qr/(fault point fires: \Q$fault->{item}\E\n.*?){$fault->{times}}/s, $armed->{log_end});
 	}

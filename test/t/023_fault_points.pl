@@ -154,6 +154,21 @@ foreach my $point (@points)
 	fail_at($point, $errors[ rand @errors ], $times) if $point->{has_errors};
 }
 
+# A point can hold a worker, too: the batch is open until the test lets go.
+my $holder = $node->background_psql('city');
+
+$holder->query_safe("SELECT pg_advisory_lock(hashtext('after_events'))");
+my $armed = arm($node, 'after_events:wait');
+my $before = $node->safe_psql('city', 'SELECT count(*) FROM detection');
+
+$broker->produce('camera', late_line());
+ok($node->poll_query_until('city', "SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"),
+	'a worker waits at a point');
+is($node->safe_psql('city', 'SELECT count(*) FROM detection'), $before, 'with its batch open');
+$holder->quit;
+is_deeply([ disarm($node, $armed) ], [1], 'the point has fired once');
+ledger_is_exact($node, 'city', $broker, 'and then the worker goes on');
+
 log_is_clean($node);
 $node->stop;
 done_testing();
