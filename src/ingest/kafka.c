@@ -17,7 +17,10 @@
  *
  * The other rule: what the library owns must be given back before its handle
  * is destroyed, in the process that created it, whatever ERROR came between.
- * A reset callback of the client's memory context sees to that.
+ * A reset callback of the client's memory context sees to that.  There is one
+ * exception: the library waits for ever when it is to end a client that a topic
+ * was taken away from while it was read.  Such a client is stopped, and left to
+ * the end of the process, which then ends without waiting for its threads.
  *
  *-------------------------------------------------------------------------
  */
@@ -75,6 +78,7 @@ static const FixedProperty fixed_properties[] = {
 };
 
 static KafkaClient *open_clients = NULL;
+static bool has_left_clients = false; /* that could not be closed */
 static int exit_code;
 
 /*
@@ -105,6 +109,17 @@ kafka_error_kind(rd_kafka_resp_err_t error)
 		default:
 			return KAFKA_ERROR_TRANSIENT;
 	}
+}
+
+/*
+ * Whether an error says that a topic or a partition does not exist.
+ */
+bool
+kafka_error_is_missing(rd_kafka_resp_err_t error)
+{
+	return error == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART ||
+		   error == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC ||
+		   error == RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION;
 }
 
 /*
@@ -146,6 +161,12 @@ give_back_to_library(void *argument)
 	for (int i = 0; i < client->nmessages; i++)
 		rd_kafka_message_destroy(client->messages[i]);
 	client->nmessages = 0;
+	if (client->cannot_close)
+	{
+		(void) rd_kafka_assign(client->handle, NULL);
+		has_left_clients = true;
+		return;
+	}
 	if (client->consumer_queue)
 		rd_kafka_queue_destroy(client->consumer_queue);
 	if (client->main_queue)
@@ -184,7 +205,7 @@ close_clients_at_exit(int code, Datum argument)
 	sigset_t alarm_only;
 
 	(void) argument;
-	if (open_clients == NULL)
+	if (open_clients == NULL && !has_left_clients)
 		return;
 
 	exit_code = code;
@@ -195,6 +216,8 @@ close_clients_at_exit(int code, Datum argument)
 	alarm(EXIT_PATIENCE_S);
 	while (open_clients != NULL && open_clients->creator_pid == getpid())
 		give_back_to_library(open_clients);
+	if (has_left_clients)
+		exit_now(0);
 	alarm(0);
 }
 

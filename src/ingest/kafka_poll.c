@@ -65,12 +65,44 @@ static void
 remember_trouble(KafkaClient *client, rd_kafka_resp_err_t error, const char *text)
 {
 	/* "3 of 3 brokers are down" says less than what was said before. */
-	if (error == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN ||
+	if (error == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN || kafka_error_is_missing(error) ||
 		kafka_error_kind(client->trouble) == KAFKA_ERROR_CONFIGURATION)
 		return;
 	client->trouble = error;
 	client->trouble_time = GetCurrentTimestamp();
 	strlcpy(client->trouble_text, text, sizeof(client->trouble_text));
+}
+
+/*
+ * Whether a log line says that a topic has got another number of partitions: no
+ * event does, not even when the topic is gone.  If it has fewer, those are gone
+ * while they were read.
+ */
+static bool
+tells_partition_count(KafkaClient *client, const char *facility, const char *text)
+{
+	const char *counts = strstr(text, " changed from ");
+	int before;
+	int now;
+
+	if (strcmp(facility, "PARTCNT") != 0 || counts == NULL ||
+		sscanf(counts, " changed from %d to %d", &before, &now) != 2)
+		return false;
+	client->cannot_close |= now < before;
+	return true;
+}
+
+/*
+ * Describe an error of the client as a whole.
+ */
+static void
+describe_client_error(KafkaClient *client, KafkaEvent *event, rd_kafka_resp_err_t error,
+					  const char *text)
+{
+	memset(event, 0, sizeof(KafkaEvent));
+	event->kind = KAFKA_CLIENT_ERROR;
+	event->error_kind = kafka_error_kind(error);
+	event->error = kafka_copy_text(client->text_context, text);
 }
 
 /*
@@ -94,8 +126,12 @@ kafka_take_from_main_queue(KafkaClient *client, KafkaEvent *event, bool *is_even
 	switch (rd_kafka_event_type(found))
 	{
 		case RD_KAFKA_EVENT_LOG:
-			if (rd_kafka_event_log(found, &facility, &text, &level) == 0)
-				report_log_line(level, text);
+			if (rd_kafka_event_log(found, &facility, &text, &level) != 0)
+				break;
+			report_log_line(level, text);
+			*is_event = tells_partition_count(client, facility, text) && event != NULL;
+			if (*is_event)
+				describe_client_error(client, event, RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION, text);
 			break;
 
 		case RD_KAFKA_EVENT_ALTERCONSUMERGROUPOFFSETS_RESULT:
@@ -110,13 +146,10 @@ kafka_take_from_main_queue(KafkaClient *client, KafkaEvent *event, bool *is_even
 			error = rd_kafka_event_error(found);
 			text = rd_kafka_event_error_string(found);
 			remember_trouble(client, error, text);
-			if (event == NULL)
-				break;
-			memset(event, 0, sizeof(KafkaEvent));
-			event->kind = KAFKA_CLIENT_ERROR;
-			event->error_kind = kafka_error_kind(error);
-			event->error = kafka_copy_text(client->text_context, text);
-			*is_event = true;
+			client->cannot_close |= kafka_error_is_missing(error);
+			*is_event = event != NULL;
+			if (*is_event)
+				describe_client_error(client, event, error, text);
 			break;
 
 		default:
@@ -168,7 +201,7 @@ find_cursor(KafkaClient *client, const rd_kafka_message_t *message)
  * it concerns the group alone: we use that for commits, which may fail.
  */
 static bool
-describe_error(const rd_kafka_message_t *message, KafkaEvent *event, MemoryContext text_context)
+describe_error(KafkaClient *client, const rd_kafka_message_t *message, KafkaEvent *event)
 {
 	const char *text = rd_kafka_message_errstr(message);
 
@@ -182,10 +215,10 @@ describe_error(const rd_kafka_message_t *message, KafkaEvent *event, MemoryConte
 	event->kind = message->rkt ? KAFKA_PARTITION_ERROR : KAFKA_CLIENT_ERROR;
 	event->offset = message->offset;
 	event->error_kind = kafka_error_kind(message->err);
-	event->is_missing = message->err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART ||
-						message->err == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC ||
-						message->err == RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION;
-	event->error = kafka_copy_text(text_context, text ? text : rd_kafka_err2str(message->err));
+	event->is_missing = kafka_error_is_missing(message->err);
+	client->cannot_close |= event->is_missing;
+	event->error =
+		kafka_copy_text(client->text_context, text ? text : rd_kafka_err2str(message->err));
 	return true;
 }
 
@@ -204,7 +237,7 @@ describe_message(KafkaClient *client, rd_kafka_message_t *message, KafkaEvent *e
 	event->partition = message->partition;
 	event->payload = event->key = event->error = NULL;
 	event->payload_bytes = event->key_bytes = 0;
-	event->has_timestamp = false;
+	event->has_timestamp = event->is_missing = false;
 
 	if (message->rkt != NULL)
 	{
@@ -215,7 +248,7 @@ describe_message(KafkaClient *client, rd_kafka_message_t *message, KafkaEvent *e
 	}
 	if (message->err != RD_KAFKA_RESP_ERR_NO_ERROR &&
 		message->err != RD_KAFKA_RESP_ERR__PARTITION_EOF)
-		return describe_error(message, event, client->text_context);
+		return describe_error(client, message, event);
 
 	/* Known bugs of several versions deliver again: never twice from here. */
 	if (cursor == NULL || message->offset < cursor->next_offset)
