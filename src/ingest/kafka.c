@@ -3,9 +3,10 @@
  * kafka.c
  *	  The door to librdkafka: a client, from its properties to its end.
  *
- * The hard idea: two worlds of threads meet behind this door, in kafka.c,
- * kafka_poll.c and kafka_request.c, and they meet in queues alone.  librdkafka's threads never run our code; what they have to
- * say waits in one of two queues until PostgreSQL's thread takes it out:
+ * The hard idea: two worlds of threads meet behind this door, in the files
+ * kafka_*.c, and they meet in queues alone.  librdkafka's threads never run our
+ * code; what they have to say waits in one of two queues until PostgreSQL's
+ * thread takes it out:
  *
  *		broker threads --> consumer queue --> messages, ends, partition errors
  *		all threads    --> main queue     --> log lines, client errors, commits
@@ -80,64 +81,6 @@ static const FixedProperty fixed_properties[] = {
 static KafkaClient *open_clients = NULL;
 static bool has_left_clients = false; /* that could not be closed */
 static int exit_code;
-
-/*
- * What an error of the library asks of the stream.
- */
-KafkaErrorKind
-kafka_error_kind(rd_kafka_resp_err_t error)
-{
-	switch (error)
-	{
-		case RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET:
-		case RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE:
-			return KAFKA_ERROR_OFFSET;
-
-		case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
-		case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
-		case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
-		case RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION:
-		case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
-		case RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED:
-		case RD_KAFKA_RESP_ERR__AUTHENTICATION:
-		case RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED:
-		case RD_KAFKA_RESP_ERR_UNSUPPORTED_SASL_MECHANISM:
-		case RD_KAFKA_RESP_ERR_ILLEGAL_SASL_STATE:
-		case RD_KAFKA_RESP_ERR__SSL:
-			return KAFKA_ERROR_CONFIGURATION;
-
-		default:
-			return KAFKA_ERROR_TRANSIENT;
-	}
-}
-
-/*
- * Whether an error says that a topic or a partition does not exist.
- */
-bool
-kafka_error_is_missing(rd_kafka_resp_err_t error)
-{
-	return error == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART ||
-		   error == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC ||
-		   error == RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION;
-}
-
-/*
- * Copy a text of the library into context; bytes that could be invalid in
- * the database's encoding become question marks.
- */
-char *
-kafka_copy_text(MemoryContext context, const char *text)
-{
-	char *copy = MemoryContextStrdup(context, text);
-
-	for (char *c = copy; *c != '\0'; c++)
-	{
-		if (IS_HIGHBIT_SET(*c))
-			*c = '?';
-	}
-	return copy;
-}
 
 /*
  * Give everything back to the library.  Runs when the client's context is

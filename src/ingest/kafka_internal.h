@@ -65,12 +65,10 @@ struct KafkaClient
 	TimestampTz trouble_time;	 /* … and when that was */
 };
 
-/* in kafka.c */
+/* in kafka_error.c */
 extern KafkaErrorKind kafka_error_kind(rd_kafka_resp_err_t error);
 extern bool kafka_error_is_missing(rd_kafka_resp_err_t error);
 extern char *kafka_copy_text(MemoryContext context, const char *text);
-
-/* in kafka_poll.c */
 extern bool kafka_take_from_main_queue(KafkaClient *client, KafkaEvent *event, bool *is_event);
 
 /* in kafka_request.c */
