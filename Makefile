@@ -76,6 +76,7 @@ OBJS = \
 	src/ingest/json_time.o \
 	src/ingest/json_value.o \
 	src/ingest/kafka.o \
+	src/ingest/kafka_error.o \
 	src/ingest/kafka_header.o \
 	src/ingest/kafka_poll.o \
 	src/ingest/kafka_read.o \

@@ -78,7 +78,7 @@ void
 gap_expect(Progress *progress, const Progress *applied)
 {
 	progress->expected_fingerprint = NO_FINGERPRINT;
-	if (applied == NULL || applied->last_offset > progress->next_offset)
+	if (progress->paused_reason || applied == NULL || applied->last_offset > progress->next_offset)
 		return;
 	progress->expected_offset = applied->last_offset;
 	progress->expected_fingerprint = applied->last_fingerprint;
@@ -170,6 +170,8 @@ look_at_event(GapSearch *search, const KafkaEvent *event)
 		compare_message(search, known, event);
 	else if (event->kind == KAFKA_END_OF_PARTITION && event->offset < known->next_offset)
 		search->suspects = list_append_unique_ptr(search->suspects, known);
+	else if (event->kind == KAFKA_END_OF_PARTITION && !is_found(search, known))
+		known->expected_fingerprint = NO_FINGERPRINT; /* it is not there */
 	else if (event->kind == KAFKA_PARTITION_ERROR && event->error_kind == KAFKA_ERROR_OFFSET)
 	{
 		search->suspects = list_append_unique_ptr(search->suspects, known);
@@ -350,6 +352,21 @@ remember_gap(Consumer *consumer, const Progress *progress)
 	consumer->must_assign = true;
 }
 
+/* Log the first of what was found: the view has them all. */
+static void
+tell_first(const Stream *stream, const List *found)
+{
+	const Progress *first = linitial(found);
+	int others = list_length(found) - 1;
+
+	ereport(LOG, (errmsg("partition %d of topic \"%s\" of stream \"%s\" is paused: %s",
+						 first->partition, first->topic, stream->name, first->paused_reason),
+				  others == 0 ? 0
+							  : errdetail_plural("So is %d other; see detect.stat_partition.",
+												 "So are %d others; see detect.stat_partition.",
+												 others, others)));
+}
+
 /* Write down what was found; false when the definition has changed. */
 static bool
 write_gaps(GapSearch *search)
@@ -365,14 +382,8 @@ write_gaps(GapSearch *search)
 		progress_write_staged(stream, lfirst(cell));
 	stream_transaction_commit();
 	foreach(cell, search->found)
-	{
-		const Progress *progress = lfirst(cell);
-
-		ereport(LOG, (errmsg("partition %d of topic \"%s\" of stream \"%s\" is paused: %s",
-							 progress->partition, progress->topic, stream->name,
-							 progress->paused_reason)));
-		remember_gap(search->consumer, progress);
-	}
+		remember_gap(search->consumer, lfirst(cell));
+	tell_first(stream, search->found);
 	return true;
 }
 

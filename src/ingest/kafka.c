@@ -3,9 +3,10 @@
  * kafka.c
  *	  The door to librdkafka: a client, from its properties to its end.
  *
- * The hard idea: two worlds of threads meet behind this door, in kafka.c,
- * kafka_poll.c and kafka_request.c, and they meet in queues alone.  librdkafka's threads never run our code; what they have to
- * say waits in one of two queues until PostgreSQL's thread takes it out:
+ * The hard idea: two worlds of threads meet behind this door, in the files
+ * kafka_*.c, and they meet in queues alone.  librdkafka's threads never run our
+ * code; what they have to say waits in one of two queues until PostgreSQL's
+ * thread takes it out:
  *
  *		broker threads --> consumer queue --> messages, ends, partition errors
  *		all threads    --> main queue     --> log lines, client errors, commits
@@ -17,7 +18,10 @@
  *
  * The other rule: what the library owns must be given back before its handle
  * is destroyed, in the process that created it, whatever ERROR came between.
- * A reset callback of the client's memory context sees to that.
+ * A reset callback of the client's memory context sees to that.  There is one
+ * exception: the library waits for ever when it is to end a client that a topic
+ * was taken away from while it was read.  Such a client is stopped, and left to
+ * the end of the process, which then ends without waiting for its threads.
  *
  *-------------------------------------------------------------------------
  */
@@ -75,54 +79,8 @@ static const FixedProperty fixed_properties[] = {
 };
 
 static KafkaClient *open_clients = NULL;
+static bool has_left_clients = false; /* that could not be closed */
 static int exit_code;
-
-/*
- * What an error of the library asks of the stream.
- */
-KafkaErrorKind
-kafka_error_kind(rd_kafka_resp_err_t error)
-{
-	switch (error)
-	{
-		case RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET:
-		case RD_KAFKA_RESP_ERR_OFFSET_OUT_OF_RANGE:
-			return KAFKA_ERROR_OFFSET;
-
-		case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
-		case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
-		case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
-		case RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION:
-		case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
-		case RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED:
-		case RD_KAFKA_RESP_ERR__AUTHENTICATION:
-		case RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED:
-		case RD_KAFKA_RESP_ERR_UNSUPPORTED_SASL_MECHANISM:
-		case RD_KAFKA_RESP_ERR_ILLEGAL_SASL_STATE:
-		case RD_KAFKA_RESP_ERR__SSL:
-			return KAFKA_ERROR_CONFIGURATION;
-
-		default:
-			return KAFKA_ERROR_TRANSIENT;
-	}
-}
-
-/*
- * Copy a text of the library into context; bytes that could be invalid in
- * the database's encoding become question marks.
- */
-char *
-kafka_copy_text(MemoryContext context, const char *text)
-{
-	char *copy = MemoryContextStrdup(context, text);
-
-	for (char *c = copy; *c != '\0'; c++)
-	{
-		if (IS_HIGHBIT_SET(*c))
-			*c = '?';
-	}
-	return copy;
-}
 
 /*
  * Give everything back to the library.  Runs when the client's context is
@@ -146,6 +104,12 @@ give_back_to_library(void *argument)
 	for (int i = 0; i < client->nmessages; i++)
 		rd_kafka_message_destroy(client->messages[i]);
 	client->nmessages = 0;
+	if (client->cannot_close)
+	{
+		(void) rd_kafka_assign(client->handle, NULL);
+		has_left_clients = true;
+		return;
+	}
 	if (client->consumer_queue)
 		rd_kafka_queue_destroy(client->consumer_queue);
 	if (client->main_queue)
@@ -184,7 +148,7 @@ close_clients_at_exit(int code, Datum argument)
 	sigset_t alarm_only;
 
 	(void) argument;
-	if (open_clients == NULL)
+	if (open_clients == NULL && !has_left_clients)
 		return;
 
 	exit_code = code;
@@ -195,6 +159,8 @@ close_clients_at_exit(int code, Datum argument)
 	alarm(EXIT_PATIENCE_S);
 	while (open_clients != NULL && open_clients->creator_pid == getpid())
 		give_back_to_library(open_clients);
+	if (has_left_clients)
+		exit_now(0);
 	alarm(0);
 }
 

@@ -56,6 +56,7 @@ struct KafkaClient
 	KafkaCursor *last_cursor;	  /* of the last message … */
 	rd_kafka_topic_t *last_topic; /* … which was in this topic */
 
+	bool cannot_close; /* a topic went away while it was read: see kafka.c */
 	int commits_under_way;
 	bool was_flooded; /* the last poll left elements behind */
 	TimestampTz last_nudge;
@@ -65,11 +66,10 @@ struct KafkaClient
 	TimestampTz trouble_time;	 /* … and when that was */
 };
 
-/* in kafka.c */
+/* in kafka_error.c */
 extern KafkaErrorKind kafka_error_kind(rd_kafka_resp_err_t error);
+extern bool kafka_error_is_missing(rd_kafka_resp_err_t error);
 extern char *kafka_copy_text(MemoryContext context, const char *text);
-
-/* in kafka_poll.c */
 extern bool kafka_take_from_main_queue(KafkaClient *client, KafkaEvent *event, bool *is_event);
 
 /* in kafka_request.c */

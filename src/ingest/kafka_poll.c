@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * kafka_poll.c
- *	  What Kafka has to say: messages, ends of partitions, errors, log lines.
+ *	  What Kafka has to say: messages, ends of partitions, errors.
  *
  * Nothing here blocks.  A byte in the client's pipe is written only for a
  * queue that was empty: whoever leaves elements behind must put a byte back,
@@ -17,132 +17,7 @@
 #include "ingest/kafka_internal.h"
 #include "miscadmin.h"
 
-#define LOG_INTERVAL_MS			60000 /* at most one library log line in */
-#define FETCH_NUDGE_INTERVAL_MS 10	  /* see nudge_fetchers */
-
-/* Of the process, not of a client: retries open one after the other. */
-static TimestampTz last_log_line = 0;
-static int suppressed_log_lines = 0;
-
-/*
- * Write a log line of the library, or count it: broken brokers produce a
- * line every few seconds, and one a minute tells the story.
- */
-static void
-report_log_line(int level, const char *text)
-{
-	TimestampTz now = GetCurrentTimestamp();
-	int suppressed = suppressed_log_lines;
-	char *copy;
-
-	if (level < 7 && last_log_line != 0 &&
-		!TimestampDifferenceExceeds(last_log_line, now, LOG_INTERVAL_MS))
-	{
-		suppressed_log_lines++;
-		return;
-	}
-
-	copy = kafka_copy_text(CurrentMemoryContext, text);
-	if (level >= 7)
-		ereport(DEBUG1, (errmsg_internal("Kafka client: %s", copy)));
-	else
-	{
-		last_log_line = now;
-		suppressed_log_lines = 0;
-		ereport(LOG, (errmsg("Kafka client: %s", copy),
-					  suppressed == 0 ? 0
-									  : errdetail_plural("%d earlier line was left out.",
-														 "%d earlier lines were left out.",
-														 suppressed, suppressed)));
-	}
-	pfree(copy);
-}
-
-/*
- * Keep a client error, as the reason for the next request that fails.
- */
-static void
-remember_trouble(KafkaClient *client, rd_kafka_resp_err_t error, const char *text)
-{
-	/* "3 of 3 brokers are down" says less than what was said before. */
-	if (error == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN ||
-		kafka_error_kind(client->trouble) == KAFKA_ERROR_CONFIGURATION)
-		return;
-	client->trouble = error;
-	client->trouble_time = GetCurrentTimestamp();
-	if (error == RD_KAFKA_RESP_ERR__SSL && client->certificate_text[0] != '\0')
-		text = client->certificate_text;
-	strlcpy(client->trouble_text, text, sizeof(client->trouble_text));
-}
-
-/*
- * Keep what a log line says of a certificate: the error that follows it says
- * less.
- */
-static void
-remember_certificate(KafkaClient *client, const char *facility, const char *text)
-{
-	const char *certificate = strstr(text, "Certificate (");
-
-	if (strcmp(facility, "SSLCERTVRFY") == 0 && certificate != NULL)
-		strlcpy(client->certificate_text, certificate, sizeof(client->certificate_text));
-}
-
-/*
- * Take one element out of the main queue.  Returns false when it is empty.
- * An error is remembered in client->trouble and, if event is not NULL,
- * described there: *is_event tells.
- */
-bool
-kafka_take_from_main_queue(KafkaClient *client, KafkaEvent *event, bool *is_event)
-{
-	rd_kafka_event_t *found = rd_kafka_queue_poll(client->main_queue, 0);
-	rd_kafka_resp_err_t error;
-	const char *facility;
-	const char *text;
-	int level;
-
-	*is_event = false;
-	if (found == NULL)
-		return false;
-
-	switch (rd_kafka_event_type(found))
-	{
-		case RD_KAFKA_EVENT_LOG:
-			if (rd_kafka_event_log(found, &facility, &text, &level) == 0)
-			{
-				remember_certificate(client, facility, text);
-				report_log_line(level, text);
-			}
-			break;
-
-		case RD_KAFKA_EVENT_ALTERCONSUMERGROUPOFFSETS_RESULT:
-			client->commits_under_way--;
-			error = rd_kafka_event_error(found);
-			if (error != RD_KAFKA_RESP_ERR_NO_ERROR)
-				ereport(DEBUG1, (errmsg_internal("Kafka group commit failed: %s",
-												 rd_kafka_err2str(error))));
-			break;
-
-		case RD_KAFKA_EVENT_ERROR:
-			error = rd_kafka_event_error(found);
-			text = rd_kafka_event_error_string(found);
-			remember_trouble(client, error, text);
-			if (event == NULL)
-				break;
-			memset(event, 0, sizeof(KafkaEvent));
-			event->kind = KAFKA_CLIENT_ERROR;
-			event->error_kind = kafka_error_kind(error);
-			event->error = kafka_copy_text(client->text_context, text);
-			*is_event = true;
-			break;
-
-		default:
-			break;
-	}
-	rd_kafka_event_destroy(found);
-	return true;
-}
+#define FETCH_NUDGE_INTERVAL_MS 10 /* see nudge_fetchers */
 
 /*
  * Order of cursors: by partition, then by topic.
@@ -186,7 +61,7 @@ find_cursor(KafkaClient *client, const rd_kafka_message_t *message)
  * it concerns the group alone: we use that for commits, which may fail.
  */
 static bool
-describe_error(const rd_kafka_message_t *message, KafkaEvent *event, MemoryContext text_context)
+describe_error(KafkaClient *client, const rd_kafka_message_t *message, KafkaEvent *event)
 {
 	const char *text = rd_kafka_message_errstr(message);
 
@@ -200,10 +75,10 @@ describe_error(const rd_kafka_message_t *message, KafkaEvent *event, MemoryConte
 	event->kind = message->rkt ? KAFKA_PARTITION_ERROR : KAFKA_CLIENT_ERROR;
 	event->offset = message->offset;
 	event->error_kind = kafka_error_kind(message->err);
-	event->is_missing = message->err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART ||
-						message->err == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC ||
-						message->err == RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION;
-	event->error = kafka_copy_text(text_context, text ? text : rd_kafka_err2str(message->err));
+	event->is_missing = kafka_error_is_missing(message->err);
+	client->cannot_close |= event->is_missing;
+	event->error =
+		kafka_copy_text(client->text_context, text ? text : rd_kafka_err2str(message->err));
 	return true;
 }
 
@@ -222,7 +97,7 @@ describe_message(KafkaClient *client, rd_kafka_message_t *message, KafkaEvent *e
 	event->partition = message->partition;
 	event->payload = event->key = event->error = NULL;
 	event->payload_bytes = event->key_bytes = 0;
-	event->has_timestamp = false;
+	event->has_timestamp = event->is_missing = false;
 
 	if (message->rkt != NULL)
 	{
@@ -233,7 +108,7 @@ describe_message(KafkaClient *client, rd_kafka_message_t *message, KafkaEvent *e
 	}
 	if (message->err != RD_KAFKA_RESP_ERR_NO_ERROR &&
 		message->err != RD_KAFKA_RESP_ERR__PARTITION_EOF)
-		return describe_error(message, event, client->text_context);
+		return describe_error(client, message, event);
 
 	/* Known bugs of several versions deliver again: never twice from here. */
 	if (cursor == NULL || message->offset < cursor->next_offset)

@@ -210,6 +210,9 @@ kafka_partition_count(KafkaClient *client, const char *topic, int timeout_ms)
 	PartitionCountRequest request = {.topic = topic};
 
 	make_request(client, request_partition_count, &request, topic, timeout_ms);
+	for (int i = 0; i < client->ncursors; i++)
+		client->cannot_close |= client->cursors[i].partition >= request.partition_count &&
+								strcmp(client->cursors[i].topic, topic) == 0;
 	return request.partition_count;
 }
 

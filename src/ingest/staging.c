@@ -247,6 +247,8 @@ is_drained(const Stream *stream, int writer)
 
 		if (staging_writer_of(stream, progress->topic, progress->partition) != writer)
 			continue;
+		if (effect && progress->next_offset <= effect->next_offset)
+			continue; /* a message of which a part is applied was staged before a crash */
 		if (effect == NULL || effect->last_offset < progress->last_offset ||
 			!progress_is_whole(effect))
 			return false;

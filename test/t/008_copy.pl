@@ -107,6 +107,8 @@ my $letters = $node->safe_psql('city', 'SELECT count(*) FROM detect.dead_letter'
 
 $node->safe_psql('city', "SELECT detect.create_rollup_view('camera_together', 'camera_per_minute', '{}')");
 $node->safe_psql('city', "INSERT INTO detect._gone VALUES ('detection', '-infinity', '2000-01-01')");
+$node->safe_psql('city', q{INSERT INTO detect._gap SELECT nextval('detect._gap_id'), stream_id, name, 'camera', 0, 1, 2, 2, 'lost', now(), now(), 'ops', NULL
+	FROM detect._stream});
 $node->command_ok([ 'pg_dump', '-d', $node->connstr('city'), '-f', $dump ], 'pg_dump');
 $node->safe_psql('postgres', 'CREATE DATABASE restored');
 $node->safe_psql('postgres', 'ALTER DATABASE restored SET search_path = city, public');
@@ -124,6 +126,8 @@ is( $node->safe_psql('restored', 'SELECT count(*) FROM detect.dead_letter'),
 	$letters, 'dead letters are there too');
 is( $node->safe_psql('restored', 'SELECT events_table, from_time FROM detect._gone'),
 	'detection|-infinity', 'what is gone is known');
+is( $node->safe_psql('restored', 'SELECT stream, from_offset, to_offset, accepted_by FROM detect.gap'),
+	'camera|1|2|ops', 'and what Kafka had lost');
 $node->safe_psql('restored', "SELECT detect.resume('camera')");
 ledger_is_exact($node, 'restored', $broker, 'what was restored, once it is resumed');
 create_camera($node, 'restored', $broker, name => 'gate', table => 'gate_detection', topic => 'camera');
