@@ -5,8 +5,8 @@
 #   make               the extension;  make install  puts it into PostgreSQL
 #   make ledger        seeds of messages and faults against an exact ledger
 #   make fuzz          the JSON decoder under libFuzzer, RUNS=100000 payloads
-#   make test-sanitize the tests on a PostgreSQL with assertions and sanitizers;
-#   make test-valgrind the same under valgrind; both build it once
+#   make test-sanitize the tests on a PostgreSQL with assertions and sanitizers,
+#                      which is built once
 #   make installcheck  pg_regress alone (not as root)
 #   make lint          style and house rules;  make format  lets clang-format mend
 #   make bench         throughput;  make bench-soak  10,000/s for ten minutes;
@@ -254,9 +254,8 @@ fuzz:
 	test/fuzz/decoder -runs=$(RUNS) -max_len=512 -dict=test/fuzz/json.dict -print_final_stats=1 \
 		-artifact_prefix=test/fuzz/found/ test/fuzz/corpus.tmp test/fuzz/corpus
 
-test-sanitize test-valgrind: test-%: deps
-	@test/install_dependencies.sh --check
-	@PG_CONFIG=$$(test/checked_postgres $*) && export PG_CONFIG && DETECT_CHECK=$* test/run $(TESTS)
+test-sanitize: deps
+	@PG_CONFIG=$$(test/checked_postgres) && export PG_CONFIG && DETECT_CHECK=sanitize test/run $(TESTS)
 
 demo: deps
 	@echo "building …"
@@ -274,4 +273,4 @@ lint: deps
 format: deps
 	clang-format -i $(wildcard src/*.[ch] src/*/*.[ch] test/broker/*.[ch] test/fuzz/*.c)
 
-.PHONY: deps test test-sanitize test-valgrind fuzz ledger demo bench bench-soak lint format test-programs
+.PHONY: deps test test-sanitize fuzz ledger demo bench bench-soak lint format test-programs

@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
 #
-# install_dependencies.sh [--kafka | --fuzz | --check]
+# install_dependencies.sh [--kafka | --fuzz]
 #
 # Installs the Debian packages that building, testing and the demo need, and
 # nothing when all are there.  --kafka adds Java and Maven, which only the tests
-# against a real Apache Kafka need; --fuzz adds libFuzzer; --check what building
-# PostgreSQL needs, and valgrind.  Uses sudo when not root.
+# against a real Apache Kafka need; --fuzz adds libFuzzer.  Uses sudo when not root.
 #
 # No other cluster is touched: where PostgreSQL itself is missing, its package
 # is told not to create and start the cluster that it creates by default.
@@ -24,7 +23,6 @@ PACKAGES=(
 )
 KAFKA_PACKAGES=(openjdk-17-jre-headless maven)
 FUZZ_PACKAGES=(clang libclang-rt-14-dev)
-CHECK_PACKAGES=(valgrind libc6-dbg)
 
 # What the cluster-creating script of Debian reads besides its main file.
 NO_CLUSTER_DIR=/etc/postgresql-common/createcluster.d
@@ -81,9 +79,8 @@ main() {
     case "${1:-}" in
         --kafka) wanted+=("${KAFKA_PACKAGES[@]}") ;;
         --fuzz) wanted+=("${FUZZ_PACKAGES[@]}") ;;
-        --check) wanted+=("${CHECK_PACKAGES[@]}") ;;
         '') ;;
-        *) echo "usage: $0 [--kafka | --fuzz | --check]" >&2; exit 2 ;;
+        *) echo "usage: $0 [--kafka | --fuzz]" >&2; exit 2 ;;
     esac
     mapfile -t missing < <(missing_packages "${wanted[@]}")
     if [ "${#missing[@]}" -gt 0 ]; then
