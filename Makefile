@@ -255,6 +255,7 @@ fuzz:
 		-artifact_prefix=test/fuzz/found/ test/fuzz/corpus.tmp test/fuzz/corpus
 
 test-sanitize: deps
+	@test/install_dependencies.sh --sanitize
 	@PG_CONFIG=$$(test/checked_postgres) && export PG_CONFIG && DETECT_CHECK=sanitize test/run $(TESTS)
 
 demo: deps

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 #
-# install_dependencies.sh [--kafka | --fuzz]
+# install_dependencies.sh [--kafka | --fuzz | --sanitize]
 #
 # Installs the Debian packages that building, testing and the demo need, and
 # nothing when all are there.  --kafka adds Java and Maven, which only the tests
-# against a real Apache Kafka need; --fuzz adds libFuzzer.  Uses sudo when not root.
+# against a real Apache Kafka need; --fuzz adds libFuzzer; --sanitize what building
+# PostgreSQL needs.  Uses sudo when not root.
 #
 # No other cluster is touched: where PostgreSQL itself is missing, its package
 # is told not to create and start the cluster that it creates by default.
@@ -22,6 +23,7 @@ PACKAGES=(
     clang-format shellcheck                     # to lint
 )
 KAFKA_PACKAGES=(openjdk-17-jre-headless maven)
+SANITIZE_PACKAGES=(bzip2 libicu-dev pkg-config)
 FUZZ_PACKAGES=(clang libclang-rt-14-dev)
 
 # What the cluster-creating script of Debian reads besides its main file.
@@ -78,9 +80,10 @@ main() {
     local wanted=("${PACKAGES[@]}") missing
     case "${1:-}" in
         --kafka) wanted+=("${KAFKA_PACKAGES[@]}") ;;
+        --sanitize) wanted+=("${SANITIZE_PACKAGES[@]}") ;;
         --fuzz) wanted+=("${FUZZ_PACKAGES[@]}") ;;
         '') ;;
-        *) echo "usage: $0 [--kafka | --fuzz]" >&2; exit 2 ;;
+        *) echo "usage: $0 [--kafka | --fuzz | --sanitize]" >&2; exit 2 ;;
     esac
     mapfile -t missing < <(missing_packages "${wanted[@]}")
     if [ "${#missing[@]}" -gt 0 ]; then
