@@ -167,7 +167,7 @@ FROM unnest(ARRAY[
     'detect._combine(''avg(int)'', ''{1,1}''::bigint[], ''{2,2,2}'')', 'detect._combine(''avg(int)'', ''{}''::bigint[], ''{}'')',
     'detect._combine(''avg(int)'', ''{NULL,1}''::bigint[], ''{1,1}'')', 'detect._combine(''avg(float8)'', ''{1}''::float8[], ''{1,1,1}'')',
     'detect._combine(''avg(numeric)'', ''\x''::bytea, ''\x'')', 'detect._combine(''avg(numeric)'', ''\x00''::bytea, ''\xff'')',
-    'detect._combine(''avg(bigint)'', decode(repeat(''ff'', 100), ''hex''), decode(repeat(''00'', 100), ''hex''))',
+    'detect._combine(''avg(bigint)'', decode(repeat(''00ff'', 50), ''hex''), decode(repeat(''00'', 100), ''hex''))',
     'detect._combine(''stddev(int)'', decode(repeat(''7f'', 1000), ''hex''), NULL)',
     'detect._finalize(NULL::int, NULL, 1)', 'detect._finalize(NULL, ''sum(int)'', 1::bigint)', 'detect._finalize(1, ''sum(int)'', 1)',
     'detect._finalize(''x''::text, ''sum(int)'', 1::bigint)', 'detect._finalize(NULL::bigint, ''sum(int)'', NULL)',

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 #
-# install_dependencies.sh [--kafka | --fuzz | --check]
+# install_dependencies.sh [--kafka | --fuzz | --sanitize]
 #
 # Installs the Debian packages that building, testing and the demo need, and
 # nothing when all are there; unpacks the shapes of one test into test/shapes.
 # --kafka adds Java and Maven, which only the tests against a real Apache Kafka
-# need; --fuzz adds libFuzzer; --check what building PostgreSQL needs, and
-# valgrind.  Uses sudo when not root.
+# need; --fuzz adds libFuzzer; --sanitize what building PostgreSQL needs.  Uses
+# sudo when not root.
 #
 # No other cluster is touched: where PostgreSQL itself is missing, its package
 # is told not to create and start the cluster that it creates by default.
@@ -25,8 +25,8 @@ PACKAGES=(
     clang-format shellcheck                     # to lint
 )
 KAFKA_PACKAGES=(openjdk-17-jre-headless maven)
+SANITIZE_PACKAGES=(bzip2 libicu-dev pkg-config)
 FUZZ_PACKAGES=(clang libclang-rt-14-dev)
-CHECK_PACKAGES=(valgrind libc6-dbg)
 
 # Real borders for sql/locator_shapes.sql: one file of a package that would bring
 # hundreds of megabytes of others along, so it is unpacked and not installed.
@@ -106,10 +106,10 @@ main() {
     local wanted=("${PACKAGES[@]}") missing
     case "${1:-}" in
         --kafka) wanted+=("${KAFKA_PACKAGES[@]}") ;;
+        --sanitize) wanted+=("${SANITIZE_PACKAGES[@]}") ;;
         --fuzz) wanted+=("${FUZZ_PACKAGES[@]}") ;;
-        --check) wanted+=("${CHECK_PACKAGES[@]}") ;;
         '') ;;
-        *) echo "usage: $0 [--kafka | --fuzz | --check]" >&2; exit 2 ;;
+        *) echo "usage: $0 [--kafka | --fuzz | --sanitize]" >&2; exit 2 ;;
     esac
     mapfile -t missing < <(missing_packages "${wanted[@]}")
     if [ "${#missing[@]}" -gt 0 ]; then

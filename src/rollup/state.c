@@ -309,6 +309,10 @@ state_call(const AggregateCall *call, FmgrInfo *function, Oid collation, int nar
 	}
 	result.value = FunctionCallInvoke(fcinfo);
 	result.isnull = fcinfo->isnull;
+	/* of two NULLs some combine functions make a null pointer, which serial
+	 * functions follow */
+	if (function == &call->combine && call->serialized && DatumGetPointer(result.value) == NULL)
+		result.isnull = true;
 	return result;
 }
 

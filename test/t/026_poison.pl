@@ -30,7 +30,7 @@ sub gives
 # How often a row has crashed the server.
 sub crashes
 {
-	return scalar(() = slurp_file($node->logfile) =~ /was terminated by signal 11/g);
+	return scalar(() = slurp_file($node->logfile) =~ /was terminated by signal 4/g);
 }
 
 # A statement that commits, and then the server may crash.
@@ -76,12 +76,13 @@ sub find_victim
 
 $node->start;
 install_detect($node, 'city');
-# as a bug in a library of functions would: the shell's parent is the process
+# as a bug in a library of functions would, and by a signal that no sanitizer
+# handles: the shell's parent is the process
 $node->safe_psql(
 	'city', q{
 	CREATE FUNCTION public.crash() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 	BEGIN
-		COPY (SELECT 1) TO PROGRAM 'kill -SEGV $PPID';
+		COPY (SELECT 1) TO PROGRAM 'kill -ILL $PPID';
 		RETURN NEW;
 	END $$});
 $broker->create_topic($_, 2) foreach ('camera', 'gate');
@@ -110,7 +111,7 @@ is(crashes(), $first, 'and the server stays up');
 
 my $log_end = -s $node->logfile;
 provoke("SELECT detect.resume('camera')");
-$node->wait_for_log(qr/was terminated by signal 11/, $log_end);
+$node->wait_for_log(qr/was terminated by signal 4/, $log_end);
 stream_is($node, 'city', 'camera', 'paused', $named, 'resumed without being mended, it is tried once more');
 is(crashes(), $first + 1, 'and crashes the server once more');
 
