@@ -197,7 +197,7 @@ create_case('altering', 'id int PRIMARY KEY, n int', [ numbers(1 .. 100) ]);
 outcomes_are('altering', '100|0|0|0', 'before the table is altered');
 $node->safe_psql('city', 'ALTER TABLE city.altering DROP COLUMN n');
 $broker->produce('altering', numbers(101 .. 200));
-stream_is($node, 'city', 'altering', 'paused', 'column "n" of relation "altering" does not exist',
+stream_is($node, 'city', 'altering', 'paused', 'column "n" of table "altering", which stream "altering" fills, does not exist any more',
 	'a column that was dropped pauses the stream');
 $node->safe_psql('city', "ALTER TABLE city.altering ADD COLUMN n int; SELECT detect.resume('altering')");
 outcomes_are('altering', '200|0|0|0', 'once it is back the stream goes on');
