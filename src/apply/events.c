@@ -222,7 +222,10 @@ events_insert(Events *events)
 			 errmsg("trigger \"_detect_accepted\" of table \"%s\" did not fire",
 					get_rel_name(stream->events_table)),
 			 errhint(
-				 "ALTER TABLE … ENABLE ALWAYS TRIGGER _detect_accepted, or drop the stream and create it again; its events stay.")));
+				 "ALTER TABLE %s ENABLE ALWAYS TRIGGER _detect_accepted; or drop the stream and create it again, its events stay.",
+				 quote_qualified_identifier(
+					 get_namespace_name(get_rel_namespace(stream->events_table)),
+					 get_rel_name(stream->events_table)))));
 }
 
 /* Let go of what one call of events_apply() used. */
