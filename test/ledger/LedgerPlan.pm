@@ -284,8 +284,9 @@ sub fail_at_point
 	# without rollups being guarded, and then guarded
 	my @cause = $step->{item} =~ /_catch_up:/ ? 'before_rollup_merge:53100:1:2' : ();
 	my $armed = arm($node, $step->{item}, @cause);
-	$node->psql($run->{database}, $resume);
-	$node->poll_query_until($run->{database}, is_over_sql($run, $armed->{faults}[0]));
+	# a psql that is refused may end before it has read what to ask
+	eval { $node->psql($run->{database}, $resume) };
+	1 until eval { $node->poll_query_until($run->{database}, is_over_sql($run, $armed->{faults}[0])); 1 } || $@ !~ /Broken pipe/;
 	$step->{fired} = (disarm($node, $armed))[0];
 	sql($run, $resume);
 	return;

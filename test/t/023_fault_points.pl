@@ -39,7 +39,8 @@ sub ask
 {
 	my ($sql) = @_;
 
-	$node->psql('city', "SET search_path = city, public; $sql");
+	# a psql that is refused may end before it has read what to ask
+	eval { $node->psql('city', "SET search_path = city, public; $sql") };
 	return;
 }
 
