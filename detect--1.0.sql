@@ -760,7 +760,7 @@ COMMENT ON FUNCTION detect._workers() IS 'the workers of this database''s stream
 
 CREATE FUNCTION detect._staged_offsets(
 	OUT stream_id int, OUT kafka_topic text, OUT kafka_partition int, OUT next_offset bigint, OUT end_offset bigint,
-	OUT paused_reason text, OUT waits_since timestamptz)
+	OUT paused_reason text, OUT paused_since timestamptz, OUT waits_since timestamptz)
 	RETURNS SETOF record
 	AS 'MODULE_PATHNAME', 'detect_staged_offsets' LANGUAGE C STABLE STRICT PARALLEL RESTRICTED;
 COMMENT ON FUNCTION detect._staged_offsets() IS 'staged progress of this database''s streams; nothing on a standby';

@@ -27,7 +27,7 @@
 
 #define SLOT_COLUMNS   15
 #define WORKER_COLUMNS 6
-#define STAGED_COLUMNS 7
+#define STAGED_COLUMNS 8
 
 PG_FUNCTION_INFO_V1(detect_slots);
 PG_FUNCTION_INFO_V1(detect_staged_offsets);
@@ -213,7 +213,7 @@ detect_staged_offsets(PG_FUNCTION_ARGS)
 	SPI_connect();
 	catalog_read(
 		"SELECT p.stream_id, p.kafka_topic, p.kafka_partition, p.next_offset, p.end_offset, "
-		"p.paused_reason, p.waits_since, detect._stream_owner(s.name) "
+		"p.paused_reason, p.paused_since, p.waits_since, detect._stream_owner(s.name) "
 		"FROM detect._staged_progress p JOIN detect._stream s USING (stream_id)",
 		0, NULL, NULL);
 	for (uint64 i = 0; i < SPI_processed; i++)
