@@ -16,6 +16,7 @@
  */
 #include "rollup/group_row.h"
 
+#include "access/heapam.h"
 #include "access/tableam.h"
 #include "common/hashfn.h"
 #include "port/pg_bitutils.h"
@@ -42,6 +43,7 @@ struct GroupRows
 	Oid *collations;
 	uint32 size; /* a power of two */
 	GroupRow *rows;
+	BlockNumber pruned_block; /* the last one */
 };
 
 /*
@@ -54,6 +56,7 @@ group_rows_create(TupleDesc tupdesc, int nkeys)
 	GroupRows *groups = palloc0(sizeof(GroupRows));
 
 	groups->context = CurrentMemoryContext;
+	groups->pruned_block = InvalidBlockNumber;
 	groups->nkeys = nkeys;
 	groups->hash_functions = palloc(nkeys * sizeof(FmgrInfo));
 	groups->collations = palloc(nkeys * sizeof(Oid));
@@ -74,13 +77,14 @@ group_rows_create(TupleDesc tupdesc, int nkeys)
 }
 
 /*
- * Make room for the groups of a batch.
+ * Begin with a batch: make room for its groups.
  */
 void
 group_rows_expect(GroupRows *groups, int64 ngroups)
 {
 	uint32 size = pg_nextpower2_32((uint32) Min(ngroups * 2, MAX_GROUPS));
 
+	groups->pruned_block = InvalidBlockNumber;
 	if (groups->hash_functions == NULL || size <= groups->size)
 		return;
 	if (groups->rows)
@@ -112,23 +116,42 @@ group_rows_hash(const GroupRows *groups, const TupleTableSlot *slot)
 	return murmurhash32(hash);
 }
 
+/* Make room in a page, as scans do and the fetch of a single row does not; with
+ * none, the next version of the row would go elsewhere, and into the index. */
+static void
+prune_page(GroupRows *groups, Relation table, BlockNumber block)
+{
+	Buffer buffer;
+
+	if (groups->pruned_block == block)
+		return;
+	groups->pruned_block = block;
+	buffer = ReadBuffer(table, block);
+	heap_page_prune_opt(table, buffer);
+	ReleaseBuffer(buffer);
+}
+
 /*
  * Fetch the row that was noted for a hash, if the snapshot sees it.  nblocks is
- * the length of the table, which must not shrink meanwhile.  The caller checks
- * the keys.
+ * the length of the table, a heap, which must not shrink meanwhile.  The caller
+ * checks the keys.
  */
 bool
-group_rows_fetch(const GroupRows *groups, uint32 hash, Relation table, BlockNumber nblocks,
+group_rows_fetch(GroupRows *groups, uint32 hash, Relation table, BlockNumber nblocks,
 				 Snapshot snapshot, TupleTableSlot *slot)
 {
 	GroupRow *row;
 
+	/* its row may move within the page */
+	ExecClearTuple(slot);
 	if (groups->size == 0)
 		return false;
 	row = &groups->rows[hash & (groups->size - 1)];
-	return row->hash == hash && ItemPointerIsValid(&row->tid) &&
-		   ItemPointerGetBlockNumber(&row->tid) < nblocks &&
-		   table_tuple_fetch_row_version(table, &row->tid, snapshot, slot);
+	if (row->hash != hash || !ItemPointerIsValid(&row->tid) ||
+		ItemPointerGetBlockNumber(&row->tid) >= nblocks)
+		return false;
+	prune_page(groups, table, ItemPointerGetBlockNumber(&row->tid));
+	return table_tuple_fetch_row_version(table, &row->tid, snapshot, slot);
 }
 
 /*

@@ -21,8 +21,8 @@ typedef struct GroupRows GroupRows;
 extern GroupRows *group_rows_create(TupleDesc tupdesc, int nkeys);
 extern void group_rows_expect(GroupRows *groups, int64 ngroups);
 extern uint32 group_rows_hash(const GroupRows *groups, const TupleTableSlot *slot);
-extern bool group_rows_fetch(const GroupRows *groups, uint32 hash, Relation table,
-							 BlockNumber nblocks, Snapshot snapshot, TupleTableSlot *slot);
+extern bool group_rows_fetch(GroupRows *groups, uint32 hash, Relation table, BlockNumber nblocks,
+							 Snapshot snapshot, TupleTableSlot *slot);
 extern void group_rows_note(GroupRows *groups, uint32 hash, const ItemPointerData *tid);
 
 #endif /* DETECT_GROUP_ROW_H */

@@ -23,6 +23,7 @@
 #include "rollup/rollup.h"
 
 #include "access/genam.h"
+#include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/nbtree.h"
 #include "access/table.h"
@@ -61,7 +62,7 @@ typedef struct Merge
 {
 	const MergePlan *plan;
 	Relation state_table;
-	BlockNumber nblocks; /* of the state table, when the merge began */
+	BlockNumber nblocks; /* of the state table, when the merge began; 0: no heap */
 	Relation index;
 	EState *estate;
 	ResultRelInfo *result;
@@ -282,7 +283,8 @@ begin_merge(Merge *merge, const Rollup *rollup, Relation state_table)
 		make_plan(plan, rollup, tupdesc);
 	merge->plan = plan;
 	merge->state_table = state_table;
-	merge->nblocks = RelationGetNumberOfBlocks(state_table);
+	if (state_table->rd_tableam == GetHeapamTableAmRoutine())
+		merge->nblocks = RelationGetNumberOfBlocks(state_table);
 	merge->index = open_group_index(rollup, state_table, plan->nkeys);
 	init_keys(merge);
 	merge->scan =
