@@ -93,6 +93,7 @@ typedef struct StagedReader StagedReader;
 extern StagedReader *staged_reader_create(const Stream *stream, int writer, MemoryContext context);
 extern bool staged_read(StagedReader *reader, Batch *batch, List *applied);
 extern Batch *staged_read_sql(StagedReader *reader, Progress *sql_progress);
+extern void staged_take_sql(const Stream *stream, Batch *batch, int from, int to);
 extern int64 staged_fingerprint(const StagedReader *reader, const Element *element);
 extern void staged_reader_rewind(StagedReader *reader);
 extern BlockNumber staged_reader_blocks(const StagedReader *reader);

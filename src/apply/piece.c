@@ -23,9 +23,6 @@
  */
 #include "detect.h"
 
-#include "access/htup_details.h"
-#include "access/table.h"
-#include "access/tableam.h"
 #include "access/xact.h"
 #include "apply/applier_internal.h"
 #include "fault_point.h"
@@ -46,56 +43,6 @@
 /* A piece in which so many rows were refused at most may be followed by a
  * larger one. */
 #define FEW_REFUSED 2
-
-/* Whether a row is still the version that the element was read from: since
- * then its place may have been given to another row. */
-static bool
-is_same_version(Relation rel, Element *element, TupleTableSlot *slot)
-{
-	HeapTuple found;
-	bool should_free;
-	bool same;
-
-	if (!table_tuple_fetch_row_version(rel, &element->sql_tid, GetActiveSnapshot(), slot))
-		return false;
-	found = ExecFetchSlotHeapTuple(slot, false, &should_free);
-	same = found->t_len == element->staged->t_len &&
-		   HeapTupleHeaderGetRawXmin(found->t_data) ==
-			   HeapTupleHeaderGetRawXmin(element->staged->t_data) &&
-		   memcmp((char *) found->t_data + found->t_data->t_hoff,
-				  (char *) element->staged->t_data + element->staged->t_data->t_hoff,
-				  found->t_len - found->t_data->t_hoff) == 0;
-	if (should_free)
-		heap_freetuple(found);
-	ExecClearTuple(slot);
-	return same;
-}
-
-/* Take the rows that SQL staged; one that is locked or gone is left alone. */
-static void
-take_sql_rows(Applier *applier, Batch *batch, int from, int to)
-{
-	Relation rel = table_open(applier->stream->staging_table, RowExclusiveLock);
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	TM_FailureData failure;
-
-	for (int i = from; i < to; i++)
-	{
-		Element *element = &batch->elements[i];
-		TM_Result result;
-
-		element->is_gone = true;
-		if (!is_same_version(rel, element, slot))
-			continue;
-		result = table_tuple_delete(rel, &element->sql_tid, GetCurrentCommandId(true),
-									GetActiveSnapshot(), InvalidSnapshot, false, &failure, false);
-		element->is_gone = result != TM_Ok;
-		batch->has_locked_rows |= result == TM_BeingModified || result == TM_Updated;
-		batch->taken += result == TM_Ok;
-	}
-	ExecDropSingleTupleTableSlot(slot);
-	table_close(rel, NoLock);
-}
 
 /* Whether an element is the last one of its message. */
 static bool
@@ -286,7 +233,7 @@ apply_piece(Applier *applier, Batch *batch, int from, int to)
 		return false;
 	time_limit_begin();
 	if (batch->source == SOURCE_SQL)
-		take_sql_rows(applier, batch, from, to);
+		staged_take_sql(applier->stream, batch, from, to);
 	if (batch->source == SOURCE_LETTERS)
 		retry_take(applier->letters, batch, from, to);
 	FAULT_POINT("before_apply");

@@ -3,12 +3,17 @@
  * staged_sql.c
  *	  Rows that SQL staged become the elements of a batch.
  *
+ * They are read first and deleted when they are applied; between the two
+ * somebody may lock or change them, and then they are not taken.
+ *
  *-------------------------------------------------------------------------
  */
 #include "detect.h"
 
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/xact.h"
 #include "apply/staged_read.h"
 #include "miscadmin.h"
 #include "utils/snapmgr.h"
@@ -33,8 +38,8 @@ append_sql_row(StagedReader *reader, Batch *batch, Progress *progress, TupleTabl
 }
 
 /*
- * Take what SQL staged, up to a bound, in the order of the table.  The rows
- * are deleted when they are applied.
+ * Take what SQL staged, up to a bound, in the order of the table.  staged_take_sql()
+ * deletes the rows when they are applied.
  */
 Batch *
 staged_read_sql(StagedReader *reader, Progress *sql_progress)
@@ -58,4 +63,57 @@ staged_read_sql(StagedReader *reader, Progress *sql_progress)
 	ExecDropSingleTupleTableSlot(slot);
 	table_close(rel, AccessShareLock);
 	return batch;
+}
+
+/* Whether a row is still the version that the element was read from: since
+ * then its place may have been given to another row. */
+static bool
+is_same_version(Relation rel, Element *element, TupleTableSlot *slot)
+{
+	HeapTuple found;
+	bool should_free;
+	bool same;
+
+	if (!table_tuple_fetch_row_version(rel, &element->sql_tid, GetActiveSnapshot(), slot))
+		return false;
+	found = ExecFetchSlotHeapTuple(slot, false, &should_free);
+	same = found->t_len == element->staged->t_len &&
+		   HeapTupleHeaderGetRawXmin(found->t_data) ==
+			   HeapTupleHeaderGetRawXmin(element->staged->t_data) &&
+		   memcmp((char *) found->t_data + found->t_data->t_hoff,
+				  (char *) element->staged->t_data + element->staged->t_data->t_hoff,
+				  found->t_len - found->t_data->t_hoff) == 0;
+	if (should_free)
+		heap_freetuple(found);
+	ExecClearTuple(slot);
+	return same;
+}
+
+/*
+ * Delete the rows of a piece, which is applied in the same transaction.  One that
+ * is locked or gone is left alone: is_gone.
+ */
+void
+staged_take_sql(const Stream *stream, Batch *batch, int from, int to)
+{
+	Relation rel = table_open(stream->staging_table, RowExclusiveLock);
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	TM_FailureData failure;
+
+	for (int i = from; i < to; i++)
+	{
+		Element *element = &batch->elements[i];
+		TM_Result result;
+
+		element->is_gone = true;
+		if (!is_same_version(rel, element, slot))
+			continue;
+		result = table_tuple_delete(rel, &element->sql_tid, GetCurrentCommandId(true),
+									GetActiveSnapshot(), InvalidSnapshot, false, &failure, false);
+		element->is_gone = result != TM_Ok;
+		batch->has_locked_rows |= result == TM_BeingModified || result == TM_Updated;
+		batch->taken += result == TM_Ok;
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(rel, NoLock);
 }
