@@ -36,7 +36,8 @@ settings_define(void)
 	DefineCustomIntVariable(
 		"detect.batch_timeout", "Sets the time that applying a batch may take.",
 		"A batch that takes longer is applied in smaller pieces, down to one element. Zero turns this off.",
-		&detect_batch_timeout_ms, 60000, 0, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
+		&detect_batch_timeout_ms, 60000, 0, 24 * 60 * 60 * 1000, PGC_SIGHUP, GUC_UNIT_MS, NULL,
+		NULL, NULL);
 
 	DefineCustomIntVariable("detect.dead_letter_payload_size",
 							"Sets the greatest payload that a dead letter keeps.",
