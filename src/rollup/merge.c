@@ -39,6 +39,7 @@
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "parser/parse_func.h"
+#include "storage/procarray.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -285,6 +286,10 @@ begin_merge(Merge *merge, const Rollup *rollup, Relation state_table)
 	merge->state_table = state_table;
 	if (state_table->rd_tableam == GetHeapamTableAmRoutine())
 		merge->nblocks = RelationGetNumberOfBlocks(state_table);
+	/* What the batch before has left behind can be pruned once no snapshot is
+	 * older.  When this transaction began readers still had such ones; they are
+	 * over by now, and this looks again. */
+	(void) GetOldestNonRemovableTransactionId(state_table);
 	merge->index = open_group_index(rollup, state_table, plan->nkeys);
 	init_keys(merge);
 	merge->scan =
