@@ -25,8 +25,9 @@
 #include "utils/snapmgr.h"
 
 /* A staging table this large is emptied as soon as it is drained. */
-#define TRUNCATE_BLOCKS 2048
-#define IDLE_MS			1000
+#define TRUNCATE_BLOCKS	  2048
+#define IDLE_MS			  1000
+#define TRUNCATE_RETRY_MS 20 /* of a large one that was in use */
 
 /* Looks that nobody asked for: at rows that were locked, at rows whose trigger
  * did not fire. */
@@ -421,20 +422,27 @@ truncate_staging(Applier *applier)
 	TimestampTz now = GetCurrentTimestamp();
 	bool is_idle = TimestampDifferenceExceeds(applier->last_batch_at, now, IDLE_MS);
 	BlockNumber at_least = is_idle ? 1 : TRUNCATE_BLOCKS;
+	bool failed = false;
 
 	if (applier->stream->server == NULL || staged_blocks(applier) < at_least ||
 		now < applier->truncate_due)
 		return;
-	applier->truncate_due = TimestampTzPlusMilliseconds(now, IDLE_MS);
 	if (!stream_transaction_begin(applier->stream))
 		return;
 	for (int i = 0; i < applier->nreaders; i++)
 	{
-		if (staged_reader_blocks(applier->readers[i]) >= at_least &&
-			staging_truncate(applier->stream, i, at_least))
+		if (staged_reader_blocks(applier->readers[i]) < at_least)
+			continue;
+		if (staging_truncate(applier->stream, i, at_least))
 			staged_reader_rewind(applier->readers[i]);
+		else
+			failed = true;
 	}
 	stream_transaction_commit();
+	/* a consumer may be waiting for the room */
+	if (failed)
+		applier->truncate_due =
+			TimestampTzPlusMilliseconds(now, is_idle ? IDLE_MS : TRUNCATE_RETRY_MS);
 	for (int i = 0; i < applier->nreaders; i++)
 		slot_wake(my_slot, DUTY_CONSUME + i);
 }
@@ -584,7 +592,9 @@ applier_wait_ms(const Applier *applier)
 		due = Min(due, applier->kafka.due);
 	if (applier->is_loaded)
 		due = Min(due, Min(events_rollups_due(applier->events), applier->next_expire));
-	if (applier->is_loaded && staged_blocks(applier) > 0)
+	if (applier->is_loaded && staged_blocks(applier) >= TRUNCATE_BLOCKS)
+		due = Min(due, applier->truncate_due);
+	else if (applier->is_loaded && staged_blocks(applier) > 0)
 		due = Min(due, Max(TimestampTzPlusMilliseconds(applier->last_batch_at, IDLE_MS + 1),
 						   applier->truncate_due));
 	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(), due);
