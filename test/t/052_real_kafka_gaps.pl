@@ -210,6 +210,8 @@ foreach my $is_down (1, 0)
 		has_gap($topic, $count < 10
 			? '^the topic ends at offset 4, and was read up to offset 11: it was made again, or has lost messages$'
 			: '^the topic was made again: its message at offset 9 is not the one that was applied$', "made again with $count messages");
+		ok($node->poll_query_until('city', "SELECT count(*) = 2 FROM detect.stat_partition WHERE stream = '$topic' AND state = 'paused' AND reason ~ 'was made again'"),
+			"$topic: in both partitions");
 		is(ask("SELECT detect.accept_gap('$topic')"), 2, "$topic: accepted");
 		$expected{$topic} += 2 * $count;
 		is_exact($topic, "$topic: read from its beginning");
