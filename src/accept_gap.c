@@ -72,10 +72,7 @@ read_request(FunctionCallInfo fcinfo)
 	stream_check_owner(request.stream);
 	if (!request.all_partitions)
 		request.partition = PG_GETARG_INT32(ARG_GAP_PARTITION);
-	request.topics = seek_topics(
-		request.stream,
-		PG_ARGISNULL(ARG_GAP_TOPIC) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(ARG_GAP_TOPIC)),
-		request.all_partitions ? NULL : &request.partition);
+	request.topics = seek_topics(fcinfo, request.stream, ARG_GAP_TOPIC, ARG_GAP_PARTITION);
 	if (request.at_offset_is_given && request.all_partitions)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("at_offset is an offset of one partition"),
@@ -212,9 +209,8 @@ look_at_kafka(const GapRequest *request, List *gaps)
 
 /* What was found must still be so. */
 static void
-check_gaps(const Stream *stream, List *gaps)
+check_gaps(const Stream *stream, List *staged, List *gaps)
 {
-	List *staged = progress_read_staged(stream);
 	ListCell *cell;
 
 	foreach(cell, gaps)
@@ -234,22 +230,22 @@ check_gaps(const Stream *stream, List *gaps)
 /* What is staged is thrown away: of no partition with a gap may it be more than
  * is applied. */
 static void
-check_is_applied(const Stream *stream, List *applied)
+check_is_applied(List *staged, List *applied)
 {
 	ListCell *cell;
 
-	foreach(cell, progress_read_staged(stream))
+	foreach(cell, staged)
 	{
-		const Progress *staged = lfirst(cell);
-		const Progress *progress = progress_find(applied, staged->topic, staged->partition);
+		const Progress *here = lfirst(cell);
+		const Progress *progress = progress_find(applied, here->topic, here->partition);
 
-		if (staged->paused_reason == NULL || progress == NULL ||
-			staged->next_offset <= progress->next_offset)
+		if (here->paused_reason == NULL || progress == NULL ||
+			here->next_offset <= progress->next_offset)
 			continue;
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("messages of partition %d of topic \"%s\" are staged and not applied yet",
-						staged->partition, staged->topic),
+						here->partition, here->topic),
 				 errdetail("Kafka may not have them any more."),
 				 errhint("Let the stream run until detect.stat_partition shows applied_offset and "
 						 "staged_offset alike.")));
@@ -344,6 +340,7 @@ detect_accept_gap(PG_FUNCTION_ARGS)
 	const Stream *stream = request.stream;
 	List *gaps = find_gaps(&request);
 	StringInfoData detail;
+	List *staged;
 	List *applied;
 	ListCell *cell;
 
@@ -351,9 +348,10 @@ detect_accept_gap(PG_FUNCTION_ARGS)
 		PG_RETURN_INT64(0);
 	look_at_kafka(&request, gaps);
 	seek_lock_stream(stream, "detect.accept_gap");
-	check_gaps(stream, gaps);
+	staged = progress_read_staged(stream);
+	check_gaps(stream, staged, gaps);
 	applied = progress_read_applied(stream);
-	check_is_applied(stream, applied);
+	check_is_applied(staged, applied);
 	initStringInfo(&detail);
 	foreach(cell, gaps)
 		accept_gap(&request, lfirst(cell), applied, &detail);

@@ -54,25 +54,29 @@ typedef struct SeekMove
 } SeekMove;
 
 /*
- * The topics that are meant: the named one, or all, of which one partition may
- * be named only if there is one topic.
+ * The topics that are meant by two arguments: the named one, or all, of which one
+ * partition may be named only if there is one topic.
  */
 List *
-seek_topics(const Stream *stream, char *topic, const int32 *partition)
+seek_topics(FunctionCallInfo fcinfo, const Stream *stream, int topic_arg, int partition_arg)
 {
+	char *topic;
+
 	if (stream->server == NULL)
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						errmsg("stream \"%s\" is fed by SQL alone", stream->name),
 						errhint("It reads no offsets: insert the rows again.")));
-	if (topic == NULL)
+	if (PG_ARGISNULL(topic_arg))
 	{
-		if (partition != NULL && list_length(stream->topics) > 1)
-			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-							errmsg("stream \"%s\" reads %d topics, each with a partition %d",
-								   stream->name, list_length(stream->topics), *partition),
-							errhint("Name one of them in topic.")));
+		if (!PG_ARGISNULL(partition_arg) && list_length(stream->topics) > 1)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("stream \"%s\" reads %d topics, each with a partition %d", stream->name,
+							list_length(stream->topics), PG_GETARG_INT32(partition_arg)),
+					 errhint("Name one of them in topic.")));
 		return stream->topics;
 	}
+	topic = text_to_cstring(PG_GETARG_TEXT_PP(topic_arg));
 	if (names_position(stream->topics, topic) >= 0)
 		return list_make1(topic);
 	ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
@@ -99,10 +103,7 @@ read_request(FunctionCallInfo fcinfo)
 						 "first message that is left, 'infinity' the end.")));
 	if (!request.all_partitions)
 		request.partition = PG_GETARG_INT32(ARG_SEEK_PARTITION);
-	request.topics = seek_topics(
-		request.stream,
-		PG_ARGISNULL(ARG_SEEK_TOPIC) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(ARG_SEEK_TOPIC)),
-		request.all_partitions ? NULL : &request.partition);
+	request.topics = seek_topics(fcinfo, request.stream, ARG_SEEK_TOPIC, ARG_SEEK_PARTITION);
 	request.by_time = !PG_ARGISNULL(ARG_TO_TIME);
 	if (request.by_time)
 		request.time = PG_GETARG_TIMESTAMPTZ(ARG_TO_TIME);

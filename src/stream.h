@@ -121,7 +121,8 @@ extern char *stream_query_text(const Stream *stream);
 extern char *stream_differences(const StreamDefinition *definition, const Stream *stream);
 
 /* in seek.c */
-extern List *seek_topics(const Stream *stream, char *topic, const int32 *partition);
+extern List *
+seek_topics(FunctionCallInfo fcinfo, const Stream *stream, int topic_arg, int partition_arg);
 extern void seek_lock_stream(const Stream *stream, const char *verb);
 
 /* in stream_drop.c */
