@@ -195,21 +195,6 @@ globe_read(Places *places, const Serialized *serialized, Place *place)
 	return true;
 }
 
-/* The square of the chord to a box at least, 0 within it. */
-static inline double
-box_chord2(const Box *box, const double at[3])
-{
-	double sum = 0;
-
-	for (int axis = 0; axis < 3; axis++)
-	{
-		double outside = Max(Max(box->min[axis] - at[axis], at[axis] - box->max[axis]), 0);
-
-		sum += outside * outside;
-	}
-	return sum;
-}
-
 /* The square of the chord to the nearest point of an edge.  Differences come
  * first, because the positions of one town are nearly the same. */
 static double
@@ -246,7 +231,8 @@ arc_chord2(const Arc *arc, const double at[3], double nearest2)
 		return Min(nearest2, chord2(arc->positions[0], at));
 	for (uint32 i = 0; i < edges; i++)
 	{
-		if (i % EDGES_PER_BOX == 0 && box_chord2(&arc->boxes[i / EDGES_PER_BOX], at) > nearest2)
+		if (i % EDGES_PER_BOX == 0 &&
+			place_box_distance2(&arc->boxes[i / EDGES_PER_BOX], at) > nearest2)
 		{
 			i += EDGES_PER_BOX - 1;
 			continue;

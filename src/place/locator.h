@@ -15,8 +15,10 @@
 #include "place/place.h"
 
 /* Columns of the view detect_query.<locator>. */
-#define LOCATOR_KEY	  "key"
-#define LOCATOR_PLACE "place"
+#define LOCATOR_KEY			 "key"
+#define LOCATOR_PLACE		 "place"
+#define LOCATOR_KEY_COLUMN	 1
+#define LOCATOR_PLACE_COLUMN 2
 
 /* The triggers of a place table. */
 #define PLACE_ROW_TRIGGER	   "_detect_place_changed"

@@ -29,10 +29,8 @@
 #include "utils/syscache.h"
 #include "utils/typcache.h"
 
-/* Conditions and columns of the view that create_locator adds by itself. */
+/* Conditions of the view that create_locator adds by itself. */
 #define ADDED_CONDITIONS 2
-#define KEY_COLUMN		 1
-#define PLACE_COLUMN	 2
 
 /* The column of the place table that a column of the view is made of. */
 static const Var *
@@ -53,7 +51,7 @@ expression_text(const Locator *locator, const Query *query, Node *expression)
 				  get_attnum(locator->place_table, LOCATOR_PLACE) != InvalidAttrNumber;
 	Node *copy = copyObject(expression);
 
-	ChangeVarNodes(copy, table_column(query, KEY_COLUMN)->varno, 1, 0);
+	ChangeVarNodes(copy, table_column(query, LOCATOR_KEY_COLUMN)->varno, 1, 0);
 	return deparse_expression(copy, deparse_context_for(table, locator->place_table), prefix,
 							  false);
 }
@@ -107,7 +105,7 @@ is_key(SortGroupClause *clause, const Query *query)
 {
 	TargetEntry *target = get_sortgroupclause_tle(clause, query->targetList);
 
-	return target->resno == KEY_COLUMN &&
+	return target->resno == LOCATOR_KEY_COLUMN &&
 		   direction_text(clause, exprType((Node *) target->expr))[0] == '\0';
 }
 
@@ -118,7 +116,7 @@ is_area(SortGroupClause *clause, const Query *query)
 	FuncExpr *call = (FuncExpr *) get_sortgroupclause_expr(clause, query->targetList);
 
 	return IsA(call, FuncExpr) && strcmp(get_func_name(call->funcid), "st_area") == 0 &&
-		   equal(linitial(call->args), table_column(query, PLACE_COLUMN)) &&
+		   equal(linitial(call->args), table_column(query, LOCATOR_PLACE_COLUMN)) &&
 		   direction_text(clause, call->funcresulttype)[0] == '\0';
 }
 
@@ -197,12 +195,12 @@ create_text(const Locator *locator, const char *all_name, const char *max_age)
 	appendStringInfo(&sql, "SELECT detect.create_locator(%s, %s", quote_literal_cstr(locator->name),
 					 quote_literal_cstr(quote_qualified_identifier(
 						 get_namespace_name(get_rel_namespace(table)), get_rel_name(table))));
-	append_argument(
-		&sql, "key",
-		quote_literal_cstr(get_attname(table, table_column(query, KEY_COLUMN)->varattno, false)));
-	append_argument(
-		&sql, "geometry",
-		quote_literal_cstr(get_attname(table, table_column(query, PLACE_COLUMN)->varattno, false)));
+	append_argument(&sql, "key",
+					quote_literal_cstr(get_attname(
+						table, table_column(query, LOCATOR_KEY_COLUMN)->varattno, false)));
+	append_argument(&sql, "geometry",
+					quote_literal_cstr(get_attname(
+						table, table_column(query, LOCATOR_PLACE_COLUMN)->varattno, false)));
 	append_argument(&sql, "mode", quote_literal_cstr(locator_mode_names[locator->mode]));
 	append_argument(&sql, "within", locator->mode == LOCATOR_WITHIN ? within : NULL);
 	append_argument(&sql, "priority", priority ? sql_dollar_quoted(priority) : NULL);

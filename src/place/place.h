@@ -88,6 +88,21 @@ typedef struct Box
 	float max[3];
 } Box;
 
+/* The square of the distance to a box, 0 within it. */
+static inline double
+place_box_distance2(const Box *box, const double at[3])
+{
+	double sum = 0;
+
+	for (int axis = 0; axis < 3; axis++)
+	{
+		double outside = Max(Max(box->min[axis] - at[axis], at[axis] - box->max[axis]), 0);
+
+		sum += outside * outside;
+	}
+	return sum;
+}
+
 /* A line or a point on the globe, as positions on the unit sphere. */
 typedef struct Arc
 {

@@ -23,10 +23,6 @@
 #include "rewrite/rewriteManip.h"
 #include "utils/lsyscache.h"
 
-/* The columns of the view. */
-#define KEY_COLUMN	 1
-#define PLACE_COLUMN 2
-
 /* Whether a place is not empty, as an expression. */
 static Expr *
 is_not_empty(const Locator *locator, Expr *place)
@@ -67,7 +63,7 @@ prepare_order(PlaceExpressions *expressions, int i, const TargetEntry *target, O
 	OrderExpression *order = &expressions->order[i];
 	SortSupport sort = &expressions->sort[i];
 
-	if (target->resno != KEY_COLUMN)
+	if (target->resno != LOCATOR_KEY_COLUMN)
 		order->state = ExecPrepareExpr(target->expr, expressions->estate);
 	get_typlenbyval(exprType((Node *) target->expr), &order->length, &order->by_value);
 	sort->ssup_cxt = CurrentMemoryContext;
@@ -80,7 +76,7 @@ prepare_order(PlaceExpressions *expressions, int i, const TargetEntry *target, O
 static void
 prepare_orders(PlaceExpressions *expressions, const Query *query)
 {
-	const TargetEntry *key = list_nth(query->targetList, KEY_COLUMN - 1);
+	const TargetEntry *key = list_nth(query->targetList, LOCATOR_KEY_COLUMN - 1);
 	int count = list_length(query->sortClause);
 	Oid less;
 
@@ -112,8 +108,8 @@ place_expressions_begin(const Locator *locator)
 {
 	PlaceExpressions *expressions;
 	Query *query = locator_view_query(locator);
-	const TargetEntry *key = list_nth(query->targetList, KEY_COLUMN - 1);
-	const TargetEntry *place = list_nth(query->targetList, PLACE_COLUMN - 1);
+	const TargetEntry *key = list_nth(query->targetList, LOCATOR_KEY_COLUMN - 1);
+	const TargetEntry *place = list_nth(query->targetList, LOCATOR_PLACE_COLUMN - 1);
 	List *conditions;
 	Var *var = linitial_node(Var, pull_var_clause((Node *) key->expr, 0));
 

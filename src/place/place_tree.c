@@ -266,15 +266,7 @@ box_walk_next(BoxWalk *walk)
 static inline double
 box_distance(const Box *box, const double at[3])
 {
-	double sum = 0;
-
-	for (int axis = 0; axis < 3; axis++)
-	{
-		double outside = Max(Max(box->min[axis] - at[axis], at[axis] - box->max[axis]), 0);
-
-		sum += outside * outside;
-	}
-	return sqrt(sum);
+	return sqrt(place_box_distance2(box, at));
 }
 
 /* Begin with one of the two trees. */
