@@ -28,8 +28,10 @@ our @EXPORT = qw(
   ledger_is_exact
   log_is_clean
   make_node
+  make_standby
   output_of
   seconds_of
+  skip_without_kafka
   stream_is
   strike
   wait_applied
@@ -117,6 +119,19 @@ detect.max_batch_size = 64kB
 detect.retry_interval = 100ms
 });
 	return $node;
+}
+
+# A standby of a running node that has all of it.
+sub make_standby
+{
+	my ($node) = @_;
+	my $standby = PostgreSQL::Test::Cluster->new('standby');
+
+	$node->backup('base');
+	$standby->init_from_backup($node, 'base', has_streaming => 1);
+	$standby->start;
+	$node->wait_for_catchup($standby);
+	return $standby;
 }
 
 # The extension, and the role that owns streams, in a database that is made
@@ -500,6 +515,20 @@ sub ledger_is_exact
 		push @wrong, "$name: $answers[$i], not $value" if ($answers[$i] // '') ne $value;
 	}
 	return ok(!@wrong, $what) || diag(join("\n", @wrong)) && 0;
+}
+
+# ---------------------------------------------------------------------
+# A real Kafka
+# ---------------------------------------------------------------------
+
+# Skips the whole file where a real Kafka can't run, unless it must.
+sub skip_without_kafka
+{
+	return if $ENV{DETECT_TEST_KAFKA};
+	return
+	  if system('command -v java >/dev/null') == 0
+	  && (-d ($ENV{DETECT_KAFKA_LIBS} // '') || system('command -v mvn >/dev/null') == 0);
+	plan(skip_all => 'needs Java and Maven: test/install_dependencies.sh --kafka');
 }
 
 # ---------------------------------------------------------------------

@@ -151,10 +151,7 @@ foreach my $drop ('TABLE detection', 'SERVER city')
 # ---------------------------------------------------------------------
 
 $node->safe_psql('postgres', "DROP DATABASE $_ WITH (FORCE)") foreach ('template_copy', 'paused_copy', 'restored');
-$node->backup('base');
-my $standby = PostgreSQL::Test::Cluster->new('standby');
-$standby->init_from_backup($node, 'base', has_streaming => 1);
-$standby->start;
+my $standby = make_standby($node);
 produce(2000);
 ledger_is_exact($node, 'city', $broker, 'the primary');
 $node->wait_for_catchup($standby);

@@ -147,11 +147,7 @@ is( $node->safe_psql('restored', q{SELECT (SELECT count(*) FROM detect.locator),
 # ---------------------------------------------------------------------
 # A standby
 # ---------------------------------------------------------------------
-$node->backup('base');
-my $standby = PostgreSQL::Test::Cluster->new('standby');
-$standby->init_from_backup($node, 'base', has_streaming => 1);
-$standby->start;
-$node->wait_for_catchup($standby);
+my $standby = make_standby($node);
 my $reader = $standby->background_psql('city');
 is($reader->query_safe($differences), '0', 'a standby answers');
 $node->safe_psql('city', 'UPDATE zones SET geom = ST_Translate(geom, 0.5, 0.5)');

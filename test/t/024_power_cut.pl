@@ -154,11 +154,7 @@ for my $round (1 .. ROUNDS)
 # A standby that lags behind
 # ---------------------------------------------------------------------
 
-$node->backup('base');
-my $standby = PostgreSQL::Test::Cluster->new('standby');
-$standby->init_from_backup($node, 'base', has_streaming => 1);
-$standby->start;
-$node->wait_for_catchup($standby);
+my $standby = make_standby($node);
 produce();
 wait_applied($node, 'city', 'camera', $applied + int(rand(CHUNK)), '');
 # it gets nothing from now on

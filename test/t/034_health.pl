@@ -236,11 +236,7 @@ $node->safe_psql('city', "SELECT detect.purge_dead_letters('slow')");
 # A standby
 # ---------------------------------------------------------------------
 
-$node->backup('base');
-my $standby = PostgreSQL::Test::Cluster->new('standby');
-$standby->init_from_backup($node, 'base', has_streaming => 1);
-$standby->start;
-$node->wait_for_catchup($standby);
+my $standby = make_standby($node);
 is($standby->safe_psql('city', 'SELECT detect.status()'), 'ok', 'a standby is well');
 is( $standby->safe_psql('city', q{SELECT state, reason, remedy, lag_messages, accepted > 0 FROM detect.stat_stream WHERE stream = $$camera$$}),
 	'stopped|this server is a standby|nothing: it runs once the server is promoted||t',

@@ -23,15 +23,7 @@ use constant BROKEN   => qw(invalid_json wrong_type empty missing_key out_of_ran
 my $kafka     = "$DetectTest::programs/kafka";
 my $kafka_dir = "$PostgreSQL::Test::Utils::tmp_check/kafka";
 
-sub can_run_kafka
-{
-	return 0 if system('command -v java >/dev/null') != 0;
-	return 1 if -d ($ENV{DETECT_KAFKA_LIBS} // '');
-	return system('command -v mvn >/dev/null') == 0;
-}
-
-plan(skip_all => 'needs Java and Maven: test/install_dependencies.sh --kafka')
-  if !$ENV{DETECT_TEST_KAFKA} && !can_run_kafka();
+skip_without_kafka();
 
 # ---------------------------------------------------------------------
 # Kafka

@@ -12,10 +12,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-plan(skip_all => 'needs Java and Maven: test/install_dependencies.sh --kafka')
-  if !$ENV{DETECT_TEST_KAFKA}
-  && (system('command -v java >/dev/null') != 0
-	|| (!-d ($ENV{DETECT_KAFKA_LIBS} // '') && system('command -v mvn >/dev/null') != 0));
+skip_without_kafka();
 
 my $kafka = DetectTest::Kafka->start("$PostgreSQL::Test::Utils::tmp_check/kafka");
 my $node  = make_node('main');
