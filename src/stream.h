@@ -108,6 +108,7 @@ extern Oid query_view_create(const char *name, Query *query, Oid owner);
 
 /* in stream_output.c */
 extern List *stream_query_events_columns(Query *query, Oid events_table, Oid staging_table);
+extern void stream_query_tell_unused(Oid events_table, Oid staging_table);
 extern const char *closest_attribute(Oid relid, const char *name);
 
 /* in stream_create.c */

@@ -162,7 +162,10 @@ stream_make_query(StreamDefinition *definition)
 	Query *query;
 
 	if (definition->default_query)
+	{
 		text = stream_query_default(stream->staging_table, stream->events_table);
+		stream_query_tell_unused(stream->events_table, stream->staging_table);
+	}
 	query = stream_query_parse(text, stream->name, stream->staging_table,
 							   get_attnum(stream->staging_table, DETECT_ORDINAL));
 	stream->events_columns =

@@ -165,3 +165,32 @@ stream_query_events_columns(Query *query, Oid events_table, Oid staging_table)
 				 errhint("Give its output the names of the table's columns.")));
 	return columns;
 }
+
+/*
+ * Tell of columns of a stream that its events table lacks: where nobody wrote a
+ * query that could use them, the name of one or the other is wrong.
+ */
+void
+stream_query_tell_unused(Oid events_table, Oid staging_table)
+{
+	Relation rel = relation_open(staging_table, AccessShareLock);
+	TupleDesc tupdesc = RelationGetDescr(rel);
+
+	for (int i = 0; i < tupdesc->natts; i++)
+	{
+		Form_pg_attribute attribute = TupleDescAttr(tupdesc, i);
+		const char *name = NameStr(attribute->attname);
+		const char *closest;
+
+		if (attribute->attisdropped || strcmp(name, DETECT_ORDINAL) == 0 ||
+			get_attnum(events_table, name) != InvalidAttrNumber)
+			continue;
+		closest = closest_attribute(events_table, name);
+		ereport(NOTICE,
+				(errmsg("column \"%s\" of the stream goes nowhere: table \"%s\" does not have it",
+						name, get_rel_name(events_table)),
+				 closest ? errhint("Perhaps you meant the column \"%s\".", closest)
+						 : errhint("Add it to the table, use it in a query, or leave it out.")));
+	}
+	relation_close(rel, AccessShareLock);
+}
