@@ -5,7 +5,7 @@
  *
  * What crashes a process takes the server's shared memory along, and the
  * transaction with it.  The page cache stays: so a note is one pwrite without
- * fsync, about a microsecond.  After a crash of the machine nothing can be told,
+ * fsync.  After a crash of the machine nothing can be told,
  * and nothing needs to be.
  *
  * Only who was at work when the crash came is suspect.  When a process dies, the

@@ -11,8 +11,8 @@
  * known ones that were not met are gone.  So what it has is what the snapshot
  * sees, in whatever order transactions have committed, were prepared or rolled
  * back, on a standby and under replication too, and whether or not triggers have
- * told of each row; writers pay nothing.  A row takes some 50 ns to pass and
- * a place some 50 µs to build.
+ * told of each row; writers pay nothing.  To pass a row takes far less than to
+ * build a place.
  *
  * The rule that makes it right: in one file, two rows that were ever visible at
  * one position are versions of different transactions.  For VACUUM and pruning

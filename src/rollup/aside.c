@@ -40,8 +40,9 @@ typedef struct AbsorbStep
 } AbsorbStep;
 
 /*
- * Whether an error is a rollup's own, such as a query that takes too long.  Others (somebody ends or cancels us, a
- * deadlock) would meet the next try, or the next rollup, as well.
+ * Whether an error is a rollup's own, such as a query that takes too long.  Others
+ * (somebody ends or cancels us, a deadlock) would meet the next try, or the next
+ * rollup, as well.
  */
 static bool
 is_own_error(const ErrorData *error)

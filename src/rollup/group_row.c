@@ -3,8 +3,8 @@
  * group_row.c
  *	  Where the rows of groups are that were merged last.
  *
- * The groups of a batch are mostly those of the batch before.  To go to the row
- * at once takes a fifth of what the way through the index takes.
+ * The groups of a batch are mostly those of the batch before: their rows are
+ * found at once, without the way through the index.
  *
  * What is kept is a guess: nothing is told of rollbacks, of VACUUM, or of what
  * others do.  A row that is found by it counts only if the snapshot sees it and

@@ -15,7 +15,7 @@
  * costs a call of the aggregate's functions in an environment of their own.
  * Where the combine function is an ordinary strict function of PostgreSQL over
  * plain values (int8pl for count, the larger of two for max) it is called
- * directly: it gives the same, and takes less than half of the time.
+ * directly: it gives the same in less time.
  *
  *-------------------------------------------------------------------------
  */

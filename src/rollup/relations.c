@@ -40,8 +40,8 @@
 #include "utils/rel.h"
 
 /* Room for updated rows on each page, so that they need no new index entry.  A
- * batch from a full topic may update all rows of a page: with 85 % half of such
- * updates were not HOT, and the table in the end larger than with 70 %. */
+ * batch from a full topic may update all rows of a page: with less room many of such
+ * updates are not HOT, and the table is larger in the end. */
 #define STATE_FILLFACTOR_PERCENT 70
 
 /* What to do about a new query that does not fit the view. */
