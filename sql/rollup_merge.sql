@@ -102,6 +102,7 @@ CREATE UNIQUE INDEX nulls ON detect_state.by_shop (shop);
 SET SESSION AUTHORIZATION regress_merge;
 SELECT detect.retry_rollup('by_shop');
 CALL sold(1021, 1030);
+CALL regress.await('SELECT FROM detect.stat_rollup WHERE state = ''failed''', 1);
 SELECT rollup, state, error FROM detect.stat_rollup WHERE state <> 'active';
 RESET SESSION AUTHORIZATION;
 CREATE UNIQUE INDEX groups ON detect_state.by_shop (shop) NULLS NOT DISTINCT;

@@ -215,4 +215,27 @@
 #define compat_hash_entry_number(table, entry) ((uint64 *) &(entry)->additional)
 #endif
 
+/* ---- Writing rows: the range table, maps of partitions, indexes ---- */
+
+#include "access/tupconvert.h"
+#if PG_VERSION_NUM >= 180000
+#define compat_init_range_table(estate, stmt) \
+	ExecInitRangeTable((estate), (stmt)->rtable, (stmt)->permInfos, (stmt)->unprunableRelids)
+#elif PG_VERSION_NUM >= 160000
+#define compat_init_range_table(estate, stmt) \
+	ExecInitRangeTable((estate), (stmt)->rtable, (stmt)->permInfos)
+#else
+#define compat_init_range_table(estate, stmt) ExecInitRangeTable((estate), (stmt)->rtable)
+#endif
+
+#if PG_VERSION_NUM >= 160000
+#define compat_root_to_child_map(result, estate) ExecGetRootToChildMap((result), (estate))
+#define compat_insert_index_tuples(result, slot, estate) \
+	ExecInsertIndexTuples((result), (slot), (estate), false, false, NULL, NIL, false)
+#else
+#define compat_root_to_child_map(result, estate) ((result)->ri_RootToPartitionMap)
+#define compat_insert_index_tuples(result, slot, estate) \
+	ExecInsertIndexTuples((result), (slot), (estate), false, false, NULL, NIL)
+#endif
+
 #endif /* DETECT_COMPAT_H */

@@ -189,14 +189,14 @@ row_as_json(Datum row)
 
 /* Keep the row that the events table has just accepted. */
 static void
-witness_accepted(TriggerData *trigdata, void *argument)
+witness_accepted(Relation events_table, Tuplestorestate *accepted, void *argument)
 {
 	Trial *trial = argument;
 	TupleTableSlot *slot =
-		MakeSingleTupleTableSlot(RelationGetDescr(trigdata->tg_relation), &TTSOpsMinimalTuple);
+		MakeSingleTupleTableSlot(RelationGetDescr(events_table), &TTSOpsMinimalTuple);
 
-	tuplestore_rescan(trigdata->tg_newtable);
-	if (tuplestore_gettupleslot(trigdata->tg_newtable, true, false, slot))
+	tuplestore_rescan(accepted);
+	if (tuplestore_gettupleslot(accepted, true, false, slot))
 		trial->accepted = MemoryContextStrdup(trial->element_context,
 											  row_as_json(ExecFetchSlotHeapTupleDatum(slot)));
 	ExecDropSingleTupleTableSlot(slot);

@@ -84,9 +84,8 @@ typedef struct EventTimes
 
 typedef struct Events Events;
 
-/* Shown what the events table has accepted, while its trigger runs. */
-struct TriggerData;
-typedef void (*AcceptedWitness)(struct TriggerData *trigdata, void *argument);
+/* Shown what the events table has accepted. */
+typedef void (*AcceptedWitness)(Relation events_table, Tuplestorestate *accepted, void *argument);
 
 /* in apply/staged_read.c */
 typedef struct StagedReader StagedReader;

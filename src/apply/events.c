@@ -6,7 +6,8 @@
  * Two statements of the executor, both with a saved plan: the stream's query
  * (query.c), and the insert of the rows that passed.  What was accepted is what
  * the events table's AFTER INSERT trigger then sees: only that is handed to the
- * rollups.
+ * rollups.  Where nothing but that trigger looks at the rows they are written as
+ * COPY would (events_write.c), and handed on without it.
  *
  *-------------------------------------------------------------------------
  */
@@ -184,27 +185,56 @@ events_guard_rollups(Events *events, bool guarded)
 	return changed;
 }
 
-/*
- * Insert the rows that passed into the events table.
- */
-void
-events_insert(Events *events)
+/* Hand what the table accepted to the rollups. */
+static void
+hand_over(Events *events, Relation rel, Tuplestorestate *accepted)
 {
-	const Stream *stream = events->stream;
-	SPIExecuteOptions options = {0};
-	SPIPlanPtr plan;
+	step_time(STEP_INSERT, &events->step_began);
+	events_stage = "rollup";
+	/* what a rollup makes of events is no matter of theirs */
+	if (events->witness)
+		events->witness(rel, accepted, events->witness_argument);
+	else
+	{
+		events->in_rollups = true;
+		rollup_set_apply(events->rollups, accepted, events->rollups_guarded);
+		events->in_rollups = false;
+	}
+	step_time(STEP_ROLLUP, &events->step_began);
+}
 
-	events->was_handed_over = events->failed_at_row = false;
-	events->naccepted = 0;
-	SPI_connect();
-	plan_register_relation(ACCEPTED_RELATION, InvalidOid, events->row_desc, events->rows,
-						   events->nrows);
-	plan = plan_for_rows(&events->insert, events->insert_sql, events->nrows);
+/* Write the rows that passed; false when that is a matter for the executor. */
+static bool
+write_rows(Events *events, SPIPlanPtr plan, QueryEnvironment *environment)
+{
+	MemoryContext saved_context = MemoryContextSwitchTo(events->apply_context);
+	Relation rel;
+
+	events->accepted = tuplestore_begin_heap(false, false, detect_max_batch_kilobytes * 4);
+	MemoryContextSwitchTo(saved_context);
+	events->failed_at_row = true;
+	events->was_handed_over = events_write(events, plan, environment);
+	events->failed_at_row = false;
+	if (!events->was_handed_over)
+		return false;
+	events->naccepted = events->nrows;
+	rel = table_open(events->stream->events_table, NoLock);
+	hand_over(events, rel, events->accepted);
+	table_close(rel, NoLock);
+	return true;
+}
+
+/* Have the executor insert the rows that passed. */
+static void
+insert_rows(Events *events, SPIPlanPtr plan)
+{
+	SPIExecuteOptions options = {0};
+
 	inserting = events;
 	PG_TRY();
 	{
 		if (SPI_execute_plan_extended(plan, &options) < 0)
-			elog(ERROR, "could not insert the events of stream \"%s\"", stream->name);
+			elog(ERROR, "could not insert the events of stream \"%s\"", events->stream->name);
 	}
 	PG_CATCH();
 	{
@@ -214,6 +244,27 @@ events_insert(Events *events)
 	}
 	PG_END_TRY();
 	inserting = NULL;
+}
+
+/*
+ * Insert the rows that passed into the events table.
+ */
+void
+events_insert(Events *events)
+{
+	const Stream *stream = events->stream;
+	QueryEnvironment *environment;
+	SPIPlanPtr plan;
+
+	events->was_handed_over = events->failed_at_row = false;
+	events->naccepted = 0;
+	SPI_connect();
+	environment = plan_register_relation(ACCEPTED_RELATION, InvalidOid, events->row_desc,
+										 events->rows, events->nrows);
+	plan = plan_for_rows(&events->insert, events->insert_sql, events->nrows);
+	/* a row that is refused is looked for by the executor */
+	if (events->looks_for_refused || !write_rows(events, plan, environment))
+		insert_rows(events, plan);
 	SPI_finish();
 	if (!events->was_handed_over)
 		ereport(
@@ -234,7 +285,9 @@ events_end(Events *events)
 {
 	if (events->rows)
 		tuplestore_end(events->rows);
-	events->rows = NULL;
+	if (events->accepted)
+		tuplestore_end(events->accepted);
+	events->rows = events->accepted = NULL;
 	events->row_desc = NULL;
 }
 
@@ -304,7 +357,7 @@ events_apply(Events *events, Batch *batch, Element **candidates, int ncandidates
 void
 events_abort(Events *events)
 {
-	events->rows = NULL;
+	events->rows = events->accepted = NULL;
 	events->row_desc = NULL;
 	inserting = NULL;
 }
@@ -380,15 +433,6 @@ mark_seen(Events *events, TriggerData *trigdata)
 	ExecDropSingleTupleTableSlot(slot);
 }
 
-/* Hand what the table accepted to the rollups. */
-static void
-apply_rollups(Events *events, TriggerData *trigdata)
-{
-	events->in_rollups = true;
-	rollup_set_apply(events->rollups, trigdata, events->rollups_guarded);
-	events->in_rollups = false;
-}
-
 /*
  * AFTER INSERT statement trigger of an events table and its partitions.  In the
  * applier's own insert it hands what the table accepted to the rollups; from
@@ -424,15 +468,6 @@ detect_accepted(PG_FUNCTION_ARGS)
 		 trigdata->tg_relation->trigdesc->trig_insert_before_row))
 		mark_seen(inserting, trigdata);
 	if (inserting->naccepted > 0)
-	{
-		step_time(STEP_INSERT, &inserting->step_began);
-		events_stage = "rollup";
-		/* what a rollup makes of events is no matter of theirs */
-		if (inserting->witness)
-			inserting->witness(trigdata, inserting->witness_argument);
-		else
-			apply_rollups(inserting, trigdata);
-		step_time(STEP_ROLLUP, &inserting->step_began);
-	}
+		hand_over(inserting, trigdata->tg_relation, trigdata->tg_newtable);
 	return PointerGetDatum(NULL);
 }

@@ -32,6 +32,7 @@ struct Events
 	bool in_rollups;		 /* or an error has come from there */
 	bool rollups_guarded;	 /* one that fails is set aside */
 	bool looks_for_refused;	 /* rows that the events table refuses */
+	bool has_other_targets;	 /* partitions that only the executor can write to */
 	AcceptedWitness witness; /* NULL: nobody looks */
 	void *witness_argument;
 
@@ -44,6 +45,7 @@ struct Events
 	Tuplestorestate *rows; /* that passed the query */
 	int64 nrows;
 	TupleDesc row_desc;
+	Tuplestorestate *accepted; /* rows that were written here, NULL: the executor's */
 	AttrNumber ordinal_attnum; /* in it */
 	bool failed_at_row;		   /* the insert, before it had read all rows */
 	ErrorData *refusal;		   /* of the row that was refused last, or NULL */
@@ -56,12 +58,15 @@ struct Events
 /* in apply/events.c */
 extern void events_insert(Events *events);
 
+/* in apply/events_write.c */
+extern bool events_write(Events *events, SPIPlanPtr plan, QueryEnvironment *environment);
+
 /* in apply/refused.c */
 extern void events_insert_unrefused(Events *events);
 
 /* in apply/plan.c */
-extern void plan_register_relation(const char *name, Oid relid, TupleDesc desc,
-								   Tuplestorestate *rows, double nrows);
+extern QueryEnvironment *plan_register_relation(const char *name, Oid relid, TupleDesc desc,
+												Tuplestorestate *rows, double nrows);
 extern SPIPlanPtr plan_for_rows(SizedPlan *sized, const char *sql, double nrows);
 
 /* in apply/query.c */

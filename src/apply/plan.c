@@ -13,13 +13,15 @@
 #include "apply/events_internal.h"
 
 /*
- * Make an ephemeral relation known to the SPI level that is open.
+ * Make an ephemeral relation known to the SPI level that is open; the result is
+ * an environment that knows it too.
  */
-void
+QueryEnvironment *
 plan_register_relation(const char *name, Oid relid, TupleDesc desc, Tuplestorestate *rows,
 					   double nrows)
 {
 	EphemeralNamedRelation enr = palloc0(sizeof(EphemeralNamedRelationData));
+	QueryEnvironment *environment = create_queryEnv();
 	int result;
 
 	enr->md.name = pstrdup(name);
@@ -31,6 +33,8 @@ plan_register_relation(const char *name, Oid relid, TupleDesc desc, Tuplestorest
 	result = SPI_register_relation(enr);
 	if (result != SPI_OK_REL_REGISTER)
 		elog(ERROR, "could not register relation \"%s\": %s", name, SPI_result_code_string(result));
+	register_ENR(environment, enr);
+	return environment;
 }
 
 /*

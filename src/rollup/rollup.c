@@ -368,27 +368,17 @@ take_batch(Rollup *rollup, Tuplestorestate *events, bool is_guarded)
 }
 
 /*
- * Merge what the events table's AFTER INSERT statement trigger saw into the
- * rollups, in the transaction that inserted it.  The trigger is that of the
- * events table itself, not of a partition.  With is_guarded, a rollup that
- * fails is set aside, else its error is raised.
+ * Merge what the events table has accepted into the rollups, in the transaction
+ * that inserted it: rows of the events table itself, not of a partition.  With
+ * is_guarded, a rollup that fails is set aside, else its error is raised.
  */
 void
-rollup_set_apply(RollupSet *set, TriggerData *trigdata, bool is_guarded)
+rollup_set_apply(RollupSet *set, Tuplestorestate *events, bool is_guarded)
 {
-	Tuplestorestate *events = trigdata->tg_newtable;
-	MemoryContext context;
-	MemoryContext saved_context;
-
-	if (RelationGetRelid(trigdata->tg_relation) != set->stream->events_table)
-		elog(ERROR, "unexpected events table \"%s\"",
-			 RelationGetRelationName(trigdata->tg_relation));
-	if (events == NULL || tuplestore_tuple_count(events) == 0)
-		return;
-
-	context =
+	MemoryContext context =
 		AllocSetContextCreate(CurrentMemoryContext, "detect rollup batch", ALLOCSET_DEFAULT_SIZES);
-	saved_context = MemoryContextSwitchTo(context);
+	MemoryContext saved_context = MemoryContextSwitchTo(context);
+
 	rollup_set_refresh(set);
 	for (int i = 0; i < set->nrollups; i++)
 	{

@@ -33,7 +33,7 @@ typedef struct RollupSet RollupSet;
 
 /* in rollup/rollup.c */
 extern RollupSet *rollup_set_load(const Stream *stream, MemoryContext context);
-extern void rollup_set_apply(RollupSet *set, TriggerData *trigdata, bool is_guarded);
+extern void rollup_set_apply(RollupSet *set, Tuplestorestate *events, bool is_guarded);
 extern TimestampTz rollup_set_due(const RollupSet *set);
 
 /* in rollup/fill.c */
