@@ -164,16 +164,17 @@ find_target(Writer *writer, ResultRelInfo *result)
 	return target;
 }
 
-/* Check a row as its table would, and keep it for writing. */
+/* Check a row as its table would, and keep it for writing and for the rollups. */
 static void
-keep_row(Writer *writer, Target *target, TupleTableSlot *slot)
+keep_row(Writer *writer, Target *target, TupleTableSlot *row)
 {
 	ResultRelInfo *result = target->result;
 	Relation rel = result->ri_RelationDesc;
+	TupleTableSlot *slot =
+		target->map ? execute_attr_map_slot(target->map->attrMap, row, target->slot) : row;
 	MemoryContext saved_context;
+	HeapTuple tuple;
 
-	if (target->map)
-		slot = execute_attr_map_slot(target->map->attrMap, slot, target->slot);
 	slot->tts_tableOid = RelationGetRelid(rel);
 	if (RelationGetDescr(rel)->constr)
 		ExecConstraints(result, slot, writer->estate);
@@ -186,7 +187,12 @@ keep_row(Writer *writer, Target *target, TupleTableSlot *slot)
 		target->allocated *= 2;
 		target->tuples = repalloc_huge(target->tuples, target->allocated * sizeof(HeapTuple));
 	}
-	target->tuples[target->ntuples++] = ExecCopySlotHeapTuple(slot);
+	tuple = target->tuples[target->ntuples++] = ExecCopySlotHeapTuple(slot);
+	/* a copy of the tuple is cheaper than another one made from the row */
+	if (target->map)
+		tuplestore_puttupleslot(writer->accepted, row);
+	else
+		tuplestore_puttuple(writer->accepted, tuple);
 	MemoryContextSwitchTo(saved_context);
 }
 
@@ -210,7 +216,6 @@ writer_receive(TupleTableSlot *slot, DestReceiver *self)
 		return false;
 	}
 	keep_row(writer, target, slot);
-	tuplestore_puttupleslot(writer->accepted, slot);
 	return true;
 }
 

@@ -34,8 +34,9 @@
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
-/* A partition with more events is read in several chunks ... */
-#define CHUNK_EVENTS		 1000000
+/* A partition with more events is read in several chunks: the stream waits for
+ * each, and each reads the whole partition ... */
+#define CHUNK_EVENTS		 600000
 #define CHUNKS_PER_PARTITION 16
 
 /* ... and several with fewer are read in one. */
