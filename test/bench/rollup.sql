@@ -87,14 +87,13 @@ LANGUAGE sql IMMUTABLE AS $$
                   'FROM %s GROUP BY 1, 2', width, events)
 $$;
 
--- The stream, and its rollups of these widths.
-CREATE FUNCTION bench.make_sightings(widths text[]) RETURNS void
+-- The stream, over its table if there is one, and its rollups of these widths.
+CREATE FUNCTION bench.make_sightings(widths text[], partitions interval DEFAULT '1 day') RETURNS void
 LANGUAGE plpgsql SET search_path = city, public AS $$
 BEGIN
-    DROP TABLE IF EXISTS sighting;
-    CREATE TABLE sighting (sighting_id bigint NOT NULL, camera int NOT NULL, confidence real NOT NULL, at timestamptz NOT NULL)
+    CREATE TABLE IF NOT EXISTS sighting (sighting_id bigint NOT NULL, camera int NOT NULL, confidence real NOT NULL, at timestamptz NOT NULL)
         PARTITION BY RANGE (at);
-    PERFORM detect.create_stream('sighting', server => '', key => '{sighting_id}', partition_interval => '1 day');
+    PERFORM detect.create_stream('sighting', server => '', key => '{sighting_id}', partition_interval => partitions);
     PERFORM detect.create_rollup('sightings_' || n, bench.sighting_query(widths[n], 'sighting'))
     FROM generate_subscripts(widths, 1) n;
 END
@@ -104,6 +103,7 @@ CREATE FUNCTION bench.drop_sightings() RETURNS void
 LANGUAGE sql AS $$
     SELECT detect.drop_rollup(rollup) FROM detect.rollup WHERE stream = 'sighting';
     SELECT detect.drop_stream('sighting');
+    DROP TABLE city.sighting;
 $$;
 
 -- What the last drain took: µs an event.
@@ -273,5 +273,15 @@ BEGIN
         'SELECT date_bin(''1 minute'', timestamp_detected, ''epoch''), item_name, count(*) AS a, count(*) FILTER (WHERE confidence >= 0.9) AS b,
                 avg(confidence), max(timestamp_detected)
          FROM city.detection GROUP BY 1, 2');
+END
+$$;
+
+-- 99 % of the events that came to Kafka within a time were visible after so many
+-- ms: by their commits, so of every event.
+CREATE FUNCTION bench.p99_ms(since timestamptz, until timestamptz) RETURNS float8
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (SELECT percentile_cont(0.99) WITHIN GROUP (ORDER BY 1000 * extract(epoch FROM pg_xact_commit_timestamp(xmin) - kafka_timestamp)::float8)
+            FROM city.detection WHERE kafka_timestamp >= since AND kafka_timestamp < until);
 END
 $$;

@@ -44,9 +44,10 @@ start_generator() {
 
 # Ends what runs, and removes it.
 tear_down() {
-    if [ -n "${generator:-}" ]; then
-        kill "$generator" 2>/dev/null || true
-    fi
+    local process
+    for process in "${generator:-}" "${generators[@]:-}"; do
+        [ -z "$process" ] || kill "$process" 2>/dev/null || true
+    done
     "$SOURCE/test/broker/kafka" kill "$WORK/kafka" 2>/dev/null || true
     if [ -s "$WORK/data/postmaster.pid" ]; then
         as_server "$BINDIR/pg_ctl" -D "$WORK/data" -m immediate -w stop >/dev/null 2>&1 || true

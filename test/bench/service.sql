@@ -1,0 +1,68 @@
+-- What test/bench/service measures with, after rollup.sql.  Run by a superuser.
+
+-- Sends one row at a time and looks for it in the rollup; ms until it is there.
+CREATE PROCEDURE bench.wake(rows int)
+LANGUAGE plpgsql AS $$
+DECLARE
+    began timestamptz;
+BEGIN
+    FOR n IN 1 .. rows LOOP
+        began := clock_timestamp();
+        INSERT INTO detect_staging.sighting VALUES (n, n, 0.5, began);
+        COMMIT;
+        WHILE NOT EXISTS (SELECT FROM city.sightings_1 WHERE camera = n) LOOP
+            COMMIT;
+        END LOOP;
+        INSERT INTO bench.woken VALUES (extract(epoch FROM clock_timestamp() - began) * 1000);
+        COMMIT;
+        -- the stream is quiet again
+        PERFORM pg_sleep(0.02);
+        COMMIT;
+    END LOOP;
+END
+$$;
+CREATE TABLE bench.woken (ms float8);
+
+-- ---------------------------------------------------------------------
+-- Flows: streams of the town's messages, each from a topic of its own
+-- ---------------------------------------------------------------------
+
+CREATE FUNCTION bench.make_flow(name text, topic text) RETURNS void
+LANGUAGE plpgsql SET search_path = city, public AS $$
+BEGIN
+    EXECUTE format('CREATE TABLE %I (detection_oid bigint NOT NULL, video_camera_oid int, item_name text, confidence real, timestamp_detected timestamptz NOT NULL)
+                    PARTITION BY RANGE (timestamp_detected)', name);
+    PERFORM detect.create_stream(name, server => 'city', topic => topic, key => '{detection_oid}', event_time => 'timestamp_detected',
+                                 query => 'SELECT b.detection_oid, b.video_camera_oid, b.item_name, (round(b.confidence * 64) / 64)::real AS confidence, b.timestamp_detected FROM batch b',
+                                 partition_interval => '1 day');
+    PERFORM detect.create_rollup(name || '_items', bench.flow_query(name));
+END
+$$;
+
+CREATE FUNCTION bench.flow_query(name text) RETURNS text
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT format('SELECT date_bin(''1 minute'', timestamp_detected, ''epoch'') AS minute, item_name, count(*) AS detections, avg(confidence) AS confidence
+                   FROM city.%I GROUP BY 1, 2', name)
+$$;
+
+-- CPU of all workers until now, and what they have applied.
+CREATE TABLE bench.load_begun (seconds float8, events bigint);
+CREATE TABLE bench.load (what text, us_an_event float8);
+
+CREATE FUNCTION bench.load_now(OUT seconds float8, OUT events bigint)
+LANGUAGE sql VOLATILE AS $$
+    SELECT (SELECT sum(bench.cpu_seconds(format('/proc/%s/stat', pid))) FROM detect.stat_worker WHERE pid IS NOT NULL),
+           (SELECT coalesce(sum(accepted + duplicates + filtered + expired + dead_letters), 0)::bigint FROM detect._applied_progress)
+$$;
+
+CREATE PROCEDURE bench.begin_load()
+LANGUAGE sql AS $$
+    TRUNCATE bench.load_begun;
+    INSERT INTO bench.load_begun SELECT * FROM bench.load_now();
+$$;
+
+CREATE PROCEDURE bench.end_load(what text)
+LANGUAGE sql AS $$
+    INSERT INTO bench.load
+    SELECT what, (n.seconds - b.seconds) * 1e6 / nullif(n.events - b.events, 0) FROM bench.load_begun b, bench.load_now() n
+$$;
