@@ -38,6 +38,7 @@ OBJS = \
 	src/dropped.o \
 	src/events_trigger.o \
 	src/fault_point.o \
+	src/heap_rows.o \
 	src/history.o \
 	src/name.o \
 	src/peek.o \

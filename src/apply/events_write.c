@@ -21,8 +21,6 @@
  */
 #include "detect.h"
 
-#include "access/heapam.h"
-#include "access/tableam.h"
 #include "access/xact.h"
 #include "apply/events_internal.h"
 #include "catalog/pg_trigger.h"
@@ -30,6 +28,7 @@
 #include "compat.h"
 #include "executor/execPartition.h"
 #include "executor/executor.h"
+#include "heap_rows.h"
 #include "miscadmin.h"
 #include "parser/parse_func.h"
 #include "tcop/dest.h"
@@ -39,8 +38,8 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
-/* So many rows are given to the table at a time, as COPY does. */
-#define WRITE_ROWS 1000
+/* Room for so many rows at first. */
+#define TARGET_ROWS 1000
 
 /* A partition, or the table itself, and the rows that go there. */
 typedef struct Target
@@ -66,28 +65,6 @@ typedef struct Writer
 	Tuplestorestate *accepted;
 	bool fits; /* every target so far can be written to */
 } Writer;
-
-/* Whether nothing happens to rows of a relation but what is done here. */
-static bool
-is_plain(const ResultRelInfo *result)
-{
-	const TriggerDesc *triggers = result->ri_TrigDesc;
-	const TupleConstr *constr = RelationGetDescr(result->ri_RelationDesc)->constr;
-
-	return !(triggers && (triggers->trig_insert_before_row || triggers->trig_insert_after_row ||
-						  triggers->trig_insert_instead_row)) &&
-		   !(constr && constr->has_generated_stored);
-}
-
-/* Whether rows can be written to a relation. */
-static bool
-is_plain_heap(const ResultRelInfo *result)
-{
-	const Relation rel = result->ri_RelationDesc;
-
-	return rel->rd_rel->relkind == RELKIND_RELATION &&
-		   rel->rd_tableam == GetHeapamTableAmRoutine() && is_plain(result);
-}
 
 /* Whether an insert into the events table fires our own trigger and no other. */
 static bool
@@ -146,7 +123,7 @@ find_target(Writer *writer, ResultRelInfo *result)
 	target = hash_search(writer->targets, &result, HASH_ENTER, &found);
 	if (!found)
 	{
-		if (!is_plain_heap(result))
+		if (!heap_rows_can_write(result))
 			return NULL;
 		saved_context = MemoryContextSwitchTo(writer->estate->es_query_cxt);
 		target->map = writer->routing ? compat_root_to_child_map(result, writer->estate) : NULL;
@@ -156,7 +133,7 @@ find_target(Writer *writer, ResultRelInfo *result)
 										 &TTSOpsVirtual)
 				: NULL;
 		target->ntuples = 0;
-		target->allocated = WRITE_ROWS;
+		target->allocated = TARGET_ROWS;
 		target->tuples = palloc(target->allocated * sizeof(HeapTuple));
 		MemoryContextSwitchTo(saved_context);
 	}
@@ -229,35 +206,6 @@ writer_end(DestReceiver *self)
 {
 }
 
-/* Write the rows of one target. */
-static void
-write_target(EState *estate, Target *target)
-{
-	ResultRelInfo *result = target->result;
-	Relation rel = result->ri_RelationDesc;
-	int nslots = Min(target->ntuples, WRITE_ROWS);
-	TupleTableSlot **slots = palloc(nslots * sizeof(TupleTableSlot *));
-	BulkInsertState bulk = GetBulkInsertState();
-
-	for (int i = 0; i < nslots; i++)
-		slots[i] = ExecInitExtraTupleSlot(estate, RelationGetDescr(rel), &TTSOpsHeapTuple);
-	for (int from = 0; from < target->ntuples; from += WRITE_ROWS)
-	{
-		int count = Min(target->ntuples - from, WRITE_ROWS);
-
-		CHECK_FOR_INTERRUPTS();
-		for (int i = 0; i < count; i++)
-			ExecStoreHeapTuple(target->tuples[from + i], slots[i], false);
-		table_multi_insert(rel, slots, count, GetCurrentCommandId(true), 0, bulk);
-		for (int i = 0; i < count && result->ri_NumIndices > 0; i++)
-		{
-			ResetPerTupleExprContext(estate);
-			(void) compat_insert_index_tuples(result, slots[i], estate);
-		}
-	}
-	FreeBulkInsertState(bulk);
-}
-
 /* Run what lies below the insert: every row finds its target. */
 static void
 collect_rows(Writer *writer, const PlannedStmt *stmt, const ModifyTable *insert,
@@ -305,8 +253,9 @@ begin_writer(Writer *writer, const PlannedStmt *stmt, const ModifyTable *insert)
 		writer->routing = ExecSetupPartitionTupleRouting(estate, writer->root->ri_RelationDesc);
 	else
 		ExecOpenIndices(writer->root, false);
-	writer->fits = fires_ours_alone(writer->root->ri_TrigDesc) &&
-				   (writer->routing ? is_plain(writer->root) : is_plain_heap(writer->root));
+	writer->fits =
+		fires_ours_alone(writer->root->ri_TrigDesc) &&
+		(writer->routing ? heap_rows_are_plain(writer->root) : heap_rows_can_write(writer->root));
 	MemoryContextSwitchTo(saved_context);
 }
 
@@ -331,7 +280,7 @@ write_rows(Writer *writer)
 
 	hash_seq_init(&status, writer->targets);
 	while ((target = hash_seq_search(&status)) != NULL)
-		write_target(writer->estate, target);
+		heap_rows_write(target->result, writer->estate, target->tuples, target->ntuples, NULL);
 	MemoryContextSwitchTo(saved_context);
 	/* rollups see the rows */
 	CommandCounterIncrement();

@@ -9,7 +9,8 @@
  * it updates it, and inserts in two steps, each with a WAL record of its own.
  * The applier is the only writer of a state table, so there is nobody to expect;
  * one who changes states by hand at that moment makes the merge fail, and it is
- * tried again.
+ * tried again.  Groups that are new are written many at a time (heap_rows.c),
+ * unless the state table has triggers.
  *
  * The states of a row are merged by detect._combine, which can merge any, but
  * costs a call of the aggregate's functions in an environment of their own.
@@ -36,6 +37,7 @@
 #include "commands/trigger.h"
 #include "compat.h"
 #include "executor/executor.h"
+#include "heap_rows.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "parser/parse_func.h"
@@ -58,6 +60,17 @@ struct MergePlan
 	GroupRows *groups;
 };
 
+/* New groups that are written together. */
+#define NEW_ROWS 4096
+
+typedef struct NewRows
+{
+	int count;
+	HeapTuple tuples[NEW_ROWS];
+	uint32 hashes[NEW_ROWS];
+	ItemPointerData tids[NEW_ROWS];
+} NewRows;
+
 /* One merge. */
 typedef struct Merge
 {
@@ -75,6 +88,7 @@ typedef struct Merge
 	TupleTableSlot *stored;
 	TupleTableSlot *merged;
 	ProjectionInfo *projection; /* from stored and partial to merged */
+	NewRows *new_rows;			/* NULL: each is inserted at once */
 } Merge;
 
 /*
@@ -306,6 +320,11 @@ begin_merge(Merge *merge, const Rollup *rollup, Relation state_table)
 	merge->stored = table_slot_create(state_table, slots);
 	merge->projection = ExecBuildProjectionInfo(
 		plan->targets, GetPerTupleExprContext(merge->estate), merge->merged, NULL, NULL);
+	if (heap_rows_can_write(merge->result))
+	{
+		merge->new_rows = MemoryContextAlloc(merge->estate->es_query_cxt, sizeof(NewRows));
+		merge->new_rows->count = 0;
+	}
 	AfterTriggerBeginQuery();
 }
 
@@ -369,6 +388,44 @@ find_group(Merge *merge, uint32 hash)
 		   look_up_group(merge);
 }
 
+/* Write the groups that are new so far, and note where they are. */
+static void
+write_new_rows(Merge *merge)
+{
+	NewRows *rows = merge->new_rows;
+
+	if (rows == NULL || rows->count == 0)
+		return;
+	heap_rows_write(merge->result, merge->estate, rows->tuples, rows->count, rows->tids);
+	for (int i = 0; i < rows->count; i++)
+		group_rows_note(merge->plan->groups, rows->hashes[i], &rows->tids[i]);
+	rows->count = 0;
+}
+
+/* The group in the partial slot is new. */
+static void
+insert_group(Merge *merge, uint32 hash)
+{
+	NewRows *rows = merge->new_rows;
+	MemoryContext saved_context;
+
+	if (rows == NULL)
+	{
+		ExecSimpleRelationInsert(merge->result, merge->estate, merge->partial);
+		group_rows_note(merge->plan->groups, hash, &merge->partial->tts_tid);
+		return;
+	}
+	merge->partial->tts_tableOid = RelationGetRelid(merge->state_table);
+	if (RelationGetDescr(merge->state_table)->constr)
+		ExecConstraints(merge->result, merge->partial, merge->estate);
+	saved_context = MemoryContextSwitchTo(merge->estate->es_query_cxt);
+	rows->tuples[rows->count] = ExecCopySlotHeapTuple(merge->partial);
+	MemoryContextSwitchTo(saved_context);
+	rows->hashes[rows->count++] = hash;
+	if (rows->count == NEW_ROWS)
+		write_new_rows(merge);
+}
+
 /* Merge the group in the partial slot. */
 static void
 merge_group(Merge *merge)
@@ -380,10 +437,7 @@ merge_group(Merge *merge)
 	slot_getsomeattrs(merge->partial, merge->plan->nkeys);
 	hash = group_rows_hash(groups, merge->partial);
 	if (!find_group(merge, hash))
-	{
-		ExecSimpleRelationInsert(merge->result, merge->estate, merge->partial);
-		group_rows_note(groups, hash, &merge->partial->tts_tid);
-	}
+		insert_group(merge, hash);
 	else if (merge->plan->nstates > 0)
 	{
 		context->ecxt_innertuple = merge->stored;
@@ -418,6 +472,7 @@ merge_partial(const Rollup *rollup, Tuplestorestate *partial)
 		CHECK_FOR_INTERRUPTS();
 		merge_group(&merge);
 	}
+	write_new_rows(&merge);
 	end_merge(&merge);
 	PopActiveSnapshot();
 	table_close(state_table, NoLock);

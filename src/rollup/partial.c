@@ -275,20 +275,23 @@ static int64
 execute_plan(PlannedStmt *stmt, QueryEnvironment *environment, Tuplestorestate *partial)
 {
 	DestReceiver *receiver = CreateDestReceiver(DestTuplestore);
+	PlanState *input;
 	QueryDesc *query;
-	Instrumentation *input;
 	int64 rows = 0;
 
 	SetTuplestoreDestReceiverParams(receiver, partial, CurrentMemoryContext, false, NULL, NULL);
 	query = CreateQueryDesc(stmt, QUERY_TEXT, GetActiveSnapshot(), InvalidSnapshot, receiver, NULL,
-							environment, environment ? 0 : INSTRUMENT_ROWS);
+							environment, 0);
 	ExecutorStart(query, 0);
+	/* only what is aggregated is counted: each node would take its time */
+	input = outerPlanState(query->planstate);
+	if (environment == NULL && input)
+		input->instrument = InstrAlloc(1, INSTRUMENT_ROWS, false);
 	compat_executor_run(query);
-	if (outerPlanState(query->planstate) && outerPlanState(query->planstate)->instrument)
+	if (environment == NULL && input)
 	{
-		input = outerPlanState(query->planstate)->instrument;
-		InstrEndLoop(input);
-		rows = (int64) input->ntuples;
+		InstrEndLoop(input->instrument);
+		rows = (int64) input->instrument->ntuples;
 	}
 	ExecutorFinish(query);
 	ExecutorEnd(query);
