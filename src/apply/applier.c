@@ -403,7 +403,7 @@ look_at(Applier *applier, Lookout *lookout, uint32 commits, BatchSource source)
  * ---------------------------------------------------------------------
  */
 
-/* How many blocks of staging tables have been read: of the largest one. */
+/* How many blocks the largest staging table has. */
 static BlockNumber
 staged_blocks(const Applier *applier)
 {
