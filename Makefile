@@ -96,6 +96,7 @@ OBJS = \
 	src/ingest/stage.o \
 	src/ingest/staging.o \
 	src/ingest/stream_decoder.o \
+	src/ingest/unknown_field.o \
 	src/ingest/watch.o \
 	src/ingest/worker.o \
 	src/apply/applier.o \

@@ -24,6 +24,8 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
+#define BATCH_WORK_KILOBYTES 65536
+
 /* A staging table this large is emptied as soon as it is drained. */
 #define TRUNCATE_BLOCKS	  2048
 #define IDLE_MS			  1000
@@ -50,8 +52,11 @@ applier_create(const Stream *stream, MemoryContext context)
 	applier->batch_context = AllocSetContextCreate(context, "detect batch", ALLOCSET_DEFAULT_SIZES);
 	applier->piece_size = INT_MAX;
 	applier->attempt = attempt_create(stream, context);
-	/* transition tables and joins of a batch should not spill */
-	SetConfigOption("work_mem", "65536", PGC_USERSET, PGC_S_SESSION);
+	/* transition tables and joins of a batch should not spill; what a session has
+	 * set is undone after each batch (session.c) */
+	if (work_mem < BATCH_WORK_KILOBYTES)
+		SetConfigOption("work_mem", CppAsString2(BATCH_WORK_KILOBYTES), PGC_USERSET,
+						PGC_S_OVERRIDE);
 	return applier;
 }
 
@@ -403,7 +408,7 @@ look_at(Applier *applier, Lookout *lookout, uint32 commits, BatchSource source)
  * ---------------------------------------------------------------------
  */
 
-/* How many blocks of staging tables have been read: of the largest one. */
+/* How many blocks the largest staging table has. */
 static BlockNumber
 staged_blocks(const Applier *applier)
 {

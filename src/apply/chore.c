@@ -61,7 +61,7 @@ is_past(const PartitionRange *range, TimestampTz now)
 {
 	int64 grace = GRACE_US;
 
-	if (range->to == DT_NOEND)
+	if (range->to > now)
 		return false;
 	if (range->from != DT_NOBEGIN)
 		grace = Min(grace, range->to - range->from);

@@ -64,17 +64,17 @@ void
 staged_reader_rewind(StagedReader *reader)
 {
 	ItemPointerSet(&reader->next, 0, FirstOffsetNumber);
+	reader->blocks = 0;
 }
 
 /*
- * How many blocks of the table have been read.
+ * How many blocks the table had when it was looked at, with those that its large
+ * payloads take: a consumer stops when these are too many.
  */
 BlockNumber
 staged_reader_blocks(const StagedReader *reader)
 {
-	if (reader->next.ip_posid > FirstOffsetNumber)
-		return ItemPointerGetBlockNumberNoCheck(&reader->next) + 1;
-	return ItemPointerGetBlockNumberNoCheck(&reader->next);
+	return reader->blocks;
 }
 
 /* The applied progress of a staged row's partition; rows of a partition mostly
@@ -397,6 +397,7 @@ staged_read(StagedReader *reader, Batch *batch, List *applied)
 		begin_look(reader, applied);
 		complete = read_sorted(reader, rel, batch, applied) && is_complete(reader, batch, applied);
 	}
+	reader->blocks = staging_blocks(rel);
 	table_close(rel, AccessShareLock);
 	return complete;
 }

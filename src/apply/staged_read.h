@@ -17,6 +17,7 @@ struct StagedReader
 	const Stream *stream;
 	int writer;
 	ItemPointerData next; /* first row not read yet */
+	BlockNumber blocks;	  /* of the table when it was looked at last; 0: it was not */
 	Progress *recent;	  /* of the row before, NULL at first */
 	HeapTuple message;	  /* first row of its message, NULL at first */
 	int64 message_offset;

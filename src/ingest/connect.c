@@ -160,6 +160,7 @@ consumer_look_again(Consumer *consumer)
 {
 	kafka_release_messages(consumer->client);
 	consumer->nevents = 0;
+	consumer->is_polling = false;
 	consumer->is_connected = false;
 	slot_set_state(my_slot, STREAM_CONNECTING);
 }
@@ -185,6 +186,7 @@ consumer_disconnect(Consumer *consumer)
 
 	consumer->client = NULL;
 	consumer->is_connected = false;
+	consumer->is_polling = false;
 	consumer->nevents = 0;
 	if (client)
 		kafka_close(client);

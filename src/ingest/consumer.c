@@ -14,18 +14,15 @@
 #include "detect.h"
 
 #include "access/heapam.h"
-#include "catalog/pg_type.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
-#include "executor/spi.h"
 #include "fault_point.h"
 #include "ingest/consumer.h"
 #include "ingest/consumer_internal.h"
 #include "ingest/stream_decoder.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
-#include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -39,8 +36,6 @@
 #define STAGED_BLOCKS_LIMIT 8192
 
 #define IDLE_WAIT_MS 1000
-
-#define UNKNOWN_FIELDS_INTERVAL_MS 10000
 
 /*
  * The consumer of this number for a stream; it connects when it first runs.
@@ -280,65 +275,6 @@ must_look_again(Consumer *consumer)
 	return consumer->is_doubtful && consumer->nevents == 0;
 }
 
-/* Whether members of messages that no column takes are to be told of. */
-static bool
-unknown_fields_are_due(const Consumer *consumer)
-{
-	int nfields;
-
-	if (GetCurrentTimestamp() < consumer->unknown_fields_due)
-		return false;
-	(void) decoder_unknown_fields(consumer->decoder, &nfields);
-	return nfields > 0;
-}
-
-/* Add to the counts of members that no column takes. */
-static void
-write_unknown_fields(const Consumer *consumer)
-{
-	Oid types[3] = {INT4OID, TEXTOID, INT8OID};
-	Datum values[3];
-	int nfields;
-	UnknownField *fields = decoder_unknown_fields(consumer->decoder, &nfields);
-
-	values[0] = Int32GetDatum(consumer->stream->id);
-	SPI_connect();
-	for (int i = 0; i < nfields; i++)
-	{
-		values[1] = CStringGetTextDatum(fields[i].of_item ? psprintf("@.%s", fields[i].name)
-														  : fields[i].name);
-		values[2] = Int64GetDatum((int64) fields[i].count);
-		catalog_execute("INSERT INTO detect._unknown_field AS u VALUES ($1, $2, $3, now()) "
-						"ON CONFLICT (stream_id, name) DO UPDATE SET "
-						"elements = u.elements + EXCLUDED.elements, last_seen = EXCLUDED.last_seen",
-						3, types, values, NULL);
-	}
-	SPI_finish();
-}
-
-/* After the commit. */
-static void
-forget_unknown_fields(Consumer *consumer)
-{
-	decoder_reset_unknown_fields(consumer->decoder);
-	consumer->unknown_fields_due =
-		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), UNKNOWN_FIELDS_INTERVAL_MS);
-}
-
-/* Tell of them while nothing else is to be written. */
-static bool
-flush_unknown_fields(Consumer *consumer)
-{
-	if (!unknown_fields_are_due(consumer))
-		return true;
-	if (!stream_transaction_begin(consumer->stream))
-		return false;
-	write_unknown_fields(consumer);
-	stream_transaction_commit();
-	forget_unknown_fields(consumer);
-	return true;
-}
-
 /* Stage what was polled, in one transaction; how many rows, or -1 when the
  * definition has changed and nothing was done. */
 static int
@@ -355,19 +291,22 @@ stage_round(Consumer *consumer)
 	progresses = copy_progresses(consumer->progresses);
 	INSTR_TIME_SET_CURRENT(consumer->step_began);
 	for (int i = 0; i < consumer->nevents; i++)
+	{
+		CHECK_FOR_INTERRUPTS();
 		rows += take_event(&writer, consumer, &consumer->events[i], progresses);
+	}
 	if (writer)
 		stage_end(writer);
 	write_progresses(consumer, progresses);
 	FAULT_POINT("after_staged_progress");
-	tells_unknown = unknown_fields_are_due(consumer);
+	tells_unknown = consumer_tells_unknown(consumer);
 	if (tells_unknown)
-		write_unknown_fields(consumer);
+		consumer_write_unknown(consumer);
 	FAULT_POINT("before_staging_commit");
 	stream_transaction_commit();
 	FAULT_POINT("after_staging_commit");
 	if (tells_unknown)
-		forget_unknown_fields(consumer);
+		consumer_forget_unknown(consumer);
 	slot_tell_staged(my_slot);
 	step_time(STEP_STAGE, &consumer->step_began);
 	remember_progresses(consumer, progresses);
@@ -403,6 +342,9 @@ consumer_run(Consumer *consumer)
 	int rows;
 
 	MemoryContextReset(consumer->round_context);
+	/* what a poll that failed had taken is in nobody's hands: read it again */
+	if (consumer->is_polling)
+		consumer_look_again(consumer);
 	if (!consumer->is_connected && !consumer_connect(consumer))
 		return false;
 	if (GetCurrentTimestamp() < consumer->linger_until)
@@ -419,7 +361,9 @@ consumer_run(Consumer *consumer)
 			return false;
 		}
 		INSTR_TIME_SET_CURRENT(since);
+		consumer->is_polling = true;
 		consumer->nevents = kafka_poll(consumer->client, consumer->events, consumer->max_events);
+		consumer->is_polling = false;
 		step_time(STEP_FETCH, &since);
 	}
 	if (must_look_again(consumer))
@@ -432,7 +376,7 @@ consumer_run(Consumer *consumer)
 	if (consumer->nevents == 0 && consumer->must_assign)
 		consumer_assign(consumer);
 	if (consumer->nevents == 0)
-		return !flush_unknown_fields(consumer) || !consumer_look_for_transactions(consumer);
+		return !consumer_flush_unknown(consumer) || !consumer_look_for_transactions(consumer);
 
 	FAULT_POINT("after_poll");
 	rows = round_changes_anything(consumer) ? stage_round(consumer) : 0;

@@ -39,6 +39,7 @@ struct Consumer
 	KafkaEvent *events;	 /* polled and not staged yet */
 	int nevents;
 	int max_events;
+	bool is_polling;	   /* or a poll has failed, and has taken messages perhaps */
 	instr_time step_began; /* the step that is being timed */
 	TimestampTz linger_until;
 	bool has_unpublished; /* progress that the group was not told */
@@ -73,6 +74,12 @@ extern bool consumer_find_gaps(Consumer *consumer);
 
 /* in ingest/open_transaction.c */
 extern bool consumer_look_for_transactions(Consumer *consumer);
+
+/* in ingest/unknown_field.c */
+extern bool consumer_tells_unknown(const Consumer *consumer);
+extern void consumer_write_unknown(const Consumer *consumer);
+extern void consumer_forget_unknown(Consumer *consumer);
+extern bool consumer_flush_unknown(Consumer *consumer);
 
 /* in ingest/position.c */
 extern void positions_choose(Consumer *consumer, Connection *connection);

@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <unistd.h>
 
+#include "fault_point.h"
 #include "ingest/kafka_internal.h"
 #include "miscadmin.h"
 
@@ -225,7 +226,9 @@ poll_consumer_queue(KafkaClient *client, KafkaEvent *events, int nevents, int ma
 /*
  * Take what is there, without waiting: fill up to max_events of events and
  * return how many.  What they point to lives until kafka_release_messages().
- * Offsets of one partition only grow, from the one that was assigned.
+ * Offsets of one partition only grow, from the one that was assigned.  After an
+ * error, an interrupt too, the caller assigns anew: what was taken until then
+ * is delivered no more.
  */
 int
 kafka_poll(KafkaClient *client, KafkaEvent *events, int max_events)
@@ -241,6 +244,8 @@ kafka_poll(KafkaClient *client, KafkaEvent *events, int max_events)
 
 	nevents = poll_main_queue(client, events, 0, max_events);
 	nevents = poll_consumer_queue(client, events, nevents, max_events);
+	if (client->nmessages > 0)
+		FAULT_POINT("within_poll");
 	/* a broker that was lost before a message came is told with that message */
 	nevents = poll_main_queue(client, events, nevents, max_events);
 

@@ -322,8 +322,9 @@ round_work(void)
 		applier_reload(applier);
 
 	MemoryContextSwitchTo(round_context);
-	/* looking for a broker takes seconds: what needs none comes first */
-	if (applier && consumer && !consumer_is_connected(consumer))
+	/* looking for a broker takes seconds: what needs none comes first; and while
+	 * what is staged can't be applied, nothing is added to it */
+	if (applier && consumer && (failures > 0 || !consumer_is_connected(consumer)))
 		more |= applier_run(applier);
 	if (consumer)
 		more |= consumer_run(consumer);

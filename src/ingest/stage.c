@@ -3,16 +3,20 @@
  * stage.c
  *	  Messages become rows of a staging table: one for each element.
  *
- * Rows are collected and handed to the table a thousand at a time.  The decoder
- * may have a subtransaction open, in which nothing may be written: it ends its
- * batch before each flush, and goes on afterwards, in the middle of a message
- * too.
+ * Rows are collected and handed to the table a thousand at a time, or fewer when
+ * they are large.  The decoder may have a subtransaction open, in which nothing
+ * may be written: it ends its batch before each flush, and goes on afterwards,
+ * in the middle of a message too.
+ *
+ * A message of many elements has what it says of itself, payload included, in
+ * memory once, however many of its rows want it.
  *
  *-------------------------------------------------------------------------
  */
 #include "detect.h"
 
 #include "access/heapam.h"
+#include "access/htup_details.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
@@ -21,8 +25,11 @@
 #include "utils/builtins.h"
 #include "utils/rel.h"
 
-/* Rows that are handed to the table at once. */
-#define STAGE_ROWS 1000
+/* Rows that are handed to the table at once, and about how many bytes.  These are
+ * counted only of messages large enough that rows could be too much together. */
+#define STAGE_ROWS			1000
+#define STAGE_BYTES			(8 * 1024 * 1024)
+#define LARGE_MESSAGE_BYTES (16 * 1024)
 
 /* Rows on their way into the staging table. */
 struct StageWriter
@@ -34,9 +41,15 @@ struct StageWriter
 	bool repeats_payload; /* a column of each element wants it */
 	int nslots;
 	int nrows;
+	Size bytes; /* of these rows */
 	TupleTableSlot **slots;
 	Datum *decoded; /* of the decoder's columns */
 	bool *decoded_nulls;
+
+	/* The message that is being taken apart: what each of its rows has. */
+	bool is_large;
+	Datum values[STAGED_FIXED_COLUMNS];
+	bool nulls[STAGED_FIXED_COLUMNS];
 };
 
 /*
@@ -82,6 +95,7 @@ stage_flush(StageWriter *writer)
 	for (int i = 0; i < writer->nrows; i++)
 		ExecClearTuple(writer->slots[i]);
 	writer->nrows = 0;
+	writer->bytes = 0;
 	FAULT_POINT("after_staging_insert");
 	step_time(STEP_STAGE, &writer->consumer->step_began);
 }
@@ -110,72 +124,73 @@ bytes_datum(const char *bytes, size_t nbytes)
 	return PointerGetDatum(result);
 }
 
-/* Set what is known of a message whatever its payload holds. */
+/* Take what is known of a message whatever its payload holds. */
 static void
-fill_message(TupleTableSlot *slot, const KafkaEvent *event, const Progress *progress, int16 topic)
+take_message(StageWriter *writer, const KafkaEvent *event, const Progress *progress)
 {
-	Datum *values = slot->tts_values;
-	bool *nulls = slot->tts_isnull;
-	TimestampTz timestamp;
+	Datum *values = writer->values;
+	bool *nulls = writer->nulls;
 	char *headers = kafka_message_headers(event);
+	TimestampTz timestamp;
 
-	memset(nulls, true, slot->tts_tupleDescriptor->natts);
+	memset(nulls, true, sizeof(writer->nulls));
 	values[STAGED_OFFSET - 1] = Int64GetDatum(event->offset);
 	values[STAGED_PREVIOUS_OFFSET - 1] = Int64GetDatum(progress->last_offset);
 	values[STAGED_PARTITION - 1] = Int32GetDatum(event->partition);
 	values[STAGED_SQLSTATE - 1] = Int32GetDatum(0);
-	values[STAGED_TOPIC - 1] = Int16GetDatum(topic);
+	values[STAGED_TOPIC - 1] =
+		Int16GetDatum(stream_topic_index(writer->consumer->stream, progress->topic));
 	for (int i = STAGED_OFFSET; i <= STAGED_TOPIC; i++)
 		nulls[i - 1] = i == STAGED_TIMESTAMP;
-	if (kafka_event_timestamp(event, &timestamp))
-	{
+	nulls[STAGED_TIMESTAMP - 1] = !kafka_event_timestamp(event, &timestamp);
+	if (!nulls[STAGED_TIMESTAMP - 1])
 		values[STAGED_TIMESTAMP - 1] = TimestampTzGetDatum(timestamp);
-		nulls[STAGED_TIMESTAMP - 1] = false;
-	}
+	nulls[STAGED_PAYLOAD - 1] = event->payload == NULL;
+	if (event->payload)
+		values[STAGED_PAYLOAD - 1] = bytes_datum(event->payload, event->payload_bytes);
+	nulls[STAGED_KEY - 1] = event->key == NULL;
 	if (event->key)
-	{
 		values[STAGED_KEY - 1] = bytes_datum(event->key, event->key_bytes);
-		nulls[STAGED_KEY - 1] = false;
-	}
+	nulls[STAGED_HEADERS - 1] = headers == NULL;
 	if (headers)
-	{
 		values[STAGED_HEADERS - 1] = CStringGetTextDatum(headers);
-		nulls[STAGED_HEADERS - 1] = false;
-	}
+	writer->is_large = event->payload_bytes + event->key_bytes + (headers ? strlen(headers) : 0) >=
+					   LARGE_MESSAGE_BYTES;
 }
 
-/* A row for an element of a message, whose number is in the message; what the
- * decoder gives is to be filled in. */
+/* A row for an element of the message; what the decoder gives is to be filled
+ * in.  Of many elements the first has the payload, which a dead letter keeps,
+ * unless each event wants it. */
 static TupleTableSlot *
-next_row(StageWriter *writer, const KafkaEvent *event, const Progress *progress, int32 element)
+next_row(StageWriter *writer, int32 element)
 {
-	Consumer *consumer = writer->consumer;
 	TupleTableSlot *slot;
 
-	if (writer->nrows == STAGE_ROWS)
+	if (writer->nrows == STAGE_ROWS || writer->bytes >= STAGE_BYTES)
 	{
 		stage_flush(writer);
-		decoder_begin_batch(consumer->decoder);
+		decoder_begin_batch(writer->consumer->decoder);
 	}
 	if (writer->nrows == writer->nslots)
 		writer->slots[writer->nslots++] = table_slot_create(writer->rel, NULL);
 	slot = writer->slots[writer->nrows++];
 	ExecClearTuple(slot);
-	fill_message(slot, event, progress, stream_topic_index(consumer->stream, progress->topic));
+	memset(slot->tts_isnull, true, slot->tts_tupleDescriptor->natts);
+	memcpy(slot->tts_values, writer->values, sizeof(writer->values));
+	memcpy(slot->tts_isnull, writer->nulls, sizeof(writer->nulls));
 	slot->tts_values[STAGED_ELEMENT - 1] = Int32GetDatum(element);
+	slot->tts_isnull[STAGED_PAYLOAD - 1] |= element > 0 && !writer->repeats_payload;
 	return slot;
 }
 
-/* The payload, which a dead letter keeps.  Of a message with many elements it
- * stands in the first row, unless each event wants it. */
+/* The row has all of its values. */
 static void
-fill_payload(const StageWriter *writer, TupleTableSlot *slot, const KafkaEvent *event,
-			 int32 element)
+end_row(StageWriter *writer, TupleTableSlot *slot)
 {
-	if (event->payload == NULL || (element > 0 && !writer->repeats_payload))
-		return;
-	slot->tts_values[STAGED_PAYLOAD - 1] = bytes_datum(event->payload, event->payload_bytes);
-	slot->tts_isnull[STAGED_PAYLOAD - 1] = false;
+	ExecStoreVirtualTuple(slot);
+	if (writer->is_large)
+		writer->bytes +=
+			heap_compute_data_size(slot->tts_tupleDescriptor, slot->tts_values, slot->tts_isnull);
 }
 
 /* What the decoder made of an element, or why nothing. */
@@ -198,15 +213,12 @@ fill_decoded(const StageWriter *writer, TupleTableSlot *slot, bool decoded,
 
 /* Stage a message that is bad as a whole. */
 static void
-stage_bad_message(StageWriter *writer, const KafkaEvent *event, const Progress *progress,
-				  const DecodeError *error)
+stage_bad_message(StageWriter *writer, const DecodeError *error)
 {
-	int32 element = writer->consumer->stream->unnest ? ELEMENT_MESSAGE : 0;
-	TupleTableSlot *slot = next_row(writer, event, progress, element);
+	TupleTableSlot *slot = next_row(writer, writer->consumer->stream->unnest ? ELEMENT_MESSAGE : 0);
 
-	fill_payload(writer, slot, event, element);
 	fill_decoded(writer, slot, false, error);
-	ExecStoreVirtualTuple(slot);
+	end_row(writer, slot);
 }
 
 /*
@@ -220,21 +232,21 @@ stage_message(StageWriter *writer, const KafkaEvent *event, const Progress *prog
 	DecodeError error;
 	int count;
 
+	take_message(writer, event, progress);
 	if (!decoder_begin_message(decoder, event->payload, event->payload_bytes, &error))
 	{
-		stage_bad_message(writer, event, progress, &error);
+		stage_bad_message(writer, &error);
 		return 1;
 	}
 	count = decoder_element_count(decoder);
 	for (int element = 0; element < count; element++)
 	{
-		TupleTableSlot *slot = next_row(writer, event, progress, element);
+		TupleTableSlot *slot = next_row(writer, element);
 		bool decoded =
 			decoder_next_element(decoder, writer->decoded, writer->decoded_nulls, &error);
 
-		fill_payload(writer, slot, event, element);
 		fill_decoded(writer, slot, decoded, &error);
-		ExecStoreVirtualTuple(slot);
+		end_row(writer, slot);
 	}
 	return count;
 }

@@ -13,11 +13,14 @@
  * payload that is JSON with one set of columns must be it with another, and
  * text, json and bytes must lie within the payload's size.
  *
+ * What begins like a path is tried as one: it is taken, or refused.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include <limits.h>
+#include <setjmp.h>
 
 #include "catalog/pg_type.h"
 #include "fmgr.h"
@@ -130,9 +133,12 @@ free_run(void)
 }
 
 /* ---------------------------------------------------------------------
- * Errors: none can be raised here
+ * Errors: a path can be refused, and no other can be raised here
  * ---------------------------------------------------------------------
  */
+
+static sigjmp_buf refusal;
+static bool may_refuse = false;
 
 bool
 errstart(int elevel, const char *domain)
@@ -149,6 +155,8 @@ errstart_cold(int elevel, const char *domain)
 void
 errfinish(const char *filename, int lineno, const char *funcname)
 {
+	if (may_refuse)
+		siglongjmp(refusal, 1);
 	fprintf(stderr, "error raised in %s:%d, %s\n", filename, lineno, funcname);
 	abort();
 }
@@ -159,11 +167,12 @@ errcode(int sqlerrcode)
 	return 0;
 }
 
-#define TELLS(function)                \
-	int function(const char *fmt, ...) \
-	{                                  \
-		fprintf(stderr, "%s\n", fmt);  \
-		return 0;                      \
+#define TELLS(function)                   \
+	int function(const char *fmt, ...)    \
+	{                                     \
+		if (!may_refuse)                  \
+			fprintf(stderr, "%s\n", fmt); \
+		return 0;                         \
 	}
 TELLS(errmsg)
 TELLS(errmsg_internal)
@@ -374,6 +383,18 @@ outcome(Decoder *decoder, const char *payload, size_t bytes, const DecodeColumn 
 	return sqlstate;
 }
 
+/* A path of fields, or of unnest. */
+static void
+try_path(const char *text, size_t bytes)
+{
+	char *path = pnstrdup(text, bytes);
+
+	may_refuse = true;
+	if (sigsetjmp(refusal, 0) == 0)
+		decode_check_path(path, true);
+	may_refuse = false;
+}
+
 /* Whether a payload was refused for what it is, not for what columns want. */
 static bool
 is_no_json(int sqlstate)
@@ -402,6 +423,8 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 	int again;
 
 	CurrentMemoryContext = &run_context;
+	if (bytes > 0 && (data[0] == '$' || data[0] == '@'))
+		try_path((const char *) data, bytes);
 	first = outcome(plain, (const char *) data, bytes, plain_columns, lengthof(plain_columns),
 					&is_message);
 	unnested = outcome(unnesting, (const char *) data, bytes, item_columns, lengthof(item_columns),

@@ -128,6 +128,23 @@ $node->safe_psql('postgres', 'ALTER DATABASE city RESET default_transaction_read
 restart_workers();
 ledger_is_exact($node, 'city', $broker, 'and goes on when that is over');
 
+# Memory for what a batch joins and hands on is one that an applier keeps from
+# batch to batch, though it has little by default.
+$broker->create_topic('memory', 1);
+$node->safe_psql(
+	'city', q{
+	ALTER DATABASE city SET work_mem = '64kB';
+	SET ROLE ops;
+	CREATE TABLE memory (id int PRIMARY KEY, work_mem text);
+	SELECT detect.create_stream('memory', columns => 'id int', query => $$SELECT id, current_setting('work_mem') AS work_mem FROM batch$$)});
+foreach my $id (1 .. 2)
+{
+	$broker->produce('memory', qq({"id": $id}));
+	wait_for($node, 'city', 'memory');
+}
+is($node->safe_psql('city', 'SELECT DISTINCT work_mem FROM memory'), '64MB', 'appliers have memory for a batch');
+$node->safe_psql('city', "ALTER DATABASE city RESET work_mem; SELECT detect.drop_stream('memory')");
+
 # Verbs in sessions with such settings do the same. (In a transaction that keeps its
 # snapshot, detect.wait_for says that it cannot wait.)
 my $set = join('', map { 'SET ' . assignment($_) . ';' }

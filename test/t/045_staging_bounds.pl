@@ -1,0 +1,111 @@
+# What is staged is bounded: in the memory of a consumer that takes a large
+# message apart, and in the staging table while nothing of it can be applied.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+
+use DetectTest;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use constant {
+	ITEMS         => 1500,
+	PAYLOAD_BYTES => 100 * 1024,
+	MORE_BYTES    => 100 * 1024 * 1024,    # a consumer may need for the message
+};
+
+my $broker = DetectTest::Broker->start();
+my $node   = make_node('main');
+
+# The most memory that a process has had.
+sub peak_bytes
+{
+	my ($pid) = @_;
+	my ($kb) = slurp_file("/proc/$pid/status") =~ /^VmHWM:\s+(\d+) kB/m;
+
+	return $kb * 1024;
+}
+
+# A message of so many items, with something large that is common to all.
+sub message
+{
+	my ($first, $items) = @_;
+
+	return sprintf('{"common": "%s", "items": [%s]}',
+		'x' x PAYLOAD_BYTES, join(', ', map { qq({"id": $_}) } $first .. $first + $items - 1));
+}
+
+$node->start;
+install_detect($node, 'city');
+$node->safe_psql('city', "CREATE SERVER city FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstrap_servers '"
+	  . $broker->bootstrap . "'); GRANT USAGE ON FOREIGN SERVER city TO ops");
+
+# ---------------------------------------------------------------------
+# Each event wants the payload, and what is common to all
+# ---------------------------------------------------------------------
+
+$broker->create_topic('item', 1);
+$node->safe_psql(
+	'city', q{
+	SET ROLE ops;
+	CREATE TABLE item (id int PRIMARY KEY, common_bytes int, payload_bytes int);
+	SELECT detect.create_stream('item', server => 'city', consumers => 1, unnest => '$.items',
+		columns => 'id int, common text, kafka_value bytea', fields => '{"common": "$.common"}',
+		query => 'SELECT id, length(common) AS common_bytes, length(kafka_value) AS payload_bytes FROM batch')});
+$broker->produce('item', message(1, 1));
+wait_for($node, 'city', 'item');
+
+my $pid   = worker_pid($node, 'city', 'item', 'consume');
+my $peak  = peak_bytes($pid);
+my $large = message(2, ITEMS);
+
+$broker->produce('item', $large);
+wait_for($node, 'city', 'item');
+is( $node->safe_psql('city', 'SELECT count(*), min(common_bytes), max(payload_bytes) FROM item'),
+	join('|', ITEMS + 1, PAYLOAD_BYTES, length($large)),
+	'all items of a large message are events');
+is(worker_pid($node, 'city', 'item', 'consume'), $pid, 'from the same consumer');
+cmp_ok(peak_bytes($pid) - $peak, '<', MORE_BYTES, 'which needs the payload once, not for each item');
+
+# ---------------------------------------------------------------------
+# Nothing can be applied for a while
+# ---------------------------------------------------------------------
+
+my $staged = q{SELECT sum(next_offset) FROM detect._staged_progress JOIN detect._stream USING (stream_id) WHERE name = 'plain'};
+my $retries = q{SELECT retries FROM detect.stat_stream WHERE stream = 'plain'};
+
+$broker->create_topic('plain', 1);
+$node->safe_psql(
+	'city', q{
+	SET ROLE ops;
+	CREATE TABLE plain (id int PRIMARY KEY);
+	SELECT detect.create_stream('plain', server => 'city')});
+$broker->produce('plain', map { qq({"id": $_}) } 1 .. 10);
+wait_for($node, 'city', 'plain');
+
+my $session = $node->background_psql('city');
+
+$session->query_safe('BEGIN; LOCK TABLE plain IN SHARE MODE');
+$broker->produce('plain', map { qq({"id": $_}) } 11 .. 20);
+ok($node->poll_query_until('city', "SELECT ($retries) > 0"), 'a batch fails while the table is locked');
+
+my $end   = $node->safe_psql('city', $staged);
+my $tries = $node->safe_psql('city', $retries);
+
+foreach my $i (1 .. 3)
+{
+	$broker->produce('plain', map { qq({"id": $_}) } 10 * $i + 11 .. 10 * $i + 20);
+	ok($node->poll_query_until('city', "SELECT ($retries) >= $tries + $i"), "and fails again ($i)");
+}
+is($node->safe_psql('city', $staged), $end, 'meanwhile nothing more is staged');
+$session->quit;
+wait_for($node, 'city', 'plain');
+is($node->safe_psql('city', 'SELECT count(*), max(id) FROM plain'), '50|50', 'afterwards everything is applied');
+
+log_is_clean($node);
+$node->stop;
+done_testing();
