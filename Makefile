@@ -117,6 +117,7 @@ OBJS = \
 	src/apply/identity_values.o \
 	src/apply/maintain.o \
 	src/apply/partition.o \
+	src/apply/pace.o \
 	src/apply/partition_interval.o \
 	src/apply/partition_make.o \
 	src/apply/piece.o \

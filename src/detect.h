@@ -318,6 +318,7 @@ extern int detect_max_batch_rows;
 extern int detect_max_batch_kilobytes;
 extern int detect_retry_interval_ms;
 extern int detect_identity_memory_kilobytes;
+extern int detect_max_batch_ms;
 extern bool detect_superuser_streams;
 extern int detect_worker_locator_kilobytes;
 extern void settings_define(void);
