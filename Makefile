@@ -30,6 +30,7 @@ PGFILEDESC = "detect - real-time analytics for detections"
 # this list with the tree.
 OBJS = \
 	src/accept_gap.o \
+	src/admin.o \
 	src/catalog.o \
 	src/database_in_use.o \
 	src/dead_letter_refill.o \

@@ -389,6 +389,12 @@ extern void database_in_use_register(void);
 
 /* ---------------------------------------------------------------------
  * in history.c: who called which verb
+/* ---------------------------------------------------------------------
+ * in admin.c: who may make streams
+ * ---------------------------------------------------------------------
+ */
+extern void admin_require(const char *verb);
+
  * ---------------------------------------------------------------------
  */
 extern void history_record(const char *verb, const char *object, const char *detail);
