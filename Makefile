@@ -30,6 +30,7 @@ PGFILEDESC = "detect - real-time analytics for detections"
 # this list with the tree.
 OBJS = \
 	src/accept_gap.o \
+	src/admin.o \
 	src/catalog.o \
 	src/database_in_use.o \
 	src/dead_letter_refill.o \
@@ -118,6 +119,7 @@ OBJS = \
 	src/apply/identity_set.o \
 	src/apply/identity_values.o \
 	src/apply/maintain.o \
+	src/apply/pace.o \
 	src/apply/partition.o \
 	src/apply/partition_interval.o \
 	src/apply/partition_make.o \
@@ -186,6 +188,7 @@ OBJS = \
 	src/rollup/verify_sql.o \
 	src/rollup/view.o \
 	src/rollup/wait.o \
+	src/monitor/log_limit.o \
 	src/monitor/problem.o \
 	src/monitor/server.o \
 	src/monitor/stats.o \
@@ -248,14 +251,15 @@ test: deps
 # Tests of how detect behaves among others: start, stop, drop, copy, dump, DDL.
 GUEST_TESTS = sql/health.sql sql/drop.sql test/isolation/specs/drop_against_apply.spec test/isolation/specs/drop_against_open_batch.spec \
 	$(addprefix test/t/,001_restart.pl 003_terminate.pl 004_drop_database.pl 005_drop_extension.pl 006_not_preloaded.pl 008_copy.pl \
-	020_states.pl 034_health.pl 035_ddl_under_load.pl 036_operations.pl 037_our_database.pl 038_guest.pl)
+	020_states.pl 034_health.pl 035_ddl_under_load.pl 036_operations.pl 037_our_database.pl 038_guest.pl 040_broken_streams.pl 041_update.pl)
 
 test-guest: deps
 	@DETECT_BUSY=1 test/run $(GUEST_TESTS)
 
-# An hour for what is logged, a hundred databases dropped.
+# A snapshot for ten minutes, a hundred databases dropped, an hour for what is logged.
 test-guest-long: deps
-	@DETECT_BUSY=1 DETECT_DROPS=100 DETECT_LOG_S=3600 TEST_TIMEOUT=14400 test/run test/t/037_our_database.pl test/t/038_guest.pl
+	@DETECT_BUSY=1 DETECT_SNAPSHOT_S=600 DETECT_DROPS=100 DETECT_LOG_S=3600 TEST_TIMEOUT=7200 test/run \
+		$(addprefix test/t/,037_our_database.pl 038_guest.pl 040_broken_streams.pl)
 
 # SEEDS=1000 runs so many, SEED=17 that one again.
 ledger: deps

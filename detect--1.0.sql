@@ -1308,11 +1308,10 @@ GRANT SELECT ON detect._backlog, detect.gap, detect.history, detect.problem, det
 
 REVOKE ALL ON ALL FUNCTIONS IN SCHEMA detect FROM PUBLIC;
 
--- Definitions are made by detect_admin; the verbs check ownership.
+-- Definitions are made by detect_admin, which is checked by the functions, to say
+-- what to type; the verbs check ownership.
 GRANT EXECUTE ON FUNCTION
-	detect.create_stream, detect.try_stream, detect.create_rollup, detect.peek(text, text, int, boolean, interval)
-	TO detect_admin;
-GRANT EXECUTE ON FUNCTION
+	detect.create_stream, detect.try_stream, detect.create_rollup, detect.peek(text, text, int, boolean, interval),
 	detect.alter_stream, detect.get_definition(text), detect.drop_stream(text, boolean), detect.pause(text), detect.resume(text, boolean),
 	detect.create_locator, detect.drop_locator(text, boolean), detect.refresh_locator(text),
 	detect.seek(text, timestamptz, bigint, text, int), detect.accept_gap(text, text, int, bigint),

@@ -20,6 +20,7 @@
 
 #include "access/attnum.h"
 #include "executor/tuptable.h"
+#include "monitor/log_limit.h"
 #include "nodes/execnodes.h"
 #include "nodes/pg_list.h"
 #include "portability/instr_time.h"
@@ -272,6 +273,7 @@ typedef struct StreamSlot
 	TimestampTz last_batch_at;
 	double events_per_second;
 	Freshness freshness;
+	LogLimit log_limit;
 } StreamSlot;
 
 #define PROBE_REQUESTS 64
@@ -316,6 +318,7 @@ extern int detect_locator_kilobytes;
 extern int detect_max_streams;
 extern int detect_max_batch_rows;
 extern int detect_max_batch_kilobytes;
+extern int detect_max_batch_ms;
 extern int detect_retry_interval_ms;
 extern int detect_identity_memory_kilobytes;
 extern bool detect_superuser_streams;
@@ -385,6 +388,12 @@ extern int names_position(const List *names, const char *name);
  * ---------------------------------------------------------------------
  */
 extern void database_in_use_register(void);
+
+/* ---------------------------------------------------------------------
+ * in admin.c: who may make streams
+ * ---------------------------------------------------------------------
+ */
+extern void admin_require(const char *verb);
 
 /* ---------------------------------------------------------------------
  * in history.c: who called which verb

@@ -231,6 +231,7 @@ detect_peek(PG_FUNCTION_ARGS)
 		timestamptz_pl_interval, TimestampTzGetDatum(GetCurrentTimestamp()), PG_GETARG_DATUM(4)));
 	ListCell *cell;
 
+	admin_require("detect.peek");
 	if (count < 1 || count > MAX_PEEK_MESSAGES)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("count must be 1 to %d, not %d", MAX_PEEK_MESSAGES, count)));

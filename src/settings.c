@@ -21,6 +21,7 @@ int detect_dead_letter_payload_kilobytes = 1024;	/* kept of one dead letter */
 int detect_identity_memory_kilobytes = 1024 * 1024; /* of one stream */
 int detect_max_batch_rows = 50000;					/* elements in one commit */
 int detect_max_batch_kilobytes = 16384;				/* payload in one commit */
+int detect_max_batch_ms = 250;						/* of one commit; 0: no limit */
 int detect_max_streams = 64;						/* slots in shared memory */
 int detect_retry_interval_ms = 1000;				/* first back-off */
 bool detect_superuser_streams = false;				/* may a superuser own one? */
@@ -65,6 +66,12 @@ settings_define(void)
 							"Sets the greatest amount of payload that one commit stages.", NULL,
 							&detect_max_batch_kilobytes, 16384, 64, 1024 * 1024, PGC_SIGHUP,
 							GUC_UNIT_KB, NULL, NULL, NULL);
+
+	DefineCustomIntVariable(
+		"detect.max_batch_time", "Sets the time that one commit should take at most.",
+		"Batches have as many elements as fit into it by the time that those before took. "
+		"Zero turns this off.",
+		&detect_max_batch_ms, 250, 0, 60 * 60 * 1000, PGC_SIGHUP, GUC_UNIT_MS, NULL, NULL, NULL);
 
 	if (process_shared_preload_libraries_in_progress)
 		DefineCustomIntVariable(

@@ -232,6 +232,7 @@ detect_create_stream(PG_FUNCTION_ARGS)
 	Stream *stream;
 
 	launcher_require();
+	admin_require("detect.create_stream");
 	stream_check_caller();
 	if (exists_already(fcinfo))
 		PG_RETURN_VOID();

@@ -432,9 +432,11 @@ Datum
 detect_try_stream(PG_FUNCTION_ARGS)
 {
 	Trial trial = {.result = (ReturnSetInfo *) fcinfo->resultinfo};
-	int sample = read_sample_size(fcinfo);
 	StreamDefinition *definition;
+	int sample;
 
+	admin_require("detect.try_stream");
+	sample = read_sample_size(fcinfo);
 	InitMaterializedSRF(fcinfo, 0);
 	stream_check_caller();
 	if (PG_ARGISNULL(ARG_NAME))

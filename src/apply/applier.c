@@ -5,8 +5,8 @@
  *
  * A batch is read in one transaction, the partitions that it lacks are made in
  * others, and it is applied in a last one: either everything that it causes
- * and the progress past it commit, or nothing does.  See piece.c for what
- * follows when something fails.  Between batches the applier empties the staging table,
+ * and the progress past it commit, or nothing does.  See pace.c for how much that
+ * is, and piece.c for what follows when something fails.  Between batches the applier empties the staging table,
  * fills rollups and asks for the maintenance of partitions.
  *
  *-------------------------------------------------------------------------
@@ -51,6 +51,7 @@ applier_create(const Stream *stream, MemoryContext context)
 	applier->context = AllocSetContextCreate(context, "detect applier", ALLOCSET_DEFAULT_SIZES);
 	applier->batch_context = AllocSetContextCreate(context, "detect batch", ALLOCSET_DEFAULT_SIZES);
 	applier->piece_size = INT_MAX;
+	pace_begin(applier);
 	applier->attempt = attempt_create(stream, context);
 	/* transition tables and joins of a batch should not spill; what a session has
 	 * set is undone after each batch (session.c) */
@@ -250,11 +251,22 @@ stage_again(Applier *applier)
 	rewind_readers(applier);
 }
 
+/* A batch that has no elements yet, in the current context. */
+static Batch *
+begin_batch(const Applier *applier, BatchSource source)
+{
+	Batch *batch = palloc0(sizeof(Batch));
+
+	batch->source = source;
+	batch->limit = pace_elements(applier);
+	return batch;
+}
+
 /* Look at the tables of all writers in turn; NULL when rows are missing. */
 static Batch *
 look_at_staged(Applier *applier)
 {
-	Batch *batch = palloc0(sizeof(Batch));
+	Batch *batch = begin_batch(applier, SOURCE_KAFKA);
 	bool complete = true;
 
 	batch->staged_progress = read_staged_progress(applier);
@@ -281,7 +293,7 @@ read_staged(Applier *applier)
 	if (batch == NULL)
 	{
 		stage_again(applier);
-		batch = palloc0(sizeof(Batch));
+		batch = begin_batch(applier, SOURCE_KAFKA);
 	}
 	return batch;
 }
@@ -299,8 +311,11 @@ read_batch(Applier *applier, BatchSource source)
 		return NULL;
 	old_context = MemoryContextSwitchTo(applier->batch_context);
 	if (source == SOURCE_SQL)
-		batch = staged_read_sql(applier->readers[0],
-								progress_find(applier->applied, SQL_TOPIC, SQL_PARTITION));
+	{
+		batch = begin_batch(applier, source);
+		staged_read_sql(applier->readers[0], batch,
+						progress_find(applier->applied, SQL_TOPIC, SQL_PARTITION));
+	}
 	else if (source == SOURCE_LETTERS)
 		batch = retry_read(applier->retry_reader, applier->readers[0], applier->applied);
 	else

@@ -40,7 +40,8 @@ struct Applier
 	bool is_loaded;
 	bool may_fill;	  /* a rollup may want filling */
 	bool must_reload; /* rollups or progress have changed */
-	int piece_size;	  /* elements that one transaction tries */
+	int pace;		  /* elements that one transaction has time for */
+	int piece_size;	  /* elements that one transaction tries, after a failure */
 	int unknown_failures;
 	int time_outs; /* of one element alone, in a row */
 	Lookout kafka;
@@ -64,6 +65,11 @@ extern bool apply_batch(Applier *applier, Batch *batch);
 extern void follow_others(Applier *applier);
 extern bool follow_edits(Applier *applier);
 extern void remember_identities(Applier *applier);
+
+/* in apply/pace.c */
+extern void pace_begin(Applier *applier);
+extern int pace_elements(const Applier *applier);
+extern void pace_measure(Applier *applier, int count, instr_time since);
 
 /* in apply/tend.c */
 extern void tend_partitions(Applier *applier);

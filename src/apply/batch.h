@@ -65,6 +65,7 @@ typedef struct Batch
 {
 	int count;
 	int allocated;
+	int limit; /* of elements, but that no message is torn apart */
 	Element *elements;
 	Size bytes;	 /* of their staged rows */
 	bool is_cut; /* more is staged than fits */
@@ -91,7 +92,7 @@ typedef void (*AcceptedWitness)(Relation events_table, Tuplestorestate *accepted
 typedef struct StagedReader StagedReader;
 extern StagedReader *staged_reader_create(const Stream *stream, int writer, MemoryContext context);
 extern bool staged_read(StagedReader *reader, Batch *batch, List *applied);
-extern Batch *staged_read_sql(StagedReader *reader, Progress *sql_progress);
+extern void staged_read_sql(StagedReader *reader, Batch *batch, Progress *sql_progress);
 extern void staged_take_sql(const Stream *stream, Batch *batch, int from, int to);
 extern int64 staged_fingerprint(const StagedReader *reader, const Element *element);
 extern void staged_reader_rewind(StagedReader *reader);

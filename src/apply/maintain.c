@@ -42,6 +42,7 @@
 #define SHOWN_KEYS	  5
 
 static int failures = 0; /* of the present run */
+static bool is_told;	 /* the first of them is in the log */
 
 /* Runs a command as a client's would be; it may commit within. */
 static void
@@ -143,6 +144,7 @@ report_failure(const char *chore, const char *partition, const ErrorData *error)
 	char *reason = psprintf("could not %s partition %s: %s", chore, partition, error->message);
 	bool is_locked = error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
 	const char *remedy;
+	int left_out;
 
 	if (!is_locked && failures++ > 0)
 		return;
@@ -150,8 +152,10 @@ report_failure(const char *chore, const char *partition, const ErrorData *error)
 	begin_reading();
 	remedy = failure_remedy(partition, error);
 	end_reading();
-	ereport(LOG,
-			(errcode(error->sqlerrcode), errmsg("%s", reason), remedy ? errhint("%s", remedy) : 0));
+	is_told = log_is_due(LOG_CHORE, &left_out);
+	if (is_told)
+		ereport(LOG, (errcode(error->sqlerrcode), errmsg("%s", reason), log_left_out(left_out),
+					  remedy ? errhint("%s", remedy) : 0));
 	/* the detail may show keys, which belong into no log */
 	if (error->detail)
 		reason = psprintf("%s: %s", reason, error->detail);
@@ -164,7 +168,7 @@ report_failure(const char *chore, const char *partition, const ErrorData *error)
 static void
 report_end(const Stream *stream)
 {
-	if (failures > 1)
+	if (failures > 1 && is_told)
 		ereport(LOG, (errmsg("%d more partitions of stream \"%s\" could not be tended",
 							 failures - 1, stream->name)));
 	if (failures == 0 && my_slot != NULL)

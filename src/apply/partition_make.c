@@ -168,10 +168,12 @@ report_ahead(const PartitionMaker *maker, const ErrorData *error)
 {
 	char *reason = psprintf("could not make a partition of \"%s\" ahead: %s", maker->table_name,
 							error->message);
+	int left_out;
 
-	ereport(LOG,
-			(errcode(error->sqlerrcode), errmsg("%s", reason), errdetail("It will be tried again."),
-			 error->hint ? errhint("%s", error->hint) : 0));
+	if (log_is_due(LOG_PARTITION_AHEAD, &left_out))
+		ereport(LOG, (errcode(error->sqlerrcode), errmsg("%s", reason),
+					  errdetail("It will be tried again."),
+					  error->hint ? errhint("%s", error->hint) : 0));
 	if (error->hint)
 		reason = psprintf("%s. %s", reason, error->hint);
 	if (my_slot != NULL && error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)

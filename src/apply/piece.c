@@ -226,11 +226,13 @@ apply_piece(Applier *applier, Batch *batch, int from, int to)
 {
 	MemoryContext old_context;
 	List *advanced;
+	instr_time begun;
 	instr_time since;
 
 	events_stage = "apply";
 	if (!begin_piece(applier))
 		return false;
+	INSTR_TIME_SET_CURRENT(begun);
 	time_limit_begin();
 	if (batch->source == SOURCE_SQL)
 		staged_take_sql(applier->stream, batch, from, to);
@@ -261,6 +263,7 @@ apply_piece(Applier *applier, Batch *batch, int from, int to)
 	dedup_commit_batch(applier->dedup);
 	dead_letters_commit(applier->letters);
 	remember_commit(applier, batch, from, to, advanced);
+	pace_measure(applier, to - from, begun);
 	step_time(STEP_COMMIT, &since);
 	return true;
 }
@@ -428,7 +431,8 @@ apply_batch(Applier *applier, Batch *batch)
 
 	while (from < batch->count)
 	{
-		int to = from + Min(batch->count - from, applier->piece_size);
+		int limit = Min(applier->piece_size, pace_elements(applier));
+		int to = from + Min(batch->count - from, limit);
 		bool changed = false;
 		bool timed_out = false;
 		ErrorData *error;

@@ -151,8 +151,7 @@ append_staged_row(StagedReader *reader, Batch *batch, List *applied, HeapTuple t
 bool
 batch_is_full(const Batch *batch)
 {
-	return batch->count >= detect_max_batch_rows ||
-		   batch->bytes >= (Size) detect_max_batch_kilobytes * 1024;
+	return batch->count >= batch->limit || batch->bytes >= (Size) detect_max_batch_kilobytes * 1024;
 }
 
 /* Whether a batch ends before this row.  A message is not torn apart. */

@@ -38,18 +38,16 @@ append_sql_row(StagedReader *reader, Batch *batch, Progress *progress, TupleTabl
 }
 
 /*
- * Take what SQL staged, up to a bound, in the order of the table.  staged_take_sql()
- * deletes the rows when they are applied.
+ * Add what SQL staged to the batch, until that is full, in the order of the table.
+ * staged_take_sql() deletes the rows when they are applied.
  */
-Batch *
-staged_read_sql(StagedReader *reader, Progress *sql_progress)
+void
+staged_read_sql(StagedReader *reader, Batch *batch, Progress *sql_progress)
 {
 	Relation rel = table_open(reader->stream->staging_table, AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	TableScanDesc scan = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
-	Batch *batch = palloc0(sizeof(Batch));
 
-	batch->source = SOURCE_SQL;
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -62,7 +60,6 @@ staged_read_sql(StagedReader *reader, Progress *sql_progress)
 	table_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
 	table_close(rel, AccessShareLock);
-	return batch;
 }
 
 /* Whether a row is still the version that the element was read from: since

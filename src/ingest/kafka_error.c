@@ -12,12 +12,7 @@
 #include "postgres.h"
 
 #include "ingest/kafka_internal.h"
-
-#define LOG_INTERVAL_MS 60000 /* at most one library log line in */
-
-/* Of the process, not of a client: retries open one after the other. */
-static TimestampTz last_log_line = 0;
-static int suppressed_log_lines = 0;
+#include "monitor/log_limit.h"
 
 /*
  * What an error of the library asks of the stream.
@@ -78,36 +73,19 @@ kafka_copy_text(MemoryContext context, const char *text)
 }
 
 /*
- * Write a log line of the library, or count it: broken brokers produce a
- * line every few seconds, and one a minute tells the story.
+ * Write a log line of the library, unless one was of late: a broken broker
+ * produces one every few seconds.
  */
 static void
 report_log_line(int level, const char *text)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	int suppressed = suppressed_log_lines;
-	char *copy;
+	char *copy = kafka_copy_text(CurrentMemoryContext, text);
+	int left_out;
 
-	if (level < 7 && last_log_line != 0 &&
-		!TimestampDifferenceExceeds(last_log_line, now, LOG_INTERVAL_MS))
-	{
-		suppressed_log_lines++;
-		return;
-	}
-
-	copy = kafka_copy_text(CurrentMemoryContext, text);
 	if (level >= 7)
 		ereport(DEBUG1, (errmsg_internal("Kafka client: %s", copy)));
-	else
-	{
-		last_log_line = now;
-		suppressed_log_lines = 0;
-		ereport(LOG, (errmsg("Kafka client: %s", copy),
-					  suppressed == 0 ? 0
-									  : errdetail_plural("%d earlier line was left out.",
-														 "%d earlier lines were left out.",
-														 suppressed, suppressed)));
-	}
+	else if (log_is_due(LOG_KAFKA_CLIENT, &left_out))
+		ereport(LOG, (errmsg("Kafka client: %s", copy), log_left_out(left_out)));
 	pfree(copy);
 }
 

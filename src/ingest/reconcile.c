@@ -180,6 +180,9 @@ update_slot(StreamSlot *slot, const ProbedStream *stream)
 {
 	slot->owner = stream->owner;
 	slot->consumers = stream->consumers;
+	/* who resumes a stream wants to see what becomes of it */
+	if (!slot->wanted)
+		memset(&slot->log_limit, 0, sizeof(LogLimit));
 	slot->wanted = stream_is_wanted(stream);
 	strlcpy(slot->name, stream->name, NAMEDATALEN);
 }

@@ -36,7 +36,6 @@
 #include "utils/snapmgr.h"
 
 #define IDLE_WAIT_MS 10000
-#define LOG_EVERY_MS (5 * 60 * 1000) /* of errors that repeat */
 
 static MemoryContext round_context; /* reset after each round */
 static MemoryContext consumer_context;
@@ -44,11 +43,7 @@ static MemoryContext applier_context;
 static Consumer *consumer; /* NULL unless this worker consumes */
 static Applier *applier;   /* NULL unless it applies */
 
-/* Failures. */
 static int failures; /* rounds in a row */
-static int logged_sqlstate;
-static TimestampTz logged_at;
-static int unlogged_failures;
 
 /* Name the stream in whatever is raised while a round runs. */
 static void
@@ -180,6 +175,18 @@ round_attempt(void (*step)(const ErrorData *error), const ErrorData *error)
 	return done;
 }
 
+/* What an error says of where it came up, unless that is the stream alone, which
+ * the message names, or may show a row. */
+static int
+log_context(const ErrorData *error)
+{
+	const char *stream = psprintf("stream \"%s\"", me.stream_name);
+
+	if (error->context == NULL || failure_shows_rows(error) || strcmp(error->context, stream) == 0)
+		return errhidecontext(true);
+	return errcontext("%s", error->context);
+}
+
 /* Pause the stream for a configuration error and exit.  Returns only if that
  * could not be done, for instance because the database is read-only. */
 static void
@@ -191,38 +198,25 @@ round_pause(const ErrorData *error)
 	ereport(WARNING,
 			(errcode(error->sqlerrcode),
 			 errmsg("stream \"%s\" is paused: %s", me.stream_name, failure_message_for_log(error)),
-			 errhint("%s", failure_remedy(error)),
-			 error->context && !failure_shows_rows(error) ? errcontext("%s", error->context) : 0));
+			 errhint("%s", failure_remedy(error)), log_context(error)));
 	proc_exit(0);
 }
 
 /*
- * Log an error that is tried again: the first, and then a summary at times.
- * Its detail may show a row, too.
+ * Log an error that is tried again, unless that was done of late.  Its detail may
+ * show a row, too; where it came up is told once.
  */
 void
 round_log_failure(const ErrorData *error)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	int left_out;
 
-	if (error->sqlerrcode == logged_sqlstate &&
-		!TimestampDifferenceExceeds(logged_at, now, LOG_EVERY_MS))
-	{
-		unlogged_failures++;
-		return;
-	}
-	ereport(WARNING,
-			(errcode(error->sqlerrcode),
-			 errmsg("stream \"%s\" tries again after an error: %s", me.stream_name,
-					failure_message_for_log(error)),
-			 unlogged_failures > 0
-				 ? errdetail_log("%d errors since the last such message were not logged.",
-								 unlogged_failures)
-				 : 0,
-			 error->context && !failure_shows_rows(error) ? errcontext("%s", error->context) : 0));
-	logged_sqlstate = error->sqlerrcode;
-	logged_at = now;
-	unlogged_failures = 0;
+	if (log_is_due(error->sqlerrcode, &left_out))
+		ereport(WARNING,
+				(errcode(error->sqlerrcode),
+				 errmsg("stream \"%s\" tries again after an error: %s", me.stream_name,
+						failure_message_for_log(error)),
+				 log_left_out(left_out), left_out > 0 ? errhidecontext(true) : log_context(error)));
 }
 
 /* Wait before the next try, but not longer than until a definition changes:

@@ -115,8 +115,9 @@ static void
 report_failure(const Rollup *rollup, const ErrorData *error)
 {
 	const char *hint = failure_shows_rows(error) ? NULL : error->hint;
+	int left_out;
 
-	if (rollup->attempts > 0)
+	if (rollup->attempts > 0 || !log_is_due(LOG_ROLLUP - rollup->id, &left_out))
 		return;
 	ereport(WARNING, (errcode(error->sqlerrcode),
 					  errmsg("%s \"%s\" is set aside: %s",

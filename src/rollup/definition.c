@@ -207,6 +207,7 @@ detect_create_rollup(PG_FUNCTION_ARGS)
 	List *coarser = NIL;
 	ListCell *cell;
 
+	admin_require("detect.create_rollup");
 	if (PG_ARGISNULL(0) || PG_ARGISNULL(1))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 						errmsg("name and query of a rollup must not be null")));

@@ -199,8 +199,9 @@ repair_write_failed(const Rollup *rollup, const Repair *repair, const ErrorData 
 {
 	Oid types[4] = {INT4OID, INT8OID, TIMESTAMPTZOID, TEXTOID};
 	Datum values[4];
+	int left_out;
 
-	if (repair->attempts == 0)
+	if (repair->attempts == 0 && log_is_due(LOG_ROLLUP - rollup->id, &left_out))
 		ereport(WARNING, (errcode(error->sqlerrcode),
 						  errmsg("groups of rollup \"%s\" could not be computed again: %s",
 								 rollup->name, failure_message_for_log(error)),

@@ -217,6 +217,7 @@ rollup_set_expire(RollupSet *set)
 		AllocSetContextCreate(CurrentMemoryContext, "detect rollup expire", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext saved_context = MemoryContextSwitchTo(context);
 	bool are_more = false;
+	int left_out;
 
 	rollup_set_refresh(set);
 	/* an idle stream has no batch that would notice what has vanished */
@@ -229,10 +230,11 @@ rollup_set_expire(RollupSet *set)
 
 		if (error == NULL)
 			are_more |= step.are_more;
-		else
+		else if (log_is_due(LOG_EXPIRY, &left_out))
 			ereport(LOG, (errcode(error->sqlerrcode),
 						  errmsg("could not delete old groups of rollup \"%s\": %s",
-								 set->rollups[i].name, failure_message_for_log(error))));
+								 set->rollups[i].name, failure_message_for_log(error)),
+						  log_left_out(left_out)));
 
 		/*
 		 * The stream's lock is not held while one rollup after the other is

@@ -97,11 +97,13 @@ sub camera_lines
 # The server
 # ---------------------------------------------------------------------
 
-# A node that is initialized and not started, with the settings of all tests.
+# A node that is initialized and not started, with the settings of all tests;
+# install_path is that of another PostgreSQL than the one that runs the tests.
 sub make_node
 {
 	my ($name, %params) = @_;
-	my $node = PostgreSQL::Test::Cluster->new($name);
+	my @install = map { exists $params{$_} ? ($_ => delete $params{$_}) : () } ('install_path');
+	my $node    = PostgreSQL::Test::Cluster->new($name, @install);
 
 	$node->init(%params);
 	$node->append_conf('postgresql.conf',

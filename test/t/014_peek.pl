@@ -73,7 +73,7 @@ $broker->command('topic_error', 'ghost', 3);
 peek_fails("'city', 'ghost'", qr/topic "ghost" does not exist/, 'no such topic');
 my ($rc, $stdout, $stderr) = $node->psql('city',
 	"CREATE ROLE stranger LOGIN; SET ROLE stranger; SELECT detect.peek('city', 'mixed')");
-like($stderr, qr/permission denied for function peek/, 'a stranger may not');
+like($stderr, qr/permission denied for function detect\.peek\nHINT:  Have a superuser say: GRANT detect_admin TO stranger;/, 'a stranger may not');
 $node->safe_psql('city', 'GRANT detect_admin TO stranger');
 ($rc, $stdout, $stderr) = $node->psql('city', "SET ROLE stranger; SELECT detect.peek('city', 'mixed')");
 like($stderr, qr/permission denied for server "city"/, 'nor who may not use the server');

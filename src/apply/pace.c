@@ -1,0 +1,62 @@
+/*-------------------------------------------------------------------------
+ *
+ * pace.c
+ *	  How many elements one commit applies: as many as fit into
+ *	  detect.max_batch_time.
+ *
+ * While a batch is applied its stream can't be paused, the events table can't be
+ * changed, and nobody sees what has arrived.  What an element costs, with its
+ * query, its triggers and its rollups, is known only once some have been applied.
+ * So a worker begins with few; a commit that had as many as it might makes the
+ * next one larger or smaller, by the time that it took; one that had fewer only
+ * smaller, because it says little about many.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "detect.h"
+
+#include "apply/applier_internal.h"
+
+#define FIRST_ELEMENTS 200
+
+/* How many times larger the next commit may be, since many elements may cost more
+ * than their share. */
+#define GROWTH 8
+
+/*
+ * The number to begin with.
+ */
+void
+pace_begin(Applier *applier)
+{
+	applier->pace = FIRST_ELEMENTS;
+}
+
+/*
+ * How many elements one commit may apply.
+ */
+int
+pace_elements(const Applier *applier)
+{
+	return detect_max_batch_ms == 0 ? detect_max_batch_rows
+									: Min(applier->pace, detect_max_batch_rows);
+}
+
+/*
+ * A commit of so many elements began then, and is over.
+ */
+void
+pace_measure(Applier *applier, int count, instr_time since)
+{
+	instr_time elapsed;
+	double elapsed_ms;
+	double fitting;
+
+	INSTR_TIME_SET_CURRENT(elapsed);
+	INSTR_TIME_SUBTRACT(elapsed, since);
+	elapsed_ms = Max(INSTR_TIME_GET_MILLISEC(elapsed), 0.001);
+	if (count < pace_elements(applier) && elapsed_ms <= detect_max_batch_ms)
+		return;
+	fitting = Min(detect_max_batch_ms / elapsed_ms, GROWTH) * count;
+	applier->pace = (int) Max(Min(fitting, INT_MAX / 2), 1);
+}
