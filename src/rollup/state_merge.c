@@ -193,7 +193,7 @@ detect_merged(PG_FUNCTION_ARGS)
 
 		state = merged->state;
 		if (call->serialized)
-			state = state_call(call, &call->serial, PG_GET_COLLATION(), 1, &state);
+			state = state_save(call, state, PG_GET_COLLATION());
 		else
 			state.value = MakeExpandedObjectReadOnly(state.value, state.isnull, call->state_length);
 	}
