@@ -124,13 +124,13 @@ BEGIN
             PERFORM stage(CASE WHEN random() < 0.4 THEN 1 ELSE 1 + floor(random() * 150)::int END);
             COMMIT;
             IF random() < 0.7 THEN
-                PERFORM detect.wait_for('sample');
+                PERFORM detect.wait_for('sample', '5 minutes');
                 COMMIT;
             END IF;
         END LOOP;
     END LOOP;
-    PERFORM detect.wait_for_rollup('seed_' || seed) FROM seed;
-    PERFORM detect.wait_for('sample');
+    PERFORM detect.wait_for_rollup('seed_' || seed, '5 minutes') FROM seed;
+    PERFORM detect.wait_for('sample', '5 minutes');
     COMMIT;
     CALL compare();
 END $$;
@@ -147,11 +147,11 @@ BEGIN
             COMMIT;
         END LOOP;
     END LOOP;
-    PERFORM detect.wait_for('sample');
+    PERFORM detect.wait_for('sample', '5 minutes');
     COMMIT;
     PERFORM detect.rebuild_rollup(rollup) FROM detect.stat_rollup WHERE stream = 'sample' AND repair_error IS NOT NULL;
     COMMIT;
-    PERFORM detect.wait_for_rollup('seed_' || seed) FROM seed;
+    PERFORM detect.wait_for_rollup('seed_' || seed, '5 minutes') FROM seed;
     COMMIT;
     CALL compare();
 END $$;
