@@ -112,6 +112,9 @@ FROM (VALUES
     ('as a state',       $$ SELECT detect._finalize(NULL::detect.aggregate_state, 'anything(anyelement)'::regprocedure, s1) FROM detect_state.raws $$),
     ('two types',        $$ SELECT detect._combine('anything(anyelement)'::regprocedure, s1, s2) FROM detect_state.raws $$),
     ('two types merged', $$ SELECT detect._merge('anything(anyelement)'::regprocedure, s) FROM (SELECT s1 AS s FROM detect_state.raws UNION ALL SELECT s2 FROM detect_state.raws) u $$),
+    ('two, in turn',     $$ SELECT detect._merge(a, s) FROM (SELECT 1 AS g, 'anything(anyelement)'::regprocedure AS a, s1 AS s FROM detect_state.raws
+                            UNION ALL (SELECT 2, 'plates(hll_hashval)'::regprocedure, s1 FROM detect_state.sketches LIMIT 1)
+                            UNION ALL SELECT 1, 'anything(anyelement)'::regprocedure, s2 FROM detect_state.raws) u GROUP BY g $$),
     ('swapped columns',  $$ UPDATE detect_state.speeds SET s1 = s2; SELECT * FROM speeds $$),
     ('of other rollups', $$ UPDATE detect_state.speeds s SET s1 = k.s2 FROM detect_state.sketches k; SELECT * FROM speeds $$)) a (label, statement);
 SELECT detect._combine('plates(hll_hashval)'::regprocedure, NULL::detect.aggregate_state, NULL) IS NULL;
