@@ -170,7 +170,7 @@ SELECT label, regress.outcome(statement) FROM (VALUES
     ('no geometry',   $$SELECT detect._locate('detect_query.zone_of', NULL::int, 'here'::text)$$),
     ('no distance',   $$SELECT detect._nearest('detect_query.zone_of', NULL::int, 1, 1, 1)$$),
     ('no record',     $$SELECT detect._nearest('detect_query.road_near', NULL::text, 1, 1, 1)$$),
-    ('nearest array', $$SELECT detect._nearest('detect_query.road_near', NULL::int[], 1, 1, 1)$$),
+    ('near array',    $$SELECT detect._nearest('detect_query.road_near', NULL::int[], 1, 1, 1)$$),
     ('no trigger',    $$SELECT detect._place_changed()$$)) v (label, statement);
 
 -- ---------------------------------------------------------------------
