@@ -156,6 +156,7 @@ OBJS = \
 	src/place/places.o \
 	src/place/serialized.o \
 	src/place/wrapper.o \
+	src/rollup/aggregate_state.o \
 	src/rollup/alter.o \
 	src/rollup/aside.o \
 	src/rollup/blame.o \
@@ -171,6 +172,7 @@ OBJS = \
 	src/rollup/missed.o \
 	src/rollup/partial.o \
 	src/rollup/partial_query.o \
+	src/rollup/partial_receiver.o \
 	src/rollup/query_check.o \
 	src/rollup/rebuild.o \
 	src/rollup/relations.o \

@@ -571,6 +571,22 @@ CREATE FUNCTION detect._alike(kept real, recomputed real) RETURNS boolean
 COMMENT ON FUNCTION detect._alike(real, real) IS
 	'whether two results differ by no more than the order of adding makes of them';
 
+-- States that only their own aggregate reads: made by C, and put in by superusers.
+CREATE TYPE detect.aggregate_state;
+
+CREATE FUNCTION detect._aggregate_state_in(cstring) RETURNS detect.aggregate_state
+	AS 'MODULE_PATHNAME', 'detect_aggregate_state_in' LANGUAGE C STABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION detect._aggregate_state_in(cstring) IS 'input of the type aggregate_state, for superusers alone';
+
+CREATE FUNCTION detect._aggregate_state_out(detect.aggregate_state) RETURNS cstring
+	AS 'MODULE_PATHNAME', 'detect_aggregate_state_out' LANGUAGE C IMMUTABLE STRICT PARALLEL SAFE;
+COMMENT ON FUNCTION detect._aggregate_state_out(detect.aggregate_state) IS 'output of the type aggregate_state';
+
+CREATE TYPE detect.aggregate_state (
+	INPUT = detect._aggregate_state_in, OUTPUT = detect._aggregate_state_out,
+	INTERNALLENGTH = VARIABLE, ALIGNMENT = int4, STORAGE = extended);
+COMMENT ON TYPE detect.aggregate_state IS 'the partial state of an aggregate, as its own functions serialized it';
+
 CREATE FUNCTION detect._combine(aggregate regprocedure, state anyelement, other anyelement) RETURNS anyelement
 	AS 'MODULE_PATHNAME', 'detect_combine' LANGUAGE C IMMUTABLE PARALLEL SAFE;
 COMMENT ON FUNCTION detect._combine(regprocedure, anyelement, anyelement) IS

@@ -27,6 +27,7 @@ INSERT INTO functions.value VALUES
     ('anyelement', '1'), ('anyelement', '''x''::text'), ('anyelement', '''\x00''::bytea'), ('anyelement', 'ROW(1)'), ('anyelement', 'ARRAY[1]'), ('anyelement', 'NULL::int'),
     ('anyarray', 'ARRAY[1]'), ('anyarray', 'ARRAY[''x''::text]'), ('anyarray', 'NULL::int[]'),
     ('"any"', '1'), ('"any"', '''x''::text'), ('"any"', '''POINT(0 0)''::geometry'), ('"any"', '''POINT EMPTY''::geography'), ('"any"', 'NULL::geometry'), ('"any"', 'ROW()'),
+    ('cstring', '''x'''), ('cstring', '''x: \x00'''), ('detect.aggregate_state', '''x: \x00''::detect.aggregate_state'), ('anyelement', '''x: \x00''::detect.aggregate_state'),
     ('detect._timed', 'NULL'), ('detect._timed', 'ROW(now(), ''x'')'), ('detect._timed', 'ROW(NULL, NULL)'), ('detect._timed', 'ROW(''infinity'', NULL)'),
     ('internal', 'NULL');
 INSERT INTO functions.value SELECT DISTINCT type, 'NULL::' || type FROM functions.value WHERE type !~ 'any|internal';
@@ -46,7 +47,7 @@ CREATE FUNCTION functions.calls() RETURNS TABLE (name text, call text) LANGUAGE 
         FROM generate_series(1, 7) turn CROSS JOIN generate_series(0, 2) shift
         JOIN argument a ON a.k = 1 + (turn + shift * a.n) % (SELECT max(k) FROM argument b WHERE b.oid = a.oid AND b.n = a.n)
         GROUP BY 1, 2, 3)
-    SELECT DISTINCT p.proname::text, format('SELECT count(*) FROM (SELECT detect.%I(%s)) q', p.proname, coalesce(s.list, ''))
+    SELECT DISTINCT p.proname::text, format('SELECT count(q) FROM (SELECT detect.%I(%s)) q', p.proname, coalesce(s.list, ''))
     FROM regress.member m JOIN pg_proc p ON p.oid = m.objid AND m.type IN ('function', 'aggregate')
     LEFT JOIN arguments s ON s.oid = p.oid
 $$;

@@ -165,10 +165,12 @@ SELECT label, regress.outcome(statement) FROM (VALUES
     ('a table',       $$SELECT detect._locate('zones', NULL::int, 1, 1)$$),
     ('no relation',   $$SELECT detect._locate(0::oid::regclass, NULL::int, 1, 1)$$),
     ('another type',  $$SELECT detect._locate('detect_query.zone_of', NULL::text, 1, 1)$$),
+    ('an array',      $$SELECT detect._locate('detect_query.zone_of', NULL::int[], 1, 1)$$),
     ('no array',      $$SELECT detect._locate_all('detect_query.zone_of', NULL::text[], 1, 1)$$),
     ('no geometry',   $$SELECT detect._locate('detect_query.zone_of', NULL::int, 'here'::text)$$),
     ('no distance',   $$SELECT detect._nearest('detect_query.zone_of', NULL::int, 1, 1, 1)$$),
     ('no record',     $$SELECT detect._nearest('detect_query.road_near', NULL::text, 1, 1, 1)$$),
+    ('near array',    $$SELECT detect._nearest('detect_query.road_near', NULL::int[], 1, 1, 1)$$),
     ('no trigger',    $$SELECT detect._place_changed()$$)) v (label, statement);
 
 -- ---------------------------------------------------------------------

@@ -74,9 +74,9 @@ check_types(FunctionCallInfo fcinfo, const Locator *locator, bool has_xy)
 {
 	Oid key_type = get_fn_expr_argtype(fcinfo->flinfo, 1);
 	Oid place_type = get_fn_expr_argtype(fcinfo->flinfo, POINT_ARGUMENT);
-	Oid element_type = get_element_type(key_type);
+	bool gives_array = get_func_rettype(fcinfo->flinfo->fn_oid) == ANYARRAYOID;
 
-	if (key_type != locator->key_type && element_type != locator->key_type)
+	if ((gives_array ? get_element_type(key_type) : key_type) != locator->key_type)
 		ereport(ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg("the keys of locator \"%s\" are of type %s, not %s", locator->name,

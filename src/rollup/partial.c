@@ -23,7 +23,6 @@
 #include "compat.h"
 #include "executor/executor.h"
 #include "executor/instrument.h"
-#include "executor/tstoreReceiver.h"
 #include "jit/jit.h"
 #include "lib/ilist.h"
 #include "nodes/plannodes.h"
@@ -274,12 +273,11 @@ batch_environment(const Rollup *rollup, const PartialSource *source)
 static int64
 execute_plan(PlannedStmt *stmt, QueryEnvironment *environment, Tuplestorestate *partial)
 {
-	DestReceiver *receiver = CreateDestReceiver(DestTuplestore);
+	DestReceiver *receiver = partial_receiver_create(stmt, partial);
 	PlanState *input;
 	QueryDesc *query;
 	int64 rows = 0;
 
-	SetTuplestoreDestReceiverParams(receiver, partial, CurrentMemoryContext, false, NULL, NULL);
 	query = CreateQueryDesc(stmt, QUERY_TEXT, GetActiveSnapshot(), InvalidSnapshot, receiver, NULL,
 							environment, 0);
 	ExecutorStart(query, 0);

@@ -158,8 +158,6 @@ check_aggregate_splits(const Aggref *aggref)
 		missing = "serialization function";
 	else if (aggregate->aggtranstype == INTERNALOID && !OidIsValid(aggregate->aggdeserialfn))
 		missing = "deserialization function";
-	else if (aggregate->aggtranstype == INTERNALOID && !state_is_safe(aggregate->aggdeserialfn))
-		missing = "deserialization function that can be trusted with any bytes";
 	ReleaseSysCache(tuple);
 
 	if (missing != NULL)

@@ -65,6 +65,14 @@ requested_range(FunctionCallInfo fcinfo)
 	return range;
 }
 
+/* Whether some states are such that the aggregates cannot read them. */
+static bool
+has_foreign_states(const char *name, const RollupRow *rollup)
+{
+	return aggregate_state_is_foreign(shape_load(rollup_query_view(name), rollup->events_table),
+									  rollup_state_table(name));
+}
+
 /* Raise an error unless the rollup has buckets that a range can be told by. */
 static void
 check_has_buckets(const char *name, const RollupShape *shape, const Stream *stream)
@@ -118,12 +126,13 @@ check_range(const char *name, const RollupRow *row, const TimeRange *range, bool
 	{
 		check_has_buckets(name, shape, rollup.stream);
 		if (row->is_foreign)
-			ereport(
-				ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("rollup \"%s\" can only be rebuilt as a whole", name),
-				 errdetail("Its states were serialized by another major version of PostgreSQL."),
-				 errhint("Leave from_time and to_time out.")));
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("rollup \"%s\" can only be rebuilt as a whole", name),
+					 errdetail(
+						 "Its states were serialized by another major version of PostgreSQL, or by "
+						 "an aggregate that has been replaced."),
+					 errhint("Leave from_time and to_time out.")));
 	}
 	if (!allow_loss)
 		check_nothing_gone(name, &rollup, shape, *range);
@@ -155,7 +164,8 @@ write_repair(const RollupRow *rollup, const TimeRange *range, bool allow_loss)
 
 /*
  * Let a rollup begin from nothing, as one that is new: its states are another
- * major version's, so that not even the groups beside a chunk can stay.
+ * major version's or another aggregate's, so that not even the groups beside a
+ * chunk can stay.
  */
 static void
 start_anew(const char *name, const RollupRow *rollup)
@@ -200,6 +210,7 @@ detect_rebuild_rollup(PG_FUNCTION_ARGS)
 	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	definition_get(name, &rollup);
 	range = requested_range(fcinfo);
+	rollup.is_foreign |= has_foreign_states(name, &rollup);
 	check_range(name, &rollup, &range, allow_loss);
 	if (rollup.is_foreign)
 		start_anew(name, &rollup);

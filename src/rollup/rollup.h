@@ -20,7 +20,9 @@
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "nodes/parsenodes.h"
+#include "nodes/plannodes.h"
 #include "nodes/primnodes.h"
+#include "tcop/dest.h"
 #include "utils/jsonb.h"
 
 /* ---------------------------------------------------------------------
@@ -66,7 +68,7 @@ typedef struct RollupState
 {
 	char *name;
 	Aggref *aggref;	 /* over the query's tables */
-	bool serialized; /* bytea, because the state is internal */
+	bool serialized; /* as its serial function makes it, because it is internal */
 	bool finalized;	 /* false: the state is the result */
 	Oid type;		 /* of the column */
 	Oid collation;
@@ -165,7 +167,7 @@ typedef struct RollupRow
 	Oid public_view;
 	char *time_zone;
 	TimestampTz kept_from; /* 0: none are gone */
-	bool is_foreign;	   /* another major version has serialized its states */
+	bool is_foreign;	   /* its states were serialized by others than would be now */
 	Interval *retention;   /* NULL: for ever */
 	int32 new_id;		   /* of its new definition, 0: it has none */
 } RollupRow;
@@ -197,6 +199,12 @@ typedef struct VerifyScope
 	bool timeless_gone; /* nor can buckets without a finite time */
 	List *gone;			/* nor these: of BucketRange, in order, apart */
 } VerifyScope;
+
+/* in rollup/aggregate_state.c */
+extern Oid aggregate_state_stored_type(Oid deserial_function);
+extern char *aggregate_state_maker(const Aggref *aggref);
+extern Datum aggregate_state_make(const char *maker, Datum serialized);
+extern bool aggregate_state_is_foreign(const RollupShape *shape, Oid state_table);
 
 /* in rollup/aside.c */
 extern ErrorData *aside_try(void (*step)(void *arg), void *arg, bool keep);
@@ -287,6 +295,9 @@ extern Node *partial_comparison(const Expr *time, int strategy, const Const *bou
 extern Query *
 partial_query(const Rollup *rollup, const PartialSource *source, const char *batch_name);
 
+/* in rollup/partial_receiver.c */
+extern DestReceiver *partial_receiver_create(const PlannedStmt *stmt, Tuplestorestate *partial);
+
 /* in rollup/merge.c */
 extern MergePlan *merge_plan_create(MemoryContext context);
 extern void
@@ -321,7 +332,5 @@ extern void swap_wait_end(int32 rollup_id);
 extern char *verify_sql(const RollupShape *shape, const VerifyScope *scope, Relation state_table,
 						const char *recomputed_name);
 
-/* in rollup/state.c */
-extern bool state_is_safe(Oid deserial_function);
 
 #endif /* DETECT_ROLLUP_H */

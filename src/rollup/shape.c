@@ -188,7 +188,7 @@ describe_state(RollupState *state, Aggref *aggref)
 	state->finalized = OidIsValid(aggregate->aggfinalfn);
 	state->combine_function = aggregate->aggcombinefn;
 	state->type = state->serialized
-					  ? BYTEAOID
+					  ? aggregate_state_stored_type(aggregate->aggdeserialfn)
 					  : resolve_aggregate_transtype(aggref->aggfnoid, aggregate->aggtranstype,
 													argument_types, arguments);
 	if (!type_is_collatable(state->type))

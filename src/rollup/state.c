@@ -36,7 +36,6 @@
 #include "parser/parse_coerce.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
-#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/regproc.h"
@@ -105,30 +104,6 @@ guess_argument_types(const Form_pg_proc proc, Oid result_type, Oid *types)
 			types[i] = get_element_type(result_type);
 		else if (IsPolymorphicType(proc->prorettype))
 			types[i] = result_type;
-	}
-}
-
-/*
- * Whether stored bytes may be handed to a deserial function.  Anybody can call
- * _combine and _finalize with bytes of his own making, because views call
- * functions as their reader; so only functions that check every length are
- * trusted with them.
- */
-bool
-state_is_safe(Oid deserial_function)
-{
-	switch (deserial_function)
-	{
-		case F_INT8_AVG_DESERIALIZE:
-		case F_NUMERIC_AVG_DESERIALIZE:
-		case F_NUMERIC_DESERIALIZE:
-		case F_NUMERIC_POLY_DESERIALIZE:
-#ifdef F_INTERVAL_AVG_DESERIALIZE
-		case F_INTERVAL_AVG_DESERIALIZE:
-#endif
-			return true;
-		default:
-			return false;
 	}
 }
 
@@ -210,10 +185,6 @@ check_aggregate(Oid aggregate, const Form_pg_aggregate form)
 		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
 						errmsg("aggregate %s has no partial states that can be merged",
 							   format_procedure(aggregate))));
-	if (internal && !state_is_safe(form->aggdeserialfn))
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("states of aggregate %s cannot be kept", format_procedure(aggregate))));
 }
 
 /*
@@ -242,9 +213,14 @@ create_call(FunctionCallInfo fcinfo, Oid aggregate, Oid state_type, Oid result_t
 	call->aggregate = aggregate;
 	call->serialized = form->aggtranstype == INTERNALOID;
 	call->state_type = state_type;
-	check_type(aggregate, "state", call->serialized ? BYTEAOID : form->aggtranstype, state_type);
+	check_type(aggregate, "state",
+			   call->serialized ? aggregate_state_stored_type(form->aggdeserialfn)
+								: form->aggtranstype,
+			   state_type);
 	get_typlenbyval(state_type, &call->state_length, &call->state_by_value);
 	prepare_combine(call, form, proc->proowner, PG_GET_COLLATION(), context);
+	if (call->serialized && state_type != BYTEAOID)
+		aggregate_state_prepare(call, proc, result_type);
 	if (OidIsValid(result_type))
 	{
 		check_type(aggregate, "result", proc->prorettype, result_type);
@@ -307,12 +283,12 @@ state_call(const AggregateCall *call, FmgrInfo *function, Oid collation, int nar
 		fcinfo->args[i].value = args[i].value;
 		fcinfo->args[i].isnull = args[i].isnull;
 	}
+	/* of two NULLs some combine functions make a null pointer, which serial
+	 * functions follow, and others the state of no rows */
+	if (function == &call->combine && call->serialized && args[0].isnull && args[1].isnull)
+		return result;
 	result.value = FunctionCallInvoke(fcinfo);
 	result.isnull = fcinfo->isnull;
-	/* of two NULLs some combine functions make a null pointer, which serial
-	 * functions follow */
-	if (function == &call->combine && call->serialized && DatumGetPointer(result.value) == NULL)
-		result.isnull = true;
 	return result;
 }
 
@@ -325,11 +301,27 @@ state_load(AggregateCall *call, StateValue stored, bool writable, Oid collation)
 {
 	StateValue args[2] = {stored, {(Datum) 0, false}};
 
+	if (call->serialized && call->maker != NULL && !stored.isnull)
+		args[0].value = aggregate_state_open(call, stored.value);
 	if (call->serialized)
 		return state_call(call, &call->deserial, collation, 2, args);
 	if (writable && !stored.isnull && !call->state_by_value)
 		stored.value = datumCopy(stored.value, false, call->state_length);
 	return stored;
+}
+
+/*
+ * From a state that the aggregate's functions have given to one that is stored.
+ */
+StateValue
+state_save(AggregateCall *call, StateValue state, Oid collation)
+{
+	if (!call->serialized || state.isnull)
+		return state;
+	state = state_call(call, &call->serial, collation, 1, &state);
+	if (call->maker != NULL && !state.isnull)
+		state.value = aggregate_state_make(call->maker, state.value);
+	return state;
 }
 
 /* Begin to work in memory that release_memory frees. */
@@ -381,8 +373,7 @@ detect_combine(PG_FUNCTION_ARGS)
 	state = state_load(call, state, true, collation);
 	other = state_load(call, other, false, collation);
 	state = combine_states(call, state, other, collation);
-	if (call->serialized)
-		state = state_call(call, &call->serial, collation, 1, &state);
+	state = state_save(call, state, collation);
 	state = release_memory(call, caller_context, state, call->state_by_value, call->state_length);
 	if (state.isnull)
 		PG_RETURN_NULL();

@@ -10,6 +10,7 @@
 
 #include "postgres.h"
 
+#include "catalog/pg_proc.h"
 #include "fmgr.h"
 #include "nodes/execnodes.h"
 
@@ -18,7 +19,9 @@ typedef struct AggregateCall
 {
 	Oid aggregate;
 	AggState *agg_state; /* that the aggregate's functions are told of */
-	bool serialized;	 /* the state is internal, kept as bytea */
+	bool serialized;	 /* the state is internal, kept as its serial function makes it */
+	char *maker;		 /* of states of detect.aggregate_state; NULL: they are others */
+	bool maker_is_whole; /* else it goes on as that of the first state */
 	Oid state_type;		 /* of the stored state */
 	int16 state_length;
 	bool state_by_value;
@@ -46,5 +49,11 @@ extern AggregateCall *state_prepare(FunctionCallInfo fcinfo, int aggregate_arg, 
 extern StateValue state_call(const AggregateCall *call, FmgrInfo *function, Oid collation,
 							 int nargs, const StateValue *args);
 extern StateValue state_load(AggregateCall *call, StateValue stored, bool writable, Oid collation);
+extern StateValue state_save(AggregateCall *call, StateValue state, Oid collation);
+
+/* in rollup/aggregate_state.c */
+extern void
+aggregate_state_prepare(AggregateCall *call, const Form_pg_proc aggregate, Oid result_type);
+extern Datum aggregate_state_open(AggregateCall *call, Datum value);
 
 #endif /* DETECT_STATE_H */

@@ -154,7 +154,9 @@ detect_merge_step(PG_FUNCTION_ARGS)
 						errmsg("states of %s and %s cannot be merged",
 							   format_procedure(merged->call->aggregate),
 							   format_procedure(call->aggregate))));
-	merge_state(merged, state_load(call, state, false, PG_GET_COLLATION()), PG_GET_COLLATION());
+	/* by the group's own call, which knows whose states it has */
+	merge_state(merged, state_load(merged->call, state, false, PG_GET_COLLATION()),
+				PG_GET_COLLATION());
 	PG_RETURN_POINTER(merged);
 }
 
@@ -193,7 +195,7 @@ detect_merged(PG_FUNCTION_ARGS)
 
 		state = merged->state;
 		if (call->serialized)
-			state = state_call(call, &call->serial, PG_GET_COLLATION(), 1, &state);
+			state = state_save(call, state, PG_GET_COLLATION());
 		else
 			state.value = MakeExpandedObjectReadOnly(state.value, state.isnull, call->state_length);
 	}

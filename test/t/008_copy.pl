@@ -106,6 +106,11 @@ my $applied = $node->safe_psql('city', 'SELECT sum(applied_offset) FROM detect.s
 my $letters = $node->safe_psql('city', 'SELECT count(*) FROM detect.dead_letter');
 
 $node->safe_psql('city', "SELECT detect.create_rollup_view('camera_together', 'camera_per_minute', '{}')");
+# its states are PostGIS's, and name their maker
+my $places = q{SELECT date_trunc('hour', timestamp_detected) AS hour,
+	ST_AsText(ST_Normalize(ST_Union(ST_Point(video_camera_oid, geographical_location_oid)))) AS places FROM detection GROUP BY 1};
+$node->safe_psql('city', "SELECT detect.create_rollup('places', \$\$ $places \$\$)");
+$node->safe_psql('city', "SELECT detect.wait_for_rollup('places')");
 $node->safe_psql('city', "INSERT INTO detect._gone VALUES ('detection', '-infinity', '2000-01-01')");
 $node->safe_psql('city', q{INSERT INTO detect._gap SELECT nextval('detect._gap_id'), stream_id, name, 'camera', 0, 1, 2, 2, 'lost', now(), now(), 'ops', NULL
 	FROM detect._stream});
@@ -119,7 +124,8 @@ produce(1000);
 is_paused_copy('restored', $applied, 'restored');
 is( $node->safe_psql('restored', q{
 		SELECT s.stream, s.owner, s.server, s.topics[1], s.events_table, s.key, s.event_time, r.rollup, r.view, t.state
-		FROM detect.stream s JOIN detect.rollup r USING (stream) JOIN detect.stat_rollup t USING (rollup)}),
+		FROM detect.stream s JOIN detect.rollup r USING (stream) JOIN detect.stat_rollup t USING (rollup)
+		WHERE rollup = 'camera_per_minute'}),
 	'camera|ops|city|camera|detection|{detection_oid}|timestamp_detected|camera_per_minute|camera_per_minute|active',
 	'stream and rollup are as they were');
 is( $node->safe_psql('restored', 'SELECT count(*) FROM detect.dead_letter'),
@@ -128,8 +134,11 @@ is( $node->safe_psql('restored', 'SELECT events_table, from_time FROM detect._go
 	'detection|-infinity', 'what is gone is known');
 is( $node->safe_psql('restored', 'SELECT stream, from_offset, to_offset, accepted_by FROM detect.gap'),
 	'camera|1|2|ops', 'and what Kafka had lost');
+is( $node->safe_psql('restored', 'SELECT count(*) > 0 FROM places') . $node->safe_psql('restored', "TABLE places EXCEPT ALL $places"),
+	't', 'states that only PostGIS reads are read');
 $node->safe_psql('restored', "SELECT detect.resume('camera')");
 ledger_is_exact($node, 'restored', $broker, 'what was restored, once it is resumed');
+is($node->safe_psql('restored', "TABLE places EXCEPT ALL $places"), '', 'and merged with new ones');
 create_camera($node, 'restored', $broker, name => 'gate', table => 'gate_detection', topic => 'camera');
 ledger_is_exact(
 	$node, 'restored', $broker, 'a new stream beside what was restored',
@@ -138,7 +147,7 @@ ledger_is_exact(
 	topic => 'camera');
 is( $node->safe_psql('restored', 'SELECT detections = (SELECT count(*) FROM detection) FROM camera_together'),
 	't', 'a view of the rollup was restored with it, and follows');
-$node->safe_psql('restored', "DROP VIEW camera_together; SELECT detect.drop_rollup('camera_per_minute')");
+$node->safe_psql('restored', "DROP VIEW camera_together; SELECT detect.drop_rollup('camera_per_minute'); SELECT detect.drop_rollup('places')");
 foreach my $drop ('TABLE detection', 'SERVER city')
 {
 	my ($rc, $stdout, $stderr) = $node->psql('restored', "DROP $drop");
