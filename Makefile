@@ -215,7 +215,7 @@ endif
 REGRESS = $(shell sed -n 's/^test: *//p' sql/schedule 2>/dev/null)
 REGRESS_OPTS = --temp-instance=tmp_check --temp-config=test/detect.conf
 
-EXTRA_CLEAN = tmp_check test/broker/generator test/broker/mock_broker test/fuzz/decoder test/fuzz/corpus.tmp
+EXTRA_CLEAN = tmp_check test/broker/generator test/broker/mock_broker test/disk/full_disk.so test/fuzz/decoder test/fuzz/corpus.tmp
 
 # Debian's own path first: another pg_config may come earlier in PATH.
 PG_CONFIG ?= $(firstword $(wildcard /usr/lib/postgresql/$(PG_MAJOR)/bin/pg_config) pg_config)
@@ -238,9 +238,11 @@ endif
 TEST_PROGRAMS = test/broker/generator test/broker/mock_broker
 TEST_CFLAGS = -O2 -g -std=gnu11 -Wall -Wextra -Werror
 
-test-programs: $(TEST_PROGRAMS)
+test-programs: $(TEST_PROGRAMS) test/disk/full_disk.so
 $(TEST_PROGRAMS): %: %.c
 	$(CC) $(TEST_CFLAGS) -o $@ $< -lrdkafka -lm
+test/disk/full_disk.so: test/disk/full_disk.c
+	$(CC) $(TEST_CFLAGS) -fPIC -shared -o $@ $< -ldl
 
 # DETECT_TEST_KAFKA=1 also brings Java and Maven, for the real Kafka.
 deps:
@@ -263,7 +265,7 @@ test-guest-long: deps
 	@DETECT_BUSY=1 DETECT_SNAPSHOT_S=600 DETECT_DROPS=100 DETECT_LOG_S=3600 TEST_TIMEOUT=7200 test/run \
 		$(addprefix test/t/,037_our_database.pl 038_guest.pl 040_broken_streams.pl)
 
-# SEEDS=1000 runs so many, SEED=17 that one again.
+# SEEDS=1000 runs so many, SEED=17 that one again, both so many from that one on.
 ledger: deps
 	@LEDGER_SEEDS=$(SEEDS) LEDGER_SEED=$(SEED) test/run ledger
 
@@ -306,6 +308,6 @@ lint: deps
 	@test/lint
 
 format: deps
-	clang-format -i $(wildcard src/*.[ch] src/*/*.[ch] test/broker/*.[ch] test/fuzz/*.c)
+	clang-format -i $(wildcard src/*.[ch] src/*/*.[ch] test/broker/*.[ch] test/disk/*.c test/fuzz/*.c)
 
 .PHONY: deps test test-guest test-guest-long test-sanitize fuzz ledger demo bench bench-soak lint format test-programs

@@ -9,7 +9,9 @@ use warnings;
 use DetectTest;
 use FaultPoint;
 use LedgerChange;
+use LedgerConflict;
 use LedgerDefinition;
+use LedgerGive;
 use LedgerMessage;
 use LedgerOutcome;
 
@@ -74,6 +76,10 @@ my %faults = (
 	'fetch errors'    => { weight => 1, mock => 1, then => sub { $_[0]{broker}->command('error', 1, 3, 6, 5, 7) } },
 	'stop apply'      => { weight => 1, before => sub { freeze(@_, 'apply') },   then => \&thaw },
 	'stop consume'    => { weight => 1, before => sub { freeze(@_, 'consume') }, then => \&thaw },
+	'slow broker'     => { weight => 1, mock => 1, then => sub { $_[0]{broker}->command('rtt', 0, 1200) }, strike => sub { $_[0]{broker}->command('rtt', 0, 0) } },
+	'leader change'   => { weight => 1, mock => 1, then => sub { lead(@_, 2) }, strike => sub { lead(@_, 1) } },
+	'no worker slot'  => { weight => 1, run => \&use_up_slots },
+	(map { my $name = $_; ("$name conflict" => { weight => 1, run => sub { meet_rival(@_, $name) } }) } qw(held crossed moved slow)),
 	'fault point'     => { weight => 30, run => \&fail_at_point },
 	'nothing'         => { weight => 2 });
 
@@ -195,6 +201,7 @@ sub seek_back
 		"SELECT detect.seek('$stream->{name}', to_time => '-infinity'); SELECT detect.resume('$stream->{name}')");
 
 	LedgerOutcome::read_again($stream, $applied);
+	push @{ $stream->{read_again} }, $step;
 	return;
 }
 
@@ -218,6 +225,7 @@ sub recreate
 	}
 	$stream->{accepted} += $accepted;
 	LedgerOutcome::begin_anew($stream);
+	push @{ $stream->{read_again} }, $step;
 	LedgerDefinition::create($run, $stream, $anew);
 	return;
 }
@@ -254,17 +262,43 @@ sub thaw
 	return;
 }
 
+# One of the brokers leads all partitions of a stream from now on.
+sub lead
+{
+	my ($run, $step, $id) = @_;
+	my $stream = $step->{stream};
+
+	foreach my $topic (LedgerDefinition::topics($stream))
+	{
+		$run->{broker}->command('leader', $topic, $_, $id) foreach 0 .. $stream->{definition}{partitions} - 1;
+	}
+	return;
+}
+
+# No worker can start while messages come.
+sub use_up_slots
+{
+	my ($run, $step) = @_;
+
+	$step->{fired} = LedgerConflict::use_up_slots($run, $step, duty_pid($run, $step->{stream}, 'apply'));
+	return;
+}
+
+# The applier and another session get into each other's way.
+sub meet_rival
+{
+	my ($run, $step, $name) = @_;
+	$step->{fired} = LedgerConflict::meet($run, $step, $name);
+	return;
+}
+
 # Whether the fault has fired as often as it may, or everything is applied, as
 # SQL.  A staging table is emptied after that.
 sub is_over_sql
 {
 	my ($run, $fault) = @_;
-	my $streams = join(' AND ', map {
-		"COALESCE((SELECT sum(accepted + duplicates + filtered + expired + dead_letters) FROM detect._applied_progress
-			JOIN detect._stream USING (stream_id) WHERE name = '$_->{name}'), 0) >= " . LedgerOutcome::delivered($_)
-	} @{ $run->{streams} });
+	my $streams = $fault->{item} =~ /_truncation:/ ? 'false' : LedgerGive::is_applied_sql($run);
 
-	$streams = 'false' if $fault->{item} =~ /_truncation:/;
 	return "SELECT $streams OR $fault->{times} <= (SELECT count(*) FROM
 		regexp_split_to_table(pg_read_file('detect_fault_points', 0, 100000000, true), E'\\n') l WHERE l = '$fault->{item}')";
 }
@@ -278,7 +312,7 @@ sub fail_at_point
 	my $resume = "SELECT detect.resume('$stream->{name}')";
 
 	verb($run, $step, 'pause');
-	give($run, $step);
+	LedgerGive::give($run, $step);
 	alter_rollups($run, $step) if $step->{item} =~ /_(fill_chunk|swap):/;
 	rebuild_rollups($run, $step) if $step->{item} =~ /_(group_deletion|repair_chunk):/;
 	# without rollups being guarded, and then guarded
@@ -401,75 +435,14 @@ sub describe
 # Running
 # ---------------------------------------------------------------------
 
-# Produces transactions to the topics of a stream, and enters them.
-sub produce
-{
-	my ($run, $stream, @transactions) = @_;
-	my $broker = $run->{broker};
-
-	@transactions = grep { $_->[0]{kind} ne 'aborted' } @transactions unless $broker->has_transactions;
-	foreach my $topic (LedgerDefinition::topics($stream))
-	{
-		my @all;
-		foreach my $transaction (@transactions)
-		{
-			my @messages = grep { $_->{topic} eq $topic } @$transaction;
-
-			next unless @messages;
-			push @all, 'begin' if $broker->has_transactions;
-			push @all, @messages;
-			push @all, $messages[0]{kind} eq 'aborted' ? 'abort' : 'commit' if $broker->has_transactions;
-		}
-		$broker->produce_messages($topic, @all) if @all;
-	}
-	push @{ $stream->{messages} }, map { @$_ } @transactions;
-	return;
-}
-
-# Stages rows by SQL, and others that are rolled back.
-sub stage
-{
-	my ($run, $stream, $rows, $undone) = @_;
-
-	return unless @$rows;
-	my $columns = join(', ', map { $_->[0] } LedgerDefinition::columns($stream->{definition}));
-	my $insert = sub {
-		my $values = join(",\n", map { "(\$j\$$_->{payload}\$j\$)" } @_);
-		return "INSERT INTO detect_staging.$stream->{name} ($columns)
-			SELECT $columns FROM (VALUES $values) v (payload),
-				 LATERAL jsonb_populate_record(NULL::detect_staging.$stream->{name}, v.payload::jsonb) r;\n";
-	};
-	sql($run, $insert->(@$rows) . "BEGIN;\n" . $insert->(@$undone) . 'ROLLBACK');
-	foreach my $row (@$rows)
-	{
-		$row->{incarnation} = $stream->{incarnation};
-		$row->{has_plate}   = $stream->{definition}{plate};
-	}
-	push @{ $stream->{messages} }, @$rows;
-	return;
-}
-
-# Produces the messages of a step, has something done, and stages its rows.
-sub give
-{
-	my ($run, $step, $then) = @_;
-
-	produce($run, $_, @{ $step->{chunks}{ $_->{name} } }) foreach @{ $run->{streams} };
-	$then->($run, $step) if $then;
-	foreach my $each (@{ $run->{streams} })
-	{
-		stage($run, $each, $step->{staged}{ $each->{name} }, $step->{undone}{ $each->{name} });
-	}
-	return;
-}
-
-# A step in short; a fault point that has not fired in brackets.
+# A step in short; in brackets a fault that has met nobody.
 sub name
 {
 	my ($step) = @_;
 
-	return $step->{fault} if $step->{fault} ne 'fault point';
-	return $step->{fired} ? $step->{item} : "($step->{item})";
+	my $what = $step->{fault} eq 'fault point' ? $step->{item} : $step->{fault};
+
+	return !exists $step->{fired} || $step->{fired} ? $what : "($what)";
 }
 
 # One step of a plan.
@@ -480,9 +453,10 @@ sub run_step
 	my $stream = $step->{stream};
 	my $before = LedgerOutcome::delivered($stream);
 
+	$run->{step} = $step;
 	return $fault->{run}->($run, $step) if $fault->{run};
 	$fault->{before}->($run, $step) if $fault->{before};
-	give($run, $step, $fault->{then});
+	LedgerGive::give($run, $step, $fault->{then});
 	wait_applied($run->{node}, $run->{database}, $stream->{name},
 		$before + int($step->{part} * (LedgerOutcome::delivered($stream) - $before)), '');
 	$fault->{strike}->($run, $step) if $fault->{strike};

@@ -1,7 +1,8 @@
 # What the database must hold, computed from the messages alone, and all in
 # which it differs.
 #
-# Every difference names the messages that it is about, where there are any.
+# Every difference names all messages that it can be about, where there are any:
+# LedgerReport makes few of many.
 # Which partition has the accepted one of several equal elements is not
 # determined: accepted and duplicates are compared together for each partition,
 # and accepted in sum.  Counters of a stream that was dropped are gone: what it
@@ -17,14 +18,12 @@ use LedgerOutcome;
 use List::Util qw(sum0);
 use PostgreSQL::Test::Utils;
 
-use constant SHOWN => 20;    # messages of each difference, at most
-
 # Elements by message with what became of each, and the truth that follows.  Of
 # equal events the one that was accepted first counts.
 my $truth_sql = <<'SQL';
 	CREATE TEMP TABLE element (kind text, origin text, kafka_topic text, kafka_partition int, kafka_offset bigint, element int,
 		payload bytea, json text, accepted_or_duplicate int, filtered int, expired int, dead_letters int, sqlstate text,
-		generation int, shift int, has_plate bool);
+		generation int, shift int, has_plate bool, number int);
 	COPY element FROM 'PATH';
 	CREATE TEMP TABLE valid AS
 	SELECT e.*, r.detection_oid, substring(r.video_camera_oid FROM '\d+')::int AS video_camera_oid, r.geographical_location_oid,
@@ -120,17 +119,18 @@ sub rollup_comparisons
 	} sort keys %rollups;
 }
 
-# A difference, in one direction, as SQL that prints it and its messages.
+# A difference, in one direction, as SQL that prints it and its messages, each
+# with the number that elements() has for it.
 sub difference_sql
 {
 	my ($comparison, $what, $left, $right) = @_;
 
 	return "
 		SELECT E'$what\\t' || d::text || CASE WHEN m.kind IS NULL THEN '' ELSE
-			   format(E'\\t%s %s/%s/%s/%s %s', m.kind, m.kafka_topic, m.kafka_partition,
+			   format(E'\\t%s\\t%s %s/%s/%s/%s %s', m.number, m.kind, m.kafka_topic, m.kafka_partition,
 			   m.kafka_offset, m.element, COALESCE(encode(m.payload, 'escape'), 'null')) END
 		FROM (($left) EXCEPT ALL ($right)) d LEFT JOIN $comparison->{table} m ON $comparison->{members}
-		ORDER BY m.kafka_topic, m.kafka_partition, m.kafka_offset LIMIT " . SHOWN . ";\n";
+		ORDER BY m.number;\n";
 }
 
 # Where the partitions of a stream's topics end, as a query.
@@ -184,34 +184,31 @@ sub element_line
 		$born ? ($born->{generation}, $born->{shift}, $born->{has_plate} ? 't' : 'f') : (undef) x 3);
 }
 
-# All of them.
-sub element_lines
+# All of them, as message and place in it.
+sub elements
 {
 	my ($stream) = @_;
-	my @lines;
+	my @elements;
 
 	foreach my $message (@{ $stream->{messages} })
 	{
-		push @lines, map { element_line($stream, $message, $_) } 0 .. $#{ $message->{elements} };
+		push @elements, map { [ $message, $_ ] } 0 .. $#{ $message->{elements} };
 	}
-	return @lines;
+	return @elements;
 }
 
-# All differences of a stream, one line each; none is the aim.  The statement
-# that comes first is undone: it is for those who want to see a difference.
-sub differences
+# Asks the database of a run, in a transaction in which the truth about a stream
+# stands beside it; the lines that are printed.  The statement that comes first is
+# undone: it is for those who want to see a difference.
+sub ask
 {
-	my ($run, $stream, $first) = @_;
-	my $path = DetectTest::write_lines(element_lines($stream));
-	my $ends = ends_sql($run, $stream);
+	my ($run, $stream, $questions, $first) = @_;
+	my @elements   = elements($stream);
+	my $path       = DetectTest::write_lines(map { element_line($stream, @{ $elements[$_] }) . "\t$_" } 0 .. $#elements);
 	my $definition = $stream->{definition};
-	my $sql  = "SET timezone = 'UTC'; BEGIN;\n" . ($first ? "$first;\n" : '') . $truth_sql;
+	my $ends       = ends_sql($run, $stream);
+	my $sql        = "SET timezone = 'UTC'; BEGIN;\n" . ($first ? "$first;\n" : '') . $truth_sql . $questions;
 
-	foreach my $comparison (@comparisons, rollup_comparisons($stream))
-	{
-		$sql .= difference_sql($comparison, "missing: $comparison->{what}", @$comparison{qw(truth is)});
-		$sql .= difference_sql($comparison, "should not be: $comparison->{what}", @$comparison{qw(is truth)});
-	}
 	$sql =~ s/\bPATH\b/$path/g;
 	$sql =~ s/location_namePLATE/$definition->{plate} ? 'location_name, plate' : 'location_name'/e;
 	$sql =~ s/\bLOCATOR\b/$definition->{locator} ? 'true' : 'false'/e;
@@ -220,6 +217,47 @@ sub differences
 	$sql =~ s/\bEVENTS\b/$stream->{table}/g;
 	$sql =~ s/\bACCEPTED\b/$stream->{accepted}/g;
 	return split(/\n/, $run->{node}->safe_psql($run->{database}, $sql));
+}
+
+# All differences of a stream, one line for each message that one is about; none
+# is the aim.
+sub differences
+{
+	my ($run, $stream, $first) = @_;
+	my $sql = '';
+
+	foreach my $comparison (@comparisons, rollup_comparisons($stream))
+	{
+		$sql .= difference_sql($comparison, "missing: $comparison->{what}", @$comparison{qw(truth is)});
+		$sql .= difference_sql($comparison, "should not be: $comparison->{what}", @$comparison{qw(is truth)});
+	}
+	return ask($run, $stream, $sql, $first);
+}
+
+# Groups of rollups that are as if one of their events were not counted, or counted
+# twice: each row that is there, what is with the event, and its number.
+sub miscounts
+{
+	my ($run, $stream, $first) = @_;
+	my $event = '(e.detection_oid, e.timestamp_detected)';
+	my %ways  = (
+		'is not counted'   => "SELECT e.* FROM EVENTS e WHERE $event <> (m.detection_oid, m.timestamp_detected)",
+		'is counted twice' => "TABLE EVENTS UNION ALL SELECT e.* FROM EVENTS e WHERE $event = (m.detection_oid, m.timestamp_detected)");
+	my $sql = '';
+
+	foreach my $comparison (rollup_comparisons($stream))
+	{
+		foreach my $way (sort keys %ways)
+		{
+			my $query = $comparison->{truth} =~ s/FROM EVENTS/FROM ($ways{$way}) events/r;
+
+			$sql .= "SELECT d::text || E'\t$way\t' || min(m.number)
+				FROM (($comparison->{is}) EXCEPT ALL ($comparison->{truth})) d JOIN valid m ON $comparison->{members},
+					 LATERAL ($query) v
+				WHERE v::text = d::text GROUP BY d, m.detection_oid, m.timestamp_detected;\n";
+		}
+	}
+	return ask($run, $stream, $sql, $first);
 }
 
 # Until all that a stream was given is applied and its rollups are filled.  The
