@@ -1,0 +1,65 @@
+# shellcheck shell=bash
+#
+# clickhouse.sh: ClickHouse's Kafka engine, as a contestant of peers.
+#
+# The engine runs within a Python process, from a package; later versions of that
+# package refuse Kafka tables.  Nothing is written to PostgreSQL: what is in
+# ClickHouse at the end is copied there to be compared.
+set -euo pipefail
+
+CHDB_VERSION=4.0.2
+CHDB_LIBS=${DETECT_CHDB_LIBS:-$PEERS_CACHE/chdb-$CHDB_VERSION}
+
+# Fetches the package unless it is there; complete or not at all.
+fetch_clickhouse() {
+    local partial
+    if [ -d "$CHDB_LIBS" ]; then
+        return
+    fi
+    mkdir -p "$(dirname "$CHDB_LIBS")"
+    partial=$(mktemp -d "$CHDB_LIBS.XXXXXX")
+    if ! python3 -m pip install -q --no-deps --target "$partial/libs" "chdb==$CHDB_VERSION" >"$partial/log" 2>&1; then
+        cat "$partial/log" >&2
+        rm -rf "$partial"
+        say "peers: could not fetch chdb $CHDB_VERSION"
+        exit 1
+    fi
+    mv -T "$partial/libs" "$CHDB_LIBS" 2>/dev/null || [ -d "$CHDB_LIBS" ]    # another may have been faster
+    rm -rf "$partial"
+}
+
+# One measurement, by a process of which clickhouse.py says when it answers.
+measure_clickhouse() {
+    local run=$1 dir=$WORK/clickhouse begin=$EPOCHREALTIME answer
+    rm -rf "$dir"
+    mkdir "$dir"
+    ask -c "COPY (SELECT geographical_location_oid, geographical_location FROM city.location) TO STDOUT" >"$dir/location"
+    ask -c "COPY (SELECT zone_id, ST_AsText(geom, 17) FROM city.zones) TO STDOUT" >"$dir/zones"
+    coproc CLICKHOUSE {
+        PYTHONPATH=$CHDB_LIBS exec setpriv --pdeathsig KILL python3 "$BENCH/peers.d/clickhouse.py" \
+            "$BOOTSTRAP" camera.detections "run$run" "$(ask -c "SELECT count(*) FROM bench.expected")" "$dir" 2>"$WORK/clickhouse.log"
+    }
+    peer=$CLICKHOUSE_PID
+    read_clickhouse
+    keep_figure "$run" clickhouse start-up "$(bc <<<"$EPOCHREALTIME - $begin")"
+    ask -o /dev/null -c "SELECT bench.open_peer($(cat "$WORK/kafka/pid"), $peer)"
+    echo >&"${CLICKHOUSE[1]}"
+    read_clickhouse
+    ask -o /dev/null -c "SELECT bench.close_peer($run, 'clickhouse', to_timestamp($answer))"
+    echo >&"${CLICKHOUSE[1]}"
+    wait "$peer" || clickhouse_failed
+    peer=
+    ask -o /dev/null -v dir="$dir" -f "$BENCH/peers.d/clickhouse.sql"
+}
+
+# Reads a line of the process into "answer".
+read_clickhouse() {
+    read -r answer <&"${CLICKHOUSE[0]}" || clickhouse_failed
+}
+
+# Ends the run with what the process has said.
+clickhouse_failed() {
+    say "peers: clickhouse.py has failed"
+    tail -n 30 "$WORK/clickhouse.log" >&2
+    exit 1
+}
