@@ -18,7 +18,7 @@ fetch_clickhouse() {
     fi
     mkdir -p "$(dirname "$CHDB_LIBS")"
     partial=$(mktemp -d "$CHDB_LIBS.XXXXXX")
-    if ! python3 -m pip install -q --no-deps --target "$partial/libs" "chdb==$CHDB_VERSION" >"$partial/log" 2>&1; then
+    if ! python3 -m pip install -q --target "$partial/libs" "chdb==$CHDB_VERSION" >"$partial/log" 2>&1; then
         cat "$partial/log" >&2
         rm -rf "$partial"
         say "peers: could not fetch chdb $CHDB_VERSION"

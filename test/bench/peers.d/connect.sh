@@ -74,13 +74,13 @@ connect_schema() {
 
 # The definition of a connector.  What is best was tried: one INSERT from arrays
 # for a batch, batches of 10,000, two tasks.  An upsert needs the duplicates of a
-# batch folded.
+# batch folded.  The settings of its sessions are those of measure.sql.
 connect_definition() {
-    local name=$1 contestant=$2 mode
+    local name=$1 contestant=$2 mode settings='-c%20jit=off%20-c%20work_mem=64MB%20-c%20synchronous_commit=off'
     mode='{"insert.mode": "upsert", "primary.key.mode": "record_value", "primary.key.fields": "detection_oid", "use.reduction.buffer": "true"}'
     [ "$contestant" = connect ] || mode='{"insert.mode": "insert", "primary.key.mode": "none"}'
     jq -n --arg name "$name" --argjson mode "$mode" --arg schema "$(connect_schema)" --arg password "$PASSWORD" \
-        --arg url "jdbc:postgresql://127.0.0.1:$PGPORT/city?reWriteBatchedInserts=true" '
+        --arg url "jdbc:postgresql://127.0.0.1:$PGPORT/city?options=$settings" '
         {name: $name, config: ({
             "connector.class": "io.debezium.connector.jdbc.JdbcSinkConnector",
             "tasks.max": "2",
