@@ -30,31 +30,28 @@ fetch_clickhouse() {
 
 # One measurement, by a process of which clickhouse.py says when it answers.
 measure_clickhouse() {
-    local run=$1 dir=$WORK/clickhouse begin=$EPOCHREALTIME answer
+    local run=$1 dir=$WORK/clickhouse begin=$EPOCHREALTIME events orders answers answer
     rm -rf "$dir"
     mkdir "$dir"
+    mkfifo "$dir/orders" "$dir/answers"
     ask -c "COPY (SELECT geographical_location_oid, geographical_location FROM city.location) TO STDOUT" >"$dir/location"
     ask -c "COPY (SELECT zone_id, ST_AsText(geom, 17) FROM city.zones) TO STDOUT" >"$dir/zones"
-    coproc CLICKHOUSE {
-        PYTHONPATH=$CHDB_LIBS exec setpriv --pdeathsig KILL python3 "$BENCH/peers.d/clickhouse.py" \
-            "$BOOTSTRAP" camera.detections "run$run" "$(ask -c "SELECT count(*) FROM bench.expected")" "$dir" 2>"$WORK/clickhouse.log"
-    }
-    peer=$CLICKHOUSE_PID
-    read_clickhouse
+    events=$(ask -c "SELECT count(*) FROM bench.expected")
+    PYTHONPATH=$CHDB_LIBS setpriv --pdeathsig KILL python3 "$BENCH/peers.d/clickhouse.py" \
+        "$BOOTSTRAP" camera.detections "run$run" "$events" "$dir" <"$dir/orders" >"$dir/answers" 2>"$WORK/clickhouse.log" &
+    peer=$!
+    exec {orders}>"$dir/orders" {answers}<"$dir/answers"
+    read -r answer <&"$answers" || clickhouse_failed
     keep_figure "$run" clickhouse start-up "$(bc <<<"$EPOCHREALTIME - $begin")"
     ask -o /dev/null -c "SELECT bench.open_peer($(cat "$WORK/kafka/pid"), $peer)"
-    echo >&"${CLICKHOUSE[1]}"
-    read_clickhouse
+    echo >&"$orders"
+    read -r answer <&"$answers" || clickhouse_failed
     ask -o /dev/null -c "SELECT bench.close_peer($run, 'clickhouse', to_timestamp($answer))"
-    echo >&"${CLICKHOUSE[1]}"
+    echo >&"$orders"
     wait "$peer" || clickhouse_failed
     peer=
+    exec {orders}>&- {answers}<&-
     ask -o /dev/null -v dir="$dir" -f "$BENCH/peers.d/clickhouse.sql"
-}
-
-# Reads a line of the process into "answer".
-read_clickhouse() {
-    read -r answer <&"${CLICKHOUSE[0]}" || clickhouse_failed
 }
 
 # Ends the run with what the process has said.
