@@ -32,9 +32,10 @@ FROM figure GROUP BY contestant, what;
 
 \echo
 \echo 'µs an event, from the start of ingestion to the last commit; CPU in µs an event, all processes; WAL in bytes an event;'
-\echo 'start-up in seconds, not in the other figures; first: what the process took for its first drain of the topic'
+\echo 'start-up in seconds, not in the other figures; first: what the process took for its first drain of the topic; wrong: zones'
 SELECT c.label AS contestant, s.elapsed AS "µs", s.x_copy AS "x COPY", s.x_detect AS "x detect, 1 consumer",
-       s.cpu AS "CPU", s.wal AS "WAL", s.start_up AS "start-up", s.first AS "first"
+       s.cpu AS "CPU", s.wal AS "WAL", s.start_up AS "start-up", s.first AS "first",
+       s.wrong AS "wrong"
 FROM (VALUES (1, 'zones', 'detect'),
              (2, 'zones_consumer', 'detect, 1 consumer'),
              (3, 'copy', 'COPY of finished rows'),
@@ -51,6 +52,7 @@ JOIN (SELECT contestant,
              max(value) FILTER (WHERE what = 'cpu') AS cpu,
              max(value) FILTER (WHERE what = 'WAL') AS wal,
              max(value) FILTER (WHERE what = 'start-up') AS start_up,
-             max(value) FILTER (WHERE what = 'first drain') AS first
+             max(value) FILTER (WHERE what = 'first drain') AS first,
+             max(value) FILTER (WHERE what = 'wrong zones') AS wrong
       FROM summary GROUP BY contestant) s USING (contestant)
 ORDER BY place;

@@ -37,7 +37,7 @@ CREATE TABLE city.queue (
     confidence Float32, timestamp_detected DateTime64(6, 'UTC'), lon Float64, lat Float64
 ) ENGINE = Kafka SETTINGS
     kafka_broker_list = '{bootstrap}', kafka_topic_list = '{topic}', kafka_group_name = '{group}',
-    kafka_format = 'JSONEachRow', date_time_input_format = 'best_effort',
+    kafka_format = 'JSONEachRow', date_time_input_format = 'best_effort', precise_float_parsing = 1,
     kafka_num_consumers = 1, kafka_max_block_size = 131072, kafka_poll_max_batch_size = 131072,
     kafka_poll_timeout_ms = 20, kafka_flush_interval_ms = 1000;
 
