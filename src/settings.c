@@ -19,7 +19,7 @@
 int detect_batch_timeout_ms = 60000;				/* of one transaction; 0: no limit */
 int detect_dead_letter_payload_kilobytes = 1024;	/* kept of one dead letter */
 int detect_identity_memory_kilobytes = 1024 * 1024; /* of one stream */
-int detect_max_batch_rows = 50000;					/* elements in one commit */
+int detect_max_batch_rows = 100000;					/* elements in one commit */
 int detect_max_batch_kilobytes = 16384;				/* payload in one commit */
 int detect_max_batch_ms = 250;						/* of one commit; 0: no limit */
 int detect_max_streams = 64;						/* slots in shared memory */
@@ -60,7 +60,7 @@ settings_define(void)
 
 	DefineCustomIntVariable(
 		"detect.max_batch_rows", "Sets the greatest number of elements that one commit applies.",
-		NULL, &detect_max_batch_rows, 50000, 1, 10000000, PGC_SIGHUP, 0, NULL, NULL, NULL);
+		NULL, &detect_max_batch_rows, 100000, 1, 10000000, PGC_SIGHUP, 0, NULL, NULL, NULL);
 
 	DefineCustomIntVariable("detect.max_batch_size",
 							"Sets the greatest amount of payload that one commit stages.", NULL,

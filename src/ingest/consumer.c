@@ -37,6 +37,9 @@
 
 #define IDLE_WAIT_MS 1000
 
+/* Messages that are staged together: with more, the applier waits for the first. */
+#define MAX_POLLED 50000
+
 /*
  * The consumer of this number for a stream; it connects when it first runs.
  * It lives in context.
@@ -54,7 +57,7 @@ consumer_create(const Stream *stream, int number, MemoryContext context)
 		AllocSetContextCreate(context, "detect round", ALLOCSET_DEFAULT_SIZES);
 	consumer->progress_context =
 		AllocSetContextCreate(context, "detect progress", ALLOCSET_SMALL_SIZES);
-	consumer->max_events = Max(detect_max_batch_rows, 1);
+	consumer->max_events = Min(detect_max_batch_rows, MAX_POLLED);
 	consumer->events = MemoryContextAllocHuge(context, consumer->max_events * sizeof(KafkaEvent));
 	StartTransactionCommand();
 	consumer->decoder = stream_message_decoder(stream, context, &consumer->nfields);
