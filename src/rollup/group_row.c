@@ -25,8 +25,10 @@
 #include "utils/rel.h"
 #include "utils/typcache.h"
 
-/* Groups beyond that take the place of others. */
+/* Groups beyond that take the place of others: of those that were merged longest
+ * ago among the few that share a set, which lie in one cache line. */
 #define MAX_GROUPS 65536
+#define SET_ROWS   4
 
 /* A group and where its row was. */
 typedef struct GroupRow
@@ -41,8 +43,8 @@ struct GroupRows
 	int nkeys;
 	FmgrInfo *hash_functions; /* NULL: a type of the keys has none */
 	Oid *collations;
-	uint32 size; /* a power of two */
-	GroupRow *rows;
+	uint32 size;			  /* a power of two */
+	GroupRow *rows;			  /* sets, of each the row that was merged last first */
 	BlockNumber pruned_block; /* the last one */
 };
 
@@ -82,7 +84,7 @@ group_rows_create(TupleDesc tupdesc, int nkeys)
 void
 group_rows_expect(GroupRows *groups, int64 ngroups)
 {
-	uint32 size = pg_nextpower2_32((uint32) Min(ngroups * 2, MAX_GROUPS));
+	uint32 size = pg_nextpower2_32((uint32) Min(Max(ngroups * 2, SET_ROWS), MAX_GROUPS));
 
 	groups->pruned_block = InvalidBlockNumber;
 	if (groups->hash_functions == NULL || size <= groups->size)
@@ -116,6 +118,30 @@ group_rows_hash(const GroupRows *groups, const TupleTableSlot *slot)
 	return murmurhash32(hash);
 }
 
+/* The rows among which that of a hash is. */
+static GroupRow *
+set_of(const GroupRows *groups, uint32 hash)
+{
+	return &groups->rows[(hash & (groups->size / SET_ROWS - 1)) * SET_ROWS];
+}
+
+/* What was noted for a hash; NULL: nothing. */
+static GroupRow *
+find_row(const GroupRows *groups, uint32 hash)
+{
+	GroupRow *set;
+
+	if (groups->size == 0)
+		return NULL;
+	set = set_of(groups, hash);
+	for (int i = 0; i < SET_ROWS; i++)
+	{
+		if (set[i].hash == hash && ItemPointerIsValid(&set[i].tid))
+			return &set[i];
+	}
+	return NULL;
+}
+
 /* Make room in a page, as scans do and the fetch of a single row does not; with
  * none, the next version of the row would go elsewhere, and into the index. */
 static void
@@ -140,15 +166,11 @@ bool
 group_rows_fetch(GroupRows *groups, uint32 hash, Relation table, BlockNumber nblocks,
 				 Snapshot snapshot, TupleTableSlot *slot)
 {
-	GroupRow *row;
+	GroupRow *row = find_row(groups, hash);
 
 	/* its row may move within the page */
 	ExecClearTuple(slot);
-	if (groups->size == 0)
-		return false;
-	row = &groups->rows[hash & (groups->size - 1)];
-	if (row->hash != hash || !ItemPointerIsValid(&row->tid) ||
-		ItemPointerGetBlockNumber(&row->tid) >= nblocks)
+	if (row == NULL || ItemPointerGetBlockNumber(&row->tid) >= nblocks)
 		return false;
 	prune_page(groups, table, ItemPointerGetBlockNumber(&row->tid));
 	return table_tuple_fetch_row_version(table, &row->tid, snapshot, slot);
@@ -160,11 +182,15 @@ group_rows_fetch(GroupRows *groups, uint32 hash, Relation table, BlockNumber nbl
 void
 group_rows_note(GroupRows *groups, uint32 hash, const ItemPointerData *tid)
 {
-	GroupRow *row;
+	GroupRow *set;
+	int last;
 
 	if (groups->size == 0)
 		return;
-	row = &groups->rows[hash & (groups->size - 1)];
-	row->hash = hash;
-	row->tid = *tid;
+	set = set_of(groups, hash);
+	for (last = 0; last < SET_ROWS - 1 && set[last].hash != hash; last++)
+		;
+	memmove(set + 1, set, last * sizeof(GroupRow));
+	set->hash = hash;
+	set->tid = *tid;
 }
