@@ -50,6 +50,7 @@ BEGIN
 END $$;
 CREATE TRIGGER hold_up BEFORE INSERT ON event FOR EACH ROW EXECUTE FUNCTION hold_up();
 SELECT detect.pause('event');
+CALL regress.await('SELECT FROM detect.stat_worker WHERE pid IS NOT NULL', 0);
 SELECT detect.resume('event');
 INSERT INTO detect_staging.event SELECT i, i FROM generate_series(22501, 23500) i;
 SELECT detect.wait_for('event', '3 min');
