@@ -24,6 +24,9 @@
 
 #define BYTES_PER_KILOBYTE 1024
 
+/* How far a position on the globe may be beside the box that PostGIS stores. */
+#define GLOBE_BOX_ROUNDING 1e-6
+
 static void
 refuse_srid(const Locator *locator, int32 srid)
 {
@@ -53,7 +56,7 @@ globe_box(const Serialized *serialized, Box *box)
 		chord2 += (ends[0][axis] - ends[1][axis]) * (ends[0][axis] - ends[1][axis]);
 	for (int axis = 0; axis < 3; axis++)
 	{
-		double rise = globe_rise(chord2);
+		double rise = globe_rise(chord2) + GLOBE_BOX_ROUNDING;
 
 		box_round(box, axis, Min(ends[0][axis], ends[1][axis]) - rise,
 				  Max(ends[0][axis], ends[1][axis]) + rise);
@@ -65,6 +68,7 @@ static void
 read_box(const Serialized *serialized, bool globe, Box *box)
 {
 	int axes = globe ? 3 : 2;
+	double rounding = globe ? GLOBE_BOX_ROUNDING : 0;
 
 	for (int axis = 0; axis < 3; axis++)
 		box_round(box, axis, -INFINITY, INFINITY);
@@ -76,7 +80,7 @@ read_box(const Serialized *serialized, bool globe, Box *box)
 		float max = serialized->box[2 * axis + 1];
 
 		if (isfinite(min) && isfinite(max))
-			box_round(box, axis, min, max);
+			box_round(box, axis, min - rounding, max + rounding);
 	}
 }
 
@@ -96,10 +100,10 @@ places_add_row(const Locator *locator, Places *places, Datum key, Datum geometry
 	serialized_read(bytes, &serialized);
 	if (serialized.srid != locator->srid)
 		refuse_srid(locator, serialized.srid);
-	if (!place_read(places, &serialized, &place, &box))
+	if (!place_read(places, &serialized, &place, &box) &&
+		(locator->mode != LOCATOR_WITHIN || !globe_read(places, &serialized, &place, &box)))
 	{
-		if (locator->mode != LOCATOR_WITHIN || !globe_read(places, &serialized, &place))
-			place.shape = SHAPE_OTHER;
+		place.shape = SHAPE_OTHER;
 		read_box(&serialized, places->globe, &box);
 	}
 	/* a line contains points too, and which of two is nearer may be close */

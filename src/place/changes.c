@@ -16,7 +16,12 @@
  * What replaces the rows without a trigger, TRUNCATE of a partition, ATTACH,
  * DETACH, a refreshed materialized view, changes the files of the table: it is
  * recognized by a fingerprint of these, looked at whenever the place table or
- * one of its partitions is invalidated.
+ * one of its partitions is invalidated.  A file that this transaction has made is
+ * looked at by each statement: TRUNCATE empties it in place and tells nobody.
+ *
+ * The trigger fires before its row is there.  So as long as a command changes
+ * places, what others have triggers look at while it runs is stale at once, and
+ * so is what they have left when it ends.
  *
  *-------------------------------------------------------------------------
  */
@@ -32,7 +37,9 @@
 #include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
 #include "common/hashfn.h"
+#include "compat.h"
 #include "nodes/value.h"
+#include "storage/bufmgr.h"
 #include "stream.h"
 #include "utils/fmgroids.h"
 #include "utils/hsearch.h"
@@ -40,6 +47,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 
 PG_FUNCTION_INFO_V1(detect_place_changed);
 
@@ -50,11 +58,20 @@ typedef struct ChangedTable
 	uint64 registered_in; /* pending_era when its views were invalidated */
 	int nviews;
 	Oid *views;
+	int ncommands; /* that are changing it now */
 } ChangedTable;
+
+/* A command that changes places, as long as it runs: fn_extra of the trigger. */
+typedef struct ChangingCommand
+{
+	Oid relid;
+	MemoryContextCallback on_end;
+} ChangingCommand;
 
 static HTAB *changed_tables = NULL;
 static uint64 pending_era = 1; /* grows when what is registered may be over */
 static uint64 own_changes = 0; /* of this process, undone ones too */
+static int ncommands = 0;	   /* of all tables */
 
 static bool
 contains_oid(const Oid *oids, int count, Oid wanted)
@@ -165,14 +182,11 @@ changes_own(void)
  * ---------------------------------------------------------------------
  */
 
-/* Register an invalidation of all locators of a table, once until it has been
- * absorbed. */
-static void
-register_change(Oid relid)
+/* The table that this process changes. */
+static ChangedTable *
+get_changed_table(Oid relid)
 {
 	ChangedTable *table;
-	ListCell *cell;
-	List *views;
 	bool found;
 
 	if (changed_tables == NULL)
@@ -185,13 +199,23 @@ register_change(Oid relid)
 	table = hash_search(changed_tables, &relid, HASH_ENTER, &found);
 	if (!found)
 	{
-		table->registered_in = 0;
-		table->nviews = 0;
-		table->views = NULL;
+		memset(table, 0, sizeof(ChangedTable));
+		table->relid = relid;
 	}
+	return table;
+}
+
+/* Register an invalidation of all locators of a table, once until it has been
+ * absorbed. */
+static void
+register_change(Oid relid)
+{
+	ChangedTable *table = get_changed_table(relid);
+	ListCell *cell;
+	List *views;
+
 	if (table->registered_in == pending_era)
 		return;
-
 	views = locator_views_of_table(relid);
 	table->nviews = 0;
 	if (table->views)
@@ -204,6 +228,52 @@ register_change(Oid relid)
 	}
 	table->registered_in = pending_era;
 	own_changes++;
+}
+
+/* A command that has changed places is over, or has failed. */
+static void
+end_command(void *arg)
+{
+	const ChangingCommand *command = arg;
+	ChangedTable *table = get_changed_table(command->relid);
+
+	table->ncommands--;
+	ncommands--;
+	for (int i = 0; i < table->nviews; i++)
+		locator_set_stale(table->views[i]);
+	own_changes++;
+}
+
+/* A command begins to change places: the memory of its executor tells when it is
+ * over. */
+static void
+begin_command(FmgrInfo *trigger, Oid relid)
+{
+	ChangingCommand *command = MemoryContextAlloc(trigger->fn_mcxt, sizeof(ChangingCommand));
+
+	command->relid = relid;
+	command->on_end.func = end_command;
+	command->on_end.arg = command;
+	get_changed_table(relid)->ncommands++;
+	ncommands++;
+	MemoryContextRegisterResetCallback(trigger->fn_mcxt, &command->on_end);
+	trigger->fn_extra = command;
+}
+
+/* Whether a command changes places of a locator now. */
+static bool
+is_changing(const Locator *locator)
+{
+	HASH_SEQ_STATUS status;
+	ChangedTable *table;
+	bool result = false;
+
+	if (ncommands == 0)
+		return false;
+	hash_seq_init(&status, changed_tables);
+	while ((table = hash_seq_search(&status)) != NULL)
+		result |= table->ncommands > 0 && contains_oid(table->views, table->nviews, locator->view);
+	return result;
 }
 
 /*
@@ -221,6 +291,8 @@ detect_place_changed(PG_FUNCTION_ARGS)
 			ERROR,
 			(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 			 errmsg("detect._place_changed() must be a BEFORE row trigger, or one of TRUNCATE")));
+	if (fcinfo->flinfo->fn_extra == NULL)
+		begin_command(fcinfo->flinfo, RelationGetRelid(trigdata->tg_relation));
 	register_change(RelationGetRelid(trigdata->tg_relation));
 	return PointerGetDatum(TRIGGER_FIRED_BY_UPDATE(trigdata->tg_event) ? trigdata->tg_newtuple
 																	   : trigdata->tg_trigtuple);
@@ -275,8 +347,8 @@ changes_drop_triggers(Oid place_table)
  */
 
 /* Whether the row trigger of a table, or of a partition, fires always.  Each
- * version of the trigger goes into the fingerprint: while it was disabled,
- * nobody told of changes. */
+ * version of the trigger goes into the fingerprint: while it was disabled, or the
+ * partition stood alone, nobody told of changes. */
 static bool
 has_trigger(Oid relid, uint64 *structure)
 {
@@ -295,19 +367,27 @@ has_trigger(Oid relid, uint64 *structure)
 	{
 		fires = ((Form_pg_trigger) GETSTRUCT(tuple))->tgenabled == TRIGGER_FIRES_ALWAYS;
 		*structure = hash_combine64(*structure, HeapTupleHeaderGetRawXmin(tuple->t_data));
+		*structure = hash_combine64(*structure, ItemPointerGetBlockNumber(&tuple->t_self));
+		*structure = hash_combine64(*structure, ItemPointerGetOffsetNumber(&tuple->t_self));
 	}
 	systable_endscan(scan);
 	table_close(triggers, AccessShareLock);
 	return fires;
 }
 
-/* The place table and its partitions. */
+/* The place table and its partitions, as of now: under the snapshot of a statement
+ * that began earlier, one that is being detached would still be there. */
 static List *
 find_members(const Locator *locator)
 {
-	if (locator->relkind == RELKIND_RELATION || locator->relkind == RELKIND_PARTITIONED_TABLE)
-		return find_all_inheritors(locator->place_table, AccessShareLock, NULL);
-	return list_make1_oid(locator->place_table);
+	List *members;
+
+	if (locator->relkind != RELKIND_RELATION && locator->relkind != RELKIND_PARTITIONED_TABLE)
+		return list_make1_oid(locator->place_table);
+	PushActiveSnapshot(locator_newest_snapshot());
+	members = find_all_inheritors(locator->place_table, AccessShareLock, NULL);
+	PopActiveSnapshot();
+	return members;
 }
 
 static void
@@ -325,12 +405,20 @@ remember_members(Locator *locator, List *members)
 		locator->members[locator->nmembers++] = lfirst_oid(cell);
 }
 
-/*
- * If the place table was invalidated, see whether it is still what it was; if
- * not, its places are stale.
- */
-void
-changes_look(Locator *locator)
+/* Put the file of a member into the fingerprint, and whether it is empty. */
+static void
+add_file(Relation rel, uint64 *structure)
+{
+	*structure = hash_combine64(*structure, RelationGetRelid(rel));
+	*structure = hash_combine64(*structure, rel->rd_rel->relfilenode);
+	if (RELKIND_HAS_STORAGE(rel->rd_rel->relkind))
+		*structure = hash_combine64(*structure, RelationGetNumberOfBlocks(rel) == 0);
+}
+
+/* If the place table was invalidated, see whether it is still what it was; if not,
+ * its places are stale. */
+static void
+look_at_table(Locator *locator)
 {
 	bool has_triggers =
 		locator->relkind == RELKIND_RELATION || locator->relkind == RELKIND_PARTITIONED_TABLE;
@@ -348,8 +436,8 @@ changes_look(Locator *locator)
 	{
 		Relation rel = relation_open(lfirst_oid(cell), AccessShareLock);
 
-		structure = hash_combine64(structure, RelationGetRelid(rel));
-		structure = hash_combine64(structure, rel->rd_rel->relfilenode);
+		add_file(rel, &structure);
+		locator->is_suspect |= compat_has_new_storage(rel);
 		if (has_triggers && !has_trigger(RelationGetRelid(rel), &structure))
 			locator->table_fallback = FALLBACK_TRIGGER;
 		relation_close(rel, AccessShareLock);
@@ -363,4 +451,18 @@ changes_look(Locator *locator)
 		locator_end_transaction_places(locator); /* it may have been this transaction */
 	}
 	locator->structure = structure;
+}
+
+/*
+ * Find out whether the places of a locator are stale, where nobody has said so.
+ */
+void
+changes_look(Locator *locator)
+{
+	look_at_table(locator);
+	if (is_changing(locator))
+	{
+		locator->is_stale = true;
+		own_changes++;
+	}
 }

@@ -28,8 +28,9 @@
 /* An edge up to 120 degrees, by the square of its chord. */
 #define LONGEST_CHORD2 3.0
 
-/* What rounding may add to a chord. */
-#define CHORD_ROUNDING 1e-6
+/* What rounding may add to a chord: some times 2^-53, of positions and all that
+ * is computed from them. */
+#define CHORD_ROUNDING 1e-12
 
 /*
  * Where on the unit sphere a longitude and a latitude in degrees lie.
@@ -121,15 +122,17 @@ edges_box(const double (*from)[3], uint32 edges, Box *box)
 	}
 }
 
-/* Read one line or point; false when it is empty or goes too far. */
+/* Read one line or point, and let the extent contain it; false when it is empty or
+ * goes too far.  The box of one that is alone and has no more is that of its place. */
 static bool
-read_arc(Places *places, const Serialized *serialized, const char **at, Arc *arc)
+read_arc(Places *places, const Serialized *serialized, const char **at, bool is_alone, Arc *arc,
+		 Box *extent)
 {
 	uint32 count = serialized_uint32(serialized, at);
 	uint32 edges = Max(count, 1) - 1;
 	uint32 nboxes = Max((edges + EDGES_PER_BOX - 1) / EDGES_PER_BOX, 1);
 	double(*positions)[3];
-	Box *boxes;
+	Box *boxes = NULL;
 
 	if (count == 0)
 		return false;
@@ -146,20 +149,28 @@ read_arc(Places *places, const Serialized *serialized, const char **at, Arc *arc
 			(i > 0 && chord2(positions[i - 1], positions[i]) > LONGEST_CHORD2))
 			return false;
 	}
-	boxes = places_alloc(places, nboxes * sizeof(Box));
+	if (!is_alone || nboxes > 1)
+		boxes = places_alloc(places, nboxes * sizeof(Box));
 	for (uint32 i = 0; i < nboxes; i++)
+	{
+		Box box;
+
 		edges_box(&positions[i * EDGES_PER_BOX], Min(edges - i * EDGES_PER_BOX, EDGES_PER_BOX),
-				  &boxes[i]);
+				  &box);
+		box_extend(extent, &box);
+		if (boxes)
+			boxes[i] = box;
+	}
 	*arc = (Arc){(const double(*)[3]) positions, boxes, count};
 	return true;
 }
 
 /*
- * Read points or lines on the globe into a place.  False when it is something
- * else: the caller then asks PostGIS.
+ * Read points or lines on the globe into a place, and their box.  False when it is
+ * something else: the caller then asks PostGIS.
  */
 bool
-globe_read(Places *places, const Serialized *serialized, Place *place)
+globe_read(Places *places, const Serialized *serialized, Place *place, Box *box)
 {
 	const char *at = serialized->body;
 	bool is_multiple =
@@ -179,10 +190,11 @@ globe_read(Places *places, const Serialized *serialized, Place *place)
 	if ((Size) (serialized->end - at) / (2 * sizeof(uint32)) < count)
 		return false;
 	arcs = places_alloc(places, count * sizeof(Arc));
+	*box = no_box;
 	for (uint32 i = 0; i < count; i++)
 	{
 		(void) serialized_uint32(serialized, &at); /* its type */
-		if (!read_arc(places, serialized, &at, &arcs[i]))
+		if (!read_arc(places, serialized, &at, count == 1, &arcs[i], box))
 			return false;
 		vertices += arcs[i].count;
 	}
@@ -222,6 +234,21 @@ edge_chord2(const double from[3], const double to[3], const double at[3])
 	return 2 * sine2 / (1 + sqrt(1 - sine2));
 }
 
+/* The square of the distance to a box, 0 within it. */
+static inline double
+box_distance2(const Box *box, const double at[3])
+{
+	double sum = 0;
+
+	for (int axis = 0; axis < 3; axis++)
+	{
+		double outside = Max(Max(box->min[axis] - at[axis], at[axis] - box->max[axis]), 0);
+
+		sum += outside * outside;
+	}
+	return sum;
+}
+
 static double
 arc_chord2(const Arc *arc, const double at[3], double nearest2)
 {
@@ -231,8 +258,8 @@ arc_chord2(const Arc *arc, const double at[3], double nearest2)
 		return Min(nearest2, chord2(arc->positions[0], at));
 	for (uint32 i = 0; i < edges; i++)
 	{
-		if (i % EDGES_PER_BOX == 0 &&
-			place_box_distance2(&arc->boxes[i / EDGES_PER_BOX], at) > nearest2)
+		if (i % EDGES_PER_BOX == 0 && arc->boxes &&
+			box_distance2(&arc->boxes[i / EDGES_PER_BOX], at) > nearest2)
 		{
 			i += EDGES_PER_BOX - 1;
 			continue;
@@ -243,15 +270,17 @@ arc_chord2(const Arc *arc, const double at[3], double nearest2)
 }
 
 /*
- * The distance on the sphere, in metres, from a position to a place of SHAPE_ARC.
- * PostGIS's may differ by what nearest.c allows for.
+ * The distance on the sphere, in metres, from a position to a place of SHAPE_ARC;
+ * INFINITY when its chord is not within the limit.  PostGIS's may differ by what
+ * nearest.c allows for.
  */
 double
-globe_distance(const Place *place, const double at[3])
+globe_distance(const Place *place, const double at[3], double limit)
 {
-	double nearest2 = 5; /* more than any */
+	double limit2 = limit * limit;
+	double nearest2 = limit2;
 
 	for (uint32 i = 0; i < place->nrings; i++)
 		nearest2 = arc_chord2(&place->arcs[i], at, nearest2);
-	return SPHERE_RADIUS_M * 2 * asin(Min(sqrt(nearest2) / 2, 1));
+	return nearest2 < limit2 ? SPHERE_RADIUS_M * 2 * asin(Min(sqrt(nearest2) / 2, 1)) : INFINITY;
 }

@@ -37,26 +37,26 @@ has_point(Lookup *lookup, const Place *place, LookupPoint *point)
 
 /* Begin to walk over the places that may have the point. */
 static inline void
-walk_begin(BoxWalk *walk, const Places *places, const LookupPoint *point)
+begin_walk(Walk *walk, const Places *places, const LookupPoint *point)
 {
 	double at[3] = {point->x, point->y, 0};
 
 	if (places->globe)
 		globe_position(point->x, point->y, at);
-	box_walk_begin(walk, places, at, places->globe ? globe_chord(0) : 0);
+	walk_begin(walk, places, at);
 }
 
 /* The preferred place that has the point; NULL if there is none. */
 static const Place *
 find_first(Lookup *lookup, LookupPoint *point)
 {
-	BoxWalk walk;
+	Walk walk;
 	const Place *first = NULL;
 	int i;
 
 	lookup->locator->stats.from_memory++;
-	walk_begin(&walk, lookup->places, point);
-	while ((i = box_walk_next(&walk)) != NO_PLACE)
+	begin_walk(&walk, lookup->places, point);
+	while ((i = walk_next(&walk, 0)) != NO_PLACE)
 	{
 		const Place *place = &lookup->places->places[i];
 
@@ -76,15 +76,15 @@ compare_rank(const void *left, const void *right)
 static int
 find_all(Lookup *lookup, LookupPoint *point, Datum **keys)
 {
-	BoxWalk walk;
+	Walk walk;
 	int capacity = 8;
 	int count = 0;
 	const Place **found = palloc(capacity * sizeof(Place *));
 	int i;
 
 	lookup->locator->stats.from_memory++;
-	walk_begin(&walk, lookup->places, point);
-	while ((i = box_walk_next(&walk)) != NO_PLACE)
+	begin_walk(&walk, lookup->places, point);
+	while ((i = walk_next(&walk, 0)) != NO_PLACE)
 	{
 		const Place *place = &lookup->places->places[i];
 

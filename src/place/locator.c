@@ -81,6 +81,18 @@ locator_all(void)
 }
 
 /*
+ * The places of a locator have changed, if this process knows it.
+ */
+void
+locator_set_stale(Oid view)
+{
+	Locator *locator = locators ? hash_search(locators, &view, HASH_FIND, NULL) : NULL;
+
+	if (locator)
+		locator->is_stale = true;
+}
+
+/*
  * How much memory all places of this process may take.
  */
 int
@@ -212,6 +224,17 @@ update(Locator *locator, Places *places, Snapshot snapshot)
 	return true;
 }
 
+/*
+ * The newest snapshot that can be had: a transaction that keeps its snapshot can't
+ * take another one while a plan of it runs in parallel.
+ */
+Snapshot
+locator_newest_snapshot(void)
+{
+	return IsolationUsesXactSnapshot() && !IsInParallelMode() ? GetLatestSnapshot()
+															  : GetTransactionSnapshot();
+}
+
 /* The newest places, shared by all statements of this process. */
 static Places *
 newest_places(Locator *locator)
@@ -224,7 +247,7 @@ newest_places(Locator *locator)
 	if (locator->is_stale)
 		locator->too_large = false;
 	locator->is_stale = false;
-	snapshot = GetLatestSnapshot();
+	snapshot = locator_newest_snapshot();
 	locator->places = NULL; /* nobody else's, until they are right again */
 	if (places && update(locator, places, snapshot))
 		locator->places = places;
@@ -244,7 +267,7 @@ kept_places(Locator *locator)
 	if (places && places->only_in == compat_lxid() && places->own_changes == changes_own() &&
 		is_usable(locator, places))
 		return places;
-	if (!IsolationIsSerializable())
+	if (!IsolationIsSerializable() && !IsInParallelMode())
 	{
 		Places *newest = newest_places(locator);
 

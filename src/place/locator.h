@@ -126,6 +126,8 @@ typedef struct LookupPoint
 /* in locator.c */
 extern Locator *locator_get(Oid view);
 extern Places *locator_places(Locator *locator);
+extern void locator_set_stale(Oid view);
+extern Snapshot locator_newest_snapshot(void);
 extern int locator_memory_kilobytes(void);
 extern Size locator_bytes(void);
 extern const char *locator_fallback_text(Fallback fallback);

@@ -52,8 +52,12 @@ typedef struct NearSearch
 {
 	Lookup *lookup;
 	LookupPoint *point;
+	bool globe;
+	double within;
 	double at[3]; /* where the point lies in the tree */
 	int k;
+	double bound;	  /* beyond which distance nothing matters any more */
+	double box_bound; /* the same for what the tree knows */
 	int count;
 	int capacity;
 	NearPlace *found; /* by distance */
@@ -74,7 +78,7 @@ compare_near(const void *left, const void *right)
 static double
 margin(const NearSearch *search, double distance)
 {
-	if (!search->lookup->locator->globe)
+	if (!search->globe)
 		return CLOSE * (fabs(search->point->x) + fabs(search->point->y) + distance);
 	return CLOSE_M + CLOSE_SHARE * distance + (distance > FAR_M ? CLOSE_FAR_M : 0);
 }
@@ -86,7 +90,7 @@ lowest(const NearSearch *search, double distance)
 {
 	double low = distance;
 
-	if (search->lookup->locator->globe)
+	if (search->globe)
 		low = sqrt(Max(distance * distance - CLOSE_END_M * CLOSE_END_M, 0));
 	return low - margin(search, distance);
 }
@@ -97,29 +101,26 @@ highest(const NearSearch *search, double distance)
 {
 	double high = distance;
 
-	if (search->lookup->locator->globe)
+	if (search->globe)
 		high = sqrt(distance * distance + CLOSE_END_M * CLOSE_END_M);
 	return high + margin(search, distance);
 }
 
-/* Beyond which distance nothing matters any more. */
-static double
-bound(const NearSearch *search)
+/* Set the bounds by what was found. */
+static void
+set_bounds(NearSearch *search)
 {
-	if (search->count < search->k)
-		return search->lookup->locator->within;
-	return highest(search, search->found[search->k - 1].distance);
-}
+	double within = search->within;
+	double bound = INFINITY;
+	double reach;
 
-/* How far boxes may be. */
-static double
-box_bound(const NearSearch *search)
-{
-	double distance = bound(search);
-
-	if (search->lookup->locator->globe)
-		return globe_chord(distance + CLOSE_END_M + margin(search, distance));
-	return distance + margin(search, distance);
+	if (search->count >= search->k)
+		bound = highest(search, search->found[search->k - 1].distance);
+	search->bound = Min(bound, search->globe ? within * (1 + FLATTENING) : within);
+	reach = Min(bound, within);
+	reach += 2 * margin(search, reach);
+	search->box_bound =
+		search->globe ? globe_chord(sqrt(reach * reach + CLOSE_END_M * CLOSE_END_M)) : reach;
 }
 
 /* Keep a place, and let go of those that can't be among the nearest any more. */
@@ -138,8 +139,11 @@ keep(NearSearch *search, const NearPlace *place)
 	for (at = search->count++; at > 0 && compare_near(place, &search->found[at - 1]) < 0; at--)
 		search->found[at] = search->found[at - 1];
 	search->found[at] = *place;
+	if (search->count < search->k)
+		return;
+	set_bounds(search);
 	while (search->count > search->k &&
-		   lowest(search, search->found[search->count - 1].distance) > bound(search))
+		   lowest(search, search->found[search->count - 1].distance) > search->bound)
 		search->count--;
 }
 
@@ -147,7 +151,7 @@ keep(NearSearch *search, const NearPlace *place)
 static bool
 is_within(NearSearch *search, const NearPlace *near)
 {
-	double within = search->lookup->locator->within;
+	double within = search->within;
 
 	if (lowest(search, near->distance) > within * (1 + FLATTENING))
 		return false;
@@ -160,7 +164,6 @@ static void
 consider(NearSearch *search, int index)
 {
 	Lookup *lookup = search->lookup;
-	const Locator *locator = lookup->locator;
 	const Place *place = &lookup->places->places[index];
 	LookupPoint *point = search->point;
 	NearPlace near = {.place = place};
@@ -168,13 +171,11 @@ consider(NearSearch *search, int index)
 	if (place->shape == SHAPE_OTHER)
 		near.distance = lookup_distance(lookup, place, point);
 	else if (place->shape == SHAPE_ARC)
-		near.distance = globe_distance(place, search->at);
+		near.distance = globe_distance(place, search->at, search->box_bound);
 	else
-		near.distance = place_distance(place, point->x, point->y);
-	if (search->count >= search->k && lowest(search, near.distance) > bound(search))
-		return;
-	if (locator->globe ? is_within(search, &near)
-					   : lowest(search, near.distance) <= locator->within)
+		near.distance = place_distance(place, point->x, point->y, search->box_bound);
+	if (!isinf(near.distance) && lowest(search, near.distance) <= search->bound &&
+		(!search->globe || is_within(search, &near)))
 		keep(search, &near);
 }
 
@@ -182,7 +183,6 @@ consider(NearSearch *search, int index)
 static void
 decide(NearSearch *search)
 {
-	const Locator *locator = search->lookup->locator;
 	int kept = 0;
 
 	for (int i = 0; i < search->count; i++)
@@ -190,7 +190,7 @@ decide(NearSearch *search)
 		NearPlace near = search->found[i];
 		const Place *place = near.place;
 
-		if (!locator->globe && highest(search, near.distance) >= locator->within &&
+		if (!search->globe && highest(search, near.distance) >= search->within &&
 			!lookup_dwithin(search->lookup, place, search->point))
 			continue;
 		if (place->shape != SHAPE_OTHER)
@@ -208,23 +208,29 @@ decide(NearSearch *search)
 int
 nearest_find(Lookup *lookup, LookupPoint *point, int k, bool with_distance, Nearest **nearest)
 {
-	NearSearch search = {.lookup = lookup, .point = point, .at = {point->x, point->y, 0}, .k = k};
-	NearWalk walk;
+	NearSearch search = {.lookup = lookup,
+						 .point = point,
+						 .globe = lookup->locator->globe,
+						 .within = lookup->locator->within,
+						 .at = {point->x, point->y, 0},
+						 .k = k};
+	Walk walk;
 	int index;
 
 	lookup->locator->stats.from_memory++;
-	if (lookup->locator->globe)
+	if (search.globe)
 		globe_position(point->x, point->y, search.at);
-	near_walk_begin(&walk, lookup->places, search.at);
-	while ((index = near_walk_next(&walk, box_bound(&search))) != NO_PLACE)
+	set_bounds(&search);
+	walk_begin(&walk, lookup->places, search.at);
+	while ((index = walk_next(&walk, search.box_bound)) != NO_PLACE)
 	{
 		CHECK_FOR_INTERRUPTS();
 		consider(&search, index);
 	}
 	/* one alone and well within the distance is right as it is */
 	if (with_distance || search.count > 1 ||
-		(search.count == 1 && !lookup->locator->globe &&
-		 highest(&search, search.found[0].distance) >= lookup->locator->within))
+		(search.count == 1 && !search.globe &&
+		 highest(&search, search.found[0].distance) >= search.within))
 		decide(&search);
 	search.count = Min(search.count, k); /* ties were kept */
 	*nearest = palloc((search.count + 1) * sizeof(Nearest));

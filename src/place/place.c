@@ -22,6 +22,7 @@
  */
 #include "place/place.h"
 
+#include <float.h>
 #include <math.h>
 
 #define BOXES_PER_COVER 16
@@ -109,7 +110,7 @@ read_ring(RingReader *reader, uint32 count, bool begins_polygon)
 	ring->points = points;
 	ring->count = count;
 	ring->begins_polygon = begins_polygon;
-	ring_make_boxes(reader->places, ring);
+	ring->boxes = ring->covers = NULL;
 	reader->places->vertices += count;
 }
 
@@ -174,6 +175,12 @@ place_read(Places *places, const Serialized *serialized, Place *place, Box *box)
 	read_rings(&reader, is_polygon);
 	if (reader.nrings == 0 || !reader.is_finite)
 		return false;
+	/* the box of the only one that has no more is that of its place */
+	for (uint32 i = 0; i < reader.nrings; i++)
+	{
+		if (reader.nrings > 1 || reader.rings[i].count > EDGES_PER_BOX + 1)
+			ring_make_boxes(places, &reader.rings[i]);
+	}
 	place->shape = is_polygon ? SHAPE_POLYGON : SHAPE_LINE;
 	place->nrings = reader.nrings;
 	place->rings = places_alloc(places, reader.nrings * sizeof(Ring));
@@ -190,11 +197,12 @@ place_read(Places *places, const Serialized *serialized, Place *place, Box *box)
  * ---------------------------------------------------------------------
  */
 
-/* Can edges in this box matter to a point? */
+/* Can edges in the ith of some boxes matter to a point?  Where there are none they
+ * can. */
 static inline bool
-box_matters(const EdgeBox *box, double x, double y)
+box_matters(const EdgeBox *boxes, uint32 i, double x, double y)
 {
-	return y >= box->ymin && y <= box->ymax && x <= box->xmax;
+	return boxes == NULL || (y >= boxes[i].ymin && y <= boxes[i].ymax && x <= boxes[i].xmax);
 }
 
 /*
@@ -237,13 +245,13 @@ ring_side(const Ring *ring, double x, double y)
 	{
 		uint32 end = Min(first + BOXES_PER_COVER, nboxes);
 
-		if (!box_matters(&ring->covers[first / BOXES_PER_COVER], x, y))
+		if (!box_matters(ring->covers, first / BOXES_PER_COVER, x, y))
 			continue;
 		for (uint32 i = first; i < end; i++)
 		{
 			uint32 begin = i * EDGES_PER_BOX;
 
-			if (box_matters(&ring->boxes[i], x, y) &&
+			if (box_matters(ring->boxes, i, x, y) &&
 				wind(ring->points + begin, Min(EDGES_PER_BOX, edges - begin), x, y, &winding))
 				return SIDE_BORDER;
 		}
@@ -294,12 +302,15 @@ square(double value)
 	return value * value;
 }
 
-/* Square of the distance to a box, 0 within it. */
-static inline double
-box_distance2(const EdgeBox *box, double x, double y)
+/* Is the ith of some boxes nearer than that?  Where there are none it may be. */
+static inline bool
+box_is_nearer(const EdgeBox *boxes, uint32 i, double x, double y, double nearest2)
 {
-	return square(Max(Max(box->xmin - x, x - box->xmax), 0)) +
-		   square(Max(Max(box->ymin - y, y - box->ymax), 0));
+	const EdgeBox *box = boxes + i;
+
+	return boxes == NULL || square(Max(Max(box->xmin - x, x - box->xmax), 0)) +
+									square(Max(Max(box->ymin - y, y - box->ymax), 0)) <=
+								nearest2;
 }
 
 static inline double
@@ -327,12 +338,12 @@ ring_distance2(const Ring *ring, double x, double y, double nearest2)
 		uint32 end = Min((i + 1) * EDGES_PER_BOX, edges);
 
 		if (i % BOXES_PER_COVER == 0 &&
-			box_distance2(&ring->covers[i / BOXES_PER_COVER], x, y) > nearest2)
+			!box_is_nearer(ring->covers, i / BOXES_PER_COVER, x, y, nearest2))
 		{
 			i += BOXES_PER_COVER - 1;
 			continue;
 		}
-		if (box_distance2(&ring->boxes[i], x, y) > nearest2)
+		if (!box_is_nearer(ring->boxes, i, x, y, nearest2))
 			continue;
 		for (uint32 edge = i * EDGES_PER_BOX; edge < end; edge++)
 			nearest2 =
@@ -342,17 +353,19 @@ ring_distance2(const Ring *ring, double x, double y, double nearest2)
 }
 
 /*
- * The distance to a place that is not SHAPE_OTHER, in its own units.  It is as
- * exact as doubles make it, but may differ from PostGIS's in the last bits.
+ * The distance on the plane to a place that is not SHAPE_OTHER, in its own units;
+ * INFINITY when it is not within the limit.  It is as exact as doubles make it, but
+ * may differ from PostGIS's in the last bits.
  */
 double
-place_distance(const Place *place, double x, double y)
+place_distance(const Place *place, double x, double y, double limit)
 {
-	double nearest2 = INFINITY;
+	double limit2 = limit * limit + DBL_MIN; /* the least is within a limit of 0 */
+	double nearest2 = limit2;
 
 	if (place->shape == SHAPE_POLYGON && place_side(place, x, y) != SIDE_OUTSIDE)
 		return 0;
 	for (uint32 i = 0; i < place->nrings; i++)
 		nearest2 = ring_distance2(&place->rings[i], x, y, nearest2);
-	return sqrt(nearest2);
+	return nearest2 < limit2 ? sqrt(nearest2) : INFINITY;
 }

@@ -74,8 +74,8 @@ typedef struct EdgeBox
 typedef struct Ring
 {
 	const Point2 *points;
-	const EdgeBox *boxes;  /* of EDGES_PER_BOX edges each */
-	const EdgeBox *covers; /* of BOXES_PER_COVER boxes each */
+	const EdgeBox *boxes;  /* of EDGES_PER_BOX edges each, or NULL */
+	const EdgeBox *covers; /* of BOXES_PER_COVER boxes each, or NULL */
 	uint32 count;		   /* of points */
 	bool begins_polygon;   /* else it is a hole in the polygon before it */
 } Ring;
@@ -88,26 +88,11 @@ typedef struct Box
 	float max[3];
 } Box;
 
-/* The square of the distance to a box, 0 within it. */
-static inline double
-place_box_distance2(const Box *box, const double at[3])
-{
-	double sum = 0;
-
-	for (int axis = 0; axis < 3; axis++)
-	{
-		double outside = Max(Max(box->min[axis] - at[axis], at[axis] - box->max[axis]), 0);
-
-		sum += outside * outside;
-	}
-	return sum;
-}
-
 /* A line or a point on the globe, as positions on the unit sphere. */
 typedef struct Arc
 {
 	const double (*positions)[3];
-	const Box *boxes; /* of EDGES_PER_BOX edges each */
+	const Box *boxes; /* of EDGES_PER_BOX edges each, or NULL */
 	uint32 count;	  /* of positions */
 } Arc;
 
@@ -146,7 +131,7 @@ typedef struct Places Places;
 
 extern bool place_read(Places *places, const Serialized *serialized, Place *place, Box *box);
 extern Side place_side(const Place *place, double x, double y);
-extern double place_distance(const Place *place, double x, double y);
+extern double place_distance(const Place *place, double x, double y, double limit);
 
 /* ---------------------------------------------------------------------
  * in globe.c: distances on the globe
@@ -155,8 +140,8 @@ extern double place_distance(const Place *place, double x, double y);
 extern void globe_position(double longitude, double latitude, double at[3]);
 extern double globe_chord(double distance_m);
 extern double globe_rise(double square);
-extern bool globe_read(Places *places, const Serialized *serialized, Place *place);
-extern double globe_distance(const Place *place, const double at[3]);
+extern bool globe_read(Places *places, const Serialized *serialized, Place *place, Box *box);
+extern double globe_distance(const Place *place, const double at[3], double limit);
 
 /* ---------------------------------------------------------------------
  * in places.c: all places of a locator
@@ -172,13 +157,23 @@ typedef struct Tile
 	uint32 place;
 } Tile;
 
-/* A packed tree: level 0 has a box for each place, each level above one for
- * BOXES_PER_NODE of the level below; the last level has one. */
+/* Some boxes that are neighbours; those that are missing are empty. */
+typedef struct TreeNode
+{
+	struct
+	{
+		float min[BOXES_PER_NODE];
+		float max[BOXES_PER_NODE];
+	} axes[3];
+} TreeNode;
+
+/* A packed tree: level 0 has a box for each place, each level above one for each
+ * node of the level below; the last level has one node. */
 typedef struct Tree
 {
-	int levels; /* 0: no places */
-	int level_counts[TREE_LEVELS];
-	Box *level_boxes[TREE_LEVELS];
+	int levels;					   /* 0: no places */
+	int level_counts[TREE_LEVELS]; /* of boxes */
+	TreeNode *level_nodes[TREE_LEVELS];
 	uint32 *order; /* of level 0: which place */
 } Tree;
 
@@ -268,43 +263,31 @@ extern void places_release(Places *places);
  * ---------------------------------------------------------------------
  */
 
-/* A walk over the boxes that contain a point. */
-typedef struct BoxWalk
+/* A box that a walk has still to look into. */
+typedef struct WalkBox
+{
+	float distance2;
+	int level; /* 0: its place is wanted, else the node below it */
+	int index;
+} WalkBox;
+
+/* A walk over places, the nearest boxes first, within a bound that may shrink. */
+typedef struct Walk
 {
 	const Places *places;
 	const Tree *tree;
+	int axes;
 	float below[3]; /* the point, rounded down */
 	float above[3]; /* and up */
 	int depth;
-	struct
-	{
-		int level;
-		int index;
-	} stack[TREE_LEVELS * BOXES_PER_NODE];
-} BoxWalk;
-
-/* A walk over places, the nearest boxes first, within a bound that may shrink. */
-typedef struct NearWalk
-{
-	const Places *places;
-	const Tree *tree;
-	double at[3];
-	int depth;
-	struct
-	{
-		int level;
-		int index;
-		double distance;
-	} stack[TREE_LEVELS * BOXES_PER_NODE];
-} NearWalk;
+	WalkBox stack[TREE_LEVELS * BOXES_PER_NODE];
+} Walk;
 
 extern void tree_build(Places *places, Tree *tree);
 extern void tree_free(Tree *tree);
-extern void tree_forget_gone(Places *places, Tree *tree);
-extern void box_walk_begin(BoxWalk *walk, const Places *places, const double at[3], double margin);
-extern int box_walk_next(BoxWalk *walk);
-extern void near_walk_begin(NearWalk *walk, const Places *places, const double at[3]);
-extern int near_walk_next(NearWalk *walk, double bound);
+extern void walk_begin(Walk *walk, const Places *places, const double at[3]);
+extern int walk_next(Walk *walk, double bound);
+extern const Box no_box;
 extern void box_extend(Box *box, const Box *other);
 extern void box_round(Box *box, int axis, double min, double max);
 

@@ -5,18 +5,23 @@
  *
  * Built once: boxes are sorted into slabs along the first axis, each slab along
  * the next one (sort-tile-recursive), and sixteen neighbours make a node.  So a
- * node needs no pointers: those below box i of a level are boxes 16 i to 16 i
- * + 15 of the level below.  Boxes are floats rounded outwards; whoever walks
- * looks at the place itself.  What is added later gets a small tree of its own,
- * which every walk goes through too.
+ * node needs no pointers: what is below box i of a level is node i of the level
+ * below.  Within a node all minima of an axis lie side by side, and all maxima, so
+ * that sixteen boxes are compared with a point in a few instructions.  Boxes are
+ * floats rounded outwards; whoever walks looks at the place itself.  What is added
+ * later gets a small tree of its own, which every walk goes through too.
  *
  *-------------------------------------------------------------------------
  */
 #include "place/place.h"
 
+#include <float.h>
 #include <math.h>
 
 #include "miscadmin.h"
+
+/* What rounding may add to the square of a distance of floats: some times 2^-24. */
+#define WALK_ROUNDING 1e-6
 
 /* ---------------------------------------------------------------------
  * Boxes
@@ -39,6 +44,9 @@ round_up(double value)
 	return result < value ? nextafterf(result, INFINITY) : result;
 }
 
+/* What nothing is in. */
+const Box no_box = {{INFINITY, INFINITY, INFINITY}, {-INFINITY, -INFINITY, -INFINITY}};
+
 /*
  * Set the bounds of a box on one axis.
  */
@@ -59,6 +67,19 @@ box_extend(Box *box, const Box *other)
 	{
 		box->min[axis] = Min(box->min[axis], other->min[axis]);
 		box->max[axis] = Max(box->max[axis], other->max[axis]);
+	}
+}
+
+/* Set one box of a level. */
+static inline void
+node_set_box(TreeNode *nodes, int index, const Box *box)
+{
+	TreeNode *node = &nodes[index / BOXES_PER_NODE];
+
+	for (int axis = 0; axis < 3; axis++)
+	{
+		node->axes[axis].min[index % BOXES_PER_NODE] = box->min[axis];
+		node->axes[axis].max[index % BOXES_PER_NODE] = box->max[axis];
 	}
 }
 
@@ -97,26 +118,45 @@ sort_tiles(Tile *tiles, int count, int axis, int axes)
 		sort_tiles(tiles + i, Min(per_slab, count - i), axis + 1, axes);
 }
 
+/* Make the nodes of the next level of a tree, with room for so many boxes. */
+static TreeNode *
+make_level(const Places *places, Tree *tree, int count)
+{
+	int nodes = (count + BOXES_PER_NODE - 1) / BOXES_PER_NODE;
+	int level = tree->levels++;
+
+	Assert(level < TREE_LEVELS);
+	tree->level_counts[level] = count;
+	tree->level_nodes[level] =
+		MemoryContextAllocHuge(places->context, (Size) nodes * sizeof(TreeNode));
+	for (int i = 0; i < nodes * BOXES_PER_NODE; i++)
+		node_set_box(tree->level_nodes[level], i, &no_box);
+	return tree->level_nodes[level];
+}
+
 /* Add the level above the last one of a tree. */
 static void
 add_level(const Places *places, Tree *tree)
 {
-	int level = tree->levels++;
-	const Box *below = tree->level_boxes[level - 1];
-	int below_count = tree->level_counts[level - 1];
+	int below_count = tree->level_counts[tree->levels - 1];
+	const TreeNode *below = tree->level_nodes[tree->levels - 1];
 	int count = (below_count + BOXES_PER_NODE - 1) / BOXES_PER_NODE;
-	Box *boxes = MemoryContextAllocHuge(places->context, (Size) count * sizeof(Box));
+	TreeNode *nodes = make_level(places, tree, count);
 
-	Assert(level < TREE_LEVELS);
-	for (int i = 0; i < below_count; i++)
+	for (int i = 0; i < count; i++)
 	{
-		if (i % BOXES_PER_NODE == 0)
-			boxes[i / BOXES_PER_NODE] = below[i];
-		else
-			box_extend(&boxes[i / BOXES_PER_NODE], &below[i]);
+		Box box = no_box;
+
+		for (int j = 0; j < BOXES_PER_NODE; j++)
+		{
+			for (int axis = 0; axis < 3; axis++)
+			{
+				box.min[axis] = Min(box.min[axis], below[i].axes[axis].min[j]);
+				box.max[axis] = Max(box.max[axis], below[i].axes[axis].max[j]);
+			}
+		}
+		node_set_box(nodes, i, &box);
 	}
-	tree->level_boxes[level] = boxes;
-	tree->level_counts[level] = count;
 }
 
 /*
@@ -126,20 +166,19 @@ void
 tree_build(Places *places, Tree *tree)
 {
 	int count = places->ntiles;
+	TreeNode *nodes;
 
 	if (count == 0)
 		return;
 	sort_tiles(places->tiles, count, 0, places->globe ? 3 : 2);
-	tree->level_boxes[0] = MemoryContextAllocHuge(places->context, (Size) count * sizeof(Box));
 	tree->order = MemoryContextAllocHuge(places->context, (Size) count * sizeof(uint32));
+	nodes = make_level(places, tree, count);
 	for (int i = 0; i < count; i++)
 	{
-		tree->level_boxes[0][i] = places->tiles[i].box;
+		node_set_box(nodes, i, &places->tiles[i].box);
 		tree->order[i] = places->tiles[i].place;
 	}
-	tree->level_counts[0] = count;
-	tree->levels = 1;
-	while (tree->level_counts[tree->levels - 1] > 1)
+	while (tree->level_counts[tree->levels - 1] > BOXES_PER_NODE)
 		add_level(places, tree);
 }
 
@@ -150,28 +189,10 @@ void
 tree_free(Tree *tree)
 {
 	for (int level = 0; level < tree->levels; level++)
-		pfree(tree->level_boxes[level]);
+		pfree(tree->level_nodes[level]);
 	if (tree->order)
 		pfree(tree->order);
 	memset(tree, 0, sizeof(Tree));
-}
-
-/*
- * Have no walk over a tree find places that are gone.
- */
-void
-tree_forget_gone(Places *places, Tree *tree)
-{
-	for (int i = 0; i < tree->level_counts[0]; i++)
-	{
-		if (places->places[tree->order[i]].shape != SHAPE_GONE)
-			continue;
-		for (int axis = 0; axis < 3; axis++)
-		{
-			tree->level_boxes[0][i].min[axis] = INFINITY;
-			tree->level_boxes[0][i].max[axis] = -INFINITY;
-		}
-	}
 }
 
 /* ---------------------------------------------------------------------
@@ -179,179 +200,119 @@ tree_forget_gone(Places *places, Tree *tree)
  * ---------------------------------------------------------------------
  */
 
-static inline bool
-box_contains(const Box *box, const BoxWalk *walk)
-{
-	return box->min[0] <= walk->above[0] && box->max[0] >= walk->below[0] &&
-		   box->min[1] <= walk->above[1] && box->max[1] >= walk->below[1] &&
-		   box->min[2] <= walk->above[2] && box->max[2] >= walk->below[2];
-}
-
-/* Begin with one of the two trees. */
+/* Begin with one of the two trees: with the node that is above all. */
 static void
-box_walk_enter(BoxWalk *walk, const Tree *tree)
-{
-	walk->tree = tree;
-	walk->depth = 0;
-	if (tree->levels > 0 && box_contains(tree->level_boxes[tree->levels - 1], walk))
-	{
-		walk->stack[0].level = tree->levels - 1;
-		walk->stack[0].index = 0;
-		walk->depth = 1;
-	}
-}
-
-/*
- * Begin to walk over the places whose box contains a point, or is nearer than
- * the margin on each axis.
- */
-void
-box_walk_begin(BoxWalk *walk, const Places *places, const double at[3], double margin)
-{
-	walk->places = places;
-	for (int axis = 0; axis < 3; axis++)
-	{
-		walk->below[axis] = round_down(at[axis] - margin);
-		walk->above[axis] = round_up(at[axis] + margin);
-	}
-	box_walk_enter(walk, &places->tree);
-}
-
-/* The next place of the tree in hand; NO_PLACE at its end. */
-static int
-next_in_tree(BoxWalk *walk)
-{
-	const Tree *tree = walk->tree;
-
-	while (walk->depth > 0)
-	{
-		int level = walk->stack[--walk->depth].level;
-		int index = walk->stack[walk->depth].index;
-		int first;
-		int end;
-
-		if (level == 0)
-			return tree->order[index];
-		first = index * BOXES_PER_NODE;
-		end = Min(first + BOXES_PER_NODE, tree->level_counts[level - 1]);
-		for (int i = first; i < end; i++)
-		{
-			if (!box_contains(&tree->level_boxes[level - 1][i], walk))
-				continue;
-			walk->stack[walk->depth].level = level - 1;
-			walk->stack[walk->depth].index = i;
-			walk->depth++;
-		}
-	}
-	return NO_PLACE;
-}
-
-/*
- * The next place of a walk, as an index into places; NO_PLACE at its end.
- */
-int
-box_walk_next(BoxWalk *walk)
-{
-	int place = next_in_tree(walk);
-
-	if (place == NO_PLACE && walk->tree == &walk->places->tree)
-	{
-		box_walk_enter(walk, &walk->places->later);
-		place = next_in_tree(walk);
-	}
-	return place;
-}
-
-/* How far a box is, a little less than more. */
-static inline double
-box_distance(const Box *box, const double at[3])
-{
-	return sqrt(place_box_distance2(box, at));
-}
-
-/* Begin with one of the two trees. */
-static void
-near_walk_enter(NearWalk *walk, const Tree *tree)
+walk_enter(Walk *walk, const Tree *tree)
 {
 	walk->tree = tree;
 	walk->depth = 0;
 	if (tree->levels > 0)
-	{
-		walk->stack[0].level = tree->levels - 1;
-		walk->stack[0].index = 0;
-		walk->stack[0].distance = box_distance(tree->level_boxes[tree->levels - 1], walk->at);
-		walk->depth = 1;
-	}
+		walk->stack[walk->depth++] = (WalkBox){0, tree->levels, 0};
 }
 
 /*
- * Begin to walk over places, the nearest boxes first: of the first tree, then of
- * the later one.
+ * Begin to walk over the places whose box is near a point, or contains it: those
+ * of the first tree, then those of the later one.
  */
 void
-near_walk_begin(NearWalk *walk, const Places *places, const double at[3])
+walk_begin(Walk *walk, const Places *places, const double at[3])
 {
 	walk->places = places;
-	memcpy(walk->at, at, sizeof(walk->at));
-	near_walk_enter(walk, &places->tree);
+	walk->axes = places->globe ? 3 : 2;
+	for (int axis = 0; axis < walk->axes; axis++)
+	{
+		/* rounded without a branch, and finite, so that no difference is NaN */
+		double rounding = fabs(at[axis]) * (FLT_EPSILON / 2) + FLT_MIN;
+
+		walk->below[axis] = Max((float) (at[axis] - rounding), -FLT_MAX);
+		walk->above[axis] = Min((float) (at[axis] + rounding), FLT_MAX);
+	}
+	walk_enter(walk, &places->tree);
 }
 
-/* Push the children of a node that are within the bound, the nearest last. */
-static void
-push_children(NearWalk *walk, int level, int index, double bound)
+/* The squares of the distances to the boxes of a node, 0 within them.  Written so
+ * that the compiler takes several boxes at once: no branch, and no maximum of two
+ * that may both be anything. */
+static inline void
+node_distances2(const TreeNode *node, const Walk *walk, float distances2[BOXES_PER_NODE])
 {
-	const Tree *tree = walk->tree;
-	int first = index * BOXES_PER_NODE;
-	int end = Min(first + BOXES_PER_NODE, tree->level_counts[level - 1]);
+	for (int i = 0; i < BOXES_PER_NODE; i++)
+		distances2[i] = 0;
+	for (int axis = 0; axis < walk->axes; axis++)
+	{
+		const float *min = node->axes[axis].min;
+		const float *max = node->axes[axis].max;
+		float below = walk->below[axis];
+		float above = walk->above[axis];
+
+		for (int i = 0; i < BOXES_PER_NODE; i++)
+		{
+			float before = min[i] - above;
+			float behind = below - max[i];
+
+			before = before > 0 ? before : 0;
+			behind = behind > 0 ? behind : 0;
+			distances2[i] += (before + behind) * (before + behind);
+		}
+	}
+}
+
+/* Push the boxes of a node that are within the bound, the nearest last. */
+static void
+push_boxes(Walk *walk, int level, int node, float bound2)
+{
+	int count = Min(walk->tree->level_counts[level] - node * BOXES_PER_NODE, BOXES_PER_NODE);
+	float distances2[BOXES_PER_NODE];
 	int base = walk->depth;
 
-	for (int i = first; i < end; i++)
+	node_distances2(&walk->tree->level_nodes[level][node], walk, distances2);
+	for (int i = 0; i < count; i++)
 	{
-		double distance = box_distance(&tree->level_boxes[level - 1][i], walk->at);
 		int at = walk->depth;
 
-		if (distance > bound)
+		if (distances2[i] > bound2)
 			continue;
-		for (; at > base && walk->stack[at - 1].distance < distance; at--)
+		for (; at > base && walk->stack[at - 1].distance2 < distances2[i]; at--)
 			walk->stack[at] = walk->stack[at - 1];
-		walk->stack[at].level = level - 1;
-		walk->stack[at].index = i;
-		walk->stack[at].distance = distance;
+		walk->stack[at] = (WalkBox){distances2[i], level, node * BOXES_PER_NODE + i};
 		walk->depth++;
 	}
 }
 
 /* The next place of the tree in hand; NO_PLACE at its end. */
 static int
-next_near_in_tree(NearWalk *walk, double bound)
+next_in_tree(Walk *walk, float bound2)
 {
 	while (walk->depth > 0)
 	{
-		int level = walk->stack[--walk->depth].level;
-		int index = walk->stack[walk->depth].index;
+		WalkBox box = walk->stack[--walk->depth];
 
-		if (walk->stack[walk->depth].distance > bound)
+		if (box.distance2 > bound2)
 			continue;
-		if (level == 0)
-			return walk->tree->order[index];
-		push_children(walk, level, index, bound);
+		if (box.level > 0)
+			push_boxes(walk, box.level - 1, box.index, bound2);
+		else if (walk->places->places[walk->tree->order[box.index]].shape != SHAPE_GONE)
+			return walk->tree->order[box.index];
 	}
 	return NO_PLACE;
 }
 
 /*
- * The next place whose box is within the bound, as an index into places;
- * NO_PLACE at the end of the walk.  Within a node the nearest comes first.
+ * The next place whose box is within a bound, which may shrink from call to call
+ * and is 0 for boxes that contain the point, as an index into places; NO_PLACE
+ * at the end of the walk.  Within a node the nearest comes first.
  */
 int
-near_walk_next(NearWalk *walk, double bound)
+walk_next(Walk *walk, double bound)
 {
-	int place = next_near_in_tree(walk, bound);
+	/* finite, so that no walk comes to what is infinitely far */
+	float bound2 = Min(bound * bound * (1 + WALK_ROUNDING), FLT_MAX);
+	int place = next_in_tree(walk, bound2);
 
 	if (place == NO_PLACE && walk->tree == &walk->places->tree)
 	{
-		near_walk_enter(walk, &walk->places->later);
-		place = next_near_in_tree(walk, bound);
+		walk_enter(walk, &walk->places->later);
+		place = next_in_tree(walk, bound2);
 	}
 	return place;
 }

@@ -203,7 +203,6 @@ void
 places_finish_update(Places *places)
 {
 	drop_tiles(places);
-	tree_forget_gone(places, &places->tree);
 	tree_free(&places->later);
 	tree_build(places, &places->later);
 	MemoryContextSetParent(places->context, TopMemoryContext);

@@ -98,7 +98,7 @@ serialized_read(const void *bytes, Serialized *serialized)
 		take(serialized, &at, serialized->box,
 			 2 * sizeof(float) * (serialized->geodetic ? 3 : serialized->dimensions));
 	serialized->body = at;
-	serialized->type = serialized_uint32(serialized, &at);
+	take(serialized, &at, &serialized->type, sizeof(serialized->type));
 }
 
 /*
@@ -108,9 +108,11 @@ bool
 serialized_read_point(const Serialized *serialized, Point2 *point)
 {
 	const char *at = serialized->body + sizeof(uint32);
+	uint32 count;
 
-	if (serialized_uint32(serialized, &at) == 0)
+	take(serialized, &at, &count, sizeof(count));
+	if (count == 0)
 		return false;
-	serialized_points(serialized, &at, 1, point);
+	take(serialized, &at, point, sizeof(Point2));
 	return true;
 }
