@@ -991,8 +991,10 @@ CREATE VIEW detect.stat_rollup WITH (security_barrier) AS
 		SELECT CASE COALESCE(r.aside_state, r.state) WHEN 'new' THEN 0::float8 WHEN 'active' THEN 1::float8
 			   ELSE detect._share_filled(r.events_table, r.filled_from) END AS share_filled) h
 	CROSS JOIN LATERAL (
-		-- states that another major version has serialized, as after an upgrade
-		SELECT r.server_major <> current_setting('server_version_num')::int / 10000
+		-- states that another major version has serialized, as after an upgrade,
+		-- or an aggregate that has been replaced, as aggregate_state.c says it
+		SELECT (r.server_major <> current_setting('server_version_num')::int / 10000
+				OR r.error LIKE 'aggregate % cannot read a state made by %')
 			   AND COALESCE(r.aside_state, r.state) <> 'new' AS is_foreign) f
 	CROSS JOIN LATERAL (
 		SELECT COALESCE(sum(events), 0)::int8 AS events_missed

@@ -48,7 +48,7 @@ SELECT name, regress.compare(name, query) FROM kept ORDER BY name;
 -- the columns, and what a DBA sees in them
 SELECT attrelid::regclass, attname, format_type(atttypid, atttypmod), col_description(attrelid, attnum)
 FROM pg_attribute WHERE attrelid IN ('detect_state.sketches'::regclass, 'detect_state.raws'::regclass) AND attnum > 0 ORDER BY attrelid::regclass::text, attnum;
-CREATE FUNCTION shown(said text) RETURNS text LANGUAGE sql RETURN regexp_replace(regexp_replace(said, ' \(\d+-bit, \w+-endian\)', '', 'g'), 'PostgreSQL \d\d', 'PostgreSQL …', 'g');
+CREATE FUNCTION shown(said text) RETURNS text LANGUAGE sql RETURN regexp_replace(regexp_replace(regexp_replace(said, ' \(\d+-bit, \w+-endian\)', '', 'g'), 'PostgreSQL \d\d', 'PostgreSQL …', 'g'), '#\d+', '#…', 'g');
 CREATE FUNCTION maker(state detect.aggregate_state) RETURNS text LANGUAGE sql RETURN regexp_replace(state::text, '^PostgreSQL \d+ \(\d+-bit, \w+-endian\) (.*): \\x[0-9a-f]+$', '\1');
 SELECT DISTINCT maker(s1) AS s1, maker(s2) AS s2 FROM detect_state.sketches;
 SELECT DISTINCT maker(s1) AS s1, maker(s2) AS s2 FROM detect_state.raws;
@@ -155,7 +155,7 @@ SELECT stage(201, 210);
 SELECT stage(150, 160);
 SELECT stage(0, 0);
 SELECT detect.wait_for('passage');
-SELECT rollup, state, shown(error), events_missed FROM detect.stat_rollup WHERE stream = 'passage' ORDER BY rollup;
+SELECT rollup, state, shown(error), remedy, events_missed FROM detect.stat_rollup WHERE stream = 'passage' ORDER BY rollup;
 SELECT detect.rebuild_rollup('sketches');
 SELECT detect.wait_for_rollup('sketches');
 SELECT stage(211, 230);

@@ -15,8 +15,8 @@
  * machine, whose memory some serial functions copy.  No other gets the bytes.
  * The deserial function alone would not do: aggregates that share it differ in
  * what they expect of a state.  Nor would OIDs, which a dump or an upgrade
- * changes.  The maker of a polymorphic aggregate's state ends with the types
- * that it was called with.
+ * changes.  The maker of a polymorphic aggregate's state ends with the types of
+ * its result and of its arguments.
  *
  *-------------------------------------------------------------------------
  */
@@ -26,6 +26,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/transam.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_aggregate.h"
 #include "catalog/pg_proc.h"
@@ -135,10 +136,14 @@ is_polymorphic(const Form_pg_proc proc)
 	return false;
 }
 
+/* What a maker calls a type.  The bytes of a state may have its OID, as those of
+ * array_agg do, and a dump does not keep the OIDs of users' types. */
 static char *
-qualified_type(Oid type)
+type_name(Oid type)
 {
-	return format_type_extended(type, -1, FORMAT_TYPE_FORCE_QUALIFY);
+	char *name = format_type_extended(type, -1, FORMAT_TYPE_FORCE_QUALIFY);
+
+	return type < FirstNormalObjectId ? name : psprintf("%s#%u", name, type);
 }
 
 /* Begin the name of a maker, with all but the types of a polymorphic one. */
@@ -165,10 +170,10 @@ append_types(StringInfo maker, const Form_pg_proc aggregate, const Aggref *aggre
 	for (int i = 0; i < count; i++)
 		declared[i] = i < aggregate->pronargs ? aggregate->proargtypes.values[i] : ANYOID;
 	appendStringInfo(maker, "%s(",
-					 qualified_type(enforce_generic_type_consistency(
-						 types, declared, count, aggregate->prorettype, false)));
+					 type_name(enforce_generic_type_consistency(types, declared, count,
+																aggregate->prorettype, false)));
 	for (int i = 0; i < count; i++)
-		appendStringInfo(maker, "%s%s", i > 0 ? ", " : "", qualified_type(types[i]));
+		appendStringInfo(maker, "%s%s", i > 0 ? ", " : "", type_name(types[i]));
 	appendStringInfoChar(maker, ')');
 }
 
@@ -215,7 +220,7 @@ aggregate_state_prepare(AggregateCall *call, const Form_pg_proc aggregate, Oid r
 	append_maker(&maker, aggregate, call->deserial.fn_oid);
 	call->maker_is_whole = !is_polymorphic(aggregate);
 	if (OidIsValid(result_type) && get_typtype(aggregate->prorettype) == TYPTYPE_PSEUDO)
-		appendStringInfo(&maker, "%s(", qualified_type(result_type));
+		appendStringInfo(&maker, "%s(", type_name(result_type));
 	call->maker = maker.data;
 }
 

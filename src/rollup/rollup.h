@@ -332,5 +332,4 @@ extern void swap_wait_end(int32 rollup_id);
 extern char *verify_sql(const RollupShape *shape, const VerifyScope *scope, Relation state_table,
 						const char *recomputed_name);
 
-
 #endif /* DETECT_ROLLUP_H */
