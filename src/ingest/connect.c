@@ -229,7 +229,8 @@ consumer_publish_applied(Consumer *consumer)
 	ListCell *cell;
 	int count = 0;
 
-	if (!consumer->has_unpublished || now < consumer->publish_due)
+	if (!consumer->has_unpublished || now < consumer->publish_due ||
+		kafka_is_committing(consumer->client))
 		return;
 	consumer->publish_due = TimestampTzPlusMilliseconds(now, PUBLISH_INTERVAL_MS);
 	if (!read_progresses(consumer, &staged, &applied))

@@ -353,6 +353,11 @@ consumer_run(Consumer *consumer)
 	if (GetCurrentTimestamp() < consumer->linger_until)
 		return false;
 	consumer_publish_applied(consumer);
+	if (consumer->nevents == 0 && kafka_commit_hangs(consumer->client))
+	{
+		consumer_disconnect(consumer);
+		return true;
+	}
 	if (consumer_finds_new_partitions(consumer))
 		return true;
 	if (consumer->nevents == 0)

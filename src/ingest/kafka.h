@@ -102,6 +102,8 @@ kafka_cached_end(KafkaClient *client, const char *topic, int32 partition, int64 
 extern void kafka_offsets_for_time(KafkaClient *client, KafkaPosition *positions, int npositions,
 								   int64 timestamp_ms, int timeout_ms);
 extern void kafka_commit(KafkaClient *client, const KafkaPosition *positions, int npositions);
+extern bool kafka_is_committing(KafkaClient *client);
+extern bool kafka_commit_hangs(KafkaClient *client);
 
 /* Takes one message, and copies what it keeps. */
 typedef void (*KafkaReceiver)(const KafkaEvent *message, void *argument);

@@ -182,11 +182,9 @@ kafka_take_from_main_queue(KafkaClient *client, KafkaEvent *event, bool *is_even
 			break;
 
 		case RD_KAFKA_EVENT_ALTERCONSUMERGROUPOFFSETS_RESULT:
-			client->commits_under_way--;
+			client->is_committing = false;
 			error = rd_kafka_event_error(found);
-			if (error != RD_KAFKA_RESP_ERR_NO_ERROR)
-				ereport(DEBUG1, (errmsg_internal("Kafka group commit failed: %s",
-												 rd_kafka_err2str(error))));
+			ereport(DEBUG1, (errmsg_internal("Kafka group commit: %s", rd_kafka_err2str(error))));
 			break;
 
 		case RD_KAFKA_EVENT_ERROR:

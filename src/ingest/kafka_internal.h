@@ -57,7 +57,8 @@ struct KafkaClient
 	rd_kafka_topic_t *last_topic; /* … which was in this topic */
 
 	bool cannot_close; /* a topic went away while it was read: see kafka.c */
-	int commits_under_way;
+	bool is_committing;
+	TimestampTz committing_since;
 	bool was_flooded; /* the last poll left elements behind */
 	TimestampTz last_nudge;
 	rd_kafka_resp_err_t trouble; /* worst client error of this request */

@@ -14,12 +14,12 @@
 #include "ingest/kafka_internal.h"
 #include "miscadmin.h"
 
-#define FIRST_SLICE_MS		  100		 /* blocking calls are cut to this … */
-#define FIRST_RIGHT_SCRAM	  0x020601ff /* version of the library */
-#define LONGEST_SLICE_MS	  800		 /* … or to this, for distant brokers */
-#define TROUBLE_LIFE_MS		  60000		 /* older ones explain nothing */
-#define MAX_COMMITS_UNDER_WAY 16
-#define COMMIT_TIMEOUT_MS	  5000
+#define FIRST_SLICE_MS	   100		  /* blocking calls are cut to this … */
+#define FIRST_RIGHT_SCRAM  0x020601ff /* version of the library */
+#define LONGEST_SLICE_MS   800		  /* … or to this, for distant brokers */
+#define TROUBLE_LIFE_MS	   60000	  /* older ones explain nothing */
+#define COMMIT_TIMEOUT_MS  3600000	  /* the longest that the library takes; … */
+#define COMMIT_PATIENCE_MS 1800000	  /* … no commit may come near it */
 
 /* One blocking request, made again in slices until it succeeds. */
 typedef rd_kafka_resp_err_t (*KafkaRequest)(KafkaClient *client, void *argument, int slice_ms);
@@ -341,6 +341,10 @@ kafka_offsets_for_time(KafkaClient *client, KafkaPosition *positions, int nposit
  * waits for it, nothing reads it, and it may fail.  As an administrator would
  * set a group's offsets, since a consumer's own commit that has not found the
  * group's coordinator keeps rd_kafka_destroy() waiting for ever.
+ *
+ * One at a time.  One whose time is up would have the library abort, and the
+ * server with it, when the coordinator is found after all (2.0.2: the request is
+ * failed twice).  So it has more time than we leave it: kafka_commit_hangs().
  */
 void
 kafka_commit(KafkaClient *client, const KafkaPosition *positions, int npositions)
@@ -350,8 +354,8 @@ kafka_commit(KafkaClient *client, const KafkaPosition *positions, int npositions
 	rd_kafka_AdminOptions_t *commit_options;
 	char reason[512];
 
-	/* Commits that the broker does not answer must not pile up. */
-	if (npositions == 0 || client->commits_under_way >= MAX_COMMITS_UNDER_WAY)
+	Assert(!client->is_committing);
+	if (npositions == 0)
 		return;
 
 	list = kafka_list_positions(positions, npositions);
@@ -365,5 +369,27 @@ kafka_commit(KafkaClient *client, const KafkaPosition *positions, int npositions
 	rd_kafka_AdminOptions_destroy(commit_options);
 	rd_kafka_AlterConsumerGroupOffsets_destroy(commit);
 	rd_kafka_topic_partition_list_destroy(list);
-	client->commits_under_way++;
+	client->is_committing = true;
+	client->committing_since = GetCurrentTimestamp();
+}
+
+/*
+ * Whether a commit is not answered yet.
+ */
+bool
+kafka_is_committing(KafkaClient *client)
+{
+	return client->is_committing;
+}
+
+/*
+ * Whether a commit has not been answered for so long that the client must be
+ * closed, and another one opened.
+ */
+bool
+kafka_commit_hangs(KafkaClient *client)
+{
+	return client->is_committing &&
+		   TimestampDifferenceExceeds(client->committing_since, GetCurrentTimestamp(),
+									  COMMIT_PATIENCE_MS);
 }
