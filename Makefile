@@ -169,6 +169,7 @@ OBJS = \
 	src/rollup/gone_follow.o \
 	src/rollup/group_row.o \
 	src/rollup/merge.o \
+	src/rollup/merge_plan.o \
 	src/rollup/missed.o \
 	src/rollup/partial.o \
 	src/rollup/partial_query.o \

@@ -12,53 +12,26 @@
  * tried again.  Groups that are new are written many at a time (heap_rows.c),
  * unless the state table has triggers.
  *
- * The states of a row are merged by detect._combine, which can merge any, but
- * costs a call of the aggregate's functions in an environment of their own.
- * Where the combine function is an ordinary strict function of PostgreSQL over
- * plain values (int8pl for count, the larger of two for max) it is called
- * directly: it gives the same in less time.
- *
  *-------------------------------------------------------------------------
  */
-#include "rollup/group_row.h"
-#include "rollup/rollup.h"
+#include "rollup/merge_plan.h"
 
 #include "access/genam.h"
 #include "access/heapam.h"
-#include "access/htup_details.h"
 #include "access/nbtree.h"
 #include "access/table.h"
 #include "access/tableam.h"
-#include "access/transam.h"
 #include "access/xact.h"
-#include "catalog/pg_language.h"
-#include "catalog/pg_proc.h"
-#include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "compat.h"
 #include "executor/executor.h"
 #include "heap_rows.h"
 #include "miscadmin.h"
-#include "nodes/makefuncs.h"
-#include "parser/parse_func.h"
 #include "storage/procarray.h"
-#include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
-
-/* What is known of a rollup's state table from one merge to the next. */
-struct MergePlan
-{
-	MemoryContext context;
-	TupleDesc tupdesc; /* of the state table; NULL until the first merge */
-	int nkeys;
-	int nstates;
-	List *targets; /* the merged row: stored columns are inner, those of a batch outer */
-	GroupRows *groups;
-};
 
 /* New groups that are written together. */
 #define NEW_ROWS 4096
@@ -90,149 +63,6 @@ typedef struct Merge
 	ProjectionInfo *projection; /* from stored and partial to merged */
 	NewRows *new_rows;			/* NULL: each is inserted at once */
 } Merge;
-
-/*
- * Make an empty plan that lives as long as context.
- */
-MergePlan *
-merge_plan_create(MemoryContext context)
-{
-	MergePlan *plan = MemoryContextAllocZero(context, sizeof(MergePlan));
-
-	plan->context = AllocSetContextCreate(context, "detect merge plan", ALLOCSET_SMALL_SIZES);
-	return plan;
-}
-
-/*
- * Whether a combine function may be called as any function: it is strict, one
- * of PostgreSQL's own, and its state is a plain value, for those that work on
- * arrays expect to be called within an aggregate.
- */
-static bool
-is_plain_function(const RollupState *state)
-{
-	HeapTuple tuple;
-	Form_pg_proc proc;
-	bool plain;
-
-	if (state->serialized || state->combine_function >= FirstGenbkiObjectId ||
-		state->type >= FirstGenbkiObjectId || OidIsValid(get_element_type(state->type)))
-		return false;
-	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(state->combine_function));
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for function %u", state->combine_function);
-	proc = (Form_pg_proc) GETSTRUCT(tuple);
-	plain = proc->prolang == INTERNALlanguageId && proc->proisstrict && !proc->proretset &&
-			proc->prorettype == state->type && proc->pronargs == 2 &&
-			proc->proargtypes.values[0] == state->type &&
-			proc->proargtypes.values[1] == state->type;
-	ReleaseSysCache(tuple);
-	return plain;
-}
-
-/* detect._combine(aggregate, stored, partial). */
-static Expr *
-make_combine_call(const RollupState *state, Var *stored, Var *partial)
-{
-	Oid types[3] = {REGPROCEDUREOID, ANYELEMENTOID, ANYELEMENTOID};
-	List *name = list_make2(makeString(DETECT_SCHEMA), makeString("_combine"));
-	Const *aggregate = makeConst(REGPROCEDUREOID, -1, InvalidOid, sizeof(Oid),
-								 ObjectIdGetDatum(state->aggref->aggfnoid), false, true);
-
-	return (Expr *) makeFuncExpr(LookupFuncName(name, lengthof(types), types, false), state->type,
-								 list_make3(aggregate, stored, partial), InvalidOid,
-								 state->collation, COERCE_EXPLICIT_CALL);
-}
-
-/* The expression that merges a stored state with a partial one. */
-static Expr *
-make_combination(const RollupState *state, AttrNumber attnum)
-{
-	Var *stored = makeVar(INNER_VAR, attnum, state->type, -1, state->collation, 0);
-	Var *partial = makeVar(OUTER_VAR, attnum, state->type, -1, state->collation, 0);
-	CoalesceExpr *coalesce;
-
-	if (!is_plain_function(state))
-		return make_combine_call(state, stored, partial);
-	/* A strict function is not called with NULL: the other state stands. */
-	coalesce = makeNode(CoalesceExpr);
-	coalesce->coalescetype = state->type;
-	coalesce->coalescecollid = state->collation;
-	coalesce->args =
-		list_make3(makeFuncExpr(state->combine_function, state->type, list_make2(stored, partial),
-								state->collation, state->collation, COERCE_EXPLICIT_CALL),
-				   stored, partial);
-	coalesce->location = -1;
-	return (Expr *) coalesce;
-}
-
-/*
- * Raise an error unless the state table has the columns that the query needs,
- * in their order.
- */
-void
-merge_check_state_table(const Rollup *rollup, const RollupShape *shape, TupleDesc tupdesc)
-{
-	bool fits = tupdesc->natts == shape->nkeys + shape->nstates;
-
-	for (int i = 0; fits && i < tupdesc->natts; i++)
-		fits = TupleDescAttr(tupdesc, i)->atttypid ==
-			   (i < shape->nkeys ? shape->keys[i].type : shape->states[i - shape->nkeys].type);
-	if (!fits)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATATYPE_MISMATCH),
-				 errmsg("the state table of rollup \"%s\" does not fit its query", rollup->name),
-				 errdetail("Columns of \"%s.%s\" or what the query computes have been changed.",
-						   DETECT_STATE_SCHEMA, get_rel_name(rollup->state_table)),
-				 errhint("Drop the rollup with detect.drop_rollup and create it again.")));
-}
-
-/* Make the plan: what a merged row is made of. */
-static void
-make_plan(MergePlan *plan, const Rollup *rollup, TupleDesc tupdesc)
-{
-	RollupShape *shape = shape_load(rollup->query_view, rollup->stream->events_table);
-	MemoryContext saved_context;
-	List *targets = NIL;
-
-	merge_check_state_table(rollup, shape, tupdesc);
-	for (int i = 0; i < tupdesc->natts; i++)
-	{
-		Form_pg_attribute column = TupleDescAttr(tupdesc, i);
-		Expr *expr;
-
-		if (i < shape->nkeys)
-			expr = (Expr *) makeVar(INNER_VAR, i + 1, column->atttypid, column->atttypmod,
-									column->attcollation, 0);
-		else
-			expr = make_combination(&shape->states[i - shape->nkeys], i + 1);
-		targets = lappend(targets, makeTargetEntry(expr, i + 1, NULL, false));
-	}
-
-	plan->tupdesc = NULL;
-	MemoryContextReset(plan->context);
-	saved_context = MemoryContextSwitchTo(plan->context);
-	plan->targets = copyObject(targets);
-	plan->nkeys = shape->nkeys;
-	plan->nstates = shape->nstates;
-	plan->groups = group_rows_create(tupdesc, plan->nkeys);
-	plan->tupdesc = CreateTupleDescCopy(tupdesc);
-	MemoryContextSwitchTo(saved_context);
-}
-
-/* Whether a plan was made for the columns that the state table has now. */
-static bool
-plan_fits(const MergePlan *plan, TupleDesc tupdesc)
-{
-	if (plan->tupdesc == NULL || plan->tupdesc->natts != tupdesc->natts)
-		return false;
-	for (int i = 0; i < tupdesc->natts; i++)
-	{
-		if (TupleDescAttr(tupdesc, i)->atttypid != TupleDescAttr(plan->tupdesc, i)->atttypid)
-			return false;
-	}
-	return true;
-}
 
 /* Whether an index is unique on the group columns, NULLs included. */
 static bool
@@ -294,8 +124,7 @@ begin_merge(Merge *merge, const Rollup *rollup, Relation state_table)
 	TupleDesc tupdesc = RelationGetDescr(state_table);
 	List **slots;
 
-	if (!plan_fits(plan, tupdesc))
-		make_plan(plan, rollup, tupdesc);
+	merge_plan_prepare(plan, rollup, tupdesc);
 	merge->plan = plan;
 	merge->state_table = state_table;
 	if (state_table->rd_tableam == GetHeapamTableAmRoutine())
