@@ -27,9 +27,11 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
-/* After a round this small it pays to let more arrive. */
+/* After a round this small it pays to let more arrive: what a batch costs of
+ * itself, and each version of a row that it leaves behind, is shared by more
+ * events. */
 #define SMALL_ROUND_ROWS 500
-#define LINGER_MS		 5
+#define LINGER_MS		 20
 #define APPLIER_WAIT_MS	 50
 
 /* A consumer beside the applier stops here until the table is emptied. */
