@@ -60,7 +60,8 @@ GROUP BY c.oid ORDER BY c.relname COLLATE "C";
 SELECT relname, relkind, pg_get_userbyid(relowner) AS owner FROM pg_class
 WHERE relnamespace = 'detect_query'::regnamespace ORDER BY relname COLLATE "C";
 SELECT tgrelid::regclass, tgname, tgenabled FROM pg_trigger
-WHERE tgname ~ '^_detect' AND NOT tgisinternal AND tgparentid = 0 ORDER BY tgrelid::regclass::text COLLATE "C", tgname;
+WHERE tgname ~ '^_detect' AND NOT tgisinternal AND NOT (SELECT relispartition FROM pg_class WHERE oid = tgrelid)
+ORDER BY tgrelid::regclass::text COLLATE "C", tgname;
 SELECT changed_by, changed_at <= now() AS has_changed FROM detect.stream WHERE stream = 'plain';
 
 -- each of them gets its events
