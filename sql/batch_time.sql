@@ -28,6 +28,7 @@ SELECT sum(n) AS events, max(n) <= 250 AS is_bounded FROM rows_of_commits(1, 150
 
 -- A worker that starts anew begins with few.
 SELECT detect.pause('event');
+CALL regress.await('SELECT FROM detect.stat_worker WHERE stream = ''event'' AND pid IS NOT NULL', 0);
 INSERT INTO detect_staging.event SELECT i, i FROM generate_series(1501, 2500) i;
 SELECT detect.resume('event');
 SELECT detect.wait_for('event', '3 min');
@@ -50,7 +51,7 @@ BEGIN
 END $$;
 CREATE TRIGGER hold_up BEFORE INSERT ON event FOR EACH ROW EXECUTE FUNCTION hold_up();
 SELECT detect.pause('event');
-CALL regress.await('SELECT FROM detect.stat_worker WHERE pid IS NOT NULL', 0);
+CALL regress.await('SELECT FROM detect.stat_worker WHERE stream = ''event'' AND pid IS NOT NULL', 0);
 SELECT detect.resume('event');
 INSERT INTO detect_staging.event SELECT i, i FROM generate_series(22501, 23500) i;
 SELECT detect.wait_for('event', '3 min');
@@ -58,6 +59,7 @@ SELECT sum(n) AS events, max(n) <= 250 AS is_bounded FROM rows_of_commits(22501,
 
 -- Who wants it has all in one commit.
 SELECT detect.pause('event');
+CALL regress.await('SELECT FROM detect.stat_worker WHERE stream = ''event'' AND pid IS NOT NULL', 0);
 RESET SESSION AUTHORIZATION;
 ALTER SYSTEM SET detect.max_batch_time = 0;
 SELECT pg_reload_conf();

@@ -110,6 +110,7 @@ ROLLBACK;
 SELECT asked, attempts FROM letters;
 
 -- purge: counts stay
+SELECT regress.outcome($$SELECT detect.purge_dead_letters('reading', sqlstate => '2351')$$);
 SELECT detect.purge_dead_letters('reading', sqlstate => '23514') AS others, detect.purge_dead_letters('reading', '-infinity', now() - interval '1 hour') AS older;
 SELECT detect.purge_dead_letters('reading');
 SELECT count(*) FROM letters;

@@ -46,12 +46,12 @@ SELECT name, pg_temp.server(format('bootstrap_servers ''kafka:9092'', %I ''x''',
 FROM unnest(ARRAY['bootstrap_server', 'boostrap_servers', 'clientid', 'security_protocl', 'fetch_max_byte',
                   'bootstrap.servers', 'security.protocol', 'sasl.mechanisms', 'ssl.ca.pem', 'sasl.password', 'BOOTSTRAP_SERVERS',
                   'sasl_username', 'sasl_password', 'ssl_key_pem', 'ssl_key_password', 'ssl_key_location', 'ssl_certificate_pem',
-                  'user', 'password', 'host', 'group_id', 'group.id', 'auto.offset.reset', 'enable.auto.commit', 'isolation.level',
+                  'user', 'password', 'host', 'brokers', 'port', 'group_id', 'group.id', 'auto.offset.reset', 'enable.auto.commit', 'isolation.level',
                   'plugin.library.paths', 'ssl.engine.location', 'sasl.kerberos.kinit.cmd', 'enable.ssl.certificate.verification',
                   'debug', 'x', repeat('x', 63)]) name;
 SELECT name, pg_temp.mapping(format('%I ''x''', name))
 FROM unnest(ARRAY['sasl_user', 'sasl_pasword', 'sasl.username', 'ssl.key.password', 'bootstrap_servers', 'security_protocol',
-                  'ssl_ca_pem', 'username', 'password', 'sasl_passwort', 'plugin.library.paths']) name;
+                  'ssl_ca_pem', 'user', 'username', 'password', 'sasl_passwort', 'plugin.library.paths']) name;
 SELECT 'twice', pg_temp.server($$bootstrap_servers 'a', bootstrap_servers 'b'$$);
 
 -- values

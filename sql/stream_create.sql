@@ -60,7 +60,8 @@ GROUP BY c.oid ORDER BY c.relname COLLATE "C";
 SELECT relname, relkind, pg_get_userbyid(relowner) AS owner FROM pg_class
 WHERE relnamespace = 'detect_query'::regnamespace ORDER BY relname COLLATE "C";
 SELECT tgrelid::regclass, tgname, tgenabled FROM pg_trigger
-WHERE tgname ~ '^_detect' AND NOT tgisinternal AND tgparentid = 0 ORDER BY tgrelid::regclass::text COLLATE "C", tgname;
+WHERE tgname ~ '^_detect' AND NOT tgisinternal AND NOT (SELECT relispartition FROM pg_class WHERE oid = tgrelid)
+ORDER BY tgrelid::regclass::text COLLATE "C", tgname;
 SELECT changed_by, changed_at <= now() AS has_changed FROM detect.stream WHERE stream = 'plain';
 
 -- each of them gets its events
@@ -407,7 +408,13 @@ FROM (VALUES
     ('hours of a date',         '''by_date'', partition_interval => ''36 hours'''),
     ('retention 0',             '''by_time'', key => ''{id}'', retention => ''0'''),
     ('retention negative',      '''by_time'', key => ''{id}'', retention => ''-1 hour'''),
-    ('retention without time',  '''event'', retention => ''1 day''')) v (label, arguments);
+    ('retention without time',  '''event'', retention => ''1 day'''),
+    ('retention without unit',  '''by_time'', key => ''{id}'', retention => ''30'''),
+    ('letters without unit',    '''event'', dead_letter_retention => ''30'''),
+    ('start is a word',         '''event'', start => ''beginning'''),
+    ('columns without types',   '''event'', columns => ''id, v'''),
+    ('name with a schema',      '''stream_create.event'''),
+    ('another table than batch', '''event'', query => ''SELECT * FROM staging''')) v (label, arguments);
 SELECT label, attempt(arguments)
 FROM (VALUES
     ('unique index found',      '''no_key'', key => ''{c}'''),
@@ -435,6 +442,16 @@ SELECT (SELECT count(*) FROM detect.stream) AS streams, (SELECT count(*) FROM de
 ROLLBACK;
 SELECT (SELECT count(*) FROM detect.stream) AS streams, (SELECT count(*) FROM detect.rollup) AS rollups,
        to_regclass('detect_staging.event'), to_regclass('event_count');
+
+-- a script can be run again: the same definition, with a query that reads one table, is there already
+BEGIN;
+SELECT detect.create_stream('event', if_not_exists => true);
+SELECT detect.create_stream('event', if_not_exists => true);
+SELECT detect.create_stream('no_key', key => '{id}', query => 'SELECT b.id, upper(b.v) AS v FROM batch b');
+SELECT detect.create_stream('no_key', key => '{id}', query => 'SELECT id, upper(v) AS v FROM batch b', if_not_exists => true);
+SAVEPOINT s;
+SELECT detect.create_stream('no_key', key => '{id}', query => 'SELECT id, lower(v) AS v FROM batch b', if_not_exists => true);
+ROLLBACK;
 
 -- stream and rollup of one transaction start together
 BEGIN;

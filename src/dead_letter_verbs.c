@@ -49,6 +49,10 @@ choice_from_call(FunctionCallInfo fcinfo, const char *verb)
 		choice.nulls[3] = 'n';
 	else
 		choice.values[3] = PG_GETARG_DATUM(3);
+	if (!PG_ARGISNULL(3) && VARSIZE_ANY_EXHDR(PG_GETARG_TEXT_PP(3)) != 5)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("\"%s\" is no SQLSTATE", text_to_cstring(PG_GETARG_TEXT_PP(3))),
+						errhint("It has five characters, as in the view detect.dead_letter.")));
 	return choice;
 }
 

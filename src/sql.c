@@ -46,6 +46,8 @@ sql_text_error(void *arg)
 		internalerrposition(position - sql->offset);
 		internalerrquery(sql->text);
 	}
+	if (sql->hint)
+		errhint("%s", sql->hint);
 	errcontext("%s", sql->what);
 }
 

@@ -13,7 +13,8 @@ typedef struct SqlText
 {
 	const char *what; /* "query of the stream" */
 	const char *text;
-	int offset; /* of the text in what the parser sees */
+	int offset;		  /* of the text in what the parser sees */
+	const char *hint; /* what it should look like, or NULL */
 } SqlText;
 
 extern void sql_execute(const char *command);

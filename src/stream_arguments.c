@@ -215,6 +215,7 @@ find_interval(const ArgumentSource *source, int arg, Interval *old)
 {
 	FunctionCallInfo fcinfo = source->fcinfo;
 	Interval zero = {0};
+	Interval minute = {.time = USECS_PER_MINUTE};
 	Interval *interval;
 
 	if (argument_keeps(source, arg))
@@ -226,6 +227,12 @@ find_interval(const ArgumentSource *source, int arg, Interval *old)
 										 IntervalPGetDatum(&zero))))
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("%s must be greater than zero", stream_argument_names[arg])));
+	if ((arg == ARG_RETENTION || arg == ARG_DEAD_LETTER_RETENTION) &&
+		DatumGetBool(DirectFunctionCall2(interval_lt, IntervalPGetDatum(interval),
+										 IntervalPGetDatum(&minute))))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("%s must be at least a minute", stream_argument_names[arg]),
+						errhint("A number without a unit means seconds; for example '30 days'.")));
 	return interval;
 }
 

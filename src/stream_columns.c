@@ -33,14 +33,14 @@
 
 /* What makes a statement of the text. */
 #define COLUMNS_PREFIX "CREATE TABLE x ("
+#define COLUMNS_HINT   "For example: 'detection_oid bigint, item_name text, seen_at timestamptz'"
 
 static void
 refuse_columns(void)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_SYNTAX_ERROR),
-			 errmsg("the columns of a stream are names and types alone"),
-			 errhint("For example: 'detection_oid bigint, item_name text, seen_at timestamptz'")));
+			 errmsg("the columns of a stream are names and types alone"), errhint(COLUMNS_HINT)));
 }
 
 /* A reserved name must have the type that Kafka's value has. */
@@ -88,8 +88,10 @@ List *
 stream_columns_parse(const char *columns)
 {
 	char *sql = psprintf(COLUMNS_PREFIX "%s\n)", columns);
-	SqlText text = {
-		.what = "columns of the stream", .text = columns, .offset = strlen(COLUMNS_PREFIX)};
+	SqlText text = {.what = "columns of the stream",
+					.text = columns,
+					.offset = strlen(COLUMNS_PREFIX),
+					.hint = COLUMNS_HINT};
 	ErrorContextCallback callback = {error_context_stack, sql_text_error, &text};
 	List *statements;
 	CreateStmt *create;

@@ -157,19 +157,18 @@ stream_query_text(const Stream *stream)
 	return remove_ordinal(text, (SelectStmt *) linitial_node(RawStmt, statements)->stmt);
 }
 
-/* Whether two texts are the same but for white space. */
-static bool
-same_text(const char *a, const char *b)
+/* A text of the query, found under the present search_path, in the one form that
+ * two of them can be compared in: that of a view has columns named otherwise. */
+static char *
+canonical_query(const Stream *stream, const char *text)
 {
-	for (;;)
-	{
-		a += strspn(a, " \n\t");
-		b += strspn(b, " \n\t");
-		if (*a == '\0' || *a != *b)
-			return *a == *b;
-		a++;
-		b++;
-	}
+	Query *query =
+		stream_query_parse(text, stream->name, stream->staging_table, stream->ordinal_attnum);
+	int nest_level = sql_begin_qualified();
+	char *result = pg_get_querydef(query, false);
+
+	AtEOXact_GUC(true, nest_level);
+	return result;
 }
 
 /* Whether a definition's query is another one than the stream's. */
@@ -178,18 +177,18 @@ query_differs(const StreamDefinition *definition, const Stream *stream)
 {
 	const char *text = definition->query;
 	int nest_level;
-	Query *query;
 	char *given;
+	char *found;
 
 	if (definition->default_query)
 		text = stream_query_default(stream->staging_table, definition->stream->events_table);
 	if (text == NULL)
 		return false;
-	query = stream_query_parse(text, stream->name, stream->staging_table, stream->ordinal_attnum);
+	given = canonical_query(stream, text);
 	nest_level = sql_begin_qualified();
-	given = pg_get_querydef(query, false);
+	found = canonical_query(stream, stream_query_text(stream));
 	AtEOXact_GUC(true, nest_level);
-	return !same_text(given, view_text(stream->query_view));
+	return strcmp(given, found) != 0;
 }
 
 /* ---------------------------------------------------------------------

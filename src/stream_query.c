@@ -209,7 +209,8 @@ parse_raw_query(const char *text, const char *stream_name, BatchSearch *search)
 			 errmsg(
 				 "the query of a stream must name \"batch\" exactly once, in its own FROM clause"),
 			 errdetail("It is named %d times, %s in that place.", search->mentions,
-					   search->top ? "once" : "never")));
+					   search->top ? "once" : "never"),
+			 errhint("The rows of the stream are those of batch: SELECT b.* FROM batch b.")));
 	if (search->top_is_nullable)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("\"batch\" is on the nullable side of an outer join"),

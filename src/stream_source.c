@@ -23,6 +23,8 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#define START_HINT "Give \"earliest\", \"latest\" or a time."
+
 /*
  * The OID of a server, which must be a Kafka cluster that a user may use.
  */
@@ -160,6 +162,13 @@ argument_topics(const ArgumentSource *source, const Stream *stream)
 	return topics;
 }
 
+/* Error context callback: what start may be. */
+static void
+add_start_hint(void *arg)
+{
+	errhint(START_HINT);
+}
+
 /*
  * Where to begin; a time with its zone, since workers have one of their own.
  */
@@ -167,6 +176,7 @@ char *
 argument_start(const ArgumentSource *source)
 {
 	char *start = arg_text(source->fcinfo, ARG_START);
+	ErrorContextCallback callback = {.callback = add_start_hint, .previous = error_context_stack};
 	TimestampTz time;
 
 	if (argument_keeps(source, ARG_START))
@@ -176,12 +186,13 @@ argument_start(const ArgumentSource *source)
 	if (strcmp(start, "earliest") == 0 || strcmp(start, "latest") == 0)
 		return start;
 	/* raises the error of timestamptz itself, which quotes the input */
+	error_context_stack = &callback;
 	time = DatumGetTimestampTz(DirectFunctionCall3(
 		timestamptz_in, CStringGetDatum(start), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	error_context_stack = callback.previous;
 	if (TIMESTAMP_NOT_FINITE(time))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("start cannot be infinite"),
-				 errhint("Give \"earliest\", \"latest\" or a time.")));
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("start cannot be infinite"), errhint(START_HINT)));
 	return pstrdup(timestamptz_to_str(time));
 }
 

@@ -87,13 +87,14 @@ argument_events_table(const ArgumentSource *source, const Stream *stream)
 	else
 		relid = RelnameGetRelid(stream->name);
 	if (!OidIsValid(relid) || !SearchSysCacheExists1(RELOID, ObjectIdGetDatum(relid)))
-		ereport(
-			ERROR,
-			(errcode(ERRCODE_UNDEFINED_TABLE),
-			 errmsg("there is no table for the events of stream \"%s\"", stream->name),
-			 errhint(
-				 "Create the table first, and name it in events_table unless it is called \"%s\".",
-				 stream->name)));
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("there is no table for the events of stream \"%s\"", stream->name),
+				 strchr(stream->name, '.')
+					 ? errhint("Names of streams have no schema: name the table in events_table.")
+					 : errhint("Create the table first, and name it in events_table unless it is "
+							   "called \"%s\".",
+							   stream->name)));
 	check_events_table(stream, relid);
 	return relid;
 }

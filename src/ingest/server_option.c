@@ -151,6 +151,30 @@ find_nearest_option(const char *name, OptionPlace place)
 	return nearest;
 }
 
+/* What other foreign data wrappers, and Kafka's own clients, call these. */
+static const struct
+{
+	const char *name;
+	const char *option;
+} usual_names[] = {
+	{"address", "bootstrap_servers"}, {"broker", "bootstrap_servers"},
+	{"brokers", "bootstrap_servers"}, {"host", "bootstrap_servers"},
+	{"hosts", "bootstrap_servers"},	  {"password", "sasl_password"},
+	{"port", "bootstrap_servers"},	  {"user", "sasl_username"},
+};
+
+/* The option that is usually called so elsewhere, or NULL. */
+static const KafkaOption *
+find_usual_option(const char *name)
+{
+	for (int i = 0; i < (int) lengthof(usual_names); i++)
+	{
+		if (strcmp(usual_names[i].name, name) == 0)
+			return find_option(usual_names[i].option, false);
+	}
+	return NULL;
+}
+
 /*
  * Refuse an option that is not in the table, with the best hint there is.
  */
@@ -166,7 +190,9 @@ refuse_unknown_option(const char *name, OptionPlace place)
 				(errcode(ERRCODE_FDW_INVALID_OPTION_NAME), errmsg("invalid option \"%s\"", name),
 				 errhint("Option names are written with underscores: \"%s\".", option->name)));
 
-	option = find_nearest_option(name, place);
+	option = find_usual_option(name);
+	if (option == NULL)
+		option = find_nearest_option(name, place);
 	ereport(
 		ERROR,
 		(errcode(ERRCODE_FDW_INVALID_OPTION_NAME), errmsg("invalid option \"%s\"", name),
