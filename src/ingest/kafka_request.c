@@ -16,7 +16,7 @@
 
 #define FIRST_SLICE_MS	   100		  /* blocking calls are cut to this … */
 #define FIRST_RIGHT_SCRAM  0x020601ff /* version of the library */
-#define LONGEST_SLICE_MS   800		  /* … or to this, for distant brokers */
+#define LONGEST_SLICE_MS   1600		  /* … or to this, for distant brokers */
 #define TROUBLE_LIFE_MS	   60000	  /* older ones explain nothing */
 #define COMMIT_TIMEOUT_MS  3600000	  /* the longest that the library takes; … */
 #define COMMIT_PATIENCE_MS 1800000	  /* … no commit may come near it */

@@ -612,6 +612,7 @@ create_producer(const char *brokers, const char *transactional_id)
 		{"log_level", "2"},
 		{"linger.ms", "5"},
 		{"batch.size", "1000000"},
+		{"message.max.bytes", "100000000"},
 		{"message.timeout.ms", "20000"},
 		{"queue.buffering.max.messages", "200000"},
 		{"bootstrap.servers", brokers},

@@ -81,7 +81,8 @@ sub name_of
 {
 	my ($step) = @_;
 
-	return $step ? "step $step->{number} ($step->{fault})" : 'at the end';
+	return 'at the end' unless $step;
+	return "step $step->{number} (" . ($step->{fault} eq 'fault point' ? $step->{item} : $step->{fault}) . ')';
 }
 
 # When and where an element was given to the stream, and when all was read again.
