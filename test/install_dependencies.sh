@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 #
-# install_dependencies.sh [--kafka | --fuzz | --sanitize]
+# install_dependencies.sh [--kafka | --fuzz | --sanitize | --valgrind]
 #
 # Installs the Debian packages that building, testing and the demo need, and
 # nothing when all are there; unpacks the shapes of one test into test/shapes.
 # --kafka adds Java and Maven, which only the tests against a real Apache Kafka
-# need; --fuzz adds libFuzzer; --sanitize what building PostgreSQL needs.  Uses
-# sudo when not root.
+# need; --fuzz adds libFuzzer; --sanitize what building PostgreSQL needs, --valgrind
+# besides that valgrind.  Uses sudo when not root.
 #
 # No other cluster is touched: where PostgreSQL itself is missing, its package
 # is told not to create and start the cluster that it creates by default.
@@ -107,9 +107,10 @@ main() {
     case "${1:-}" in
         --kafka) wanted+=("${KAFKA_PACKAGES[@]}") ;;
         --sanitize) wanted+=("${SANITIZE_PACKAGES[@]}") ;;
+        --valgrind) wanted+=("${SANITIZE_PACKAGES[@]}" valgrind) ;;
         --fuzz) wanted+=("${FUZZ_PACKAGES[@]}") ;;
         '') ;;
-        *) echo "usage: $0 [--kafka | --fuzz | --sanitize]" >&2; exit 2 ;;
+        *) echo "usage: $0 [--kafka | --fuzz | --sanitize | --valgrind]" >&2; exit 2 ;;
     esac
     mapfile -t missing < <(missing_packages "${wanted[@]}")
     if [ "${#missing[@]}" -gt 0 ]; then
