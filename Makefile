@@ -6,7 +6,7 @@
 #   make ledger        seeds of messages and faults against an exact ledger
 #   make fuzz          the JSON decoder under libFuzzer, RUNS=100000 payloads
 #   make test-sanitize the tests on a PostgreSQL with assertions and sanitizers,
-#                      which is built once
+#                      which is built once;  make test-valgrind  some of them under valgrind
 #   make test-guest    what a DBA does to a server and its databases, two of them busy;
 #                      make test-guest-long  the same for longer
 #   make installcheck  pg_regress alone (not as root)
@@ -293,7 +293,11 @@ fuzz:
 
 test-sanitize: deps
 	@test/install_dependencies.sh --sanitize
-	@PG_CONFIG=$$(test/checked_postgres) && export PG_CONFIG && DETECT_CHECK=sanitize test/run $(TESTS)
+	@PG_CONFIG=$$(test/checked_postgres sanitize) && export PG_CONFIG && DETECT_CHECK=sanitize test/run $(TESTS)
+
+test-valgrind: deps
+	@test/install_dependencies.sh --valgrind
+	@PG_CONFIG=$$(test/checked_postgres valgrind) && export PG_CONFIG && DETECT_CHECK=valgrind test/run $(TESTS)
 
 demo: deps
 	@echo "building …"
@@ -316,4 +320,4 @@ lint: deps
 format: deps
 	clang-format -i $(wildcard src/*.[ch] src/*/*.[ch] test/broker/*.[ch] test/disk/*.c test/fuzz/*.c)
 
-.PHONY: deps test test-guest test-guest-long test-sanitize fuzz ledger demo bench bench-soak bench-peers lint format test-programs
+.PHONY: deps test test-guest test-guest-long test-sanitize test-valgrind fuzz ledger demo bench bench-soak bench-peers lint format test-programs

@@ -50,6 +50,7 @@ CREATE FUNCTION stage(first int, last int, plates int, step interval) RETURNS vo
 $$;
 SELECT stage(1, 200, 5, '17 seconds');
 SELECT detect.wait_for('passage');
+SELECT count(*) FROM (SELECT detect.wait_for_rollup(name) FROM unnest('{plates_per_minute, plates_per_hour, plates_per_day}'::text[]) name) w;
 SELECT * FROM compared;
 SELECT stage(100, 5000, 3000, '11 seconds');
 SELECT detect.wait_for('passage');

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 #
-# install_dependencies.sh [--kafka | --peers | --fuzz | --sanitize]
+# install_dependencies.sh [--kafka | --peers | --fuzz | --sanitize | --valgrind]
 #
 # Installs the Debian packages that building, testing and the demo need, and
 # nothing when all are there; unpacks the shapes of one test into test/shapes.
 # --kafka adds Java and Maven, which only the tests against a real Apache Kafka
 # need; --peers also what the benchmark of others needs; --fuzz adds libFuzzer;
-# --sanitize what building PostgreSQL needs.  Uses sudo when not root.
+# --sanitize what building PostgreSQL needs, --valgrind besides that valgrind.  Uses
+# sudo when not root.
 #
 # No other cluster is touched: where PostgreSQL itself is missing, its package
 # is told not to create and start the cluster that it creates by default.
@@ -109,9 +110,10 @@ main() {
         --kafka) wanted+=("${KAFKA_PACKAGES[@]}") ;;
         --peers) wanted+=("${KAFKA_PACKAGES[@]}" "${PEERS_PACKAGES[@]}") ;;
         --sanitize) wanted+=("${SANITIZE_PACKAGES[@]}") ;;
+        --valgrind) wanted+=("${SANITIZE_PACKAGES[@]}" valgrind) ;;
         --fuzz) wanted+=("${FUZZ_PACKAGES[@]}") ;;
         '') ;;
-        *) echo "usage: $0 [--kafka | --peers | --fuzz | --sanitize]" >&2; exit 2 ;;
+        *) echo "usage: $0 [--kafka | --peers | --fuzz | --sanitize | --valgrind]" >&2; exit 2 ;;
     esac
     mapfile -t missing < <(missing_packages "${wanted[@]}")
     if [ "${#missing[@]}" -gt 0 ]; then

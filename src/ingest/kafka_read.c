@@ -108,14 +108,16 @@ void
 kafka_keep_message(const KafkaEvent *event, void *messages)
 {
 	KafkaMessages *kept = messages;
+	KafkaMessage *message = kafka_copy_message(event);
 
-	kept->bytes += event->payload_bytes + event->key_bytes + sizeof(KafkaMessage);
+	kept->bytes += event->payload_bytes + event->key_bytes +
+				   (message->headers ? strlen(message->headers) : 0) + sizeof(KafkaMessage);
 	if (kept->bytes > kept->limit_bytes)
 		ereport(ERROR, (errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
 						errmsg("messages of topic \"%s\" take more than %zu MB together",
 							   event->topic, kept->limit_bytes / (1024 * 1024)),
 						errhint("Ask for fewer messages.")));
-	kept->list = lappend(kept->list, kafka_copy_message(event));
+	kept->list = lappend(kept->list, message);
 }
 
 /*
