@@ -25,14 +25,15 @@ PG_FUNCTION_INFO_V1(detect_locate_all_xy);
  * ---------------------------------------------------------------------
  */
 
-/* Whether a place has the point. */
+/* Whether the place that a walk has come to has the point. */
 static inline bool
-has_point(Lookup *lookup, const Place *place, LookupPoint *point)
+has_point(Lookup *lookup, const Walk *walk, const Place *place, LookupPoint *point)
 {
 	if (place->shape != SHAPE_POLYGON)
 		return lookup_predicate(lookup, place, point);
 	return place_side(place, point->x, point->y) >=
-		   (lookup->locator->mode == LOCATOR_CONTAINS ? SIDE_INSIDE : SIDE_BORDER);
+			   (lookup->locator->mode == LOCATOR_CONTAINS ? SIDE_INSIDE : SIDE_BORDER) &&
+		   walk_box_contains(walk, point->x, point->y);
 }
 
 /* Begin to walk over the places that may have the point. */
@@ -60,7 +61,7 @@ find_first(Lookup *lookup, LookupPoint *point)
 	{
 		const Place *place = &lookup->places->places[i];
 
-		if ((first == NULL || place->rank < first->rank) && has_point(lookup, place, point))
+		if ((first == NULL || place->rank < first->rank) && has_point(lookup, &walk, place, point))
 			first = place;
 	}
 	return first;
@@ -88,7 +89,7 @@ find_all(Lookup *lookup, LookupPoint *point, Datum **keys)
 	{
 		const Place *place = &lookup->places->places[i];
 
-		if (!has_point(lookup, place, point))
+		if (!has_point(lookup, &walk, place, point))
 			continue;
 		if (count == capacity)
 			found = repalloc(found, (capacity *= 2) * sizeof(Place *));

@@ -11,7 +11,7 @@
  * and polygons in its order.  (Only edges shorter than 1e-12 are another matter:
  * PostGIS ignores them from the second point on that it looks for in one place.)
  *
- * What makes it fast are boxes around 16 consecutive edges, and around 16 such
+ * What makes it fast are boxes around 8 consecutive edges, and around 16 such
  * boxes.  A box that the point is not level with cannot matter.  Nor can one
  * that lies wholly to the left of it: rounding is monotonic, so that the sign
  * of an edge there is never the one that counts.

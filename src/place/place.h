@@ -59,7 +59,7 @@ serialized_points(const Serialized *serialized, const char **at, uint32 count, P
  * ---------------------------------------------------------------------
  */
 
-#define EDGES_PER_BOX 16
+#define EDGES_PER_BOX 8
 
 /* A rectangle around some consecutive edges of a ring. */
 typedef struct EdgeBox
@@ -279,6 +279,7 @@ typedef struct Walk
 	int axes;
 	float below[3]; /* the point, rounded down */
 	float above[3]; /* and up */
+	int box;		/* of the place that was found last, on level 0 */
 	int depth;
 	WalkBox stack[TREE_LEVELS * BOXES_PER_NODE];
 } Walk;
@@ -287,6 +288,7 @@ extern void tree_build(Places *places, Tree *tree);
 extern void tree_free(Tree *tree);
 extern void walk_begin(Walk *walk, const Places *places, const double at[3]);
 extern int walk_next(Walk *walk, double bound);
+extern bool walk_box_contains(const Walk *walk, double x, double y);
 extern const Box no_box;
 extern void box_extend(Box *box, const Box *other);
 extern void box_round(Box *box, int axis, double min, double max);

@@ -292,7 +292,10 @@ next_in_tree(Walk *walk, float bound2)
 		if (box.level > 0)
 			push_boxes(walk, box.level - 1, box.index, bound2);
 		else if (walk->places->places[walk->tree->order[box.index]].shape != SHAPE_GONE)
+		{
+			walk->box = box.index;
 			return walk->tree->order[box.index];
+		}
 	}
 	return NO_PLACE;
 }
@@ -315,4 +318,19 @@ walk_next(Walk *walk, double bound)
 		place = next_in_tree(walk, bound2);
 	}
 	return place;
+}
+
+/*
+ * Whether the box of the place that a walk has come to contains a point as PostGIS
+ * sees it before it looks at the place: the point's box of floats, rounded outwards
+ * too, lies within.  A point a rounding error beside a place may be in it otherwise.
+ */
+bool
+walk_box_contains(const Walk *walk, double x, double y)
+{
+	const TreeNode *node = &walk->tree->level_nodes[0][walk->box / BOXES_PER_NODE];
+	int i = walk->box % BOXES_PER_NODE;
+
+	return node->axes[0].min[i] <= round_down(x) && round_up(x) <= node->axes[0].max[i] &&
+		   node->axes[1].min[i] <= round_down(y) && round_up(y) <= node->axes[1].max[i];
 }

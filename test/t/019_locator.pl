@@ -2,6 +2,8 @@
 # change between two batches; dump and restore; a standby; logical replication;
 # and the memory of a process that builds its places again and again.
 #
+#   DETECT_LOCATOR_REBUILDS=1000000 test/run test/t/019_locator.pl
+#
 # The oracle is ST_Contains, over the same rows.
 
 use strict;
@@ -15,7 +17,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-use constant REBUILDS => 2000;
+use constant REBUILDS => $ENV{DETECT_LOCATOR_REBUILDS} // 2000;
 
 my $node = make_node('main', allows_streaming => 'logical');
 $node->start;
