@@ -4,20 +4,18 @@
 SET jit = off;
 SET work_mem = '64MB';
 SET synchronous_commit = off;       -- as a stream's worker has it
-SELECT :'contestant' = 'copy' AS is_copy, :'contestant' = 'sql' AS is_sql,
-       :'contestant' IN ('zones', 'join') AS zones,
-       CASE :'contestant' WHEN 'zones' THEN 'locator' WHEN 'join' THEN 'join' ELSE 'location' END AS zone_by,
-       (:'contestant' = 'consumer')::int AS consumers \gset
+SELECT :'contestant' = 'copy' AS is_copy, :'contestant' IN ('sql', 'sql_zones') AS is_sql,
+       :'contestant' IN ('zones', 'zones_consumer', 'join', 'sql_zones') AS zones,
+       CASE WHEN :'contestant' IN ('zones', 'zones_consumer') THEN 'locator'
+            WHEN :'contestant' IN ('join', 'sql_zones') THEN 'join' ELSE 'location' END AS zone_by,
+       (:'contestant' IN ('consumer', 'zones_consumer'))::int AS consumers \gset
 SELECT min(timestamp_detected) AS first, max(timestamp_detected) AS last FROM bench.expected \gset
 SELECT count(*) AS messages FROM bench.message \gset
 
 \if :is_copy
     SELECT bench.make_table(:'first', :'last');
 \elif :is_sql
-    SELECT bench.make_table(:'first', :'last');
-    ALTER TABLE city.detection ADD UNIQUE (detection_oid, timestamp_detected);
-    TRUNCATE bench.items_per_minute, bench.town_per_minute;
-    SET plan_cache_mode = force_custom_plan;
+    SELECT bench.make_plain(:'first', :'last');
 \else
     SELECT bench.make_table(NULL, NULL);
 \endif
@@ -28,7 +26,7 @@ SELECT clock_timestamp() AS begin, pg_current_wal_insert_lsn() AS wal \gset
 \if :is_copy
     COPY city.detection FROM :'rows';
 \elif :is_sql
-    CALL bench.apply_plain(100000);
+    CALL bench.apply_plain(bench.plain_statement(bench.plain_source(), :'zone_by'), 100000);
 \else
     SET ROLE city_ops;
     SELECT bench.make_stream(:'zone_by', :consumers, false);
@@ -60,11 +58,7 @@ SELECT bench.check_events(:'zones');
 SELECT '' AS replay_seconds \gset
 \if :is_copy
 \elif :is_sql
-    CREATE TEMP VIEW items AS
-    SELECT minute, zone_id, item_name, detections, confidence_sum / detections AS confidence FROM bench.items_per_minute;
-    CREATE TEMP VIEW town AS
-    SELECT minute, item_name, detections, sure, confidence_sum / detections AS confidence, last_seen FROM bench.town_per_minute;
-    SELECT bench.check_rollups(:'zones', 'items', 'town');
+    SELECT bench.check_rollups(:'zones', 'bench.items', 'bench.town');
 \else
     SELECT bench.check_rollups(:'zones', 'city.items_per_minute', 'city.town_per_minute');
     SELECT bench.check_outcomes();

@@ -42,11 +42,35 @@ start_generator() {
     generator=$!
 }
 
+# So many messages into the topic, and the same into the file rows/messages: their
+# times end about now, so that they fall into a partition that is still open.
+produce_events() {
+    local events=$1 event_rate=10000 start common
+    start=$(date -u -d "-$((events / event_rate)) seconds" +%Y-%m-%dT%H:%M:%SZ)
+    common=(--count "$events" --event-rate "$event_rate" --duplicates 0.01 --partitions "$PARTITIONS" --start "$start")
+    "$SOURCE/test/broker/generator" --bootstrap "$BOOTSTRAP" --topic camera.detections --compression lz4 "${common[@]}" \
+        >/dev/null 2>"$WORK/generator.log" || { cat "$WORK/generator.log" >&2; exit 1; }
+    mkdir "$WORK/rows"
+    "$SOURCE/test/broker/generator" --file "$WORK/rows/messages" "${common[@]}" >/dev/null
+    if [ "$(id -u)" -eq 0 ]; then
+        chown -R postgres "$WORK/rows"
+    fi
+}
+
+# Waits for Ctrl-C when BENCH_KEEP says so.
+keep_running() {
+    if [ "${BENCH_KEEP:-0}" = 1 ]; then
+        say "still running:  psql -h $WORK/socket -U postgres city   Kafka: $BOOTSTRAP   Ctrl-C ends it"
+        tail -f /dev/null
+    fi
+}
+
 # Ends what runs, and removes it.
 tear_down() {
-    if [ -n "${generator:-}" ]; then
-        kill "$generator" 2>/dev/null || true
-    fi
+    local process
+    for process in ${generator:-} ${peer:-}; do
+        kill "$process" 2>/dev/null || true
+    done
     "$SOURCE/test/broker/kafka" kill "$WORK/kafka" 2>/dev/null || true
     if [ -s "$WORK/data/postmaster.pid" ]; then
         as_server "$BINDIR/pg_ctl" -D "$WORK/data" -m immediate -w stop >/dev/null 2>&1 || true
