@@ -12,7 +12,7 @@
 #   make installcheck  pg_regress alone (not as root)
 #   make lint          style and house rules;  make format  lets clang-format mend
 #   make bench         throughput;  make bench-soak  10,000/s for ten minutes;
-#                      see test/bench/README.md
+#                      make bench-peers  others at the same work; see test/bench/README.md
 #   make deps          the packages that all of this needs
 #
 # The targets demo, test, test-guest, ledger, lint and bench work before PostgreSQL is installed:
@@ -294,10 +294,15 @@ bench bench-soak:
 	@$(MAKE) -s --no-print-directory all test-programs
 	@test/bench/$(if $(filter bench,$@),run,soak)
 
+bench-peers:
+	@test/install_dependencies.sh --peers
+	@$(MAKE) -s --no-print-directory all test-programs
+	@test/bench/peers
+
 lint: deps
 	@test/lint
 
 format: deps
 	clang-format -i $(wildcard src/*.[ch] src/*/*.[ch] test/broker/*.[ch] test/fuzz/*.c)
 
-.PHONY: deps test test-guest test-guest-long test-sanitize fuzz ledger demo bench bench-soak lint format test-programs
+.PHONY: deps test test-guest test-guest-long test-sanitize fuzz ledger demo bench bench-soak bench-peers lint format test-programs

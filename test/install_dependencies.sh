@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 #
-# install_dependencies.sh [--kafka | --fuzz | --sanitize]
+# install_dependencies.sh [--kafka | --peers | --fuzz | --sanitize]
 #
 # Installs the Debian packages that building, testing and the demo need, and
 # nothing when all are there; unpacks the shapes of one test into test/shapes.
 # --kafka adds Java and Maven, which only the tests against a real Apache Kafka
-# need; --fuzz adds libFuzzer; --sanitize what building PostgreSQL needs.  Uses
-# sudo when not root.
+# need; --peers also what the benchmark of others needs; --fuzz adds libFuzzer;
+# --sanitize what building PostgreSQL needs.  Uses sudo when not root.
 #
 # No other cluster is touched: where PostgreSQL itself is missing, its package
 # is told not to create and start the cluster that it creates by default.
@@ -25,6 +25,7 @@ PACKAGES=(
     clang-format shellcheck                     # to lint
 )
 KAFKA_PACKAGES=(openjdk-17-jre-headless maven)
+PEERS_PACKAGES=(curl python3 python3-pip)
 SANITIZE_PACKAGES=(bzip2 libicu-dev pkg-config)
 FUZZ_PACKAGES=(clang libclang-rt-14-dev)
 
@@ -106,10 +107,11 @@ main() {
     local wanted=("${PACKAGES[@]}") missing
     case "${1:-}" in
         --kafka) wanted+=("${KAFKA_PACKAGES[@]}") ;;
+        --peers) wanted+=("${KAFKA_PACKAGES[@]}" "${PEERS_PACKAGES[@]}") ;;
         --sanitize) wanted+=("${SANITIZE_PACKAGES[@]}") ;;
         --fuzz) wanted+=("${FUZZ_PACKAGES[@]}") ;;
         '') ;;
-        *) echo "usage: $0 [--kafka | --fuzz | --sanitize]" >&2; exit 2 ;;
+        *) echo "usage: $0 [--kafka | --peers | --fuzz | --sanitize]" >&2; exit 2 ;;
     esac
     mapfile -t missing < <(missing_packages "${wanted[@]}")
     if [ "${#missing[@]}" -gt 0 ]; then
