@@ -26,7 +26,7 @@ PACKAGES=(
     clang-format shellcheck                     # to lint
 )
 KAFKA_PACKAGES=(openjdk-17-jre-headless maven)
-PEERS_PACKAGES=(bc curl python3 python3-pip util-linux)
+PEERS_PACKAGES=(curl python3 python3-pip)
 SANITIZE_PACKAGES=(bzip2 libicu-dev pkg-config)
 FUZZ_PACKAGES=(clang libclang-rt-14-dev)
 

@@ -17,8 +17,8 @@ import time
 
 from chdb.session import Session
 
-# What is best was tried: one consumer (two let duplicates pass), large blocks, and
-# polls that give up soon, so that the last block does not wait for more.
+# One consumer, as two would let duplicates pass; large blocks; and polls that give
+# up soon, so that the last block does not wait for more.
 TABLES = """
 CREATE DATABASE city;
 
@@ -37,7 +37,7 @@ CREATE TABLE city.queue (
     confidence Float32, timestamp_detected DateTime64(6, 'UTC'), lon Float64, lat Float64
 ) ENGINE = Kafka SETTINGS
     kafka_broker_list = '{bootstrap}', kafka_topic_list = '{topic}', kafka_group_name = '{group}',
-    kafka_format = 'JSONEachRow', date_time_input_format = 'best_effort', precise_float_parsing = 1,
+    kafka_format = 'JSONEachRow', date_time_input_format = 'best_effort',
     kafka_num_consumers = 1, kafka_max_block_size = 131072, kafka_poll_max_batch_size = 131072,
     kafka_poll_timeout_ms = 20, kafka_flush_interval_ms = 1000;
 
@@ -65,7 +65,7 @@ CREATE TABLE city.town_per_minute (
 ) ENGINE = AggregatingMergeTree ORDER BY (minute, item_name);
 CREATE MATERIALIZED VIEW city.count_town TO city.town_per_minute AS
 SELECT toStartOfMinute(timestamp_detected) AS minute, item_name, count() AS detections,
-       countIf(confidence >= toFloat32(0.9)) AS sure, sum(toFloat64(confidence)) AS confidence_sum, max(timestamp_detected) AS last_seen
+       countIf(confidence >= 0.9) AS sure, sum(toFloat64(confidence)) AS confidence_sum, max(timestamp_detected) AS last_seen
 FROM city.detection GROUP BY minute, item_name;
 
 SYSTEM RELOAD DICTIONARIES;

@@ -8,7 +8,7 @@
 set -euo pipefail
 
 CHDB_VERSION=4.0.2
-CHDB_LIBS=${DETECT_CHDB_LIBS:-$PEERS_CACHE/chdb-$CHDB_VERSION}
+CHDB_LIBS=${DETECT_CHDB_LIBS:-${XDG_CACHE_HOME:-$HOME/.cache}/detect/chdb-$CHDB_VERSION}
 
 # Fetches the package unless it is there; complete or not at all.
 fetch_clickhouse() {
@@ -42,7 +42,7 @@ measure_clickhouse() {
     peer=$!
     exec {orders}>"$dir/orders" {answers}<"$dir/answers"
     read -r answer <&"$answers" || clickhouse_failed
-    keep_figure "$run" clickhouse start-up "$(bc <<<"$EPOCHREALTIME - $begin")"
+    keep_figure "$run" clickhouse start-up "$EPOCHREALTIME - $begin"
     ask -o /dev/null -c "SELECT bench.open_peer($(cat "$WORK/kafka/pid"), $peer)"
     echo >&"$orders"
     read -r answer <&"$answers" || clickhouse_failed
@@ -51,7 +51,7 @@ measure_clickhouse() {
     wait "$peer" || clickhouse_failed
     peer=
     exec {orders}>&- {answers}<&-
-    ask -o /dev/null -v dir="$dir" -f "$BENCH/peers.d/clickhouse.sql"
+    ask -o /dev/null -v run="$run" -v dir="$dir" -f "$BENCH/peers.d/clickhouse.sql"
 }
 
 # Ends the run with what the process has said.

@@ -23,10 +23,13 @@ SELECT bench.make_plain(min(timestamp_detected), max(timestamp_detected)) FROM b
     ALTER TABLE city.flat SET UNLOGGED;
     GRANT SELECT, INSERT, UPDATE ON bench.items_per_minute, bench.town_per_minute TO city_ops;
 
-    -- Location, zone, events and both rollups of the rows of one statement.
+    -- Location, zone, events and both rollups of the rows of one statement.  One task
+    -- at a time: duplicates and groups are those of both, and they would end in
+    -- deadlocks.  The other one fetches and decodes meanwhile.
     CREATE OR REPLACE FUNCTION bench.flat_inserted() RETURNS trigger
     LANGUAGE plpgsql AS $$
     BEGIN
+        PERFORM pg_advisory_xact_lock('city.detection'::regclass::int);
         EXECUTE bench.plain_statement('new_rows', 'join');
         RETURN NULL;
     END

@@ -7,7 +7,6 @@
 SET jit = off;
 SET work_mem = '64MB';
 SET synchronous_commit = off;
-SET timescaledb.telemetry_level = off;
 
 CREATE EXTENSION timescaledb;
 DROP TABLE IF EXISTS city.detection;
@@ -36,5 +35,7 @@ SELECT bench.check_events(true);
 SELECT bench.check_rollups(true, 'bench.timescaledb_items', 'bench.timescaledb_town');
 COMMIT;
 
-DROP EXTENSION timescaledb CASCADE;
-DROP TABLE IF EXISTS city.detection;
+DROP MATERIALIZED VIEW bench.timescaledb_items;
+DROP MATERIALIZED VIEW bench.timescaledb_town;
+DROP TABLE city.detection;
+DROP EXTENSION timescaledb;
