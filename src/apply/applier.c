@@ -516,6 +516,9 @@ tend_compaction(Applier *applier)
 	stream_transaction_commit();
 	applier->next_compaction = TimestampTzPlusMilliseconds(
 		GetCurrentTimestamp(), are_more ? COMPACT_AGAIN_MS : MAINTAIN_CHECK_MS);
+	/* what was moved is to be vacuumed */
+	if (!are_more)
+		applier->next_maintain_check = 0;
 }
 
 /* Delete dead letters that are older than they are to be kept: some at a time,

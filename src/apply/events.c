@@ -164,6 +164,15 @@ events_compact_rollups(Events *events)
 }
 
 /*
+ * The state tables that VACUUM is to cut off, in the current context.
+ */
+List *
+events_states_to_vacuum(const Events *events)
+{
+	return rollup_states_to_vacuum(events->rollups);
+}
+
+/*
  * When a rollup that failed is to be tried again; DT_NOEND if none is.
  */
 TimestampTz

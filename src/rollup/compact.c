@@ -6,8 +6,8 @@
  * While somebody holds an old snapshot, no version of a group's row can go, and
  * the table grows with each batch.  VACUUM frees that room later, but gives back
  * only what is at the end, and there are rows there.  So the applier moves rows
- * from the end to the front, some at a time, between two batches; VACUUM, which
- * comes because there are dead rows then, cuts off what is left.
+ * from the end to the front, some at a time, between two batches, and then asks
+ * maintenance for a VACUUM that cuts off what is left.
  *
  * A row moves in one transaction: it is deleted, and written again in a page
  * with room.  So a reader sees one of the two, whatever its snapshot.  The
@@ -127,8 +127,10 @@ begin_compaction(CompactStep *step, BlockNumber nblocks)
 	Rollup *rollup = step->rollup;
 	double needed;
 
-	if (nblocks < LEAST_BLOCKS ||
-		(nblocks == rollup->compacted_blocks && rollup->compact_rest-- > 0))
+	if (nblocks == rollup->compacted_blocks && rollup->compact_rest-- > 0)
+		return;
+	rollup->compacted_blocks = 0;
+	if (nblocks < LEAST_BLOCKS)
 		return;
 	needed = needed_blocks(step->table, nblocks);
 	if (needed * MOST_TIMES >= nblocks)
@@ -275,11 +277,13 @@ compact_step(void *arg)
 	CompactStep *step = (CompactStep *) arg;
 	BlockNumber nblocks;
 
-	if (!ConditionalLockRelationOid(step->rollup->state_table, RowExclusiveLock))
-		return;
-	step->table = try_table_open(step->rollup->state_table, NoLock);
+	if (ConditionalLockRelationOid(step->rollup->state_table, RowExclusiveLock))
+		step->table = try_table_open(step->rollup->state_table, NoLock);
 	if (step->table == NULL)
+	{
+		step->end = 0;
 		return;
+	}
 	nblocks = RELKIND_HAS_STORAGE(step->table->rd_rel->relkind)
 				  ? RelationGetNumberOfBlocks(step->table)
 				  : 0;
@@ -336,4 +340,23 @@ rollup_set_compact(RollupSet *set)
 		return true;
 	set->compact_next = 0;
 	return false;
+}
+
+/*
+ * The state tables that have been compacted and that VACUUM has not cut off yet,
+ * in the current context.
+ */
+List *
+rollup_states_to_vacuum(const RollupSet *set)
+{
+	List *tables = NIL;
+
+	for (int i = 0; i < set->nrollups; i++)
+	{
+		const Rollup *rollup = &set->rollups[i];
+
+		if (rollup->compacted_blocks > 0 && !(set->compact_end > 0 && i == set->compact_next))
+			tables = lappend_oid(tables, rollup->state_table);
+	}
+	return tables;
 }

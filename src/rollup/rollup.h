@@ -41,6 +41,7 @@ extern bool rollup_set_fill(RollupSet *set);
 
 /* in rollup/compact.c */
 extern bool rollup_set_compact(RollupSet *set);
+extern List *rollup_states_to_vacuum(const RollupSet *set);
 
 /* in rollup/repair_queue.c */
 extern void rollup_queue_repairs(const Stream *stream, EditTimes *edited);
