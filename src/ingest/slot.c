@@ -334,7 +334,8 @@ slot_want_maintenance(StreamSlot *slot)
 
 /*
  * Say which relations shall get a unique index although they are not past, and
- * which state tables VACUUM is to cut off: as many of the list as there is room for.  Called by the stream's applier.
+ * which state tables VACUUM is to cut off: as many of the list as there is room
+ * for.  Called by the stream's applier.
  */
 void
 slot_want_chores(StreamSlot *slot, const List *relations)
