@@ -162,6 +162,7 @@ OBJS = \
 	src/rollup/blame.o \
 	src/rollup/bucket.o \
 	src/rollup/coarser.o \
+	src/rollup/compact.o \
 	src/rollup/definition.o \
 	src/rollup/fill.o \
 	src/rollup/filled.o \

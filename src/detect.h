@@ -61,9 +61,10 @@
 
 #define REASON_BYTES 512
 
-/* How many partitions an applier can have indexed at a time because their
- * identities exceed the memory for them. */
-#define INDEXES_WANTED 16
+/* How many relations an applier can have tended at a time, beside partitions that
+ * are past: indexed because their identities exceed the memory for them, or, state
+ * tables of rollups, cut off. */
+#define CHORES_WANTED 16
 
 /* ---------------------------------------------------------------------
  * Definitions, as the workers and verbs load them
@@ -248,8 +249,8 @@ typedef struct StreamSlot
 	bool dropped; /* to be freed once no worker of it runs */
 	int consumers;
 	bool maintain_wanted; /* the applier asks for DUTY_MAINTAIN */
-	int nindexes_wanted;  /* beside those of partitions that are past */
-	Oid indexes_wanted[INDEXES_WANTED];
+	int nchores_wanted;	  /* beside those of partitions that are past */
+	Oid chores_wanted[CHORES_WANTED];
 	char name[NAMEDATALEN];
 
 	WorkerEntry workers[WORKER_ENTRIES];
@@ -496,8 +497,8 @@ extern void slot_wake_at_commit(int32 stream_id);
 extern void slot_tell_staged(StreamSlot *slot);
 extern void slot_want_maintenance(StreamSlot *slot);
 extern void slot_end_maintenance(int32 stream_id);
-extern void slot_want_indexes(StreamSlot *slot, const List *relations);
-extern List *slot_indexes_wanted(const StreamSlot *slot);
+extern void slot_want_chores(StreamSlot *slot, const List *relations);
+extern List *slot_chores_wanted(const StreamSlot *slot);
 
 /* ---------------------------------------------------------------------
  * in ingest/freshness.c

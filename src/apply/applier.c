@@ -36,6 +36,7 @@
 #define LOCKED_LOOK_MS	 100
 #define IDLE_LOOK_MS	 10000
 #define EXPIRE_AGAIN_MS	 100
+#define COMPACT_AGAIN_MS 20
 #define HISTORY_CHECK_MS 3600000
 
 /*
@@ -135,6 +136,7 @@ load(Applier *applier)
 		follow_others(applier);
 	stream_transaction_commit();
 	applier->kafka.due = applier->sql.due = applier->retry.due = applier->next_expire = 0;
+	applier->next_compaction = 0;
 	remember_identities(applier);
 	applier->is_loaded = true;
 	applier->may_fill = true;
@@ -519,6 +521,26 @@ tend_retention(Applier *applier)
 	return are_more;
 }
 
+/* Move some states of rollups towards the front of their tables, a step at a
+ * time, with room for batches between. */
+static void
+tend_compaction(Applier *applier)
+{
+	bool are_more;
+
+	if (GetCurrentTimestamp() < applier->next_compaction)
+		return;
+	if (!stream_transaction_begin(applier->stream))
+		return;
+	are_more = events_compact_rollups(applier->events);
+	stream_transaction_commit();
+	applier->next_compaction = TimestampTzPlusMilliseconds(
+		GetCurrentTimestamp(), are_more ? COMPACT_AGAIN_MS : MAINTAIN_CHECK_MS);
+	/* what was moved is to be vacuumed */
+	if (!are_more)
+		applier->next_maintain_check = 0;
+}
+
 /* Delete dead letters that are older than they are to be kept: some at a time,
  * so that no batch waits for long. */
 static void
@@ -589,7 +611,10 @@ applier_run(Applier *applier)
 	more |= tend_retention(applier);
 	expire_dead_letters(applier);
 	if (!more)
+	{
 		truncate_staging(applier);
+		tend_compaction(applier);
+	}
 	tend_partitions(applier);
 	tend_history(applier);
 	measure_rate(applier);
@@ -611,7 +636,10 @@ applier_wait_ms(const Applier *applier)
 	if (applier->stream->server)
 		due = Min(due, applier->kafka.due);
 	if (applier->is_loaded)
+	{
 		due = Min(due, Min(events_rollups_due(applier->events), applier->next_expire));
+		due = Min(due, applier->next_compaction);
+	}
 	if (applier->is_loaded && staged_blocks(applier) >= TRUNCATE_BLOCKS)
 		due = Min(due, applier->truncate_due);
 	else if (applier->is_loaded && staged_blocks(applier) > 0)

@@ -50,6 +50,7 @@ struct Applier
 	TimestampTz next_expiry; /* of dead letters */
 	TimestampTz next_maintain_check;
 	TimestampTz next_expire;	  /* old groups of rollups */
+	TimestampTz next_compaction;  /* of state tables of rollups */
 	TimestampTz next_bound_check; /* of the bound, while it is exceeded */
 	bool is_over_bound;			  /* identities take more than they may */
 	bool bound_is_told;			  /* is_over_bound is in detect.problem */

@@ -113,6 +113,8 @@ extern void events_reload(Events *events);
 extern void events_repair_rollups(Events *events, EditTimes *edited);
 extern bool events_fill_rollups(Events *events);
 extern bool events_expire_rollups(Events *events);
+extern bool events_compact_rollups(Events *events);
+extern List *events_states_to_vacuum(const Events *events);
 extern TimestampTz events_rollups_due(const Events *events);
 extern bool events_failed_in_rollup(const Events *events);
 extern bool events_guard_rollups(Events *events, bool guarded);

@@ -16,6 +16,7 @@
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/table.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_description.h"
 #include "commands/comment.h"
@@ -205,16 +206,20 @@ add_left_behind(List *chores, const Stream *stream)
 	return chores;
 }
 
-/* Adds the indexes that the applier wants for want of memory. */
+/* Adds the indexes that the applier wants for want of memory, and the state tables
+ * that it has moved the rows of. */
 static List *
 add_wanted(List *chores, const Stream *stream, const List *wanted)
 {
 	IdentityColumns *columns = wanted == NIL ? NULL : identity_columns(stream);
+	Oid state_schema = get_namespace_oid(DETECT_STATE_SCHEMA, true);
 	ListCell *cell;
 
 	foreach(cell, wanted)
 	{
-		if (chore_lacks_index(lfirst_oid(cell), columns))
+		if (get_rel_namespace(lfirst_oid(cell)) == state_schema)
+			chores = add_chore(chores, CHORE_VACUUM, lfirst_oid(cell));
+		else if (chore_lacks_index(lfirst_oid(cell), columns))
 			chores = add_chore(chores, CHORE_INDEX, lfirst_oid(cell));
 	}
 	return chores;
@@ -222,7 +227,7 @@ add_wanted(List *chores, const Stream *stream, const List *wanted)
 
 /*
  * Lists all chores of a stream in the current context, also for the relations
- * whose index the applier wants.  The caller is in a transaction.
+ * that the applier wants tended.  The caller is in a transaction.
  */
 List *
 chore_list(const Stream *stream, const List *wanted)

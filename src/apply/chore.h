@@ -15,13 +15,14 @@ typedef enum ChoreKind
 	CHORE_RETIRE,		 /* detach and drop */
 	CHORE_FINISH_DETACH, /* the same, interrupted */
 	CHORE_DROP,			 /* the same, interrupted later */
-	CHORE_INDEX
+	CHORE_INDEX,
+	CHORE_VACUUM /* of a state table, whose end is empty */
 } ChoreKind;
 
 typedef struct Chore
 {
 	ChoreKind kind;
-	Oid partition;
+	Oid partition; /* or state table */
 } Chore;
 
 /* in apply/chore.c */

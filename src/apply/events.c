@@ -154,6 +154,25 @@ events_expire_rollups(Events *events)
 }
 
 /*
+ * Move some states of rollups whose tables are much larger than they need be.
+ * Called as events_fill_rollups; the result tells whether there is more to move.
+ */
+bool
+events_compact_rollups(Events *events)
+{
+	return rollup_set_compact(events->rollups);
+}
+
+/*
+ * The state tables that VACUUM is to cut off, in the current context.
+ */
+List *
+events_states_to_vacuum(const Events *events)
+{
+	return rollup_states_to_vacuum(events->rollups);
+}
+
+/*
  * When a rollup that failed is to be tried again; DT_NOEND if none is.
  */
 TimestampTz

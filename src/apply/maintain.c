@@ -23,6 +23,7 @@
 #include "fault_point.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "storage/proc.h"
 #include "tcop/pquery.h"
 #include "tcop/tcopprot.h"
 #include "tcop/utility.h"
@@ -457,6 +458,22 @@ retire_partition(const Stream *stream, Oid partition, const char *name, bool is_
 	return true;
 }
 
+/* Has VACUUM cut off the empty end of a state table.  It takes its time, as
+ * autovacuum does, and never makes that give way.  Index entries of the few rows
+ * that were there must go, too, or their places stay taken. */
+static void
+vacuum_states(const char *name)
+{
+	ErrorData *error;
+
+	SetConfigOption("vacuum_cost_delay", "2ms", PGC_USERSET, PGC_S_SESSION);
+	error =
+		run_command(psprintf("VACUUM (INDEX_CLEANUP ON) %s", name), Max(DeadlockTimeout / 2, 1));
+	if (error != NULL && error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
+		ereport(LOG, (errcode(error->sqlerrcode),
+					  errmsg("could not vacuum %s: %s", name, error->message)));
+}
+
 /* Does one chore; *may_detach says whether partitions can be detached still. */
 static void
 do_chore(const Stream *stream, const Chore *chore, bool *may_detach)
@@ -479,6 +496,9 @@ do_chore(const Stream *stream, const Chore *chore, bool *may_detach)
 		case CHORE_INDEX:
 			index_partition(stream, chore->partition, name);
 			break;
+		case CHORE_VACUUM:
+			vacuum_states(name);
+			break;
 	}
 }
 
@@ -498,7 +518,7 @@ maintain_run(const Stream *stream)
 	ListCell *cell;
 
 	begin_reading();
-	chores = chore_list(stream, my_slot ? slot_indexes_wanted(my_slot) : NIL);
+	chores = chore_list(stream, my_slot ? slot_chores_wanted(my_slot) : NIL);
 	end_reading();
 
 	failures = 0;

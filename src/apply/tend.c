@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * tend.c
- *	  What the applier asks of maintenance: indexes, and the end of partitions.
+ *	  What the applier asks of maintenance: indexes, the end of partitions, VACUUM.
  *
  * The applier alone knows how much memory identities take.  When it is more
  * than they may, it names the partitions that shall leave it in its slot, and
@@ -63,7 +63,8 @@ maintenance_is_due(Applier *applier, bool looks_at_all, const List *wanted, Time
 }
 
 /*
- * Ask for indexes of closed partitions and for retention when they are due.
+ * Ask for indexes of closed partitions, for retention, and for VACUUM of state
+ * tables when they are due.
  */
 void
 tend_partitions(Applier *applier)
@@ -77,6 +78,7 @@ tend_partitions(Applier *applier)
 	wanted =
 		dedup_beyond_bound(applier->dedup, detect_identity_memory_kilobytes * INT64CONST(1024));
 	is_over_bound = wanted != NIL;
+	wanted = list_concat(wanted, events_states_to_vacuum(applier->events));
 	if (dedup_repeats_ended(applier->dedup))
 	{
 		maintain_retry();
@@ -87,8 +89,8 @@ tend_partitions(Applier *applier)
 		return;
 	if (!stream_transaction_begin(applier->stream))
 		return;
-	maintain_wants_no_more(slot_indexes_wanted(my_slot), wanted);
-	slot_want_indexes(my_slot, wanted);
+	maintain_wants_no_more(slot_chores_wanted(my_slot), wanted);
+	slot_want_chores(my_slot, wanted);
 	tell_bound(applier, is_over_bound);
 	if (maintenance_is_due(applier, looks_at_all, wanted, now))
 	{

@@ -77,7 +77,7 @@ slot_reset_counters(StreamSlot *slot)
 	slot->elements = 0;
 	slot->identities = 0;
 	slot->identity_bytes = 0;
-	slot->nindexes_wanted = 0;
+	slot->nchores_wanted = 0;
 	slot->events_per_second = 0;
 	memset(slot->outcomes, 0, sizeof(slot->outcomes));
 	memset(&slot->freshness, 0, sizeof(slot->freshness));
@@ -333,20 +333,21 @@ slot_want_maintenance(StreamSlot *slot)
 }
 
 /*
- * Say which relations shall get a unique index although they are not past: as
- * many of the list as there is room for.  Called by the stream's applier.
+ * Say which relations shall get a unique index although they are not past, and
+ * which state tables VACUUM is to cut off: as many of the list as there is room
+ * for.  Called by the stream's applier.
  */
 void
-slot_want_indexes(StreamSlot *slot, const List *relations)
+slot_want_chores(StreamSlot *slot, const List *relations)
 {
 	ListCell *cell;
 
 	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
-	slot->nindexes_wanted = 0;
+	slot->nchores_wanted = 0;
 	foreach(cell, relations)
 	{
-		if (slot->nindexes_wanted < INDEXES_WANTED)
-			slot->indexes_wanted[slot->nindexes_wanted++] = lfirst_oid(cell);
+		if (slot->nchores_wanted < CHORES_WANTED)
+			slot->chores_wanted[slot->nchores_wanted++] = lfirst_oid(cell);
 	}
 	LWLockRelease(detect_shared->lock);
 }
@@ -355,15 +356,15 @@ slot_want_indexes(StreamSlot *slot, const List *relations)
  * Those relations, as OIDs in the current context.
  */
 List *
-slot_indexes_wanted(const StreamSlot *slot)
+slot_chores_wanted(const StreamSlot *slot)
 {
-	Oid relations[INDEXES_WANTED];
+	Oid relations[CHORES_WANTED];
 	List *result = NIL;
 	int count;
 
 	LWLockAcquire(detect_shared->lock, LW_SHARED);
-	count = slot->nindexes_wanted;
-	memcpy(relations, slot->indexes_wanted, sizeof(relations));
+	count = slot->nchores_wanted;
+	memcpy(relations, slot->chores_wanted, sizeof(relations));
 	LWLockRelease(detect_shared->lock);
 	for (int i = 0; i < count; i++)
 		result = lappend_oid(result, relations[i]);

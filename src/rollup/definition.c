@@ -30,6 +30,7 @@
 #include "parser/parser.h"
 #include "pgtime.h"
 #include "sql.h"
+#include "storage/lmgr.h"
 #include "stream.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -390,6 +391,18 @@ definition_drop_new(const RollupRow *rollup)
 	forget_rollup(rollup->new_id);
 }
 
+/* End the VACUUM of a rollup's states, which may take minutes, if maintenance is at
+ * it.  The lock is one that no reader waits for. */
+static void
+end_vacuum(const Stream *stream, const char *name)
+{
+	Oid state_table = rollup_state_table(name);
+
+	if (OidIsValid(state_table) &&
+		!ConditionalLockRelationOid(state_table, ShareUpdateExclusiveLock))
+		slot_end_maintenance(stream->id);
+}
+
 /*
  * SQL: detect.drop_rollup(rollup, if_exists).
  */
@@ -421,6 +434,8 @@ detect_drop_rollup(PG_FUNCTION_ARGS)
 	}
 
 	history_record("drop_rollup", name, NULL);
+	if (stream != NULL)
+		end_vacuum(stream, name);
 	definition_drop_new(&rollup);
 	/* first the view, because it is what users build upon */
 	drop_relation(rollup.public_view);

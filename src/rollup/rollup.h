@@ -41,6 +41,10 @@ extern TimestampTz rollup_set_due(const RollupSet *set);
 /* in rollup/fill.c */
 extern bool rollup_set_fill(RollupSet *set);
 
+/* in rollup/compact.c */
+extern bool rollup_set_compact(RollupSet *set);
+extern List *rollup_states_to_vacuum(const RollupSet *set);
+
 /* in rollup/repair_queue.c */
 extern void rollup_queue_repairs(const Stream *stream, EditTimes *edited);
 
@@ -114,14 +118,16 @@ typedef struct Rollup
 	Oid query_view;
 	Oid state_table;
 	char *time_zone;
-	RollupPhase phase;		 /* as last committed */
-	TimestampTz filled_from; /* while ROLLUP_FILLING */
-	RollupPhase aside_phase; /* that it had, while it is aside */
-	TimestampTz retry_at;	 /* while ROLLUP_FAILED, or until it replaces another */
-	TimestampTz kept_from;	 /* older buckets are gone; 0: none are */
-	int server_major;		 /* that serialized its states; 0: none is */
-	int attempts;			 /* since it failed first */
-	TransactionId seen_from; /* snapshots of a later xmin see all of it */
+	RollupPhase phase;			  /* as last committed */
+	TimestampTz filled_from;	  /* while ROLLUP_FILLING */
+	RollupPhase aside_phase;	  /* that it had, while it is aside */
+	TimestampTz retry_at;		  /* while ROLLUP_FAILED, or until it replaces another */
+	TimestampTz kept_from;		  /* older buckets are gone; 0: none are */
+	int server_major;			  /* that serialized its states; 0: none is */
+	int attempts;				  /* since it failed first */
+	TransactionId seen_from;	  /* snapshots of a later xmin see all of it */
+	BlockNumber compacted_blocks; /* of the state table, when it was compacted last */
+	int compact_rest;			  /* looks until it is compacted again at that size */
 	PartialPlan *batch_plan;
 	MergePlan *merge_plan;
 } Rollup;
@@ -132,9 +138,13 @@ struct RollupSet
 	MemoryContext context;
 	int nrollups;
 	Rollup *rollups;
-	TimestampTz applied_until; /* last written to the catalog */
-	bool is_stale;			   /* phases must be read again */
-	TimestampTz repair_due;	   /* of the next repair that failed */
+	TimestampTz applied_until;	/* last written to the catalog */
+	bool is_stale;				/* phases must be read again */
+	TimestampTz repair_due;		/* of the next repair that failed */
+	int compact_next;			/* the rollup whose state table is compacted or looked at next */
+	BlockNumber compact_begin;	/* blocks before it have no more room */
+	BlockNumber compact_end;	/* blocks from it on are empty; 0: it is not being compacted */
+	BlockNumber compact_target; /* where the end is to be */
 };
 
 /* Which events partial_run aggregates. */

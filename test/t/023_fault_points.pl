@@ -65,7 +65,22 @@ sub make_chores
 	return;
 }
 
-# The applier looks for chores when it starts.
+# A state table that is large, and has its rows at the end.
+sub grow_states
+{
+	$node->safe_psql('city', q{
+		DO $$ BEGIN
+			INSERT INTO detect_state.camera_per_place (place, hour) SELECT -g, 'epoch' FROM generate_series(1, 300000) g;
+			FOR i IN 1..50 LOOP
+				UPDATE detect_state.camera_per_place SET place = place WHERE place > 0;
+			END LOOP;
+			DELETE FROM detect_state.camera_per_place WHERE place < 0;
+		END $$});
+	$node->safe_psql('city', 'VACUUM detect_state.camera_per_place');
+	return;
+}
+
+# The applier looks for chores, and at state tables, when it starts.
 my $restart_applier = sub { ask("SELECT pg_terminate_backend(pid) FROM detect.stat_worker WHERE duty = 'apply'") };
 my $alter = sub { ask("SELECT detect.alter_rollup('camera_per_place', query => \$\$ " . $per_place =~ s/EVENTS/detection/r . '$$)') };
 my $edit = sub { ask("UPDATE detection SET location_name = location_name WHERE detection_oid % 100 = 7") };
@@ -90,6 +105,7 @@ my %causes = (
 	after_catch_up => { with => 'before_rollup_merge:53100:1:2' },
 	after_group_expiry =>
 	  { then => sub { ask("SELECT detect.alter_rollup('camera_per_minute', retention => '@{[$years--]} years')") } },
+	after_row_move        => { first => \&grow_states, then => $restart_applier },
 	before_index_build    => \%chores,
 	after_index_build     => \%chores,
 	before_detach         => \%chores,
@@ -149,7 +165,7 @@ foreach my $point (@points)
 {
 	# what is committed or truncated does not come again; and it takes seconds
 	# until a launcher, or maintenance, is started again after an error
-	my $times = $point->{name} =~ /^after_.*(commit|truncation|expiry)$/ || $point->{process} =~ /^(launcher|maintenance)$/ ? 1 : 2;
+	my $times = $point->{name} =~ /^after_.*(commit|truncation|expiry|move)$/ || $point->{process} =~ /^(launcher|maintenance)$/ ? 1 : 2;
 
 	fail_at($point, 'kill', 1);
 	fail_at($point, $errors[ rand @errors ], $times) if $point->{has_errors};
