@@ -126,6 +126,7 @@ OBJS = \
 	src/apply/piece.o \
 	src/apply/plan.o \
 	src/apply/query.o \
+	src/apply/read_batch.o \
 	src/apply/refused.o \
 	src/apply/retry.o \
 	src/apply/segment.o \

@@ -5,9 +5,10 @@
  *
  * A batch is read in one transaction, the partitions that it lacks are made in
  * others, and it is applied in a last one: either everything that it causes
- * and the progress past it commit, or nothing does.  See pace.c for how much that
- * is, and piece.c for what follows when something fails.  Between batches the applier empties the staging table,
- * fills rollups and asks for the maintenance of partitions.
+ * and the progress past it commit, or nothing does.  See read_batch.c for the
+ * first, pace.c for how much that is, and piece.c for what follows when something
+ * fails.  Between batches the applier empties the staging table, fills rollups
+ * and asks for the maintenance of partitions.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,7 +23,6 @@
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/snapmgr.h"
 
 #define BATCH_WORK_KILOBYTES 65536
 
@@ -62,9 +62,11 @@ applier_create(const Stream *stream, MemoryContext context)
 	return applier;
 }
 
-/* Read applied progress into the applier's memory; an error leaves what is there. */
-static void
-load_progress(Applier *applier)
+/*
+ * Read applied progress into the applier's memory; an error leaves what is there.
+ */
+void
+applier_load_progress(Applier *applier)
 {
 	MemoryContext context =
 		AllocSetContextCreate(applier->context, "detect progress", ALLOCSET_SMALL_SIZES);
@@ -99,9 +101,11 @@ create_readers(Applier *applier)
 		applier->readers[i] = staged_reader_create(applier->stream, i, applier->context);
 }
 
-/* Have all sources looked at from their beginning. */
-static void
-rewind_readers(Applier *applier)
+/*
+ * Have all sources looked at from their beginning.
+ */
+void
+applier_rewind(Applier *applier)
 {
 	retry_rewind(applier->retry_reader);
 	for (int i = 0; i < applier->nreaders; i++)
@@ -126,7 +130,7 @@ load(Applier *applier)
 							   NULL);
 		SPI_finish();
 	}
-	load_progress(applier);
+	applier_load_progress(applier);
 	create_readers(applier);
 	applier->dedup = dedup_create(applier->stream, applier->context);
 	applier->events = events_create(applier->stream, applier->context);
@@ -168,171 +172,7 @@ applier_forget(Applier *applier)
 	dedup_abort_batch(applier->dedup);
 	events_abort(applier->events);
 	dead_letters_abort(applier->letters);
-	rewind_readers(applier);
-}
-
-/* ---------------------------------------------------------------------
- * Reading a batch
- * ---------------------------------------------------------------------
- */
-
-/* The event times of a batch that partitions are made for. */
-static TimestampTz *
-times_to_cover(const Stream *stream, const Batch *batch, int *ntimes)
-{
-	TimestampTz *times = palloc(Max(batch->count, 1) * sizeof(TimestampTz));
-	EventTimes accepted = event_times(stream, batch->now);
-
-	*ntimes = 0;
-	for (int i = 0; i < batch->count; i++)
-	{
-		if (!element_is_out_of_range(&batch->elements[i], &accepted))
-			times[(*ntimes)++] = batch->elements[i].event_time;
-	}
-	return times;
-}
-
-/* Make the partitions that a batch lacks, in transactions of their own, not
- * too many in each; false when the definition has changed. */
-static bool
-ensure_partitions(Applier *applier, const Batch *batch)
-{
-	const Stream *stream = applier->stream;
-	TimestampTz *times;
-	int ntimes;
-	int made;
-
-	if (stream->partition_interval == NULL)
-		return true;
-	MemoryContextSwitchTo(applier->batch_context);
-	times = times_to_cover(stream, batch, &ntimes);
-	do
-	{
-		if (!stream_transaction_begin(stream))
-			return false;
-		made = partition_ensure(stream, times, ntimes, applier->is_over_bound);
-		stream_transaction_commit();
-		if (made > 0)
-			FAULT_POINT("after_partition_commit");
-	} while (made > 0);
-	return true;
-}
-
-/* A consumer may have found partitions that the applier has not heard of, or
- * where one begins. */
-static List *
-read_staged_progress(Applier *applier)
-{
-	List *staged = progress_read_staged(applier->stream);
-	ListCell *cell;
-
-	foreach(cell, staged)
-	{
-		Progress *progress = lfirst(cell);
-		Progress *applied = progress_find(applier->applied, progress->topic, progress->partition);
-
-		if (applied == NULL || applied->next_offset == START_OFFSET)
-		{
-			load_progress(applier);
-			break;
-		}
-	}
-	return staged;
-}
-
-/*
- * Rows are missing from staging, which should not happen: forget what is
- * staged, so that the consumer reads it again from where applied progress is.
- */
-static void
-stage_again(Applier *applier)
-{
-	ereport(LOG, (errmsg("staged rows of stream \"%s\" are missing; reading them from Kafka again",
-						 applier->stream->name)));
-	staging_discard(applier->stream);
-	rewind_readers(applier);
-}
-
-/* A batch that has no elements yet, in the current context. */
-static Batch *
-begin_batch(const Applier *applier, BatchSource source)
-{
-	Batch *batch = palloc0(sizeof(Batch));
-
-	batch->source = source;
-	batch->limit = pace_elements(applier);
-	return batch;
-}
-
-/* Look at the tables of all writers in turn; NULL when rows are missing. */
-static Batch *
-look_at_staged(Applier *applier)
-{
-	Batch *batch = begin_batch(applier, SOURCE_KAFKA);
-	bool complete = true;
-
-	batch->staged_progress = read_staged_progress(applier);
-	PushActiveSnapshot(GetTransactionSnapshot());
-	for (int i = 0; i < applier->nreaders && complete && !batch->is_cut; i++)
-		complete = staged_read(applier->readers[(applier->first_reader + i) % applier->nreaders],
-							   batch, applier->applied);
-	PopActiveSnapshot();
-	/* who was left out because the batch was full comes first next time */
-	applier->first_reader = (applier->first_reader + 1) % applier->nreaders;
-	return complete ? batch : NULL;
-}
-
-/* Read what consumers have staged.  Progress first: rows are then seen by a
- * snapshot that is not older. */
-static Batch *
-read_staged(Applier *applier)
-{
-	Batch *batch = look_at_staged(applier);
-
-	/* a consumer may have committed its first rows of a partition between */
-	if (batch == NULL)
-		batch = look_at_staged(applier);
-	if (batch == NULL)
-	{
-		stage_again(applier);
-		batch = begin_batch(applier, SOURCE_KAFKA);
-	}
-	return batch;
-}
-
-/* Read the next batch, NULL when the definition has changed. */
-static Batch *
-read_batch(Applier *applier, BatchSource source)
-{
-	MemoryContext old_context;
-	Batch *batch;
-	instr_time since;
-
-	INSTR_TIME_SET_CURRENT(since);
-	if (!stream_transaction_begin(applier->stream))
-		return NULL;
-	old_context = MemoryContextSwitchTo(applier->batch_context);
-	if (source == SOURCE_SQL)
-	{
-		batch = begin_batch(applier, source);
-		staged_read_sql(applier->readers[0], batch,
-						progress_find(applier->applied, SQL_TOPIC, SQL_PARTITION));
-	}
-	else if (source == SOURCE_LETTERS)
-		batch = retry_read(applier->retry_reader, applier->readers[0], applier->applied);
-	else
-		batch = read_staged(applier);
-	FAULT_POINT("after_staged_read");
-	batch->now = GetCurrentTimestamp();
-	MemoryContextSwitchTo(old_context);
-	stream_transaction_commit();
-	if (!ensure_partitions(applier, batch))
-	{
-		rewind_readers(applier);
-		return NULL;
-	}
-	step_time(STEP_READ, &since);
-	return batch;
+	applier_rewind(applier);
 }
 
 /* Progress past the end of what was staged, where no message stood. */
@@ -391,7 +231,7 @@ apply_once(Applier *applier, BatchSource source, int *next_look_ms)
 						  : !apply_batch(applier, batch))
 	{
 		/* rows that were read and not applied must be read again */
-		rewind_readers(applier);
+		applier_rewind(applier);
 		return true;
 	}
 	if (source == SOURCE_LETTERS && batch->has_locked_rows)
@@ -476,11 +316,11 @@ reload(Applier *applier)
 	if (!stream_transaction_begin(applier->stream))
 		return false;
 	stream_check_objects(applier->stream);
-	load_progress(applier);
+	applier_load_progress(applier);
 	events_reload(applier->events);
 	dead_letters_recount(applier->letters);
 	stream_transaction_commit();
-	rewind_readers(applier);
+	applier_rewind(applier);
 	applier->kafka.due = applier->sql.due = applier->retry.due = applier->next_expire = 0;
 	applier->must_reload = false;
 	applier->may_fill = true;

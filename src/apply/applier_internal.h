@@ -61,6 +61,13 @@ struct Applier
 	int64 rate_elements;
 };
 
+/* in apply/applier.c */
+extern void applier_load_progress(Applier *applier);
+extern void applier_rewind(Applier *applier);
+
+/* in apply/read_batch.c */
+extern Batch *read_batch(Applier *applier, BatchSource source);
+
 /* in apply/piece.c */
 extern bool apply_batch(Applier *applier, Batch *batch);
 extern void follow_others(Applier *applier);
