@@ -6,28 +6,18 @@
 \a
 \t off
 
--- A figure with as many digits as it is worth.
-CREATE FUNCTION pg_temp.digits(value float8) RETURNS text
-LANGUAGE sql IMMUTABLE AS $$
-    SELECT round(value::numeric, CASE WHEN abs(value) >= 100 THEN 0 WHEN abs(value) >= 10 THEN 1 ELSE 2 END)::text
-$$;
-
 CREATE TEMP VIEW figure AS
 SELECT run, contestant, what, value FROM bench.figure WHERE what NOT LIKE 'cpu %'
 UNION ALL
 SELECT run, contestant, 'cpu', sum(value) * 1e6 / (SELECT count(*) FROM bench.message)
 FROM bench.figure WHERE what LIKE 'cpu %' GROUP BY run, contestant
 UNION ALL
-SELECT f.run, f.contestant, 'x COPY', f.value / c.value
-FROM bench.figure f JOIN bench.figure c USING (run, what) WHERE c.contestant = 'copy' AND what = 'elapsed'
+SELECT run, contestant, 'x COPY', times FROM bench.elapsed_times('copy')
 UNION ALL
-SELECT f.run, f.contestant, 'x detect', f.value / d.value
-FROM bench.figure f JOIN bench.figure d USING (run, what) WHERE d.contestant = 'zones_consumer' AND what = 'elapsed';
+SELECT run, contestant, 'x detect', times FROM bench.elapsed_times('zones_consumer');
 
 CREATE TEMP VIEW summary AS
-SELECT contestant, what,
-       pg_temp.digits(percentile_cont(0.5) WITHIN GROUP (ORDER BY value)) ||
-       CASE WHEN count(*) > 1 THEN format(' (%s–%s)', pg_temp.digits(min(value)), pg_temp.digits(max(value))) ELSE '' END AS value
+SELECT contestant, what, bench.spread(array_agg(value)) AS value
 FROM figure GROUP BY contestant, what;
 
 \echo

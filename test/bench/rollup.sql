@@ -16,11 +16,6 @@ CREATE TABLE bench.rollup_figure (
     beside text
 );
 
-CREATE FUNCTION bench.digits(value float8) RETURNS text
-LANGUAGE sql IMMUTABLE AS $$
-    SELECT round(value::numeric, CASE WHEN abs(value) >= 100 THEN 0 WHEN abs(value) >= 10 THEN 1 ELSE 2 END)::text
-$$;
-
 -- Keeps a figure that is to be at most, or with at_least at least, so much.
 CREATE FUNCTION bench.keep(what text, value float8, unit text, target float8 DEFAULT NULL, beside text DEFAULT NULL,
                            at_least boolean DEFAULT false) RETURNS void
@@ -256,6 +251,34 @@ LANGUAGE sql IMMUTABLE AS $$
     SELECT 'SELECT b.detection_oid, b.video_camera_oid, b.geographical_location_oid, b.item_name, (round(b.confidence * 64) / 64)::real AS confidence,
                    b.timestamp_detected, b.kafka_timestamp, l.geographical_location AS location_name, l.zone_id, ST_Point(b.lon, b.lat, 4326) AS geom
             FROM batch b LEFT JOIN location l USING (geographical_location_oid)'
+$$;
+
+-- The events table with so many events of history; their times and zones are
+-- expressions of their number, n, and their location.
+CREATE FUNCTION bench.make_history(first timestamptz, last timestamptz, events bigint, event_time text, zone text) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    partition regclass;
+BEGIN
+    PERFORM bench.make_table(first, last);
+    ALTER TABLE city.detection ADD COLUMN kafka_timestamp timestamptz;
+    EXECUTE format($q$
+        INSERT INTO city.detection (detection_oid, video_camera_oid, geographical_location_oid, item_name, confidence, timestamp_detected, zone_id, geom)
+        SELECT -n, (n %% 20000)::int, location, (ARRAY['car', 'bus', 'bicycle', 'person'])[1 + n %% 4], (n %% 64 / 64.0)::real,
+               %s, %s, ST_Point(13 + location / 10000.0, 52, 4326)
+        FROM generate_series(1::bigint, $1) n, LATERAL (SELECT (n * 7919 %% 10000)::int AS location OFFSET 0) l $q$, event_time, zone) USING events;
+    FOR partition IN SELECT inhrelid FROM pg_inherits WHERE inhparent = 'city.detection'::regclass LOOP
+        EXECUTE format('ALTER TABLE %s OWNER TO city_ops', partition);
+    END LOOP;
+END
+$$;
+
+-- The town's stream, called by its owner, from the end of the topic: the events
+-- before are those of another measurement.
+CREATE FUNCTION bench.make_stream_from_end() RETURNS void
+LANGUAGE sql VOLATILE AS $$
+    SELECT bench.make_stream('location', 0, true, query => bench.exact_query());
+    SELECT detect.seek('camera', to_time => 'infinity');
 $$;
 
 CREATE FUNCTION bench.items_query() RETURNS text

@@ -42,19 +42,40 @@ start_generator() {
     generator=$!
 }
 
-# So many messages into the topic, and the same into the file rows/messages: their
-# times end about now, so that they fall into a partition that is still open.
-produce_events() {
-    local events=$1 event_rate=10000 start common
-    start=$(date -u -d "-$((events / event_rate)) seconds" +%Y-%m-%dT%H:%M:%SZ)
-    common=(--count "$events" --event-rate "$event_rate" --duplicates 0.01 --partitions "$PARTITIONS" --start "$start")
-    "$SOURCE/test/broker/generator" --bootstrap "$BOOTSTRAP" --topic camera.detections --compression lz4 "${common[@]}" \
+# Waits until a generator in the background has delivered everything.
+await_generator() {
+    wait "$1" || { cat "$WORK/generator.log" >&2; say "${0##*/}: a generator could not deliver everything"; exit 1; }
+}
+
+# Has a generator in the background come to its end.
+end_generator() {
+    kill -INT "$1" 2>/dev/null || true
+    await_generator "$1"
+}
+
+# Produces messages to a topic, as the options say.
+produce() {
+    "$SOURCE/test/broker/generator" --bootstrap "$BOOTSTRAP" --topic "$1" --compression lz4 --partitions "$PARTITIONS" "${@:2}" \
         >/dev/null 2>"$WORK/generator.log" || { cat "$WORK/generator.log" >&2; exit 1; }
+}
+
+# Writes the messages that the same options give into the file rows/messages.
+write_messages() {
     mkdir "$WORK/rows"
-    "$SOURCE/test/broker/generator" --file "$WORK/rows/messages" "${common[@]}" >/dev/null
+    "$SOURCE/test/broker/generator" --file "$WORK/rows/messages" --partitions "$PARTITIONS" "$@" >/dev/null
     if [ "$(id -u)" -eq 0 ]; then
         chown -R postgres "$WORK/rows"
     fi
+}
+
+# So many messages into the topic, and the same into the file: their times end about
+# now, so that they fall into a partition that is still open.
+produce_events() {
+    local events=$1 event_rate=10000 start common
+    start=$(date -u -d "-$((events / event_rate)) seconds" +%Y-%m-%dT%H:%M:%SZ)
+    common=(--count "$events" --event-rate "$event_rate" --duplicates 0.01 --start "$start")
+    produce camera.detections "${common[@]}"
+    write_messages "${common[@]}"
 }
 
 # Waits for Ctrl-C when BENCH_KEEP says so.

@@ -30,6 +30,31 @@ CREATE UNLOGGED TABLE bench.message (
 CREATE UNLOGGED TABLE bench.expected (LIKE bench.detection, zone_of_point int);
 
 -- ---------------------------------------------------------------------
+-- Figures
+-- ---------------------------------------------------------------------
+
+-- A figure with as many digits as it is worth.
+CREATE FUNCTION bench.digits(value float8) RETURNS text
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT round(value::numeric, CASE WHEN abs(value) >= 100 THEN 0 WHEN abs(value) >= 10 THEN 1 ELSE 2 END)::text
+$$;
+
+-- The median of several figures, and in brackets the least and the greatest.
+CREATE FUNCTION bench.spread(figures float8[]) RETURNS text
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT bench.digits(percentile_cont(0.5) WITHIN GROUP (ORDER BY value)) ||
+           CASE WHEN count(*) > 1 THEN format(' (%s–%s)', bench.digits(min(value)), bench.digits(max(value))) ELSE '' END
+    FROM unnest(figures) f (value)
+$$;
+
+-- How long each contestant took, in proportion to this one in the same run.
+CREATE FUNCTION bench.elapsed_times(of_contestant text) RETURNS TABLE (run int, contestant text, times float8)
+LANGUAGE sql STABLE AS $$
+    SELECT f.run, f.contestant, f.value / o.value
+    FROM bench.figure f JOIN bench.figure o USING (run, what) WHERE o.contestant = of_contestant AND what = 'elapsed'
+$$;
+
+-- ---------------------------------------------------------------------
 -- Tables and streams, made anew for each measurement
 -- ---------------------------------------------------------------------
 
