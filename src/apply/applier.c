@@ -367,17 +367,19 @@ static void
 tend_compaction(Applier *applier)
 {
 	bool are_more;
+	bool are_moved;
 
 	if (GetCurrentTimestamp() < applier->next_compaction)
 		return;
 	if (!stream_transaction_begin(applier->stream))
 		return;
 	are_more = events_compact_rollups(applier->events);
+	are_moved = events_states_to_vacuum(applier->events) != NIL;
 	stream_transaction_commit();
 	applier->next_compaction = TimestampTzPlusMilliseconds(
 		GetCurrentTimestamp(), are_more ? COMPACT_AGAIN_MS : MAINTAIN_CHECK_MS);
 	/* what was moved is to be vacuumed */
-	if (!are_more)
+	if (!are_more && are_moved)
 		applier->next_maintain_check = 0;
 }
 
