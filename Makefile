@@ -111,7 +111,9 @@ OBJS = \
 	src/apply/edit.o \
 	src/apply/edit_times.o \
 	src/apply/element.o \
-	src/apply/events.o src/apply/events_write.o \
+	src/apply/events.o \
+	src/apply/events_seen.o \
+	src/apply/events_write.o \
 	src/apply/failure.o \
 	src/apply/identity.o \
 	src/apply/identity_columns.o \

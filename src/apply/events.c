@@ -22,7 +22,6 @@
 #include "fmgr.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
-#include "utils/hsearch.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -30,13 +29,6 @@
 #define ACCEPTED_RELATION "_accepted"
 
 PG_FUNCTION_INFO_V1(detect_accepted);
-
-/* Leads an accepted row back to its element. */
-typedef struct IdentityEntry
-{
-	Identity identity;
-	Element *element;
-} IdentityEntry;
 
 const char *events_stage = "apply";
 
@@ -310,24 +302,6 @@ events_end(Events *events)
 	events->row_desc = NULL;
 }
 
-/* What the trigger saw are fewer rows than were inserted: a BEFORE trigger has
- * dropped some, and their identities tell which. */
-static void
-settle_dropped(Events *events, Element **candidates, int ncandidates)
-{
-	int64 dropped = events->nrows - events->naccepted;
-
-	for (int i = ncandidates - 1; i >= 0 && dropped > 0; i--)
-	{
-		Element *element = candidates[i];
-
-		if (element->outcome != OUTCOME_ACCEPTED || element->was_seen)
-			continue;
-		element->outcome = OUTCOME_FILTERED;
-		dropped--;
-	}
-}
-
 /*
  * Try the candidates: each of them ends as accepted, filtered or dead letter.
  * Called in the applier's transaction.  Errors leave everything as it was but
@@ -364,7 +338,7 @@ events_apply(Events *events, Batch *batch, Element **candidates, int ncandidates
 			events_insert(events);
 		step_time(STEP_INSERT, &events->step_began);
 		if (events->naccepted != events->nrows)
-			settle_dropped(events, candidates, ncandidates);
+			events_settle_dropped(events, candidates, ncandidates);
 	}
 	events_end(events);
 	events_stage = "apply";
@@ -379,77 +353,6 @@ events_abort(Events *events)
 	events->rows = events->accepted = NULL;
 	events->row_desc = NULL;
 	inserting = NULL;
-}
-
-/* The elements that the query gave a row for, by their identity. */
-static HTAB *
-index_by_identity(Events *events)
-{
-	HASHCTL control = {.keysize = sizeof(Identity),
-					   .entrysize = sizeof(IdentityEntry),
-					   .hcxt = CurrentMemoryContext};
-	HTAB *index = hash_create("detect elements by identity", events->nrows, &control,
-							  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-
-	for (int i = 0; i < events->ncandidates; i++)
-	{
-		Element *element = events->candidates[i];
-		IdentityEntry *entry;
-
-		if (!element->has_row || element->sqlstate != 0)
-			continue;
-		entry = hash_search(index, &element->identity, HASH_ENTER, NULL);
-		entry->element = element;
-	}
-	return index;
-}
-
-/* Which elements the events table accepted, where a BEFORE trigger may drop
- * rows or change them. */
-static void
-mark_seen(Events *events, TriggerData *trigdata)
-{
-	Relation rel = trigdata->tg_relation;
-	TupleTableSlot *slot = MakeSingleTupleTableSlot(RelationGetDescr(rel), &TTSOpsMinimalTuple);
-	HTAB *index = index_by_identity(events);
-	const AttrNumber *staging_attnums;
-	int nidentity = dedup_columns(events->dedup, &staging_attnums);
-	AttrNumber attnums[INDEX_MAX_KEYS];
-
-	for (int i = 0; i < nidentity; i++)
-		attnums[i] = get_attnum(RelationGetRelid(rel), get_attname(events->stream->staging_table,
-																   staging_attnums[i], false));
-	tuplestore_rescan(trigdata->tg_newtable);
-	while (nidentity > 0 && tuplestore_gettupleslot(trigdata->tg_newtable, true, false, slot))
-	{
-		Datum values[INDEX_MAX_KEYS];
-		Identity identity;
-		IdentityEntry *entry = NULL;
-		bool has_identity = true;
-
-		for (int i = 0; i < nidentity; i++)
-		{
-			bool isnull;
-
-			values[i] = slot_getattr(slot, attnums[i], &isnull);
-			has_identity &= !isnull;
-		}
-		if (has_identity)
-		{
-			identity = dedup_identity(events->dedup, values);
-			entry = hash_search(index, &identity, HASH_FIND, NULL);
-		}
-		if (entry == NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
-					 errmsg("a trigger of table \"%s\" changes the key or the event time of events",
-							RelationGetRelationName(rel)),
-					 errhint("Let triggers hand key and event time on unchanged.")));
-		entry->element->was_seen = true;
-	}
-	tuplestore_rescan(trigdata->tg_newtable);
-	hash_destroy(index);
-	ExecDropSingleTupleTableSlot(slot);
 }
 
 /*
@@ -485,7 +388,7 @@ detect_accepted(PG_FUNCTION_ARGS)
 	if (inserting->naccepted != inserting->nrows ||
 		(trigdata->tg_relation->trigdesc &&
 		 trigdata->tg_relation->trigdesc->trig_insert_before_row))
-		mark_seen(inserting, trigdata);
+		events_mark_seen(inserting, trigdata);
 	if (inserting->naccepted > 0)
 		hand_over(inserting, trigdata->tg_relation, trigdata->tg_newtable);
 	return PointerGetDatum(NULL);

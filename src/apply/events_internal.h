@@ -9,6 +9,7 @@
 #define DETECT_EVENTS_INTERNAL_H
 
 #include "apply/batch.h"
+#include "commands/trigger.h"
 #include "executor/spi.h"
 #include "rollup/rollup.h"
 
@@ -57,6 +58,10 @@ struct Events
 
 /* in apply/events.c */
 extern void events_insert(Events *events);
+
+/* in apply/events_seen.c */
+extern void events_mark_seen(Events *events, TriggerData *trigdata);
+extern void events_settle_dropped(Events *events, Element **candidates, int ncandidates);
 
 /* in apply/events_write.c */
 extern bool events_write(Events *events, SPIPlanPtr plan, QueryEnvironment *environment);
