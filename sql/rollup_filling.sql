@@ -71,6 +71,34 @@ SELECT detect.retry_rollup('gated_out');
 SELECT detect.wait_for_rollup('gated_out');
 SELECT share_filled, time_left, rows_filled FROM detect.stat_rollup WHERE rollup = 'gated_out';
 
+-- A chunk is to take some 600 ms.  A rollup whose events take a millisecond each
+-- teaches that, and the next one has few of them in a chunk.
+CREATE TABLE tock (id int, at timestamptz, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
+DO $$
+BEGIN
+    FOR day IN 1..20 LOOP
+        EXECUTE format('CREATE TABLE %I PARTITION OF tock FOR VALUES FROM (%L) TO (%L)', 'tock_' || day,
+                       '2024-01-01'::date + day, '2024-01-01'::date + day + 1);
+    END LOOP;
+END $$;
+INSERT INTO tock SELECT n, '2024-01-02'::timestamptz + n * interval '18 minutes' FROM generate_series(0, 1599) n;
+SELECT detect.create_stream('tock', server => '', partition_interval => '1 day');
+ANALYZE tock;
+CREATE FUNCTION slow(at timestamptz) RETURNS int LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    until timestamptz := clock_timestamp() + interval '1 ms';
+BEGIN
+    WHILE clock_timestamp() < until LOOP
+    END LOOP;
+    RETURN 1;
+END $$;
+SELECT detect.create_rollup('slow', 'SELECT date_trunc(''day'', at) AS day, sum(slow(at)) AS n FROM tock GROUP BY 1');
+SELECT detect.wait_for_rollup('slow', '2 min');
+SELECT detect.create_rollup('slow_again', 'SELECT date_trunc(''day'', at) AS day, sum(slow(at)) AS n FROM tock GROUP BY 1');
+SELECT detect.wait_for_rollup('slow_again', '2 min');
+SELECT count(*) AS days, count(DISTINCT xmin::text) > 1 AS in_chunks FROM detect_state.slow_again;
+SELECT regress.differences('slow_again', 'SELECT date_trunc(''day'', at) AS day, count(*) AS n FROM tock GROUP BY 1');
+
 SET SESSION AUTHORIZATION DEFAULT;
 DROP SCHEMA rollup_filling CASCADE;
 DROP ROLE regress_filling;

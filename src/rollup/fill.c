@@ -21,6 +21,8 @@
  */
 #include "rollup/rollup.h"
 
+#include <math.h>
+
 #include "access/table.h"
 #include "apply/dedup.h"
 #include "catalog/pg_class.h"
@@ -28,20 +30,31 @@
 #include "catalog/pg_type.h"
 #include "fault_point.h"
 #include "optimizer/plancat.h"
+#include "portability/instr_time.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
-/* A partition with more events is read in several chunks: the stream waits for
- * each, and each reads the whole partition ... */
-#define CHUNK_EVENTS		 600000
-#define CHUNKS_PER_PARTITION 16
+/* The stream waits for each chunk, which is to take about so long, up to half as
+ * much more. */
+#define CHUNK_MS 600
 
-/* ... and several with fewer are read in one. */
+/* How many events that takes is known from the chunk before; at first few are. */
+#define FIRST_CHUNK_EVENTS 50000
+
+/* A partition with more events is read in several chunks.  Each reads all of it:
+ * an event that is not of the chunk costs about so much of one that is. */
+#define CHUNKS_PER_PARTITION 16
+#define COST_OF_OTHER_EVENT	 0.2
+
+/* Partitions with fewer are read in one. */
 #define SMALL_CHUNK_EVENTS	 100000
 #define PARTITIONS_PER_CHUNK 64
+
+/* So many events are filled in CHUNK_MS. */
+static double chunk_events = FIRST_CHUNK_EVENTS;
 
 /* A partition, as far as it tells where to cut. */
 typedef struct Slice
@@ -101,27 +114,32 @@ estimate_events(Oid partition)
 	if (RELKIND_HAS_TABLE_AM(rel->rd_rel->relkind))
 		estimate_rel_size(rel, NULL, &pages, &events, &visible);
 	else
-		events = CHUNK_EVENTS;
+		events = SMALL_CHUNK_EVENTS;
 	table_close(rel, AccessShareLock);
 	return events;
 }
 
-/* Where to cut a large partition: the highest of its equal parts' beginnings
- * that lies below the frontier. */
-static TimestampTz
-cut_partition(const Slice *slice, double events, const TimestampTz *frontier)
+/* How many events of a partition lie below the frontier, if they are spread evenly. */
+static double
+events_below(const Slice *slice, double events, TimestampTz until)
 {
-	int parts = (int) Min(events / CHUNK_EVENTS + 1, CHUNKS_PER_PARTITION);
-	int64 width = Max((slice->until - slice->from) / parts, 1);
+	return events * ((double) until - (double) slice->from) /
+		   ((double) slice->until - (double) slice->from);
+}
 
-	for (int part = parts - 1; part > 0; part--)
-	{
-		TimestampTz cut = slice->from + part * width;
+/* Where the next chunk of a partition begins: what lies below the frontier is
+ * divided evenly, by the number of chunks that comes nearest to CHUNK_MS each. */
+static TimestampTz
+cut_partition(const Slice *slice, const TimestampTz *frontier)
+{
+	TimestampTz until = frontier ? Min(*frontier, slice->until) : slice->until;
+	double events = estimate_events(slice->partition);
+	double most = Max(chunk_events, events / CHUNKS_PER_PARTITION);
+	double parts = rint(events_below(slice, events, until) / most);
 
-		if (frontier == NULL || cut < *frontier)
-			return cut;
-	}
-	return slice->from;
+	if (parts <= 1)
+		return slice->from;
+	return until - Max((TimestampTz) ((until - slice->from) / parts), 1);
 }
 
 /*
@@ -133,18 +151,15 @@ fill_next_chunk(const Stream *stream, const TimestampTz *frontier, TimestampTz *
 {
 	int count;
 	Slice *slices = slices_below(stream, frontier, &count);
-	double chunk_events = 0;
+	double events = 0;
 	int i;
 
 	for (i = 0; i < count && i < PARTITIONS_PER_CHUNK; i++)
 	{
-		double events = estimate_events(slices[i].partition);
-
-		if (i > 0 && chunk_events + events > SMALL_CHUNK_EVENTS)
+		events += estimate_events(slices[i].partition);
+		if (i > 0 && events > Min(SMALL_CHUNK_EVENTS, chunk_events))
 			return true;
-		*from =
-			events > CHUNK_EVENTS ? cut_partition(&slices[i], events, frontier) : slices[i].from;
-		chunk_events += events;
+		*from = cut_partition(&slices[i], frontier);
 		if (*from != slices[i].from)
 			return true;
 	}
@@ -208,6 +223,23 @@ write_progress(const Rollup *rollup, bool is_done, TimestampTz filled_from, int6
 	SPI_finish();
 }
 
+/* A chunk of so many events was filled since then: the next one has as many as fit. */
+static void
+measure_chunk(const Stream *stream, const PartialSource *chunk, int64 events, instr_time since)
+{
+	double read = fill_estimate_events(stream, chunk->has_from ? chunk->from : DT_NOBEGIN,
+									   chunk->has_until ? chunk->until : DT_NOEND);
+	double cost = events + Max(read - events, 0) * COST_OF_OTHER_EVENT;
+	instr_time elapsed;
+
+	INSTR_TIME_SET_CURRENT(elapsed);
+	INSTR_TIME_SUBTRACT(elapsed, since);
+	/* few events say little about many, and how many were read is an estimate */
+	if (events >= Min(chunk_events, FIRST_CHUNK_EVENTS) / 4 ||
+		INSTR_TIME_GET_MILLISEC(elapsed) > CHUNK_MS)
+		chunk_events = Max(cost * CHUNK_MS / INSTR_TIME_GET_MILLISEC(elapsed), 1);
+}
+
 /* Fill the next chunk of a rollup. */
 static void
 fill_step(void *arg)
@@ -215,8 +247,10 @@ fill_step(void *arg)
 	const Rollup *rollup = (const Rollup *) arg;
 	PartialSource source = {0};
 	PartialPlan *plan = partial_plan_create(CurrentMemoryContext);
+	instr_time since;
 	int64 rows;
 
+	INSTR_TIME_SET_CURRENT(since);
 	if (rollup->phase == ROLLUP_FILLING)
 	{
 		source.has_until = true;
@@ -229,6 +263,7 @@ fill_step(void *arg)
 
 	rows = rollup_absorb(rollup, plan, &source);
 	write_progress(rollup, !source.has_from, source.from, rows);
+	measure_chunk(rollup->stream, &source, rows, since);
 	FAULT_POINT("after_fill_chunk");
 }
 
