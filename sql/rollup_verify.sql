@@ -84,7 +84,7 @@ BEGIN;
 RESET SESSION AUTHORIZATION;
 UPDATE detect_state.by_day SET n = n + 1 WHERE day = '2024-03-10' AND kind = 1;
 DELETE FROM detect_state.by_day WHERE day = '2024-03-11' AND kind = 2;
-INSERT INTO detect_state.by_day SELECT '2023-01-01', kind, n, f, s3, s4 FROM detect_state.by_day WHERE day = '2024-03-12' AND kind = 1;
+INSERT INTO detect_state.by_day (day, kind, n, f, s3, s4) SELECT '2023-01-01', kind, n, f, s3, s4 FROM detect_state.by_day WHERE day = '2024-03-12' AND kind = 1;
 UPDATE detect_state.by_day SET f = f * (1 + 1e-8) WHERE day = '2024-03-13' AND kind = 0;
 UPDATE detect_state.by_day SET f = f * (1 + 1e-10) WHERE day = '2024-03-13' AND kind = 1;
 UPDATE detect_state.by_day SET n = n + 1 WHERE day IS NULL AND kind = 2;

@@ -74,6 +74,7 @@ typedef struct RollupState
 	Aggref *aggref;	 /* over the query's tables */
 	bool serialized; /* as its serial function makes it, because it is internal */
 	bool finalized;	 /* false: the state is the result */
+	int position;	 /* in the query */
 	Oid type;		 /* of the column */
 	Oid collation;
 	Oid combine_function;

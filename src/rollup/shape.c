@@ -200,7 +200,23 @@ describe_state(RollupState *state, Aggref *aggref)
 	ReleaseSysCache(tuple);
 }
 
-/* Fill in the states: one for each distinct aggregate. */
+/* qsort comparator: states of no fixed length first, else as they were. */
+static int
+compare_states(const void *left, const void *right)
+{
+	const RollupState *a = left;
+	const RollupState *b = right;
+	int by_length = (get_typlen(a->type) > 0) - (get_typlen(b->type) > 0);
+
+	return by_length != 0 ? by_length : a->position - b->position;
+}
+
+/*
+ * Fill in the states: one for each distinct aggregate.  WAL of an update has what
+ * lies between the first byte that changed and the last.  The head of an array
+ * stays and so do the high bytes of a count: the former begins the states, the
+ * latter end them.
+ */
 static void
 add_states(RollupShape *shape)
 {
@@ -213,13 +229,20 @@ add_states(RollupShape *shape)
 
 	foreach(cell, search.aggrefs)
 	{
-		RollupState *state = &shape->states[shape->nstates++];
+		RollupState *state = &shape->states[shape->nstates];
 
 		describe_state(state, lfirst_node(Aggref, cell));
+		state->position = shape->nstates++;
+	}
+	qsort(shape->states, shape->nstates, sizeof(RollupState), compare_states);
+	for (int i = 0; i < shape->nstates; i++)
+	{
+		RollupState *state = &shape->states[i];
+
 		if (!state->finalized)
 			state->name = output_name(shape, (Expr *) state->aggref);
 		if (state->name == NULL)
-			state->name = free_name(shape, psprintf("s%d", shape->nstates));
+			state->name = free_name(shape, psprintf("s%d", state->position + 1));
 	}
 }
 

@@ -18,8 +18,8 @@ CREATE TEMP VIEW history AS
 SELECT camera, date_trunc('minute', now()) - n * interval '1 minute' AS bucket, 20::bigint AS detections, (camera + n) % 64 / 64.0::float8 AS confidence
 FROM generate_series(0, :groups / 1000 - 1) n, generate_series(0, 999) camera;
 BEGIN;
-INSERT INTO detect_state.by_camera SELECT camera, bucket, detections, ARRAY[20, 20 * confidence, 0] FROM history;
-INSERT INTO detect_state.by_minute SELECT bucket, camera, detections, ARRAY[20, 20 * confidence, 0] FROM history;
+INSERT INTO detect_state.by_camera (camera, bucket, detections, s2) SELECT camera, bucket, detections, ARRAY[20, 20 * confidence, 0] FROM history;
+INSERT INTO detect_state.by_minute (bucket, camera, detections, s2) SELECT bucket, camera, detections, ARRAY[20, 20 * confidence, 0] FROM history;
 CREATE TABLE bench.plain_by_camera AS SELECT camera, bucket, detections, confidence FROM history;
 CREATE TABLE bench.plain_by_minute AS SELECT bucket, camera, detections, confidence FROM history;
 SELECT bench.must_match('by_camera', 'city.by_camera', 'TABLE bench.plain_by_camera'),
