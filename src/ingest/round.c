@@ -37,13 +37,17 @@
 
 #define IDLE_WAIT_MS 10000
 
+/* With nothing to do for so long, memory that a batch needed is given up. */
+#define RELEASE_WAIT_MS 500
+
 static MemoryContext round_context; /* reset after each round */
 static MemoryContext consumer_context;
 static MemoryContext applier_context;
 static Consumer *consumer; /* NULL unless this worker consumes */
 static Applier *applier;   /* NULL unless it applies */
 
-static int failures; /* rounds in a row */
+static int failures;	  /* rounds in a row */
+static bool keeps_memory; /* that a batch may have needed */
 
 /* Name the stream in whatever is raised while a round runs. */
 static void
@@ -67,21 +71,24 @@ round_answer_interrupts(void)
 	}
 }
 
-/* Wait for the latch, and for a socket unless it is PGINVALID_SOCKET. */
-static void
+/* Wait for the latch, and for a socket unless it is PGINVALID_SOCKET; false when
+ * neither had something. */
+static bool
 round_wait_latch(pgsocket socket, long wait_ms)
 {
 	static uint32 wait_event = 0;
 	int events = WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH;
+	int occurred;
 
 	if (wait_event == 0)
 		wait_event = compat_wait_event("DetectWorkerMain");
 	if (socket != PGINVALID_SOCKET)
 		events |= WL_SOCKET_READABLE;
 	pgstat_report_activity(STATE_IDLE, NULL);
-	(void) WaitLatchOrSocket(MyLatch, events, socket, wait_ms, wait_event);
+	occurred = WaitLatchOrSocket(MyLatch, events, socket, wait_ms, wait_event);
 	ResetLatch(MyLatch);
 	pgstat_report_activity(STATE_RUNNING, NULL);
+	return (occurred & (WL_LATCH_SET | WL_SOCKET_READABLE)) != 0;
 }
 
 /* ---------------------------------------------------------------------
@@ -239,7 +246,7 @@ round_back_off(const ErrorData *error)
 	while (!watch_stale &&
 		   (wait_ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until)) > 0)
 	{
-		round_wait_latch(PGINVALID_SOCKET, wait_ms);
+		(void) round_wait_latch(PGINVALID_SOCKET, wait_ms);
 		round_answer_interrupts();
 		AcceptInvalidationMessages();
 	}
@@ -376,7 +383,13 @@ round_wait(long flush_ms)
 		if (consumer_event_fd(consumer) >= 0)
 			socket = consumer_event_fd(consumer);
 	}
-	round_wait_latch(socket, Max(wait_ms, 0));
+	if (round_wait_latch(socket, Max(wait_ms, 0)))
+		keeps_memory = true;
+	else if (keeps_memory && wait_ms >= RELEASE_WAIT_MS)
+	{
+		malloc_release();
+		keeps_memory = false;
+	}
 }
 
 /*
@@ -390,6 +403,7 @@ round_loop(void)
 		AllocSetContextCreate(TopMemoryContext, "detect consumer", ALLOCSET_DEFAULT_SIZES);
 	applier_context =
 		AllocSetContextCreate(TopMemoryContext, "detect applier", ALLOCSET_DEFAULT_SIZES);
+	malloc_keep();
 	for (;;)
 	{
 		bool more = round_run();

@@ -25,6 +25,10 @@ extern Worker me;
 /* in ingest/worker.c */
 extern void worker_follow_definition(void);
 
+/* in ingest/malloc.c */
+extern void malloc_keep(void);
+extern void malloc_release(void);
+
 /* in ingest/round.c */
 extern void round_log_failure(const ErrorData *error);
 pg_noreturn extern void round_loop(void);
