@@ -42,6 +42,7 @@ OBJS = \
 	src/heap_rows.o \
 	src/history.o \
 	src/name.o \
+	src/pause.o \
 	src/peek.o \
 	src/seek.o \
 	src/settings.o \
@@ -60,8 +61,9 @@ OBJS = \
 	src/stream_table.o \
 	src/stream_transaction.o \
 	src/subtransaction.o \
+	src/try_sample.o \
 	src/try_stream.o \
-	src/verbs.o \
+	src/wait_for.o \
 	src/ingest/connect.o \
 	src/ingest/consumer.o \
 	src/ingest/decode.o \
@@ -81,6 +83,7 @@ OBJS = \
 	src/ingest/kafka_error.o \
 	src/ingest/kafka_header.o \
 	src/ingest/kafka_poll.o \
+	src/ingest/kafka_property.o \
 	src/ingest/kafka_read.o \
 	src/ingest/kafka_request.o \
 	src/ingest/launch.o \
@@ -93,6 +96,7 @@ OBJS = \
 	src/ingest/reconcile.o \
 	src/ingest/round.o \
 	src/ingest/server_option.o \
+	src/ingest/server_option_value.o \
 	src/ingest/session.o \
 	src/ingest/slot.o \
 	src/ingest/stage.o \
@@ -105,6 +109,7 @@ OBJS = \
 	src/apply/attempt.o \
 	src/apply/attempt_file.o \
 	src/apply/chore.o \
+	src/apply/chore_command.o \
 	src/apply/dead_letter.o \
 	src/apply/dead_letter_row.o \
 	src/apply/decide.o \
@@ -124,16 +129,22 @@ OBJS = \
 	src/apply/maintain.o \
 	src/apply/pace.o \
 	src/apply/partition.o \
+	src/apply/partition_end.o \
+	src/apply/partition_index.o \
 	src/apply/partition_interval.o \
 	src/apply/partition_make.o \
 	src/apply/piece.o \
+	src/apply/piece_failed.o \
 	src/apply/plan.o \
 	src/apply/query.o \
 	src/apply/read_batch.o \
 	src/apply/refused.o \
 	src/apply/retry.o \
+	src/apply/retry_settle.o \
 	src/apply/segment.o \
+	src/apply/segment_bound.o \
 	src/apply/segment_follow.o \
+	src/apply/segment_probe.o \
 	src/apply/segment_read.o \
 	src/apply/staged_read.o \
 	src/apply/staged_sql.o \

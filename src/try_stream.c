@@ -17,7 +17,6 @@
 #include "access/table.h"
 #include "access/xact.h"
 #include "apply/applier.h"
-#include "apply/batch.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -26,6 +25,7 @@
 #include "ingest/stream_decoder.h"
 #include "miscadmin.h"
 #include "stream.h"
+#include "try_sample.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
@@ -35,10 +35,9 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#define ARG_SAMPLE		  DEFINITION_ARGS
-#define TRY_COLUMNS		  9
-#define MAX_SAMPLE		  100000
-#define BROKER_TIMEOUT_MS 10000
+#define ARG_SAMPLE	DEFINITION_ARGS
+#define TRY_COLUMNS 9
+#define MAX_SAMPLE	100000
 
 PG_FUNCTION_INFO_V1(detect_try_stream);
 
@@ -56,125 +55,9 @@ typedef struct Trial
 	StagedReader *reader;
 	Dedup *dedup;
 	Events *events;
-	List *progresses; /* of Progress: they only say of which partition */
 	Batch *batch;
 	char *accepted; /* the row that the events table has accepted, as JSON */
 } Trial;
-
-/* ---------------------------------------------------------------------
- * The sample
- * ---------------------------------------------------------------------
- */
-
-/* The newest messages of all topics, a List of KafkaMessage. */
-static List *
-read_sample(const Stream *stream, int sample)
-{
-	Oid server = stream_check_server(stream->server, GetUserId());
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BROKER_TIMEOUT_MS);
-	int each = Max(sample / list_length(stream->topics), 1);
-	List *messages = NIL;
-	ListCell *cell;
-
-	foreach(cell, stream->topics)
-		messages = list_concat(messages, peek_messages(server, lfirst(cell), each, true, deadline));
-	return messages;
-}
-
-/* The progress that stands for a message's partition. */
-static Progress *
-trial_progress(Trial *trial, const KafkaMessage *message)
-{
-	Progress *progress = progress_find(trial->progresses, message->topic, message->partition);
-
-	if (progress == NULL)
-	{
-		progress = palloc0(sizeof(Progress));
-		progress->topic = message->topic;
-		progress->partition = message->partition;
-		trial->progresses = lappend(trial->progresses, progress);
-	}
-	return progress;
-}
-
-/* The columns that all staged rows have, as a consumer would stage them. */
-static void
-fill_staged(const KafkaMessage *message, Datum *staged, bool *nulls)
-{
-	memset(nulls, true, STAGED_FIXED_COLUMNS);
-	staged[STAGED_OFFSET - 1] = Int64GetDatum(message->offset);
-	staged[STAGED_PARTITION - 1] = Int32GetDatum(message->partition);
-	staged[STAGED_TIMESTAMP - 1] = TimestampTzGetDatum(message->timestamp);
-	staged[STAGED_KEY - 1] = PointerGetDatum(message->key);
-	staged[STAGED_PAYLOAD - 1] = PointerGetDatum(message->payload);
-	nulls[STAGED_OFFSET - 1] = nulls[STAGED_PARTITION - 1] = false;
-	nulls[STAGED_TIMESTAMP - 1] = TIMESTAMP_IS_NOBEGIN(message->timestamp);
-	nulls[STAGED_KEY - 1] = message->key == NULL;
-	nulls[STAGED_PAYLOAD - 1] = message->payload == NULL;
-	nulls[STAGED_HEADERS - 1] = message->headers == NULL;
-	if (message->headers)
-		staged[STAGED_HEADERS - 1] = CStringGetTextDatum(message->headers);
-}
-
-static void
-append_element(Trial *trial, const KafkaMessage *message, Datum *staged, bool *nulls, int32 number,
-			   const DecodeError *error)
-{
-	staged[STAGED_ELEMENT - 1] = Int32GetDatum(number);
-	staged[STAGED_SQLSTATE - 1] = Int32GetDatum(error ? error->sqlstate : 0);
-	if (error)
-		staged[STAGED_REASON - 1] = CStringGetTextDatum(error->reason);
-	(void) batch_append_staged(trial->reader, trial->batch, trial_progress(trial, message), staged,
-							   nulls);
-}
-
-/* Add the elements of a message to the batch. */
-static void
-append_message(Trial *trial, Decoder *decoder, const KafkaMessage *message, Datum *staged,
-			   bool *nulls)
-{
-	const char *payload = message->payload ? VARDATA(message->payload) : NULL;
-	size_t payload_bytes = message->payload ? VARSIZE(message->payload) - VARHDRSZ : 0;
-	DecodeError error;
-	int count;
-
-	fill_staged(message, staged, nulls);
-	if (!decoder_begin_message(decoder, payload, payload_bytes, &error))
-	{
-		append_element(trial, message, staged, nulls, trial->stream->unnest ? ELEMENT_MESSAGE : 0,
-					   &error);
-		return;
-	}
-	count = decoder_element_count(decoder);
-	for (int i = 0; i < count; i++)
-	{
-		bool decoded = decoder_next_element(decoder, staged + STAGED_FIXED_COLUMNS,
-											nulls + STAGED_FIXED_COLUMNS, &error);
-
-		append_element(trial, message, staged, nulls, i, decoded ? NULL : &error);
-	}
-}
-
-/* Make the batch of the sample. */
-static void
-decode_sample(Trial *trial, List *messages)
-{
-	int nfields;
-	Decoder *decoder = stream_message_decoder(trial->stream, trial->context, &nfields);
-	Datum *staged = palloc0((STAGED_FIXED_COLUMNS + nfields) * sizeof(Datum));
-	bool *nulls = palloc0((STAGED_FIXED_COLUMNS + nfields) * sizeof(bool));
-	ListCell *cell;
-
-	trial->batch = palloc0(sizeof(Batch));
-	trial->batch->now = GetCurrentTimestamp();
-	decoder_begin_batch(decoder);
-	foreach(cell, messages)
-	{
-		CHECK_FOR_INTERRUPTS();
-		append_message(trial, decoder, lfirst(cell), staged, nulls);
-	}
-	decoder_end_batch(decoder);
-}
 
 /* ---------------------------------------------------------------------
  * What becomes of it
@@ -364,7 +247,7 @@ run_trial(Trial *trial, StreamDefinition *definition, List *messages)
 	PushActiveSnapshot(GetLatestSnapshot());
 	trial->columns_desc = columns_desc(stream);
 	trial->reader = staged_reader_create(stream, 0, trial->context);
-	decode_sample(trial, messages);
+	trial->batch = sample_decode(stream, trial->reader, messages);
 	make_partitions(trial);
 	trial->dedup = dedup_create(stream, trial->context);
 	trial->events = events_create(stream, trial->context);
@@ -450,6 +333,6 @@ detect_try_stream(PG_FUNCTION_ARGS)
 						errmsg("detect.try_stream needs a server, to read messages from"),
 						errhint("CREATE SERVER … FOREIGN DATA WRAPPER detect_kafka, and name it in "
 								"server. Payloads alone can be tried with detect.decode.")));
-	run_and_undo(&trial, definition, read_sample(definition->stream, sample));
+	run_and_undo(&trial, definition, sample_read(definition->stream, sample));
 	return (Datum) 0;
 }

@@ -74,6 +74,10 @@ extern void follow_others(Applier *applier);
 extern bool follow_edits(Applier *applier);
 extern void remember_identities(Applier *applier);
 
+/* in apply/piece_failed.c */
+extern void
+piece_failed(Applier *applier, Batch *batch, int from, int to, ErrorData *error, bool timed_out);
+
 /* in apply/pace.c */
 extern void pace_begin(Applier *applier);
 extern int pace_elements(const Applier *applier);

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * chore.h
- *	  What maintenance the partitions of an events table need.
+ *	  What maintenance the partitions of an events table need, and how it is
+ *	  done.
  *
  *-------------------------------------------------------------------------
  */
@@ -28,5 +29,24 @@ typedef struct Chore
 /* in apply/chore.c */
 extern List *chore_list(const Stream *stream, const List *wanted);
 extern bool chore_lacks_index(Oid partition, const IdentityColumns *columns);
+
+/* in apply/chore_command.c */
+extern void chores_begin(void);
+extern void chores_end(const Stream *stream);
+extern void chore_begin_reading(void);
+extern void chore_end_reading(void);
+extern ErrorData *chore_run_command(const char *sql, int lock_timeout_ms);
+extern const char *chore_remedy(const char *partition, const ErrorData *error);
+extern void chore_failed(const char *chore, const char *partition, const ErrorData *error);
+extern char *chore_relation_name(Oid relation);
+extern char *chore_read_relation_name(Oid relation);
+
+/* in apply/partition_index.c */
+extern void partition_build_index(const Stream *stream, Oid partition, const char *name);
+
+/* in apply/partition_end.c */
+extern void partition_drop(const char *name);
+extern bool
+partition_retire(const Stream *stream, Oid partition, const char *name, bool is_pending);
 
 #endif /* DETECT_CHORE_H */

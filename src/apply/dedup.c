@@ -25,8 +25,6 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/resowner.h"
-#include "utils/snapmgr.h"
 
 #include "apply/edit.h"
 #include "apply/segment.h"
@@ -52,8 +50,7 @@ struct Dedup
 	int64 nentries;
 	int64 max_entries;
 	IdentitySet *batch; /* in segments behind an index */
-	Snapshot snapshot;	/* of the open probes, else NULL */
-	List *probed;		/* segments with open probes */
+	SegmentProbes *probes;
 };
 
 #define FIRST_ENTRIES 1024
@@ -72,40 +69,6 @@ relation_changed(Datum arg, Oid relation)
 		segment_map_invalidate(dedup->map, relation);
 }
 
-/* Gives back what lookups hold, before the transaction asks for it. */
-static void
-close_probes(Dedup *dedup)
-{
-	ResourceOwner owner = CurrentResourceOwner;
-	ListCell *cell;
-
-	CurrentResourceOwner = TopTransactionResourceOwner;
-	foreach(cell, dedup->probed)
-	{
-		Segment *segment = lfirst(cell);
-
-		index_probe_close(segment->probe);
-		segment->probe = NULL;
-	}
-	if (dedup->snapshot != NULL)
-		UnregisterSnapshotFromOwner(dedup->snapshot, TopTransactionResourceOwner);
-	CurrentResourceOwner = owner;
-	dedup->probed = NIL;
-	dedup->snapshot = NULL;
-}
-
-/* Forgets lookups whose transaction takes everything back by itself. */
-static void
-abandon_probes(Dedup *dedup)
-{
-	ListCell *cell;
-
-	foreach(cell, dedup->probed)
-		((Segment *) lfirst(cell))->probe = NULL;
-	dedup->probed = NIL;
-	dedup->snapshot = NULL;
-}
-
 /* Lets memory follow the end of the transaction. */
 static void
 transaction_ended(XactEvent event, void *arg)
@@ -118,14 +81,14 @@ transaction_ended(XactEvent event, void *arg)
 		{
 			case XACT_EVENT_PRE_COMMIT:
 			case XACT_EVENT_PRE_PREPARE:
-				close_probes(dedup);
+				segment_probes_close(dedup->probes);
 				break;
 			case XACT_EVENT_COMMIT:
 				dedup_commit_batch(dedup);
 				segment_map_followed(dedup->map);
 				break;
 			case XACT_EVENT_ABORT:
-				abandon_probes(dedup);
+				segment_probes_abandon(dedup->probes);
 				dedup_abort_batch(dedup);
 				segment_map_not_followed(dedup->map);
 				break;
@@ -193,6 +156,7 @@ dedup_create(const Stream *stream, MemoryContext context)
 	dedup->max_entries = FIRST_ENTRIES;
 	dedup->entries = palloc_array(BatchEntry, FIRST_ENTRIES);
 	dedup->map = segment_map_create(stream->events_table, dedup->columns, dedup->hasher, own);
+	dedup->probes = segment_probes_create(dedup->columns, own);
 
 	list_dedup(dedup, own);
 	MemoryContextSwitchTo(old);
@@ -221,7 +185,7 @@ bool
 dedup_begin_batch(Dedup *dedup, bool look_for_edits)
 {
 	dedup_abort_batch(dedup);
-	close_probes(dedup);
+	segment_probes_close(dedup->probes);
 	if (dedup->values_seen != NULL)
 		identity_values_clear(dedup->values_seen);
 	if (dedup->columns->n > 0 && !segment_map_refresh(dedup->map))
@@ -275,36 +239,6 @@ dedup_identity(const Dedup *dedup, const Datum *values)
 	return number;
 }
 
-/* Opens a segment's index until the transaction ends. */
-static void
-open_probe(Dedup *dedup, Segment *segment)
-{
-	MemoryContext old = MemoryContextSwitchTo(TopTransactionContext);
-
-	if (dedup->snapshot == NULL)
-		dedup->snapshot = RegisterSnapshotOnOwner(GetLatestSnapshot(), TopTransactionResourceOwner);
-	segment->probe =
-		index_probe_open(segment->relation, segment->index, dedup->columns, dedup->snapshot);
-	dedup->probed = lappend(dedup->probed, segment);
-	MemoryContextSwitchTo(old);
-}
-
-/* Looks an identity up in the index of its segment. */
-static bool
-is_in_index(Dedup *dedup, Segment *segment, const Datum *values)
-{
-	ResourceOwner owner = CurrentResourceOwner;
-	bool found;
-
-	/* Scans stay open, whatever subtransaction the caller is in. */
-	CurrentResourceOwner = TopTransactionResourceOwner;
-	if (segment->probe == NULL)
-		open_probe(dedup, segment);
-	found = index_probe_finds(segment->probe, values);
-	CurrentResourceOwner = owner;
-	return found;
-}
-
 /*
  * Tells whether an event with this identity is accepted already, in the open
  * batch or before.  Identity is that of the values.
@@ -316,7 +250,8 @@ dedup_is_known(Dedup *dedup, const Identity *identity, const Datum *values)
 
 	if (segment->identities != NULL)
 		return identity_set_has(segment->identities, identity);
-	return identity_set_has(dedup->batch, identity) || is_in_index(dedup, segment, values);
+	return identity_set_has(dedup->batch, identity) ||
+		   segment_probes_find(dedup->probes, segment, values);
 }
 
 /* Notes what an abort of the batch takes back. */
@@ -369,7 +304,7 @@ dedup_forget(Dedup *dedup, const Identity *identity, const Datum *values)
 void
 dedup_end_lookups(Dedup *dedup)
 {
-	close_probes(dedup);
+	segment_probes_close(dedup->probes);
 }
 
 /*
@@ -435,46 +370,15 @@ dedup_owns_constraint(const Dedup *dedup, const char *schema, const char *table,
 int64
 dedup_identities(const Dedup *dedup)
 {
-	int64 identities = 0;
-	int i;
-
-	for (i = 0; i < dedup->map->n; i++)
-	{
-		if (dedup->map->segments[i]->identities != NULL)
-			identities += identity_set_count(dedup->map->segments[i]->identities);
-	}
-	return identities;
+	return segment_map_identities(dedup->map);
 }
 
 /* Memory that the identities take. */
 int64
 dedup_bytes(const Dedup *dedup)
 {
-	int64 bytes = dedup->max_entries * sizeof(BatchEntry) + identity_set_bytes(dedup->batch);
-	int i;
-
-	for (i = 0; i < dedup->map->n; i++)
-		bytes += segment_bytes(dedup->map->segments[i]);
-	return bytes;
-}
-
-/* The largest segment in memory that is not listed yet, and of equal ones the
- * oldest; NULL if there is none. */
-static Segment *
-largest_unlisted(const Dedup *dedup)
-{
-	Segment *largest = NULL;
-	int i;
-
-	for (i = 0; i < dedup->map->n; i++)
-	{
-		Segment *segment = dedup->map->segments[i];
-
-		if (segment->identities != NULL && !segment->listed &&
-			(largest == NULL || segment_bytes(segment) > segment_bytes(largest)))
-			largest = segment;
-	}
-	return largest;
+	return dedup->max_entries * sizeof(BatchEntry) + identity_set_bytes(dedup->batch) +
+		   segment_map_bytes(dedup->map);
 }
 
 /*
@@ -484,21 +388,5 @@ largest_unlisted(const Dedup *dedup)
 List *
 dedup_beyond_bound(const Dedup *dedup, int64 bound_bytes)
 {
-	List *relations = NIL;
-	int64 bytes = 0;
-	Segment *segment;
-	int i;
-
-	for (i = 0; i < dedup->map->n; i++)
-	{
-		dedup->map->segments[i]->listed = false;
-		bytes += segment_bytes(dedup->map->segments[i]);
-	}
-	while (bytes > bound_bytes && (segment = largest_unlisted(dedup)) != NULL)
-	{
-		segment->listed = true;
-		bytes -= segment_bytes(segment);
-		relations = lappend_oid(relations, segment->relation);
-	}
-	return relations;
+	return segment_map_beyond_bound(dedup->map, bound_bytes);
 }

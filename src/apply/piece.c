@@ -3,18 +3,10 @@
  * piece.c
  *	  A batch applied in pieces, each in one transaction.
  *
- * An error in data makes the next piece smaller, until a single element
- * remains, which then becomes a dead letter in the commit that passes it; pieces
- * that succeed make the next one larger.  Since they commit in order, progress
- * never passes an element that has no outcome.  Rows that the events table
- * refuses are found within a piece (refused.c), and it goes on without them.
- *
- * An error in a rollup says nothing about the elements: the piece is applied
- * once more, and the rollup set aside in its commit (rollup/aside.c).
- *
- * Code of users that takes too long is cancelled (time_limit.c).  The next piece
- * is then much smaller; an element that takes too long alone, again and again, is
- * a dead letter too.
+ * An error in data makes the next piece smaller (piece_failed.c), until a single
+ * element remains, which then becomes a dead letter in the commit that passes it;
+ * pieces that succeed make the next one larger.  Since they commit in order,
+ * progress never passes an element that has no outcome.
  *
  * Memory follows commits: what is known of progress and identities changes
  * here only after the commit that made it so.
@@ -29,16 +21,6 @@
 #include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-
-/* So many elements in a row failing alone are no matter of data any more. */
-#define UNKNOWN_FAILURES 20
-
-/* An element that has taken too long alone so many times is a dead letter. */
-#define TIME_OUTS_ALONE 3
-
-/* How much smaller a piece is after one that has taken too long: each try costs
- * all the time that there is. */
-#define TIME_OUT_DIVISOR 16
 
 /* A piece in which so many rows were refused at most may be followed by a
  * larger one. */
@@ -301,41 +283,6 @@ try_piece(Applier *applier, Batch *batch, int from, int to, bool *changed, bool 
 	return error;
 }
 
-/* An element that failed alone: a duplicate after all, or a dead letter. */
-static void
-blame_element(Applier *applier, Element *element, const ErrorData *error)
-{
-	/* the failed transaction is over, and looking at an index needs one */
-	StartTransactionCommand();
-	element->is_known = failure_is_duplicate(applier->dedup, error);
-	failure_check_definition(applier->stream, error);
-	CommitTransactionCommand();
-	MemoryContextSwitchTo(applier->batch_context);
-	if (element->is_known)
-		return;
-	element->sqlstate = error->sqlerrcode;
-	element->stage = events_stage;
-	element->reason = error->message;
-	events_stage = "apply";
-}
-
-/* Whether an error is for the applier to deal with; the worker deals with the
- * others.  Of many elements some may have room among the dead letters. */
-static bool
-is_about_elements(Applier *applier, const ErrorData *error, int count, bool timed_out)
-{
-	FailureKind kind = failure_kind(error);
-
-	if (timed_out)
-		return count > 1 || (++applier->time_outs >= TIME_OUTS_ALONE &&
-							 applier->unknown_failures < UNKNOWN_FAILURES);
-	if (error->sqlerrcode == ERRCODE_DEAD_LETTER_LIMIT)
-		return count > 1;
-	if (kind == FAILURE_UNKNOWN)
-		return applier->unknown_failures < UNKNOWN_FAILURES;
-	return kind == FAILURE_DATA;
-}
-
 /* A piece is applied: what follows for the next one. */
 static void
 piece_succeeded(Applier *applier, const Batch *batch, int from, int to)
@@ -357,67 +304,6 @@ piece_succeeded(Applier *applier, const Batch *batch, int from, int to)
 	if (refused <= FEW_REFUSED && applier->piece_size <= INT_MAX / 2 &&
 		to - from >= applier->piece_size)
 		applier->piece_size *= 2;
-}
-
-/* What was found against elements counts no more: a row that one was refused
- * for may itself be refused next time. */
-static void
-forget_refused(Batch *batch, int from, int to)
-{
-	for (int i = from; i < to; i++)
-	{
-		Element *element = &batch->elements[i];
-
-		if (!element->is_refused)
-			continue;
-		element->is_refused = element->is_known = false;
-		element->sqlstate = 0;
-	}
-}
-
-/* How many elements to try in place of count from this one on, which together
- * have failed. */
-static int
-smaller_size(const Applier *applier, const Element *first, int count, bool timed_out)
-{
-	const Element *end = events_piece_end(applier->events);
-
-	if (timed_out)
-		return Max(count / TIME_OUT_DIVISOR, 1);
-	if (end > first && end - first < count)
-		return end - first;
-	return count / 2;
-}
-
-/* A piece has failed as a whole: have it tried again in another way, or raise
- * what is for the worker to deal with. */
-static void
-piece_failed(Applier *applier, Batch *batch, int from, int to, ErrorData *error, bool timed_out)
-{
-	Element *first = &batch->elements[from];
-	int count = to - from;
-
-	if (events_failed_in_rollup(applier->events))
-	{
-		if (!events_guard_rollups(applier->events, true))
-			ReThrowError(error);
-		return;
-	}
-	if (!is_about_elements(applier, error, count, timed_out))
-		ReThrowError(error);
-	if (count > 1 && events_failed_at_row(applier->events) && failure_kind(error) == FAILURE_DATA &&
-		events_look_for_refused(applier->events, true))
-		return;
-	if (count > 1)
-	{
-		applier->piece_size = smaller_size(applier, first, count, timed_out);
-		return;
-	}
-	if (first->sqlstate != 0)
-		ReThrowError(error); /* even its dead letter can't be written */
-	if (timed_out || failure_kind(error) == FAILURE_UNKNOWN)
-		applier->unknown_failures++;
-	blame_element(applier, first, error);
 }
 
 /*
@@ -447,10 +333,7 @@ apply_batch(Applier *applier, Batch *batch)
 			from = to;
 		}
 		else
-		{
-			forget_refused(batch, from, to);
 			piece_failed(applier, batch, from, to, error, timed_out);
-		}
 		CHECK_FOR_INTERRUPTS();
 	}
 	attempt_batch_done(applier->attempt, batch);

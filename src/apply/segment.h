@@ -45,6 +45,9 @@ typedef struct SegmentMap
 	bool repeats_ended; /* the last repeat of some segment has gone */
 } SegmentMap;
 
+/* Lookups in the indexes of segments, open until the transaction ends. */
+typedef struct SegmentProbes SegmentProbes;
+
 /* in apply/segment.c */
 extern SegmentMap *segment_map_create(Oid table, const IdentityColumns *columns,
 									  const IdentityHasher *hasher, MemoryContext context);
@@ -65,5 +68,16 @@ extern void segment_map_follow(SegmentMap *map, int32 stream_id, EditTimes *time
 extern void segment_map_followed(SegmentMap *map);
 extern void segment_map_not_followed(SegmentMap *map);
 extern void segment_map_watch(SegmentMap *map);
+
+/* in apply/segment_probe.c */
+extern SegmentProbes *segment_probes_create(const IdentityColumns *columns, MemoryContext context);
+extern bool segment_probes_find(SegmentProbes *probes, Segment *segment, const Datum *values);
+extern void segment_probes_close(SegmentProbes *probes);
+extern void segment_probes_abandon(SegmentProbes *probes);
+
+/* in apply/segment_bound.c */
+extern int64 segment_map_identities(const SegmentMap *map);
+extern int64 segment_map_bytes(const SegmentMap *map);
+extern List *segment_map_beyond_bound(const SegmentMap *map, int64 bound_bytes);
 
 #endif /* DETECT_SEGMENT_H */

@@ -73,6 +73,10 @@ extern bool kafka_error_is_missing(rd_kafka_resp_err_t error);
 extern char *kafka_copy_text(MemoryContext context, const char *text);
 extern bool kafka_take_from_main_queue(KafkaClient *client, KafkaEvent *event, bool *is_event);
 
+/* in kafka_property.c */
+extern void kafka_set_properties(KafkaClient *client, const KafkaProperty *properties,
+								 int nproperties, const char *client_name);
+
 /* in kafka_request.c */
 extern rd_kafka_topic_partition_list_t *
 kafka_list_positions(const KafkaPosition *positions, int npositions);

@@ -1,0 +1,207 @@
+/*-------------------------------------------------------------------------
+ *
+ * chore_command.c
+ *	  Commands that do chores, and what is told of those that fail.
+ *
+ * CREATE INDEX CONCURRENTLY and DETACH PARTITION CONCURRENTLY commit within,
+ * so each runs as a top-level command of a short-lived worker, through a
+ * portal like a command of a client.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "compat.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "tcop/pquery.h"
+#include "tcop/tcopprot.h"
+#include "tcop/utility.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+
+#include "apply/chore.h"
+
+static int failures = 0; /* of the present run */
+static bool is_told;	 /* the first of them is in the log */
+
+/*
+ * Begins a run, of which no chore has failed.
+ */
+void
+chores_begin(void)
+{
+	failures = 0;
+}
+
+/* Runs a command as a client's would be; it may commit within. */
+static void
+run_through_portal(const char *sql)
+{
+	RawStmt *statement = linitial_node(RawStmt, pg_parse_query(sql));
+	List *queries = pg_analyze_and_rewrite_fixedparams(statement, sql, NULL, 0, NULL);
+	List *plans = pg_plan_queries(queries, sql, 0, NULL);
+	Portal portal = CreatePortal("", true, true);
+
+	portal->visible = false;
+	PortalDefineQuery(portal, NULL, sql, CreateCommandTag(statement->stmt), plans, NULL);
+	PortalStart(portal, NULL, 0, InvalidSnapshot);
+	(void) compat_portal_run(portal);
+	PortalDrop(portal, false);
+}
+
+/*
+ * Begins a transaction and stays in the current context, which outlives it.
+ */
+void
+chore_begin_reading(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	StartTransactionCommand();
+	MemoryContextSwitchTo(context);
+}
+
+/*
+ * Ends it, in the current context.
+ */
+void
+chore_end_reading(void)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(context);
+}
+
+/*
+ * Runs a command in transactions of its own.  Result is NULL, or the error,
+ * in the current context, which outlives transactions.  Zero means no
+ * lock_timeout.
+ */
+ErrorData *
+chore_run_command(const char *sql, int lock_timeout_ms)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ErrorData *volatile error = NULL;
+
+	SetConfigOption("lock_timeout", psprintf("%d", lock_timeout_ms), PGC_USERSET, PGC_S_SESSION);
+	debug_query_string = sql;
+	pgstat_report_activity(STATE_RUNNING, sql);
+	PG_TRY();
+	{
+		StartTransactionCommand();
+		MemoryContextSwitchTo(context);
+		run_through_portal(sql);
+		CommitTransactionCommand();
+	}
+	PG_CATCH();
+	{
+		HOLD_INTERRUPTS();
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		AbortCurrentTransaction();
+		FlushErrorState();
+		RESUME_INTERRUPTS();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	debug_query_string = NULL;
+	pgstat_report_activity(STATE_IDLE, NULL);
+	return error;
+}
+
+/*
+ * What the user can do about a chore that failed, or NULL.  The caller is in a
+ * transaction.
+ */
+const char *
+chore_remedy(const char *partition, const ErrorData *error)
+{
+	switch (error->sqlerrcode)
+	{
+		case ERRCODE_UNIQUE_VIOLATION:
+			return "Delete all but one of the rows with each of these keys; until then the identities stay in memory.";
+		case ERRCODE_INSUFFICIENT_PRIVILEGE:
+			return psprintf("%s must own the partition and may need CREATE on its schema.",
+							quote_identifier(GetUserNameFromId(GetUserId(), false)));
+		case ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST:
+			return "Drop what depends on it.";
+		default:
+			return error->hint;
+	}
+}
+
+/*
+ * Tells of a chore that failed: the first of a run in the log and in the
+ * stream's reason, of the others how many.  Being kept waiting is no failure.
+ */
+void
+chore_failed(const char *chore, const char *partition, const ErrorData *error)
+{
+	char *reason = psprintf("could not %s partition %s: %s", chore, partition, error->message);
+	bool is_locked = error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
+	const char *remedy;
+	int left_out;
+
+	if (!is_locked && failures++ > 0)
+		return;
+	/* names are looked up */
+	chore_begin_reading();
+	remedy = chore_remedy(partition, error);
+	chore_end_reading();
+	is_told = log_is_due(LOG_CHORE, &left_out);
+	if (is_told)
+		ereport(LOG, (errcode(error->sqlerrcode), errmsg("%s", reason), log_left_out(left_out),
+					  remedy ? errhint("%s", remedy) : 0));
+	/* the detail may show keys, which belong into no log */
+	if (error->detail)
+		reason = psprintf("%s: %s", reason, error->detail);
+	if (my_slot != NULL && !is_locked)
+		slot_record_error(my_slot, error->sqlerrcode,
+						  remedy ? psprintf("%s. %s", reason, remedy) : reason);
+}
+
+/*
+ * Ends a run: tells how many chores failed, or that none does any more.
+ */
+void
+chores_end(const Stream *stream)
+{
+	if (failures > 1 && is_told)
+		ereport(LOG, (errmsg("%d more partitions of stream \"%s\" could not be tended",
+							 failures - 1, stream->name)));
+	if (failures == 0 && my_slot != NULL)
+		slot_clear_reason(my_slot, DUTY_MAINTAIN);
+}
+
+/*
+ * A relation's name with its schema, quoted; NULL if it is gone.  The caller is
+ * in a transaction.
+ */
+char *
+chore_relation_name(Oid relation)
+{
+	char *name = get_rel_name(relation);
+
+	if (name == NULL)
+		return NULL;
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relation)), name);
+}
+
+/*
+ * The same, in a transaction of its own and the current context.
+ */
+char *
+chore_read_relation_name(Oid relation)
+{
+	char *name;
+
+	chore_begin_reading();
+	name = chore_relation_name(relation);
+	chore_end_reading();
+	return name;
+}

@@ -1,0 +1,191 @@
+/*-------------------------------------------------------------------------
+ *
+ * partition_index.c
+ *	  A partition that is past gets its unique index.
+ *
+ * The index waits for others as long as it takes.  A build that fails leaves
+ * an invalid index, which is dropped; repeated keys, on which it fails most of
+ * all, are a problem that names them.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "access/relation.h"
+#include "access/xact.h"
+#include "commands/defrem.h"
+#include "executor/spi.h"
+#include "fault_point.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
+
+#include "apply/chore.h"
+
+/* The problem of an index that can't be built, and how many of the keys that
+ * keep it from being built are shown. */
+#define PROBLEM_INDEX "unique index"
+#define SHOWN_KEYS	  5
+
+/* Our indexes on a partition that never became valid: names, quoted. */
+static List *
+invalid_indexes(Relation table)
+{
+	List *names = NIL;
+	List *indexes = RelationGetIndexList(table);
+	char *prefix = makeObjectName(RelationGetRelationName(table), NULL, "identity");
+	ListCell *cell;
+
+	foreach(cell, indexes)
+	{
+		char *name = get_rel_name(lfirst_oid(cell));
+
+		if (name != NULL && strncmp(name, prefix, strlen(prefix)) == 0 &&
+			!get_index_isvalid(lfirst_oid(cell)))
+			names = lappend(names, chore_relation_name(lfirst_oid(cell)));
+	}
+	return names;
+}
+
+/* Drops what an index build that failed or was interrupted left behind. */
+static void
+drop_invalid_indexes(Oid partition)
+{
+	List *names = NIL;
+	ListCell *cell;
+	Relation table;
+
+	chore_begin_reading();
+	table = try_relation_open(partition, AccessShareLock);
+	if (table != NULL)
+	{
+		names = invalid_indexes(table);
+		relation_close(table, AccessShareLock);
+	}
+	chore_end_reading();
+
+	foreach(cell, names)
+	{
+		ErrorData *error = chore_run_command(
+			psprintf("DROP INDEX CONCURRENTLY IF EXISTS %s", (char *) lfirst(cell)), 0);
+
+		if (error != NULL)
+			chore_failed("drop an invalid index of", lfirst(cell), error);
+	}
+}
+
+/* The command that makes a partition's index; NULL if it needs none. */
+static char *
+index_command(const Stream *stream, Oid partition)
+{
+	char *command = NULL;
+	IdentityColumns *columns;
+
+	chore_begin_reading();
+	columns = identity_columns(stream);
+	if (chore_lacks_index(partition, columns))
+	{
+		char *index = ChooseRelationName(get_rel_name(partition), NULL, "identity",
+										 get_rel_namespace(partition), false);
+
+		command =
+			psprintf("CREATE UNIQUE INDEX CONCURRENTLY %s ON %s (%s)", quote_identifier(index),
+					 chore_relation_name(partition), identity_columns_list(columns));
+	}
+	chore_end_reading();
+	return command;
+}
+
+/* The first keys that stand more than once in a relation, with how often, as
+ * text; NULL if there are none. */
+static char *
+repeated_keys(const Stream *stream, const char *name)
+{
+	char *list = identity_columns_list(identity_columns(stream));
+	char *sql = psprintf("SELECT pg_catalog.string_agg(k, ', ') FROM ("
+						 "SELECT pg_catalog.format('(%%s) %%s times', "
+						 "pg_catalog.concat_ws(', ', %s), pg_catalog.count(*)) AS k "
+						 "FROM %s GROUP BY %s HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 1 "
+						 "ORDER BY %s LIMIT %d) r",
+						 list, name, list, list, SHOWN_KEYS);
+	MemoryContext context = CurrentMemoryContext;
+	char *keys = NULL;
+
+	SPI_connect();
+	if (SPI_execute(sql, true, 0) == SPI_OK_SELECT && SPI_processed == 1)
+		keys = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+	if (keys != NULL)
+		keys = MemoryContextStrdup(context, keys);
+	SPI_finish();
+	return keys;
+}
+
+/* Notes how the build of an index went, with the keys that it failed on: a
+ * problem until it is built.  What could not be noted is in the log. */
+static void
+note_index(const Stream *stream, Oid partition, const char *name, const ErrorData *failure)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	PG_TRY();
+	{
+		chore_begin_reading();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		if (failure == NULL)
+			problem_clear(stream->id, PROBLEM_INDEX, partition);
+		else
+		{
+			char *detail =
+				psprintf("the unique index of %s was not built: %s", name, failure->message);
+			char *keys = failure->sqlerrcode == ERRCODE_UNIQUE_VIOLATION
+							 ? repeated_keys(stream, name)
+							 : NULL;
+			const char *remedy = chore_remedy(name, failure);
+
+			if (keys != NULL)
+				detail = psprintf("%s: %s", detail, keys);
+			problem_set(stream->id, PROBLEM_INDEX, partition, detail, remedy);
+		}
+		PopActiveSnapshot();
+		chore_end_reading();
+	}
+	PG_CATCH();
+	{
+		HOLD_INTERRUPTS();
+		MemoryContextSwitchTo(context);
+		EmitErrorReport();
+		AbortCurrentTransaction();
+		FlushErrorState();
+		RESUME_INTERRUPTS();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+}
+
+/*
+ * Gives a partition its unique index, under the name that it has; what keeps it
+ * from being built is told.  Called outside any transaction.
+ */
+void
+partition_build_index(const Stream *stream, Oid partition, const char *name)
+{
+	char *command;
+	ErrorData *error;
+
+	drop_invalid_indexes(partition);
+	command = index_command(stream, partition);
+	if (command == NULL)
+		return;
+
+	FAULT_POINT("before_index_build");
+	error = chore_run_command(command, 0);
+	FAULT_POINT("after_index_build");
+	if (error != NULL)
+	{
+		drop_invalid_indexes(partition);
+		chore_failed("build the unique index of", name, error);
+	}
+	note_index(stream, partition, name, error);
+}
