@@ -156,6 +156,7 @@ OBJS = \
 	src/place/place_grid.o \
 	src/place/place_order.o \
 	src/place/place_rows.o \
+	src/place/place_table.o \
 	src/place/place_tree.o \
 	src/place/place_walk.o \
 	src/place/places.o \
