@@ -165,9 +165,12 @@ OBJS = \
 	src/place/nearest.o \
 	src/place/place.o \
 	src/place/place_expressions.o \
+	src/place/place_grid.o \
 	src/place/place_order.o \
 	src/place/place_rows.o \
+	src/place/place_table.o \
 	src/place/place_tree.o \
+	src/place/place_walk.o \
 	src/place/places.o \
 	src/place/serialized.o \
 	src/place/wrapper.o \

@@ -171,6 +171,24 @@ FROM walker p, LATERAL (SELECT array_agg(n.key) AS ids, array_agg(n.distance) AS
     LATERAL (SELECT array_agg(w.id) AS ids, array_agg(w.d) AS distances
              FROM (SELECT s.id, s.geog <-> p.geog AS d FROM street s WHERE ST_DWithin(s.geog, p.geog, 150) ORDER BY s.geog <-> p.geog, s.id LIMIT 3) w) t
 WHERE near_street(p.geog) IS DISTINCT FROM t.ids[1] OR a.ids IS DISTINCT FROM t.ids OR a.distances IS DISTINCT FROM t.distances LIMIT 10;
+-- zones of one town, with holes and parts, some across one another, from points in and beside them
+CREATE TABLE quarter AS
+    SELECT id, CASE WHEN id % 5 = 0 THEN ST_MakePolygon(ST_ExteriorRing(g), ARRAY[ST_ExteriorRing(ST_Scale(g, ST_Point(0.5, 0.5), ST_Centroid(g)))])
+                    WHEN id % 5 = 1 THEN ST_Collect(g, ST_Translate(g, 4e-3, 0)) ELSE g END::geography AS geog
+    FROM (SELECT id, CASE WHEN id % 3 = 0 THEN ST_MakeEnvelope(x, y, x + size, y + size, 4326) ELSE ST_Buffer(ST_Point(x, y, 4326), size, 1 + id % 9) END AS g
+          FROM (SELECT id, 13.4 + random() * 0.02 AS x, 52.5 + random() * 0.02 AS y, 2e-4 + 1e-3 * random() AS size FROM generate_series(1, 200) id) v) w;
+ALTER TABLE quarter ADD PRIMARY KEY (id);
+CREATE INDEX ON quarter USING gist (geog);
+CREATE TABLE visitor AS
+    (SELECT row_number() OVER () AS id, ST_Point(13.399 + random() * 0.022, 52.499 + random() * 0.022, 4326)::geography AS geog FROM generate_series(1, :points / 30))
+    UNION ALL (SELECT row_number() OVER () + :points, geom::geography FROM (SELECT d.geom FROM quarter, ST_DumpPoints(geog::geometry) d ORDER BY random() LIMIT :points / 60) v);
+SELECT detect.create_locator('near_quarter', 'quarter', within => 100);
+SELECT p.id, ST_AsText(p.geog, 17), near_quarter(p.geog) AS locator, a.ids AS locator_all, t.ids AS postgis
+FROM visitor p, LATERAL (SELECT array_agg(n.key) AS ids, array_agg(n.distance) AS distances FROM near_quarter_all(p.geog, 3) n) a,
+    LATERAL (SELECT array_agg(w.id) AS ids, array_agg(w.d) AS distances
+             FROM (SELECT q.id, q.geog <-> p.geog AS d FROM quarter q WHERE ST_DWithin(q.geog, p.geog, 100) ORDER BY q.geog <-> p.geog, q.id LIMIT 3) w) t
+WHERE near_quarter(p.geog) IS DISTINCT FROM t.ids[1] OR a.ids IS DISTINCT FROM t.ids OR a.distances IS DISTINCT FROM t.distances LIMIT 10;
+SELECT count(near_quarter(geog)) > 0.5 * count(*) AS many_near, count(near_quarter(geog)) < 0.99 * count(*) AS some_far FROM visitor;
 -- on the middle of an arc, which rises above its chord
 SELECT detect.create_locator('close_on_globe', 'globe', key => 'id', within => 1000);
 CREATE TABLE middle AS

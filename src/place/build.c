@@ -63,7 +63,8 @@ globe_box(const Serialized *serialized, Box *box)
 	}
 }
 
-/* The box of a place that only PostGIS knows; one without is looked at always. */
+/* The box of a place within which only PostGIS knows; one without is looked at
+ * always. */
 static void
 read_box(const Serialized *serialized, bool globe, Box *box)
 {
@@ -102,10 +103,9 @@ places_add_row(const Locator *locator, Places *places, Datum key, Datum geometry
 		refuse_srid(locator, serialized.srid);
 	if (!place_read(places, &serialized, &place, &box) &&
 		(locator->mode != LOCATOR_WITHIN || !globe_read(places, &serialized, &place, &box)))
-	{
 		place.shape = SHAPE_OTHER;
+	if (place.shape == SHAPE_OTHER || place.shape == SHAPE_AREA)
 		read_box(&serialized, places->globe, &box);
-	}
 	/* a line contains points too, and which of two is nearer may be close */
 	if (place.shape != SHAPE_POLYGON || locator->mode == LOCATOR_WITHIN)
 		place.geometry = places_copy(places, PointerGetDatum(bytes), false, -1);

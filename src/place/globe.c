@@ -5,8 +5,14 @@
  *
  * PostGIS keeps the boxes of geographies on the unit sphere, and orders by the
  * distance on a sphere, but decides ST_DWithin on the spheroid.  Bounds here are
- * wide enough for both.  Distances are those on its sphere, of points and lines
- * as long as no edge goes far around the earth; PostGIS decides what is close.
+ * wide enough for both.  Distances are those on its sphere, of points, lines and
+ * rings as long as no edge goes far around the earth; PostGIS decides what is close.
+ *
+ * Whether a point lies in a polygon on the globe is left to PostGIS.  It counts how
+ * often a line to some point outside crosses the rings, with tolerances where that
+ * meets a vertex, so that its answer follows from all edges and from which point it
+ * takes: nothing that could be had a second time, cheaper and equal.  But a point
+ * beside the box of a polygon is in it for nobody; then the rings are all there is.
  *
  *-------------------------------------------------------------------------
  */
@@ -122,13 +128,13 @@ edges_box(const double (*from)[3], uint32 edges, Box *box)
 	}
 }
 
-/* Read one line or point, and let the extent contain it; false when it is empty or
- * goes too far.  The box of one that is alone and has no more is that of its place. */
+/* Read one ring, line or point, and let the extent contain it; false when it is empty
+ * or goes too far.  The box of one that is alone and has no more is that of its
+ * place. */
 static bool
-read_arc(Places *places, const Serialized *serialized, const char **at, bool is_alone, Arc *arc,
-		 Box *extent)
+read_arc(Places *places, const Serialized *serialized, const char **at, uint32 count, bool is_alone,
+		 Arc *arc, Box *extent)
 {
-	uint32 count = serialized_uint32(serialized, at);
 	uint32 edges = Max(count, 1) - 1;
 	uint32 nboxes = Max((edges + EDGES_PER_BOX - 1) / EDGES_PER_BOX, 1);
 	double(*positions)[3];
@@ -165,46 +171,113 @@ read_arc(Places *places, const Serialized *serialized, const char **at, bool is_
 	return true;
 }
 
+/* Arcs while they are read. */
+typedef struct ArcReader
+{
+	Places *places;
+	const Serialized *serialized;
+	const char *at;
+	Arc *arcs;
+	uint32 narcs;
+	uint32 capacity;
+	Box extent;
+} ArcReader;
+
+/* Read one arc of so many positions. */
+static bool
+add_arc(ArcReader *reader, uint32 count, bool is_alone)
+{
+	if (reader->narcs == reader->capacity)
+	{
+		reader->capacity = Max(4, reader->capacity * 2);
+		reader->arcs = reader->arcs
+						   ? repalloc_huge(reader->arcs, (Size) reader->capacity * sizeof(Arc))
+						   : palloc(reader->capacity * sizeof(Arc));
+	}
+	return read_arc(reader->places, reader->serialized, &reader->at, count, is_alone,
+					&reader->arcs[reader->narcs++], &reader->extent);
+}
+
+/* Read the rings of a polygon: their counts, padded to eight bytes, then their
+ * positions. */
+static bool
+add_rings(ArcReader *reader)
+{
+	uint32 nrings = serialized_uint32(reader->serialized, &reader->at);
+	const char *counts = reader->at;
+
+	for (uint32 i = 0; i < nrings + nrings % 2; i++)
+		(void) serialized_uint32(reader->serialized, &reader->at);
+	for (uint32 i = 0; i < nrings; i++)
+	{
+		if (!add_arc(reader, serialized_uint32(reader->serialized, &counts), false))
+			return false;
+	}
+	return true;
+}
+
+/* Read one geometry that is no collection. */
+static bool
+add_simple(ArcReader *reader, bool is_area, bool is_alone)
+{
+	(void) serialized_uint32(reader->serialized, &reader->at); /* its type */
+	return is_area ? add_rings(reader)
+				   : add_arc(reader, serialized_uint32(reader->serialized, &reader->at), is_alone);
+}
+
+/* Read all arcs; false when one can't be. */
+static bool
+add_all(ArcReader *reader, bool is_area)
+{
+	uint32 count;
+
+	reader->at = reader->serialized->body;
+	if (reader->serialized->type < SERIALIZED_MULTIPOINT)
+		return add_simple(reader, is_area, true);
+	reader->at += sizeof(uint32);
+	count = serialized_uint32(reader->serialized, &reader->at);
+	for (uint32 i = 0; i < count; i++)
+	{
+		if (!add_simple(reader, is_area, count == 1))
+			return false;
+	}
+	return true;
+}
+
 /*
- * Read points or lines on the globe into a place, and their box.  False when it is
- * something else: the caller then asks PostGIS.
+ * Read a geometry on the globe into a place, and the box of its arcs, which for a
+ * polygon is not all that it covers.  False when it is no shape of ours: the caller
+ * then asks PostGIS.
  */
 bool
 globe_read(Places *places, const Serialized *serialized, Place *place, Box *box)
 {
-	const char *at = serialized->body;
-	bool is_multiple =
-		serialized->type == SERIALIZED_MULTIPOINT || serialized->type == SERIALIZED_MULTILINE;
-	uint32 count = 1;
-	Arc *arcs;
-	uint32 vertices = 0;
+	ArcReader reader = {.places = places, .serialized = serialized, .extent = no_box};
+	bool is_area =
+		serialized->type == SERIALIZED_POLYGON || serialized->type == SERIALIZED_MULTIPOLYGON;
 
 	if (!serialized->geodetic || serialized->srid != WGS84_SRID ||
-		(serialized->type > SERIALIZED_LINE && !is_multiple))
+		serialized->type > SERIALIZED_MULTIPOLYGON || (is_area && !serialized->has_box) ||
+		!add_all(&reader, is_area) || reader.narcs == 0)
 		return false;
-	if (is_multiple)
-	{
-		at += sizeof(uint32);
-		count = serialized_uint32(serialized, &at);
-	}
-	if ((Size) (serialized->end - at) / (2 * sizeof(uint32)) < count)
-		return false;
-	arcs = places_alloc(places, count * sizeof(Arc));
-	*box = no_box;
-	for (uint32 i = 0; i < count; i++)
-	{
-		(void) serialized_uint32(serialized, &at); /* its type */
-		if (!read_arc(places, serialized, &at, count == 1, &arcs[i], box))
-			return false;
-		vertices += arcs[i].count;
-	}
-	if (count == 0)
-		return false;
-	place->shape = SHAPE_ARC;
-	place->arcs = arcs;
-	place->nrings = count;
-	places->vertices += vertices;
+	place->shape = is_area ? SHAPE_AREA : SHAPE_ARC;
+	place->nrings = reader.narcs;
+	place->arcs = places_alloc(places, reader.narcs * sizeof(Arc));
+	memcpy((void *) place->arcs, reader.arcs, reader.narcs * sizeof(Arc));
+	for (uint32 i = 0; i < reader.narcs; i++)
+		places->vertices += reader.arcs[i].count;
+	pfree(reader.arcs);
+	*box = reader.extent;
 	return true;
+}
+
+/*
+ * Whether a place has arcs, and no rings.
+ */
+bool
+globe_has(const Place *place)
+{
+	return place->shape == SHAPE_ARC || place->shape == SHAPE_AREA;
 }
 
 /* The square of the chord to the nearest point of an edge.  Differences come
@@ -270,7 +343,7 @@ arc_chord2(const Arc *arc, const double at[3], double nearest2)
 }
 
 /*
- * The distance on the sphere, in metres, from a position to a place of SHAPE_ARC;
+ * The distance on the sphere, in metres, from a position to the arcs of a place;
  * INFINITY when its chord is not within the limit.  PostGIS's may differ by what
  * nearest.c allows for.
  */

@@ -27,37 +27,37 @@ PG_FUNCTION_INFO_V1(detect_locate_all_xy);
 
 /* Whether the place that a walk has come to has the point. */
 static inline bool
-has_point(Lookup *lookup, const Walk *walk, const Place *place, LookupPoint *point)
+has_point(Lookup *lookup, const PointWalk *walk, const Place *place, LookupPoint *point)
 {
 	if (place->shape != SHAPE_POLYGON)
 		return lookup_predicate(lookup, place, point);
 	return place_side(place, point->x, point->y) >=
 			   (lookup->locator->mode == LOCATOR_CONTAINS ? SIDE_INSIDE : SIDE_BORDER) &&
-		   walk_box_contains(walk, point->x, point->y);
+		   point_walk_box_contains(walk, point->x, point->y);
 }
 
 /* Begin to walk over the places that may have the point. */
 static inline void
-begin_walk(Walk *walk, const Places *places, const LookupPoint *point)
+begin_walk(PointWalk *walk, const Places *places, const LookupPoint *point)
 {
 	double at[3] = {point->x, point->y, 0};
 
 	if (places->globe)
 		globe_position(point->x, point->y, at);
-	walk_begin(walk, places, at);
+	point_walk_begin(walk, places, at);
 }
 
 /* The preferred place that has the point; NULL if there is none. */
 static const Place *
 find_first(Lookup *lookup, LookupPoint *point)
 {
-	Walk walk;
+	PointWalk walk;
 	const Place *first = NULL;
 	int i;
 
 	lookup->locator->stats.from_memory++;
 	begin_walk(&walk, lookup->places, point);
-	while ((i = walk_next(&walk, 0)) != NO_PLACE)
+	while ((i = point_walk_next(&walk)) != NO_PLACE)
 	{
 		const Place *place = &lookup->places->places[i];
 
@@ -77,7 +77,7 @@ compare_rank(const void *left, const void *right)
 static int
 find_all(Lookup *lookup, LookupPoint *point, Datum **keys)
 {
-	Walk walk;
+	PointWalk walk;
 	int capacity = 8;
 	int count = 0;
 	const Place **found = palloc(capacity * sizeof(Place *));
@@ -85,7 +85,7 @@ find_all(Lookup *lookup, LookupPoint *point, Datum **keys)
 
 	lookup->locator->stats.from_memory++;
 	begin_walk(&walk, lookup->places, point);
-	while ((i = walk_next(&walk, 0)) != NO_PLACE)
+	while ((i = point_walk_next(&walk)) != NO_PLACE)
 	{
 		const Place *place = &lookup->places->places[i];
 

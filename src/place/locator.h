@@ -69,7 +69,7 @@ typedef struct Locator
 	/* What is known of changes: see changes.c. */
 	bool is_stale;			 /* the places have changed */
 	bool is_suspect;		 /* the place table may have become another one */
-	uint64 structure;		 /* fingerprint of the place table */
+	uint64 structure;		 /* fingerprint of the place table: see place_table.c */
 	Fallback table_fallback; /* found together with it */
 	int nmembers;
 	Oid *members; /* the place table and its partitions */
@@ -160,6 +160,9 @@ extern void changes_look(Locator *locator);
 extern uint64 changes_own(void);
 extern void changes_make_triggers(Oid place_table);
 extern void changes_drop_triggers(Oid place_table);
+
+/* in place_table.c */
+extern void place_table_look(Locator *locator);
 
 /* in lookup.c */
 extern Lookup *lookup_begin(FunctionCallInfo fcinfo, bool has_xy);

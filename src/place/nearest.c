@@ -6,10 +6,11 @@
  * The answer is that of ORDER BY place <-> point, key with ST_DWithin.  On the
  * plane we compute distances ourselves, which may differ from PostGIS's in the
  * last bits: so whatever is that close to the best, or to the bound, is kept,
- * and PostGIS is asked for these distances alone.  On the globe too, for points
- * and lines, but what is close is more there: PostGIS decides by cosines whether
- * the nearest point of a great circle lies on an edge, and cosines can't tell
- * apart what is nearer than some 0.3 m to the end of a short edge.
+ * and PostGIS is asked for these distances alone.  On the globe too, but what is
+ * close is more there: PostGIS decides by cosines whether the nearest point of a
+ * great circle lies on an edge, and cosines can't tell apart what is nearer than
+ * some 0.3 m to the end of a short edge.  And where the point is in the box of a
+ * polygon, only PostGIS knows whether it is in the polygon (globe.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -46,6 +47,7 @@ typedef struct NearPlace
 {
 	const Place *place; /* its rank, by key, decides between equal distances */
 	double distance;
+	bool is_exact; /* distance is PostGIS's */
 } NearPlace;
 
 typedef struct NearSearch
@@ -159,18 +161,19 @@ is_within(NearSearch *search, const NearPlace *near)
 		   lookup_dwithin(search->lookup, near->place, search->point);
 }
 
-/* Look at one place. */
+/* Look at one place; is_in_box tells that the point may be in it. */
 static void
-consider(NearSearch *search, int index)
+consider(NearSearch *search, int index, bool is_in_box)
 {
 	Lookup *lookup = search->lookup;
 	const Place *place = &lookup->places->places[index];
 	LookupPoint *point = search->point;
 	NearPlace near = {.place = place};
 
-	if (place->shape == SHAPE_OTHER)
+	near.is_exact = place->shape == SHAPE_OTHER || (place->shape == SHAPE_AREA && is_in_box);
+	if (near.is_exact)
 		near.distance = lookup_distance(lookup, place, point);
-	else if (place->shape == SHAPE_ARC)
+	else if (search->globe)
 		near.distance = globe_distance(place, search->at, search->box_bound);
 	else
 		near.distance = place_distance(place, point->x, point->y, search->box_bound);
@@ -193,7 +196,7 @@ decide(NearSearch *search)
 		if (!search->globe && highest(search, near.distance) >= search->within &&
 			!lookup_dwithin(search->lookup, place, search->point))
 			continue;
-		if (place->shape != SHAPE_OTHER)
+		if (!near.is_exact)
 			near.distance = lookup_distance(search->lookup, place, search->point);
 		search->found[kept++] = near;
 	}
@@ -225,7 +228,7 @@ nearest_find(Lookup *lookup, LookupPoint *point, int k, bool with_distance, Near
 	while ((index = walk_next(&walk, search.box_bound)) != NO_PLACE)
 	{
 		CHECK_FOR_INTERRUPTS();
-		consider(&search, index);
+		consider(&search, index, walk.distance2 == 0);
 	}
 	/* one alone and well within the distance is right as it is */
 	if (with_distance || search.count > 1 ||

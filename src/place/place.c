@@ -14,7 +14,8 @@
  * What makes it fast are boxes around 8 consecutive edges, and around 16 such
  * boxes.  A box that the point is not level with cannot matter.  Nor can one
  * that lies wholly to the left of it: rounding is monotonic, so that the sign
- * of an edge there is never the one that counts.
+ * of an edge there is never the one that counts.  Most points need not even these,
+ * because no edge comes near their cell of a grid (place_grid.c).
  *
  * Other shapes are PostGIS's own business: their bytes are kept.
  *
@@ -186,6 +187,7 @@ place_read(Places *places, const Serialized *serialized, Place *place, Box *box)
 	place->rings = places_alloc(places, reader.nrings * sizeof(Ring));
 	memcpy((void *) place->rings, reader.rings, reader.nrings * sizeof(Ring));
 	pfree(reader.rings);
+	place->grid = is_polygon ? grid_build(places, place, &reader.extent) : NULL;
 	box_round(box, 0, reader.extent.xmin, reader.extent.xmax);
 	box_round(box, 1, reader.extent.ymin, reader.extent.ymax);
 	box_round(box, 2, 0, 0);
@@ -266,7 +268,10 @@ Side
 place_side(const Place *place, double x, double y)
 {
 	uint32 i = 0;
+	Side decided;
 
+	if (place->grid && grid_side(place->grid, x, y, &decided))
+		return decided;
 	while (i < place->nrings)
 	{
 		Side side = ring_side(&place->rings[i++], x, y);

@@ -88,7 +88,7 @@ typedef struct Box
 	float max[3];
 } Box;
 
-/* A line or a point on the globe, as positions on the unit sphere. */
+/* A ring, a line or a point on the globe, as positions on the unit sphere. */
 typedef struct Arc
 {
 	const double (*positions)[3];
@@ -96,11 +96,21 @@ typedef struct Arc
 	uint32 count;	  /* of positions */
 } Arc;
 
+/* Cells over a polygon, most of which no edge comes near: see place_grid.c. */
+typedef struct Grid
+{
+	Point2 origin;
+	Point2 cells_per_unit;
+	int size; /* in cells, of either axis */
+	uint8 cells[FLEXIBLE_ARRAY_MEMBER];
+} Grid;
+
 typedef enum Shape
 {
 	SHAPE_POLYGON, /* polygons: rings */
 	SHAPE_LINE,	   /* lines and points: rings that bound nothing */
 	SHAPE_ARC,	   /* the same on the globe: arcs */
+	SHAPE_AREA,	   /* polygons on the globe: arcs that bound something */
 	SHAPE_OTHER,   /* PostGIS alone knows */
 	SHAPE_GONE	   /* its row was deleted or changed */
 } Shape;
@@ -113,7 +123,8 @@ typedef struct Place
 		const Ring *rings;
 		const Arc *arcs;
 	};
-	uint32 nrings; /* or arcs */
+	const Grid *grid; /* of a polygon with many edges, else NULL */
+	uint32 nrings;	  /* or arcs */
 	Shape shape;
 	Datum geometry; /* 0 unless PostGIS must be asked */
 	int rank;		/* the least is preferred */
@@ -134,6 +145,13 @@ extern Side place_side(const Place *place, double x, double y);
 extern double place_distance(const Place *place, double x, double y, double limit);
 
 /* ---------------------------------------------------------------------
+ * in place_grid.c: where most points of a polygon are decided
+ * ---------------------------------------------------------------------
+ */
+extern Grid *grid_build(Places *places, const Place *place, const EdgeBox *extent);
+extern bool grid_side(const Grid *grid, double x, double y, Side *side);
+
+/* ---------------------------------------------------------------------
  * in globe.c: distances on the globe
  * ---------------------------------------------------------------------
  */
@@ -141,6 +159,7 @@ extern void globe_position(double longitude, double latitude, double at[3]);
 extern double globe_chord(double distance_m);
 extern double globe_rise(double square);
 extern bool globe_read(Places *places, const Serialized *serialized, Place *place, Box *box);
+extern bool globe_has(const Place *place);
 extern double globe_distance(const Place *place, const double at[3], double limit);
 
 /* ---------------------------------------------------------------------
@@ -262,6 +281,34 @@ extern void places_release(Places *places);
  * in place_tree.c: the tree over their boxes
  * ---------------------------------------------------------------------
  */
+extern void tree_build(Places *places, Tree *tree);
+extern void tree_free(Tree *tree);
+extern const Box no_box;
+extern void box_extend(Box *box, const Box *other);
+extern void box_round(Box *box, int axis, double min, double max);
+
+/* ---------------------------------------------------------------------
+ * in place_walk.c: walks over that tree
+ * ---------------------------------------------------------------------
+ */
+
+/* A walk over places whose box has a point. */
+typedef struct PointWalk
+{
+	const Places *places;
+	const Tree *tree;
+	int axes;
+	float below[3]; /* the point, rounded down */
+	float above[3]; /* and up */
+	int box;		/* of the place that was found last, on level 0 */
+	int level;		/* of the node in hand */
+	int nodes[TREE_LEVELS];
+	uint32 boxes[TREE_LEVELS]; /* of these: a bit for each that is still to be looked into */
+} PointWalk;
+
+extern void point_walk_begin(PointWalk *walk, const Places *places, const double at[3]);
+extern int point_walk_next(PointWalk *walk);
+extern bool point_walk_box_contains(const PointWalk *walk, double x, double y);
 
 /* A box that a walk has still to look into. */
 typedef struct WalkBox
@@ -277,20 +324,14 @@ typedef struct Walk
 	const Places *places;
 	const Tree *tree;
 	int axes;
-	float below[3]; /* the point, rounded down */
-	float above[3]; /* and up */
-	int box;		/* of the place that was found last, on level 0 */
+	float below[3];	 /* the point, rounded down */
+	float above[3];	 /* and up */
+	float distance2; /* to the box of the place that was found last */
 	int depth;
 	WalkBox stack[TREE_LEVELS * BOXES_PER_NODE];
 } Walk;
 
-extern void tree_build(Places *places, Tree *tree);
-extern void tree_free(Tree *tree);
 extern void walk_begin(Walk *walk, const Places *places, const double at[3]);
 extern int walk_next(Walk *walk, double bound);
-extern bool walk_box_contains(const Walk *walk, double x, double y);
-extern const Box no_box;
-extern void box_extend(Box *box, const Box *other);
-extern void box_round(Box *box, int axis, double min, double max);
 
 #endif /* DETECT_PLACE_H */

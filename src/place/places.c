@@ -146,8 +146,7 @@ places_remove(Places *places, int index)
 
 	Assert(place->shape != SHAPE_GONE);
 	for (uint32 i = 0; i < place->nrings; i++)
-		places->vertices -=
-			place->shape == SHAPE_ARC ? place->arcs[i].count : place->rings[i].count;
+		places->vertices -= globe_has(place) ? place->arcs[i].count : place->rings[i].count;
 	place->shape = SHAPE_GONE;
 	places->ngone++;
 }

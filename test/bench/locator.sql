@@ -83,6 +83,16 @@ SELECT detect.create_locator('on_street', 'street', within => 50);
 SELECT contest('within 50 m: 100000 streets on the globe', 'on_street', 'SELECT count(on_street(g)) FROM (SELECT g FROM point LIMIT %s) p',
     'SELECT count((SELECT id FROM street WHERE ST_DWithin(geog, g, 50) ORDER BY geog <-> g LIMIT 1)) FROM (SELECT g FROM point LIMIT %s) p', :points / 10, :points / 100);
 
+-- Round zones of a town on the globe, of 65 vertices and 200 m: whether a point in the box of one is in it, PostGIS is asked.
+CREATE TABLE area AS
+    SELECT i AS id, ST_Transform(ST_Buffer(ST_Point(390000 + random() * 30000, 5800000 + random() * 30000, 25832), 100, 16), 4326)::geography AS geog FROM generate_series(1, 10000) i;
+ALTER TABLE area ADD PRIMARY KEY (id);
+CREATE INDEX ON area USING gist (geog);
+ANALYZE area;
+SELECT detect.create_locator('near_area', 'area', within => 50);
+SELECT contest('within 50 m: 10000 zones of 65 on the globe', 'near_area', 'SELECT count(near_area(g)) FROM (SELECT g FROM point LIMIT %s) p',
+    'SELECT count((SELECT id FROM area WHERE ST_DWithin(geog, g, 50) ORDER BY geog <-> g LIMIT 1)) FROM (SELECT g FROM point LIMIT %s) p', :points / 10, :points / 100);
+
 \o
 SELECT what, round(locator_us::numeric, 2) AS locator_us, round(postgis_us::numeric, 1) AS postgis_us, round((postgis_us / locator_us)::numeric, 1) AS ratio,
        vertices, round(build_us_a_vertex::numeric, 2) AS build_us_a_vertex, round(megabytes::numeric, 1) AS mb
