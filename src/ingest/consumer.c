@@ -181,6 +181,7 @@ take_event(StageWriter **writer, Consumer *consumer, const KafkaEvent *event, Li
 static void
 write_progresses(Consumer *consumer, List *progresses)
 {
+	List *changed = NIL;
 	ListCell *before;
 	ListCell *after;
 
@@ -202,9 +203,11 @@ write_progresses(Consumer *consumer, List *progresses)
 		{
 			if (progress->next_offset != known->next_offset)
 				progress->waits_since = progress->held_up_since = 0;
-			progress_write_staged(consumer->stream, progress);
+			changed = lappend(changed, progress);
 		}
 	}
+	if (changed != NIL)
+		progress_write_staged(consumer->stream, changed);
 }
 
 /* After the commit: what is known follows. */
