@@ -76,10 +76,12 @@ round_wait_latch(pgsocket socket, long wait_ms)
 
 	if (wait_event == 0)
 		wait_event = compat_wait_event("DetectWorkerMain");
-	if (socket != PGINVALID_SOCKET)
-		events |= WL_SOCKET_READABLE;
 	pgstat_report_activity(STATE_IDLE, NULL);
-	(void) WaitLatchOrSocket(MyLatch, events, socket, wait_ms, wait_event);
+	/* with a socket, what to wait on is set up for each wait anew */
+	if (socket == PGINVALID_SOCKET)
+		(void) WaitLatch(MyLatch, events, wait_ms, wait_event);
+	else
+		(void) WaitLatchOrSocket(MyLatch, events | WL_SOCKET_READABLE, socket, wait_ms, wait_event);
 	ResetLatch(MyLatch);
 	pgstat_report_activity(STATE_RUNNING, NULL);
 }
