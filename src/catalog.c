@@ -16,6 +16,7 @@
 
 #include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/nbtree.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "catalog/namespace.h"
@@ -29,7 +30,19 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/syscache.h"
+
+#define MAX_KEYS 3
+
+/* How a writer finds rows by the primary key. */
+typedef struct CatalogLookup
+{
+	IndexScanDesc scan;
+	Snapshot snapshot;
+	ScanKeyData keys[MAX_KEYS];
+	TupleTableSlot *found;
+} CatalogLookup;
 
 /*
  * The OID of a table or sequence in schema detect; InvalidOid when it is
@@ -201,7 +214,46 @@ catalog_open(const char *table)
 	InitResultRelInfo(writer->result, writer->rel, 0, NULL, 0);
 	ExecOpenIndices(writer->result, false);
 	writer->slot = table_slot_create(writer->rel, &writer->estate->es_tupleTable);
+	writer->lookup = NULL;
 	return writer;
+}
+
+/* Prepare to look rows up by the first columns of the primary key. */
+static CatalogLookup *
+begin_lookup(CatalogWriter *writer, int nkeys)
+{
+	CatalogLookup *lookup = palloc(sizeof(CatalogLookup));
+	Relation index = NULL;
+
+	for (int i = 0; i < writer->result->ri_NumIndices; i++)
+	{
+		if (writer->result->ri_IndexRelationDescs[i]->rd_index->indisprimary)
+			index = writer->result->ri_IndexRelationDescs[i];
+	}
+	if (index == NULL || nkeys > MAX_KEYS)
+		elog(ERROR, "no primary key to look up rows of \"%s\" by",
+			 RelationGetRelationName(writer->rel));
+	for (int i = 0; i < nkeys; i++)
+	{
+		Oid type = index->rd_opcintype[i];
+		Oid equality =
+			get_opfamily_member(index->rd_opfamily[i], type, type, BTEqualStrategyNumber);
+
+		ScanKeyEntryInitialize(&lookup->keys[i], 0, i + 1, BTEqualStrategyNumber, type,
+							   index->rd_indcollation[i], get_opcode(equality), (Datum) 0);
+	}
+	lookup->found = table_slot_create(writer->rel, &writer->estate->es_tupleTable);
+	lookup->snapshot = RegisterSnapshot(GetLatestSnapshot());
+	lookup->scan = compat_index_beginscan(writer->rel, index, lookup->snapshot, nkeys);
+	return lookup;
+}
+
+static void
+end_lookup(CatalogLookup *lookup)
+{
+	index_endscan(lookup->scan);
+	UnregisterSnapshot(lookup->snapshot);
+	pfree(lookup);
 }
 
 /*
@@ -210,6 +262,8 @@ catalog_open(const char *table)
 void
 catalog_close(CatalogWriter *writer)
 {
+	if (writer->lookup)
+		end_lookup(writer->lookup);
 	ExecCloseIndices(writer->result);
 	ExecResetTupleTable(writer->estate->es_tupleTable, false);
 	FreeExecutorState(writer->estate);
@@ -271,21 +325,22 @@ catalog_insert(const char *table, Datum *values, const bool *nulls)
 
 /*
  * Insert one row, or replace the row with the same primary key, which is the
- * first nkeys columns.  The caller is the only writer of that row.
+ * first nkeys columns.  The caller is the only writer of that row, and writes it
+ * once.
  */
 void
-catalog_upsert(const char *table, int nkeys, Datum *values, const bool *nulls)
+catalog_upsert(CatalogWriter *writer, int nkeys, const Datum *values, const bool *nulls)
 {
-	CatalogWriter *writer = catalog_open(table);
-	TupleTableSlot *found = table_slot_create(writer->rel, &writer->estate->es_tupleTable);
-	Oid primary_key = compat_primary_key_index(writer->rel);
+	CatalogLookup *lookup;
 
-	Assert(nkeys > 0);
-	catalog_fill_slot(writer->slot, values, nulls);
-	if (RelationFindReplTupleByIndex(writer->rel, primary_key, LockTupleExclusive, writer->slot,
-									 found))
-		catalog_rewrite(writer, found, values, nulls);
+	if (writer->lookup == NULL)
+		writer->lookup = begin_lookup(writer, nkeys);
+	lookup = writer->lookup;
+	for (int i = 0; i < nkeys; i++)
+		lookup->keys[i].sk_argument = values[i];
+	index_rescan(lookup->scan, lookup->keys, nkeys, NULL, 0);
+	if (index_getnext_slot(lookup->scan, ForwardScanDirection, lookup->found))
+		catalog_rewrite(writer, lookup->found, values, nulls);
 	else
 		catalog_write(writer, values, nulls);
-	catalog_close(writer);
 }

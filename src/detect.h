@@ -338,6 +338,7 @@ typedef struct CatalogWriter
 	EState *estate;
 	ResultRelInfo *result;
 	TupleTableSlot *slot;
+	struct CatalogLookup *lookup; /* of rows that are replaced; NULL: none so far */
 } CatalogWriter;
 
 extern Oid catalog_relation(const char *name, bool missing_ok);
@@ -351,7 +352,8 @@ extern void catalog_write(CatalogWriter *writer, const Datum *values, const bool
 extern void catalog_rewrite(CatalogWriter *writer, TupleTableSlot *found, const Datum *values,
 							const bool *nulls);
 extern void catalog_insert(const char *table, Datum *values, const bool *nulls);
-extern void catalog_upsert(const char *table, int nkeys, Datum *values, const bool *nulls);
+extern void
+catalog_upsert(CatalogWriter *writer, int nkeys, const Datum *values, const bool *nulls);
 extern int
 catalog_execute(const char *sql, int nargs, Oid *argtypes, Datum *values, const char *nulls);
 extern int catalog_read(const char *sql, int nargs, Oid *argtypes, Datum *values);

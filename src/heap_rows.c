@@ -63,10 +63,12 @@ heap_rows_write(ResultRelInfo *result, EState *estate, HeapTuple *tuples, int nt
 	Relation rel = result->ri_RelationDesc;
 	int nslots = Min(ntuples, ROWS_AT_ONCE);
 	TupleTableSlot **slots = palloc(nslots * sizeof(TupleTableSlot *));
+	TupleDesc desc = CreateTupleDescCopy(RelationGetDescr(rel));
 	BulkInsertState bulk = GetBulkInsertState();
 
+	/* of a copy: each slot would pin that of the table */
 	for (int i = 0; i < nslots; i++)
-		slots[i] = MakeSingleTupleTableSlot(RelationGetDescr(rel), &TTSOpsHeapTuple);
+		slots[i] = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
 	for (int from = 0; from < ntuples; from += ROWS_AT_ONCE)
 	{
 		int count = Min(ntuples - from, ROWS_AT_ONCE);

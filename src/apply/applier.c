@@ -190,27 +190,26 @@ advance_without_messages(Applier *applier, Batch *batch)
 
 		if (applied && staged->last_offset <= applied->last_offset &&
 			staged->next_offset > applied->next_offset && progress_is_whole(applied))
-			advanced = lappend(advanced, staged);
+		{
+			Progress *progress = palloc(sizeof(Progress));
+
+			*progress = *applied;
+			progress->next_offset = staged->next_offset;
+			advanced = lappend(advanced, progress);
+		}
 	}
 	if (advanced == NIL)
 		return true;
 	if (!stream_transaction_begin(applier->stream))
 		return false;
-	foreach(cell, advanced)
-	{
-		Progress *staged = lfirst(cell);
-		Progress progress = *progress_find(applier->applied, staged->topic, staged->partition);
-
-		progress.next_offset = staged->next_offset;
-		progress_write_applied(applier->stream, &progress);
-	}
+	progress_write_applied(applier->stream, advanced);
 	stream_transaction_commit();
 	foreach(cell, advanced)
 	{
-		Progress *staged = lfirst(cell);
+		Progress *progress = lfirst(cell);
 
-		progress_find(applier->applied, staged->topic, staged->partition)->next_offset =
-			staged->next_offset;
+		progress_find(applier->applied, progress->topic, progress->partition)->next_offset =
+			progress->next_offset;
 	}
 	return true;
 }

@@ -43,18 +43,20 @@ advance_progress(Applier *applier, Batch *batch, int from, int to)
 	List *advanced = NIL;
 	ListCell *cell;
 
+	foreach(cell, applier->applied)
+		((Progress *) lfirst(cell))->advanced = NULL;
 	for (int i = from; i < to; i++)
 	{
 		Element *element = &batch->elements[i];
-		Progress *progress;
+		Progress *progress = element->progress->advanced;
 
 		if (element->is_gone)
 			continue;
-		progress = progress_find(advanced, element->progress->topic, element->progress->partition);
 		if (progress == NULL)
 		{
 			progress = palloc(sizeof(Progress));
 			*progress = *element->progress;
+			element->progress->advanced = progress;
 			advanced = lappend(advanced, progress);
 		}
 		if (!element->is_void)
@@ -82,8 +84,8 @@ advance_progress(Applier *applier, Batch *batch, int from, int to)
 		/* past control records, which are no messages */
 		if (staged && staged->last_offset == progress->last_offset && progress_is_whole(progress))
 			progress->next_offset = staged->next_offset;
-		progress_write_applied(applier->stream, progress);
 	}
+	progress_write_applied(applier->stream, advanced);
 	return advanced;
 }
 

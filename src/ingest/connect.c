@@ -193,18 +193,19 @@ consumer_disconnect(Consumer *consumer)
 }
 
 /*
- * Look now and then whether the topics have got other partitions.  If so, the
- * client is closed, and the next run reads what is there.
+ * Look now and then, or if it has been due for so long, whether the topics have
+ * got other partitions.  If so, the client is closed, and the next run reads what
+ * is there.
  */
 bool
-consumer_finds_new_partitions(Consumer *consumer)
+consumer_finds_new_partitions(Consumer *consumer, int overdue_ms)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	int npartitions = 0;
 	ListCell *cell;
 
-	if (now < consumer->partitions_due || consumer->nevents > 0 ||
-		my_entry->state == STREAM_CONNECTING)
+	if (now < TimestampTzPlusMilliseconds(consumer->partitions_due, overdue_ms) ||
+		consumer->nevents > 0 || my_entry->state == STREAM_CONNECTING)
 		return false;
 	consumer->partitions_due = TimestampTzPlusMilliseconds(now, partitions_interval_ms(consumer));
 	foreach(cell, consumer->stream->topics)

@@ -27,17 +27,28 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
-/* After a round this small it pays to let more arrive: what a batch costs of
- * itself, and each version of a row that it leaves behind, is shared by more
- * events. */
+/* After a small round it pays to let more arrive: what a batch costs of itself,
+ * and each version of a row that it leaves behind, is shared by more events.  The
+ * consumer lingers until about ENOUGH_ROWS have come, and one more for each
+ * partition, whose progress is looked at and written; but not for so long that
+ * the median of freshness would come near 50 ms. */
 #define SMALL_ROUND_ROWS 500
-#define LINGER_MS		 20
+#define ENOUGH_ROWS		 100
+#define LINGER_MIN_MS	 20
+#define LINGER_MAX_MS	 60
 #define APPLIER_WAIT_MS	 50
+
+/* A broker answers nothing while it holds an empty fetch: it is asked for new
+ * partitions when nothing has come, or after so long in a busy stream. */
+#define BUSY_MS 10000
 
 /* A consumer beside the applier stops here until the table is emptied. */
 #define STAGED_BLOCKS_LIMIT 8192
 
-#define IDLE_WAIT_MS 1000
+/* How often partitions are looked at without news from Kafka, and how often while
+ * one may wait for an open transaction, have lost messages, or be missing. */
+#define IDLE_WAIT_MS  5000
+#define WATCH_WAIT_MS 1000
 
 /* Messages that are staged together: with more, the applier waits for the first. */
 #define MAX_POLLED 50000
@@ -89,6 +100,24 @@ consumer_event_fd(const Consumer *consumer)
 	return kafka_event_fd(consumer->client);
 }
 
+/* Whether partitions are to be looked at again soon. */
+static bool
+watches_any(const Consumer *consumer)
+{
+	ListCell *cell;
+
+	if (!consumer->is_connected || consumer->has_missing)
+		return true;
+	foreach(cell, consumer->progresses)
+	{
+		const Progress *progress = lfirst(cell);
+
+		if (progress->held_up_since != 0 || progress->shrunk_since != 0)
+			return true;
+	}
+	return false;
+}
+
 /*
  * How long the worker may wait before it runs the consumer again.
  */
@@ -99,7 +128,7 @@ consumer_wait_ms(const Consumer *consumer)
 
 	if (now < consumer->linger_until)
 		return (consumer->linger_until - now) / 1000 + 1;
-	return IDLE_WAIT_MS;
+	return watches_any(consumer) ? WATCH_WAIT_MS : IDLE_WAIT_MS;
 }
 
 /*
@@ -181,6 +210,7 @@ take_event(StageWriter **writer, Consumer *consumer, const KafkaEvent *event, Li
 static void
 write_progresses(Consumer *consumer, List *progresses)
 {
+	List *changed = NIL;
 	ListCell *before;
 	ListCell *after;
 
@@ -191,7 +221,8 @@ write_progresses(Consumer *consumer, List *progresses)
 
 		int64 end_offset = progress->next_offset;
 
-		if (progress->paused_reason)
+		/* what ends there may be another topic, while its first message is to come */
+		if (progress->paused_reason || progress->expected_fingerprint != NO_FINGERPRINT)
 			continue;
 		(void) kafka_cached_end(consumer->client, progress->topic, progress->partition,
 								&end_offset);
@@ -202,9 +233,11 @@ write_progresses(Consumer *consumer, List *progresses)
 		{
 			if (progress->next_offset != known->next_offset)
 				progress->waits_since = progress->held_up_since = 0;
-			progress_write_staged(consumer->stream, progress);
+			changed = lappend(changed, progress);
 		}
 	}
+	if (changed != NIL)
+		progress_write_staged(consumer->stream, changed);
 }
 
 /* After the commit: what is known follows. */
@@ -318,6 +351,27 @@ stage_round(Consumer *consumer)
 	return rows;
 }
 
+/* After a round of so many rows: let more arrive, at the rate at which these have
+ * come.  False when it was no small one. */
+static bool
+linger(Consumer *consumer, int rows)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int partitions = list_length(consumer->progresses);
+	double wait_ms = LINGER_MIN_MS;
+
+	if (rows >= SMALL_ROUND_ROWS + partitions)
+		return false;
+	if (rows > 0)
+	{
+		wait_ms = (now - consumer->staged_at) / 1000.0 / rows * (ENOUGH_ROWS + partitions);
+		wait_ms = Max(Min(wait_ms, LINGER_MAX_MS), LINGER_MIN_MS);
+		consumer->staged_at = now;
+	}
+	consumer->linger_until = TimestampTzPlusMilliseconds(now, (int) wait_ms);
+	return true;
+}
+
 /* Whether the applier is so far behind that it must be waited for. */
 static bool
 must_wait_for_applier(Consumer *consumer)
@@ -360,7 +414,7 @@ consumer_run(Consumer *consumer)
 		consumer_disconnect(consumer);
 		return true;
 	}
-	if (consumer_finds_new_partitions(consumer))
+	if (consumer_finds_new_partitions(consumer, BUSY_MS))
 		return true;
 	if (consumer->nevents == 0)
 	{
@@ -385,6 +439,8 @@ consumer_run(Consumer *consumer)
 		return true;
 	if (consumer->nevents == 0 && consumer->must_assign)
 		consumer_assign(consumer);
+	if (consumer_finds_new_partitions(consumer, 0))
+		return true;
 	if (consumer->nevents == 0)
 		return !consumer_flush_unknown(consumer) || !consumer_look_for_transactions(consumer);
 
@@ -399,7 +455,5 @@ consumer_run(Consumer *consumer)
 	if (consumer->must_assign)
 		consumer_assign(consumer);
 	consumer->has_unpublished |= rows > 0;
-	if (rows < SMALL_ROUND_ROWS)
-		consumer->linger_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LINGER_MS);
-	return rows >= SMALL_ROUND_ROWS;
+	return !linger(consumer, rows);
 }

@@ -41,6 +41,7 @@ struct Consumer
 	int max_events;
 	bool is_polling;	   /* or a poll has failed, and has taken messages perhaps */
 	instr_time step_began; /* the step that is being timed */
+	TimestampTz staged_at; /* the last time that there were rows */
 	TimestampTz linger_until;
 	bool has_unpublished; /* progress that the group was not told */
 	TimestampTz publish_due;
@@ -94,6 +95,6 @@ extern void consumer_look_again(Consumer *consumer);
 extern void consumer_take_broker_error(Consumer *consumer);
 extern void consumer_disconnect(Consumer *consumer);
 extern void consumer_publish_applied(Consumer *consumer);
-extern bool consumer_finds_new_partitions(Consumer *consumer);
+extern bool consumer_finds_new_partitions(Consumer *consumer, int overdue_ms);
 
 #endif /* DETECT_CONSUMER_INTERNAL_H */

@@ -378,8 +378,7 @@ write_gaps(GapSearch *search)
 		return true;
 	if (!stream_transaction_begin(stream))
 		return false;
-	foreach(cell, search->found)
-		progress_write_staged(stream, lfirst(cell));
+	progress_write_staged(stream, search->found);
 	stream_transaction_commit();
 	foreach(cell, search->found)
 		remember_gap(search->consumer, lfirst(cell));

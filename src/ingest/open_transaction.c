@@ -94,8 +94,7 @@ consumer_look_for_transactions(Consumer *consumer)
 		return true;
 	if (!stream_transaction_begin(consumer->stream))
 		return false;
-	foreach(cell, changed)
-		progress_write_staged(consumer->stream, lfirst(cell));
+	progress_write_staged(consumer->stream, changed);
 	stream_transaction_commit();
 	remember(consumer, changed);
 	return true;

@@ -55,8 +55,7 @@ positions_write(Consumer *consumer, const Connection *connection)
 	MemoryContextSwitchTo(consumer->round_context);
 	foreach(cell, connection->starts)
 		progress_write_start(consumer->stream, lfirst(cell));
-	foreach(cell, connection->changed)
-		progress_write_staged(consumer->stream, lfirst(cell));
+	progress_write_staged(consumer->stream, connection->changed);
 	/* "latest" means another offset later: this must not be lost in a crash */
 	ForceSyncCommit();
 	stream_transaction_commit();

@@ -13,82 +13,119 @@
  */
 #include "detect.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
 #include "catalog/pg_type.h"
+#include "compat.h"
 #include "executor/spi.h"
 #include "ingest/staging.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/rel.h"
+#include "utils/snapmgr.h"
 
-static int64
-row_int64(int row, int column)
+/* Columns of the two progress tables: those that both have come first. */
+enum
 {
-	bool isnull;
+	PROGRESS_STREAM,
+	PROGRESS_TOPIC,
+	PROGRESS_PARTITION,
+	PROGRESS_LAST_OFFSET,
+	PROGRESS_KEYS = PROGRESS_LAST_OFFSET,
 
-	return DatumGetInt64(
-		SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, &isnull));
+	APPLIED_LAST_ELEMENT = PROGRESS_LAST_OFFSET + 1,
+	APPLIED_NEXT_OFFSET,
+	APPLIED_LAST_TIMESTAMP,
+	APPLIED_LAST_FINGERPRINT,
+	APPLIED_OUTCOMES,
+	APPLIED_COLUMNS = APPLIED_OUTCOMES + OUTCOMES,
+
+	STAGED_NEXT_OFFSET = PROGRESS_LAST_OFFSET + 1,
+	STAGED_END_OFFSET,
+	STAGED_PAUSED_REASON,
+	STAGED_PAUSED_SINCE,
+	STAGED_IS_MISSING,
+	STAGED_WAITS_SINCE,
+	STAGED_COLUMNS
+};
+
+/* Makes the rest of a progress, in the current memory context. */
+typedef void (*ProgressReader)(Progress *progress, const Datum *values, const bool *nulls);
+
+static void
+read_applied(Progress *progress, const Datum *values, const bool *nulls)
+{
+	progress->last_element = DatumGetInt32(values[APPLIED_LAST_ELEMENT]);
+	progress->next_offset = DatumGetInt64(values[APPLIED_NEXT_OFFSET]);
+	if (!nulls[APPLIED_LAST_TIMESTAMP])
+		progress->last_timestamp = DatumGetTimestampTz(values[APPLIED_LAST_TIMESTAMP]);
+	progress->last_fingerprint = nulls[APPLIED_LAST_FINGERPRINT]
+									 ? NO_FINGERPRINT
+									 : DatumGetInt64(values[APPLIED_LAST_FINGERPRINT]);
+	for (int outcome = 0; outcome < OUTCOMES; outcome++)
+		progress->outcomes[outcome] = DatumGetInt64(values[APPLIED_OUTCOMES + outcome]);
 }
 
-/* Rows of one of the progress tables, ordered by topic and partition. */
-static int
-progress_select(const Stream *stream, const char *sql)
+static void
+read_staged(Progress *progress, const Datum *values, const bool *nulls)
 {
-	Oid types[1] = {INT4OID};
-	Datum values[1] = {Int32GetDatum(stream->id)};
-
-	return catalog_execute(sql, 1, types, values, NULL);
+	progress->next_offset = DatumGetInt64(values[STAGED_NEXT_OFFSET]);
+	progress->end_offset = DatumGetInt64(values[STAGED_END_OFFSET]);
+	if (!nulls[STAGED_PAUSED_REASON])
+		progress->paused_reason = TextDatumGetCString(values[STAGED_PAUSED_REASON]);
+	if (!nulls[STAGED_PAUSED_SINCE])
+		progress->paused_since = DatumGetTimestampTz(values[STAGED_PAUSED_SINCE]);
+	progress->is_missing = DatumGetBool(values[STAGED_IS_MISSING]);
+	if (!nulls[STAGED_WAITS_SINCE])
+		progress->waits_since = DatumGetTimestampTz(values[STAGED_WAITS_SINCE]);
 }
 
-/* The columns that both tables have, from a row of SPI_tuptable. */
-static Progress *
-progress_from_row(int row)
+/* The progress of all partitions that one of the tables has, in order.  Without
+ * SQL: the applier asks before each batch. */
+static List *
+progress_read(const Stream *stream, const char *table, ProgressReader read)
 {
-	Progress *progress = palloc0(sizeof(Progress));
-	bool isnull;
+	Relation rel = table_open(catalog_relation(table, false), AccessShareLock);
+	Relation index = index_open(compat_primary_key_index(rel), AccessShareLock);
+	Snapshot snapshot = RegisterSnapshot(GetTransactionSnapshot());
+	Datum values[Max(APPLIED_COLUMNS, STAGED_COLUMNS)];
+	bool nulls[Max(APPLIED_COLUMNS, STAGED_COLUMNS)];
+	List *result = NIL;
+	SysScanDesc scan;
+	ScanKeyData key;
+	HeapTuple tuple;
 
-	progress->topic = pstrdup(SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, 1));
-	progress->partition =
-		DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, 2, &isnull));
-	progress->last_offset = row_int64(row, 3);
-	progress->next_offset = row_int64(row, 4);
-	progress->last_timestamp = DT_NOBEGIN;
-	return progress;
+	ScanKeyInit(&key, PROGRESS_STREAM + 1, BTEqualStrategyNumber, F_INT4EQ,
+				Int32GetDatum(stream->id));
+	scan = systable_beginscan_ordered(rel, index, snapshot, 1, &key);
+	while (HeapTupleIsValid(tuple = systable_getnext_ordered(scan, ForwardScanDirection)))
+	{
+		Progress *progress = palloc0(sizeof(Progress));
+
+		heap_deform_tuple(tuple, RelationGetDescr(rel), values, nulls);
+		progress->topic = TextDatumGetCString(values[PROGRESS_TOPIC]);
+		progress->partition = DatumGetInt32(values[PROGRESS_PARTITION]);
+		progress->last_offset = DatumGetInt64(values[PROGRESS_LAST_OFFSET]);
+		progress->last_timestamp = DT_NOBEGIN;
+		read(progress, values, nulls);
+		result = lappend(result, progress);
+	}
+	systable_endscan_ordered(scan);
+	UnregisterSnapshot(snapshot);
+	index_close(index, AccessShareLock);
+	table_close(rel, AccessShareLock);
+	return result;
 }
 
 /*
  * Applied progress of all partitions, a List of Progress in the current memory
- * context.
+ * context, ordered by topic and partition.
  */
 List *
 progress_read_applied(const Stream *stream)
 {
-	MemoryContext caller_context = CurrentMemoryContext;
-	List *result = NIL;
-	int rows;
-
-	SPI_connect();
-	rows = progress_select(
-		stream, "SELECT kafka_topic, kafka_partition, last_offset, next_offset, accepted, "
-				"duplicates, filtered, expired, dead_letters, last_timestamp, last_element, "
-				"COALESCE(last_fingerprint, 0) "
-				"FROM detect._applied_progress WHERE stream_id = $1 ORDER BY 1, 2");
-	MemoryContextSwitchTo(caller_context);
-	for (int i = 0; i < rows; i++)
-	{
-		Progress *progress = progress_from_row(i);
-		bool isnull;
-		Datum timestamp;
-
-		for (int outcome = 0; outcome < OUTCOMES; outcome++)
-			progress->outcomes[outcome] = row_int64(i, 5 + outcome);
-		timestamp = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 10, &isnull);
-		if (!isnull)
-			progress->last_timestamp = DatumGetTimestampTz(timestamp);
-		progress->last_element =
-			DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 11, &isnull));
-		progress->last_fingerprint = row_int64(i, 12);
-		result = lappend(result, progress);
-	}
-	SPI_finish();
-	return result;
+	return progress_read(stream, "_applied_progress", read_applied);
 }
 
 /*
@@ -97,36 +134,7 @@ progress_read_applied(const Stream *stream)
 List *
 progress_read_staged(const Stream *stream)
 {
-	MemoryContext caller_context = CurrentMemoryContext;
-	List *result = NIL;
-	int rows;
-
-	SPI_connect();
-	rows =
-		progress_select(stream, "SELECT kafka_topic, kafka_partition, last_offset, next_offset, "
-								"end_offset, paused_reason, waits_since, paused_since, is_missing "
-								"FROM detect._staged_progress WHERE stream_id = $1 ORDER BY 1, 2");
-	MemoryContextSwitchTo(caller_context);
-	for (int i = 0; i < rows; i++)
-	{
-		Progress *progress = progress_from_row(i);
-		bool isnull;
-		Datum time;
-
-		progress->end_offset = row_int64(i, 5);
-		progress->paused_reason = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 6);
-		time = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 7, &isnull);
-		if (!isnull)
-			progress->waits_since = DatumGetTimestampTz(time);
-		time = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 8, &isnull);
-		if (!isnull)
-			progress->paused_since = DatumGetTimestampTz(time);
-		progress->is_missing =
-			DatumGetBool(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 9, &isnull));
-		result = lappend(result, progress);
-	}
-	SPI_finish();
-	return result;
+	return progress_read(stream, "_staged_progress", read_staged);
 }
 
 /*
@@ -135,12 +143,17 @@ progress_read_staged(const Stream *stream)
 Progress *
 progress_find(List *progresses, const char *topic, int32 partition)
 {
-	ListCell *cell;
+	int count = list_length(progresses);
+	int at = Max(partition, 0);
 
-	foreach(cell, progresses)
+	/* The partitions of a topic mostly stand in order, from the first one on. */
+	for (int i = 0; i < count; i++, at++)
 	{
-		Progress *progress = lfirst(cell);
+		Progress *progress;
 
+		if (at >= count)
+			at = 0;
+		progress = list_nth(progresses, at);
 		if (progress->partition == partition && strcmp(progress->topic, topic) == 0)
 			return progress;
 	}
@@ -156,29 +169,44 @@ progress_is_whole(const Progress *progress)
 	return progress->next_offset != progress->last_offset;
 }
 
+/* Write the columns that both tables have. */
+static void
+fill_common(const Stream *stream, const Progress *progress, Datum *values)
+{
+	values[PROGRESS_STREAM] = Int32GetDatum(stream->id);
+	values[PROGRESS_TOPIC] = CStringGetTextDatum(progress->topic);
+	values[PROGRESS_PARTITION] = Int32GetDatum(progress->partition);
+	values[PROGRESS_LAST_OFFSET] = Int64GetDatum(progress->last_offset);
+}
+
 /*
- * Write the applied progress of one partition.  The applier is the only writer
- * of such a row while it holds the stream's lock.
+ * Write the applied progress of partitions, a List of Progress.  The applier is
+ * the only writer of such rows while it holds the stream's lock.
  */
 void
-progress_write_applied(const Stream *stream, const Progress *progress)
+progress_write_applied(const Stream *stream, const List *progresses)
 {
-	Datum values[13] = {0};
-	bool nulls[13] = {0};
+	CatalogWriter *writer = catalog_open("_applied_progress");
+	ListCell *cell;
 
-	values[0] = Int32GetDatum(stream->id);
-	values[1] = CStringGetTextDatum(progress->topic);
-	values[2] = Int32GetDatum(progress->partition);
-	values[3] = Int64GetDatum(progress->last_offset);
-	values[4] = Int32GetDatum(progress->last_element);
-	values[5] = Int64GetDatum(progress->next_offset);
-	values[6] = TimestampTzGetDatum(progress->last_timestamp);
-	nulls[6] = TIMESTAMP_IS_NOBEGIN(progress->last_timestamp);
-	values[7] = Int64GetDatum(progress->last_fingerprint);
-	nulls[7] = progress->last_fingerprint == NO_FINGERPRINT;
-	for (int outcome = 0; outcome < OUTCOMES; outcome++)
-		values[8 + outcome] = Int64GetDatum(progress->outcomes[outcome]);
-	catalog_upsert("_applied_progress", 3, values, nulls);
+	foreach(cell, progresses)
+	{
+		const Progress *progress = lfirst(cell);
+		Datum values[APPLIED_COLUMNS] = {0};
+		bool nulls[APPLIED_COLUMNS] = {0};
+
+		fill_common(stream, progress, values);
+		values[APPLIED_LAST_ELEMENT] = Int32GetDatum(progress->last_element);
+		values[APPLIED_NEXT_OFFSET] = Int64GetDatum(progress->next_offset);
+		values[APPLIED_LAST_TIMESTAMP] = TimestampTzGetDatum(progress->last_timestamp);
+		nulls[APPLIED_LAST_TIMESTAMP] = TIMESTAMP_IS_NOBEGIN(progress->last_timestamp);
+		values[APPLIED_LAST_FINGERPRINT] = Int64GetDatum(progress->last_fingerprint);
+		nulls[APPLIED_LAST_FINGERPRINT] = progress->last_fingerprint == NO_FINGERPRINT;
+		for (int outcome = 0; outcome < OUTCOMES; outcome++)
+			values[APPLIED_OUTCOMES + outcome] = Int64GetDatum(progress->outcomes[outcome]);
+		catalog_upsert(writer, PROGRESS_KEYS, values, nulls);
+	}
+	catalog_close(writer);
 }
 
 /* The SQL that sets where a partition is read next, and keeps its outcomes.
@@ -259,29 +287,35 @@ progress_forget(const Stream *stream, const char *topic, int32 partition)
 }
 
 /*
- * Write the staged progress of one partition; its consumer is the only writer.
+ * Write the staged progress of partitions, a List of Progress; the consumer that
+ * reads a partition is the only writer of its row.
  */
 void
-progress_write_staged(const Stream *stream, const Progress *progress)
+progress_write_staged(const Stream *stream, const List *progresses)
 {
-	Datum values[10] = {0};
-	bool nulls[10] = {0};
+	CatalogWriter *writer = catalog_open("_staged_progress");
+	ListCell *cell;
 
-	values[0] = Int32GetDatum(stream->id);
-	values[1] = CStringGetTextDatum(progress->topic);
-	values[2] = Int32GetDatum(progress->partition);
-	values[3] = Int64GetDatum(progress->last_offset);
-	values[4] = Int64GetDatum(progress->next_offset);
-	values[5] = Int64GetDatum(progress->end_offset);
-	if (progress->paused_reason)
-		values[6] = CStringGetTextDatum(progress->paused_reason);
-	nulls[6] = progress->paused_reason == NULL;
-	values[7] = TimestampTzGetDatum(progress->paused_since);
-	nulls[7] = progress->paused_reason == NULL;
-	values[8] = BoolGetDatum(progress->is_missing);
-	values[9] = TimestampTzGetDatum(progress->waits_since);
-	nulls[9] = progress->waits_since == 0;
-	catalog_upsert("_staged_progress", 3, values, nulls);
+	foreach(cell, progresses)
+	{
+		const Progress *progress = lfirst(cell);
+		Datum values[STAGED_COLUMNS] = {0};
+		bool nulls[STAGED_COLUMNS] = {0};
+
+		fill_common(stream, progress, values);
+		values[STAGED_NEXT_OFFSET] = Int64GetDatum(progress->next_offset);
+		values[STAGED_END_OFFSET] = Int64GetDatum(progress->end_offset);
+		if (progress->paused_reason)
+			values[STAGED_PAUSED_REASON] = CStringGetTextDatum(progress->paused_reason);
+		nulls[STAGED_PAUSED_REASON] = progress->paused_reason == NULL;
+		values[STAGED_PAUSED_SINCE] = TimestampTzGetDatum(progress->paused_since);
+		nulls[STAGED_PAUSED_SINCE] = progress->paused_reason == NULL;
+		values[STAGED_IS_MISSING] = BoolGetDatum(progress->is_missing);
+		values[STAGED_WAITS_SINCE] = TimestampTzGetDatum(progress->waits_since);
+		nulls[STAGED_WAITS_SINCE] = progress->waits_since == 0;
+		catalog_upsert(writer, PROGRESS_KEYS, values, nulls);
+	}
+	catalog_close(writer);
 }
 
 /*
@@ -300,11 +334,11 @@ progress_forget_staged(const Stream *stream)
 	catalog_execute("DELETE FROM detect._staged_progress WHERE stream_id = $1 "
 					"AND (paused_reason IS NULL OR kafka_topic <> ALL ($2))",
 					2, types, values, NULL);
-	progress_select(stream,
-					"UPDATE detect._staged_progress p SET last_offset = a.last_offset, "
+	catalog_execute("UPDATE detect._staged_progress p SET last_offset = a.last_offset, "
 					"next_offset = a.next_offset FROM detect._applied_progress a "
 					"WHERE p.stream_id = $1 AND a.stream_id = p.stream_id "
-					"AND a.kafka_topic = p.kafka_topic AND a.kafka_partition = p.kafka_partition");
+					"AND a.kafka_topic = p.kafka_topic AND a.kafka_partition = p.kafka_partition",
+					1, types, values, NULL);
 	SPI_finish();
 }
 
@@ -314,10 +348,13 @@ progress_forget_staged(const Stream *stream)
 void
 progress_resume_partitions(const Stream *stream)
 {
+	Oid types[1] = {INT4OID};
+	Datum values[1] = {Int32GetDatum(stream->id)};
+
 	SPI_connect();
-	progress_select(
-		stream,
+	catalog_execute(
 		"UPDATE detect._staged_progress SET paused_reason = NULL, "
-		"paused_since = NULL, is_missing = false WHERE stream_id = $1 AND paused_reason IS NOT NULL");
+		"paused_since = NULL, is_missing = false WHERE stream_id = $1 AND paused_reason IS NOT NULL",
+		1, types, values, NULL);
 	SPI_finish();
 }

@@ -82,10 +82,13 @@ round_wait_latch(pgsocket socket, long wait_ms)
 
 	if (wait_event == 0)
 		wait_event = compat_wait_event("DetectWorkerMain");
-	if (socket != PGINVALID_SOCKET)
-		events |= WL_SOCKET_READABLE;
 	pgstat_report_activity(STATE_IDLE, NULL);
-	occurred = WaitLatchOrSocket(MyLatch, events, socket, wait_ms, wait_event);
+	/* with a socket, what to wait on is set up for each wait anew */
+	if (socket == PGINVALID_SOCKET)
+		occurred = WaitLatch(MyLatch, events, wait_ms, wait_event);
+	else
+		occurred =
+			WaitLatchOrSocket(MyLatch, events | WL_SOCKET_READABLE, socket, wait_ms, wait_event);
 	ResetLatch(MyLatch);
 	pgstat_report_activity(STATE_RUNNING, NULL);
 	return (occurred & (WL_LATCH_SET | WL_SOCKET_READABLE)) != 0;

@@ -36,6 +36,7 @@ struct StageWriter
 {
 	Consumer *consumer;
 	Relation rel;
+	TupleDesc desc;
 	BulkInsertState bulk;
 	CommandId cid;
 	bool repeats_payload; /* a column of each element wants it */
@@ -72,6 +73,8 @@ stage_begin(Consumer *consumer)
 					consumer->stream->name)));
 	for (int i = 0; i < consumer->stream->ncolumns; i++)
 		writer->repeats_payload |= consumer->stream->columns[i].source == COLUMN_KAFKA_VALUE;
+	/* a copy: slots would pin that of the table, each of them */
+	writer->desc = CreateTupleDescCopy(RelationGetDescr(writer->rel));
 	writer->bulk = GetBulkInsertState();
 	writer->cid = GetCurrentCommandId(true);
 	writer->slots = palloc0(STAGE_ROWS * sizeof(TupleTableSlot *));
@@ -107,8 +110,6 @@ void
 stage_end(StageWriter *writer)
 {
 	stage_flush(writer);
-	for (int i = 0; i < writer->nslots; i++)
-		ExecDropSingleTupleTableSlot(writer->slots[i]);
 	FreeBulkInsertState(writer->bulk);
 	table_finish_bulk_insert(writer->rel, TABLE_INSERT_SKIP_FSM);
 	table_close(writer->rel, NoLock);
@@ -172,7 +173,8 @@ next_row(StageWriter *writer, int32 element)
 		decoder_begin_batch(writer->consumer->decoder);
 	}
 	if (writer->nrows == writer->nslots)
-		writer->slots[writer->nslots++] = table_slot_create(writer->rel, NULL);
+		writer->slots[writer->nslots++] =
+			MakeTupleTableSlot(writer->desc, table_slot_callbacks(writer->rel));
 	slot = writer->slots[writer->nrows++];
 	ExecClearTuple(slot);
 	memset(slot->tts_isnull, true, slot->tts_tupleDescriptor->natts);

@@ -59,6 +59,7 @@ typedef struct Progress
 	int64 read_offset;			/* the applier's look: last message read */
 	int32 read_element;			/* and the element of it */
 	const struct Element *last; /* the applier's piece: the last element applied */
+	struct Progress *advanced;	/* likewise: the copy in which it is counted */
 } Progress;
 
 /* A message is none that is known. */
@@ -83,12 +84,12 @@ extern List *progress_read_applied(const Stream *stream);
 extern List *progress_read_staged(const Stream *stream);
 extern Progress *progress_find(List *progresses, const char *topic, int32 partition);
 extern bool progress_is_whole(const Progress *progress);
-extern void progress_write_applied(const Stream *stream, const Progress *progress);
+extern void progress_write_applied(const Stream *stream, const List *progresses);
 extern void progress_write_start(const Stream *stream, const Progress *progress);
 extern void
 progress_seek(const Stream *stream, const char *topic, int32 partition, int64 next_offset);
 extern void progress_forget(const Stream *stream, const char *topic, int32 partition);
-extern void progress_write_staged(const Stream *stream, const Progress *progress);
+extern void progress_write_staged(const Stream *stream, const List *progresses);
 extern void progress_forget_staged(const Stream *stream);
 extern void progress_resume_partitions(const Stream *stream);
 
