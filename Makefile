@@ -80,6 +80,7 @@ OBJS = \
 	src/ingest/kafka.o \
 	src/ingest/kafka_error.o \
 	src/ingest/kafka_header.o \
+	src/ingest/kafka_limit.o \
 	src/ingest/kafka_poll.o \
 	src/ingest/kafka_read.o \
 	src/ingest/kafka_request.o \
