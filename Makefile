@@ -82,6 +82,7 @@ OBJS = \
 	src/ingest/kafka.o \
 	src/ingest/kafka_error.o \
 	src/ingest/kafka_header.o \
+	src/ingest/kafka_limit.o \
 	src/ingest/kafka_poll.o \
 	src/ingest/kafka_property.o \
 	src/ingest/kafka_read.o \

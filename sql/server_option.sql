@@ -62,7 +62,7 @@ FROM (VALUES
     ('client_id', repeat('x', 65)),
     ('client_rack', repeat('x', 256)),
     ('fetch_max_bytes', '999999'),
-    ('fetch_max_bytes', '100000001'),
+    ('fetch_max_bytes', '2147483136'),
     ('fetch_max_bytes', '1e6x'),
     ('fetch_message_max_bytes', '0'),
     ('fetch_wait_max_ms', ''),

@@ -6,7 +6,8 @@
  * Done by the session that asks for a retry, so that the applier reads no
  * topic twice and waits for no broker.  Letters come in the order of their
  * positions, some thousands at a time; messages are written in bounded amounts.
- * A letter whose message Kafka does not have any more stays, and says so.
+ * A letter whose message Kafka does not have any more stays, and says so.  So does
+ * one whose message is too large: nothing would be gained by reading it again.
  *
  *-------------------------------------------------------------------------
  */
@@ -25,6 +26,9 @@
 #define POSITIONS_AT_ONCE 2000
 #define KAFKA_TIMEOUT_MS  60000 /* for as many positions */
 #define MESSAGES_AT_ONCE  1000
+
+#define TOO_LARGE "sqlstate = '54DM1'"
+#define TO_FILL	  "NOT is_whole AND NOT " TOO_LARGE " AND "
 
 #define GONE_REASON "; Kafka does not have the message any more"
 
@@ -75,8 +79,8 @@ select_positions(const LetterChoice *choice, const KafkaPosition *after, KafkaPo
 	values[8] = CStringGetTextDatum(choice->stream->server);
 	SPI_connect();
 	count = catalog_execute("SELECT DISTINCT kafka_topic, kafka_partition, kafka_offset "
-							"FROM detect._dead_letter WHERE NOT is_whole AND kafka_server = $9 "
-							"AND " LETTERS_CHOSEN
+							"FROM detect._dead_letter WHERE kafka_server = $9 "
+							"AND " TO_FILL LETTERS_CHOSEN
 							" AND (kafka_topic, kafka_partition, kafka_offset) > ($5, $6, $7) "
 							"ORDER BY kafka_topic, kafka_partition, kafka_offset LIMIT $8",
 							9, types, values, nulls);
@@ -224,7 +228,19 @@ mark_gone(const LetterChoice *choice)
 	return letter_choice_execute(
 		choice,
 		"UPDATE detect._dead_letter SET reason = reason || CASE WHEN reason LIKE '%" GONE_REASON
-		"' THEN '' ELSE '" GONE_REASON "' END WHERE NOT is_whole AND " LETTERS_CHOSEN);
+		"' THEN '' ELSE '" GONE_REASON "' END WHERE " TO_FILL LETTERS_CHOSEN);
+}
+
+/* Tell of letters that stay; detail is a sentence on why. */
+static void
+tell_of_left(const LetterChoice *choice, int64 count, const char *detail)
+{
+	if (count > 0)
+		ereport(NOTICE,
+				(errmsg_plural("%lld dead letter of stream \"%s\" is not retried",
+							   "%lld dead letters of stream \"%s\" are not retried", count,
+							   (long long) count, choice->stream->name),
+				 errdetail_internal("%s", detail), errhint("See reason in detect.dead_letter.")));
 }
 
 /*
@@ -233,21 +249,16 @@ mark_gone(const LetterChoice *choice)
 void
 letters_refill(const LetterChoice *choice)
 {
-	int64 gone;
-
-	if (letter_choice_execute(
-			choice, "SELECT FROM detect._dead_letter WHERE NOT is_whole AND " LETTERS_CHOSEN
-					" LIMIT 1") == 0)
+	tell_of_left(choice,
+				 letter_choice_execute(choice, "SELECT FROM detect._dead_letter WHERE " TOO_LARGE
+											   " AND " LETTERS_CHOSEN),
+				 "Only the position was kept, because the messages are too large.");
+	if (letter_choice_execute(choice,
+							  "SELECT FROM detect._dead_letter WHERE " TO_FILL LETTERS_CHOSEN
+							  " LIMIT 1") == 0)
 		return;
 	if (choice->stream->server)
 		read_from_server(choice);
-	gone = mark_gone(choice);
-	if (gone > 0)
-		ereport(NOTICE,
-				(errmsg_plural("%lld dead letter of stream \"%s\" is not retried",
-							   "%lld dead letters of stream \"%s\" are not retried", gone,
-							   (long long) gone, choice->stream->name),
-				 errdetail(
-					 "Only the position was kept, and Kafka does not have the messages any more."),
-				 errhint("See reason in detect.dead_letter.")));
+	tell_of_left(choice, mark_gone(choice),
+				 "Only the position was kept, and Kafka does not have the messages any more.");
 }

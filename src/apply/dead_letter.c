@@ -28,6 +28,7 @@
 #include "compat.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
+#include "ingest/kafka.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
@@ -259,7 +260,7 @@ dead_letters_write(DeadLetters *letters, const Element *element)
 	old_context = MemoryContextSwitchTo(GetPerTupleMemoryContext(letters->writer->estate));
 	dead_letter_fill_source(letters, element, values, nulls);
 	dead_letter_fill_failure(element, values, nulls);
-	if (has_room(letters, nulls[LETTER_TOPIC]))
+	if (has_room(letters, nulls[LETTER_TOPIC]) && element->sqlstate != ERRCODE_MESSAGE_TOO_LARGE)
 		dead_letter_cut_payload(values, nulls);
 	else
 		dead_letter_drop_payload(values, nulls);

@@ -20,6 +20,9 @@
 #ifndef DETECT_DECODE_H
 #define DETECT_DECODE_H
 
+/* The length of a jsonb string has 28 bits. */
+#define MAX_PAYLOAD_BYTES 0x0fffffff
+
 /* A column that is taken from the JSON payload. */
 typedef struct DecodeColumn
 {

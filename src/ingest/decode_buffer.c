@@ -17,9 +17,6 @@
 
 #include "decode_internal.h"
 
-/* The length of a jsonb string has 28 bits. */
-#define MAX_PAYLOAD_BYTES 0x0fffffff
-
 #define INITIAL_CAPACITY_BYTES 8192
 
 /* A buffer above this is not kept for the next batch. */

@@ -67,6 +67,9 @@ event_fingerprint(const KafkaEvent *event)
 
 	if (!kafka_event_timestamp(event, &timestamp))
 		timestamp = DT_NOBEGIN;
+	/* its position alone was staged */
+	if (kafka_message_excess(event) != NULL)
+		return message_fingerprint(timestamp, NULL, 0, NULL, 0);
 	return message_fingerprint(timestamp, event->key, event->key_bytes, event->payload,
 							   event->payload_bytes);
 }

@@ -20,6 +20,9 @@
 #include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
 
+/* Of a dead letter whose message was too large to be kept. */
+#define ERRCODE_MESSAGE_TOO_LARGE MAKE_SQLSTATE('5', '4', 'D', 'M', '1')
+
 typedef struct KafkaClient KafkaClient;
 
 /* One property of the connection, already checked by the allow-list. */
@@ -91,6 +94,7 @@ extern int kafka_event_fd(KafkaClient *client);
 extern int kafka_poll(KafkaClient *client, KafkaEvent *events, int max_events);
 extern void kafka_release_messages(KafkaClient *client);
 extern char *kafka_message_headers(const KafkaEvent *event);
+extern char *kafka_message_excess(const KafkaEvent *event);
 extern void kafka_assign(KafkaClient *client, const KafkaPosition *positions, int npositions);
 extern int kafka_partition_count(KafkaClient *client, const char *topic, int timeout_ms);
 extern void kafka_query_watermarks(KafkaClient *client, const char *topic, int32 partition,

@@ -139,6 +139,24 @@ tells_partition_count(KafkaClient *client, const char *facility, const char *tex
 }
 
 /*
+ * What an error says, in words of ours where the library speaks of a property
+ * that is none of our options; in the current memory context.
+ */
+static char *
+error_text(const char *text)
+{
+	const char *size = strstr(text, "Invalid response size ");
+	int bytes;
+	int limit;
+
+	if (size == NULL || sscanf(size, "Invalid response size %d (0..%d)", &bytes, &limit) != 2)
+		return pstrdup(text);
+	return psprintf("a broker's answer has %d bytes, more than %d: a message is too large for the "
+					"option \"fetch_max_bytes\" of the server, or this is no Kafka",
+					bytes, limit);
+}
+
+/*
  * Describe an error of the client as a whole.
  */
 static void
@@ -163,6 +181,7 @@ kafka_take_from_main_queue(KafkaClient *client, KafkaEvent *event, bool *is_even
 	rd_kafka_resp_err_t error;
 	const char *facility;
 	const char *text;
+	char *error_words;
 	int level;
 
 	*is_event = false;
@@ -189,12 +208,13 @@ kafka_take_from_main_queue(KafkaClient *client, KafkaEvent *event, bool *is_even
 
 		case RD_KAFKA_EVENT_ERROR:
 			error = rd_kafka_event_error(found);
-			text = rd_kafka_event_error_string(found);
-			remember_trouble(client, error, text);
+			error_words = error_text(rd_kafka_event_error_string(found));
+			remember_trouble(client, error, error_words);
 			client->cannot_close |= kafka_error_is_missing(error);
 			*is_event = event != NULL;
 			if (*is_event)
-				describe_client_error(client, event, error, text);
+				describe_client_error(client, event, error, error_words);
+			pfree(error_words);
 			break;
 
 		default:

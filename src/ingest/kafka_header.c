@@ -25,10 +25,6 @@ append_header_text(StringInfo json, const char *bytes, size_t nbytes)
 				   !(nbytes >= 2 && bytes[0] == '\\' && bytes[1] == 'x');
 	char *text;
 
-	if (nbytes > MaxAllocSize / 2 - 3)
-		ereport(ERROR, (errcode(ERRCODE_STRING_DATA_LENGTH_MISMATCH),
-						errmsg("a header of a Kafka message is too long: %zu bytes", nbytes)));
-
 	if (is_text && GetDatabaseEncoding() == PG_UTF8)
 		is_text = pg_verify_mbstr(PG_UTF8, bytes, (int) nbytes, true);
 	else if (is_text)
@@ -52,7 +48,7 @@ append_header_text(StringInfo json, const char *bytes, size_t nbytes)
 /*
  * The headers of a message as a JSON array of [name, value] pairs, in their
  * order, repeated names included; a value can be null.  NULL if the message
- * has none.
+ * has none.  The message is not too large (kafka_message_excess).
  */
 char *
 kafka_message_headers(const KafkaEvent *event)

@@ -82,14 +82,30 @@ copy_bytes(const char *bytes, size_t nbytes)
 	return copy;
 }
 
+/* An error for a message that is too large to be kept. */
+static void
+check_size(const KafkaEvent *event)
+{
+	const char *excess = kafka_message_excess(event);
+
+	if (excess != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_MESSAGE_TOO_LARGE),
+				 errmsg("message at offset %lld of partition %d of topic \"%s\" is too large",
+						(long long) event->offset, event->partition, event->topic),
+				 errdetail_internal("Its %s.", excess)));
+}
+
 /*
- * A copy of a message in the current memory context.
+ * A copy of a message in the current memory context; an error if it is too large
+ * to be kept.
  */
 KafkaMessage *
 kafka_copy_message(const KafkaEvent *event)
 {
 	KafkaMessage *message = palloc0(sizeof(KafkaMessage));
 
+	check_size(event);
 	message->topic = pstrdup(event->topic);
 	message->partition = event->partition;
 	message->offset = event->offset;

@@ -38,7 +38,7 @@ static const KafkaOption kafka_options[] = {
 	{"broker_address_family", "broker.address.family", ON_SERVER, OPTION_CHOICE, "any,v4,v6", 0, 0},
 	{"client_id", "client.id", ON_SERVER, OPTION_TEXT, NULL, 1, MAX_CLIENT_ID_BYTES},
 	{"client_rack", "client.rack", ON_SERVER, OPTION_TEXT, NULL, 1, 255},
-	{"fetch_max_bytes", "fetch.max.bytes", ON_SERVER, OPTION_NUMBER, NULL, 1000000, 100000000},
+	{"fetch_max_bytes", "fetch.max.bytes", ON_SERVER, OPTION_NUMBER, NULL, 1000000, 2147483135},
 	{"fetch_message_max_bytes", "fetch.message.max.bytes", ON_SERVER, OPTION_NUMBER, NULL, 1024,
 	 100000000},
 	{"fetch_wait_max_ms", "fetch.wait.max.ms", ON_SERVER, OPTION_NUMBER, NULL, 1, 5000},

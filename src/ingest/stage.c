@@ -31,6 +31,10 @@
 #define STAGE_BYTES			(8 * 1024 * 1024)
 #define LARGE_MESSAGE_BYTES (16 * 1024)
 
+/* A row has less than 1 GB, and further ones are made of it. */
+#define MAX_ROW_BYTES	(768 * 1024 * 1024)
+#define SMALL_ROW_BYTES (160 * 1024) /* under the limits of tests */
+
 /* Rows on their way into the staging table. */
 struct StageWriter
 {
@@ -125,13 +129,12 @@ bytes_datum(const char *bytes, size_t nbytes)
 	return PointerGetDatum(result);
 }
 
-/* Take what is known of a message whatever its payload holds. */
+/* Take where a message is, and when it was made. */
 static void
-take_message(StageWriter *writer, const KafkaEvent *event, const Progress *progress)
+take_position(StageWriter *writer, const KafkaEvent *event, const Progress *progress)
 {
 	Datum *values = writer->values;
 	bool *nulls = writer->nulls;
-	char *headers = kafka_message_headers(event);
 	TimestampTz timestamp;
 
 	memset(nulls, true, sizeof(writer->nulls));
@@ -146,6 +149,17 @@ take_message(StageWriter *writer, const KafkaEvent *event, const Progress *progr
 	nulls[STAGED_TIMESTAMP - 1] = !kafka_event_timestamp(event, &timestamp);
 	if (!nulls[STAGED_TIMESTAMP - 1])
 		values[STAGED_TIMESTAMP - 1] = TimestampTzGetDatum(timestamp);
+	writer->is_large = false;
+}
+
+/* Take the bytes of a message, whatever its payload holds. */
+static void
+take_bytes(StageWriter *writer, const KafkaEvent *event)
+{
+	Datum *values = writer->values;
+	bool *nulls = writer->nulls;
+	char *headers = kafka_message_headers(event);
+
 	nulls[STAGED_PAYLOAD - 1] = event->payload == NULL;
 	if (event->payload)
 		values[STAGED_PAYLOAD - 1] = bytes_datum(event->payload, event->payload_bytes);
@@ -185,16 +199,6 @@ next_row(StageWriter *writer, int32 element)
 	return slot;
 }
 
-/* The row has all of its values. */
-static void
-end_row(StageWriter *writer, TupleTableSlot *slot)
-{
-	ExecStoreVirtualTuple(slot);
-	if (writer->is_large)
-		writer->bytes +=
-			heap_compute_data_size(slot->tts_tupleDescriptor, slot->tts_values, slot->tts_isnull);
-}
-
 /* What the decoder made of an element, or why nothing. */
 static void
 fill_decoded(const StageWriter *writer, TupleTableSlot *slot, bool decoded,
@@ -213,6 +217,33 @@ fill_decoded(const StageWriter *writer, TupleTableSlot *slot, bool decoded,
 		   writer->consumer->nfields * sizeof(bool));
 }
 
+static Size
+row_bytes(const TupleTableSlot *slot)
+{
+	return heap_compute_data_size(slot->tts_tupleDescriptor, slot->tts_values, slot->tts_isnull);
+}
+
+/* The row has all of its values, which can be too many bytes: several columns may
+ * have the same part of the payload. */
+static void
+end_row(StageWriter *writer, TupleTableSlot *slot)
+{
+	Size limit = FAULT_LIMIT(MAX_ROW_BYTES, SMALL_ROW_BYTES);
+	DecodeError error = {ERRCODE_PROGRAM_LIMIT_EXCEEDED, NULL};
+
+	if (writer->is_large && row_bytes(slot) > limit)
+	{
+		error.reason =
+			psprintf("its columns have %zu bytes together, more than %zu", row_bytes(slot), limit);
+		memset(&slot->tts_isnull[STAGED_FIXED_COLUMNS], true,
+			   writer->consumer->nfields * sizeof(bool));
+		fill_decoded(writer, slot, false, &error);
+	}
+	if (writer->is_large)
+		writer->bytes += row_bytes(slot);
+	ExecStoreVirtualTuple(slot);
+}
+
 /* Stage a message that is bad as a whole. */
 static void
 stage_bad_message(StageWriter *writer, const DecodeError *error)
@@ -225,16 +256,22 @@ stage_bad_message(StageWriter *writer, const DecodeError *error)
 
 /*
  * Stage a message: a row for each of its elements, decoded or with the reason
- * why not.  Returns how many.
+ * why not.  Of one that is too large the position is staged.  Returns how many.
  */
 int
 stage_message(StageWriter *writer, const KafkaEvent *event, const Progress *progress)
 {
 	Decoder *decoder = writer->consumer->decoder;
-	DecodeError error;
+	DecodeError error = {ERRCODE_MESSAGE_TOO_LARGE, kafka_message_excess(event)};
 	int count;
 
-	take_message(writer, event, progress);
+	take_position(writer, event, progress);
+	if (error.reason != NULL)
+	{
+		stage_bad_message(writer, &error);
+		return 1;
+	}
+	take_bytes(writer, event);
 	if (!decoder_begin_message(decoder, event->payload, event->payload_bytes, &error))
 	{
 		stage_bad_message(writer, &error);

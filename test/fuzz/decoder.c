@@ -13,7 +13,8 @@
  * payload that is JSON with one set of columns must be it with another, and
  * text, json and bytes must lie within the payload's size.
  *
- * What begins like a path is tried as one: it is taken, or refused.
+ * A payload may begin with lines of paths: then it is also decoded by columns of
+ * these, and what follows "*" is unnested.
  *
  *-------------------------------------------------------------------------
  */
@@ -122,7 +123,7 @@ MemoryContext
 AllocSetContextCreateInternal(MemoryContext parent, const char *name, Size min, Size initial,
 							  Size max)
 {
-	return &decoder_context;
+	return parent;
 }
 
 static void
@@ -383,16 +384,56 @@ outcome(Decoder *decoder, const char *payload, size_t bytes, const DecodeColumn 
 	return sqlstate;
 }
 
-/* A path of fields, or of unnest. */
-static void
-try_path(const char *text, size_t bytes)
+/* Columns that the input itself names, and what is left of it: the payload. */
+typedef struct Drawn
 {
-	char *path = pnstrdup(text, bytes);
+	DecodeColumn columns[lengthof(plain_columns)];
+	int ncolumns;
+	char *unnest;
+	const char *payload;
+	size_t bytes;
+} Drawn;
+
+/* Take the lines that are paths.  Their lengths choose the types. */
+static Drawn
+draw(const char *data, size_t bytes)
+{
+	Drawn drawn = {.payload = data, .bytes = bytes};
+
+	while (drawn.ncolumns < lengthof(drawn.columns) && drawn.bytes > 0 &&
+		   memchr("$@*", drawn.payload[0], 3) != NULL)
+	{
+		const char *line = drawn.payload;
+		const char *end = memchr(line, '\n', drawn.bytes);
+		size_t line_bytes = end ? end - line : drawn.bytes;
+		DecodeColumn *column = &drawn.columns[drawn.ncolumns];
+
+		drawn.payload += line_bytes + (end != NULL);
+		drawn.bytes -= line_bytes + (end != NULL);
+		if (line[0] == '*')
+			drawn.unnest = pnstrdup(line + 1, line_bytes - 1);
+		else
+		{
+			*column = plain_columns[(drawn.ncolumns * 5 + line_bytes) % lengthof(plain_columns)];
+			column->path = pnstrdup(line, line_bytes);
+			drawn.ncolumns++;
+		}
+	}
+	return drawn;
+}
+
+/* A decoder for these columns, NULL if a path is refused. */
+static Decoder *
+drawn_decoder(const Drawn *drawn)
+{
+	Decoder *decoder = NULL;
 
 	may_refuse = true;
 	if (sigsetjmp(refusal, 0) == 0)
-		decode_check_path(path, true);
+		decoder = decoder_create(drawn->columns, drawn->ncolumns, drawn->unnest, &run_context);
 	may_refuse = false;
+	CurrentMemoryContext = &run_context;
+	return decoder;
 }
 
 /* Whether a payload was refused for what it is, not for what columns want. */
@@ -418,18 +459,20 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 	bool is_message;
 	bool is_unnested;
 	bool is_message_again;
+	bool is_drawn_message;
+	Drawn drawn;
+	Decoder *drawing;
 	int first;
 	int unnested;
 	int again;
 
 	CurrentMemoryContext = &run_context;
-	if (bytes > 0 && (data[0] == '$' || data[0] == '@'))
-		try_path((const char *) data, bytes);
-	first = outcome(plain, (const char *) data, bytes, plain_columns, lengthof(plain_columns),
+	drawn = draw((const char *) data, bytes);
+	first = outcome(plain, drawn.payload, drawn.bytes, plain_columns, lengthof(plain_columns),
 					&is_message);
-	unnested = outcome(unnesting, (const char *) data, bytes, item_columns, lengthof(item_columns),
+	unnested = outcome(unnesting, drawn.payload, drawn.bytes, item_columns, lengthof(item_columns),
 					   &is_unnested);
-	again = outcome(plain, (const char *) data, bytes, plain_columns, lengthof(plain_columns),
+	again = outcome(plain, drawn.payload, drawn.bytes, plain_columns, lengthof(plain_columns),
 					&is_message_again);
 	if (first != again || is_message != is_message_again)
 		abort();
@@ -437,6 +480,19 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes)
 		abort();
 	if (!is_unnested && is_no_json(unnested) && is_message)
 		abort();
+	drawing = drawn.ncolumns > 0 || drawn.unnest ? drawn_decoder(&drawn) : NULL;
+	if (drawing != NULL)
+	{
+		int sqlstate = outcome(drawing, drawn.payload, drawn.bytes, drawn.columns, drawn.ncolumns,
+							   &is_drawn_message);
+
+		/* of what is shared by items, a value can be why */
+		if (!is_drawn_message && is_no_json(sqlstate) && drawn.unnest == NULL &&
+			(is_message || is_unnested))
+			abort();
+		if (is_drawn_message && !is_message && is_no_json(first))
+			abort();
+	}
 	free_run();
 	CurrentMemoryContext = &decoder_context;
 	return 0;

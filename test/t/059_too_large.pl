@@ -1,0 +1,111 @@
+# Messages that are larger than can be kept: each is a dead letter of its position
+# alone, and the stream goes on.  The real limits are beyond what a test can produce;
+# a build for tests has small ones.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+
+use DetectTest;
+use FaultPoint;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use constant {
+	PAYLOAD => 64 * 1024,       # the small limits
+	KEY     => 4 * 1024 };
+
+my $broker = DetectTest::Broker->start();
+my $node   = make_node('main');
+
+# An event whose payload has so many bytes.
+sub event
+{
+	my ($id, $bytes) = @_;
+	my $head = qq({"id": $id, "n": ");
+
+	return $head . 'x' x ($bytes - length($head) - 2) . '"}';
+}
+
+sub produce
+{
+	my ($key, $payload, @headers) = @_;
+
+	$broker->command('produce', 'sizes', 0, $key, $payload, @headers);
+	return;
+}
+
+sub gives
+{
+	my ($sql, $value, $what) = @_;
+
+	return is($node->safe_psql('city', "SET ROLE ops; SET search_path = city, public; SET client_min_messages = warning; $sql"), $value, $what);
+}
+
+# What the stream has of all messages so far.
+sub is_applied
+{
+	my ($events, $letters, $what) = @_;
+
+	wait_for($node, 'city', 'sizes');
+	gives("SELECT string_agg(concat_ws(' ', id, length(n)), ', ' ORDER BY id) FROM sizes", $events, "$what: events");
+	gives(q{SELECT string_agg(concat_ws(' ', kafka_offset, sqlstate, is_whole, length(payload), length(kafka_key)), ', ' ORDER BY kafka_offset)
+		FROM detect.dead_letter WHERE stream = 'sizes'}, $letters, "$what: dead letters");
+	gives(q{SELECT count(*) FROM detect.stat_partition WHERE stream = 'sizes' AND paused_since IS NOT NULL}, 0, "$what: nothing is paused");
+	return;
+}
+
+# What a call says beside its result.
+sub tells
+{
+	my ($sql, $message, $what) = @_;
+	my ($rc, $stdout, $stderr) = $node->psql('city', "SET ROLE ops; $sql");
+
+	return like($stderr, $message, $what);
+}
+
+$node->start;
+install_detect($node, 'city');
+FaultPoint::configure($node, 'mutant_small_limits');
+$broker->create_topic('sizes', 1);
+$node->safe_psql('city', "CREATE SERVER city FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstrap_servers '"
+	  . $broker->bootstrap . "'); GRANT USAGE ON FOREIGN SERVER city TO ops");
+produce('-', event(0, PAYLOAD));
+produce('-', event(1, PAYLOAD + 1));
+produce('k' x KEY, event(2, 100));
+produce('k' x (KEY + 1), event(3, 100));
+produce('-', event(4, 100), map { "h$_=" . 'v' x (KEY / 4) } 1 .. 4);
+produce('-', event(5, 100));
+$node->safe_psql('city', q{SET ROLE ops; SET search_path = city, public; CREATE TABLE sizes (id int PRIMARY KEY, n text, m text, o text);
+	SELECT detect.create_stream('sizes', server => 'city', fields => '{"m": "$.m", "o": "$.m"}')});
+is_applied('0 65518, 2 82, 5 82', '1 54DM1 f, 3 54DM1 f, 4 54DM1 f', 'messages that are too large');
+gives(q{SELECT string_agg(reason, ', ' ORDER BY kafka_offset) FROM detect.dead_letter WHERE stream = 'sizes'},
+	'payload has 65537 bytes, more than 65536, key and headers have 4097 bytes, more than 4096, key and headers have 4168 bytes, more than 4096', 'and why');
+
+# Each column may have its part of the payload, and all together too many bytes.
+produce('-', '{"id": 6, "m": "' . 'y' x 60_000 . '"}');
+produce('-', '{"id": 7, "m": "' . 'y' x 5_000 . '"}');
+is_applied('0 65518, 2 82, 5 82, 7', '1 54DM1 f, 3 54DM1 f, 4 54DM1 f, 6 54000 t 60018', 'a row that is too large');
+gives(q{SELECT reason ~ '^its columns have 18\d{4} bytes together, more than 163840$' FROM detect.dead_letter WHERE stream = 'sizes' AND kafka_offset = 6},
+	't', 'and why');
+
+# The last message that was applied is known again.
+produce('-', event(8, PAYLOAD + 10));
+is_applied('0 65518, 2 82, 5 82, 7', '1 54DM1 f, 3 54DM1 f, 4 54DM1 f, 6 54000 t 60018, 8 54DM1 f', 'one at the end');
+$node->restart;
+produce('-', event(9, 100));
+is_applied('0 65518, 2 82, 5 82, 7, 9 82', '1 54DM1 f, 3 54DM1 f, 4 54DM1 f, 6 54000 t 60018, 8 54DM1 f', 'after a restart');
+
+# Nothing is gained by reading them again.
+tells("SELECT detect.retry_dead_letters('sizes', sqlstate => '54DM1')", qr/4 dead letters of stream "sizes" are not retried.*too large/s, 'they are not retried');
+gives("SELECT detect.retry_dead_letters('sizes')", 1, 'others are');
+is_applied('0 65518, 2 82, 5 82, 6, 7, 9 82', '1 54DM1 f, 3 54DM1 f, 4 54DM1 f, 8 54DM1 f', 'by themselves');
+tells("SELECT count(*) FROM detect.peek('city', 'sizes')", qr/message at offset 1 of partition 0 of topic "sizes" is too large/, 'nor are they shown');
+
+log_is_clean($node);
+$node->stop;
+$broker->stop;
+done_testing();
