@@ -65,13 +65,30 @@ has_workers(Oid database)
 	return found;
 }
 
-/* Called for whatever is raised while the statement runs; arg is the OID. */
+/* A statement that is run: the database that it needs for itself alone. */
+typedef struct StatementInProgress
+{
+	Oid database;
+	bool drops;
+} StatementInProgress;
+
+/* Called for whatever is raised while the statement runs.  Others than superusers
+ * see and pause only streams of roles that they are members of. */
 static void
 add_hint(void *arg)
 {
-	if (geterrcode() == ERRCODE_OBJECT_IN_USE && has_workers(*(Oid *) arg))
-		errhint("Workers of detect are among them: in that database, "
-				"SELECT detect.pause(stream) FROM detect.stream; and try again.");
+	const StatementInProgress *statement = arg;
+
+	if (geterrcode() != ERRCODE_OBJECT_IN_USE || !has_workers(statement->database))
+		return;
+	if (statement->drops)
+		errhint("Workers of detect are among them: as a superuser in that database, "
+				"SELECT detect.pause(stream) FROM detect.stream; then try again, or add WITH "
+				"(FORCE).");
+	else
+		errhint("Workers of detect are among them: as a superuser in that database, "
+				"SELECT detect.pause(stream) FROM detect.stream; then try again, and afterwards "
+				"SELECT detect.resume(stream) FROM detect.stream;");
 }
 
 /* Run a statement as always, with that callback where it may be of use. */
@@ -81,11 +98,13 @@ process_utility(PlannedStmt *planned, const char *query_string, bool read_only_t
 				DestReceiver *receiver, QueryCompletion *completion)
 {
 	const char *name = database_to_be_left(planned->utilityStmt);
-	Oid database = name && detect_shared ? get_database_oid(name, true) : InvalidOid;
+	StatementInProgress statement = {
+		.database = name && detect_shared ? get_database_oid(name, true) : InvalidOid,
+		.drops = IsA(planned->utilityStmt, DropdbStmt)};
 	ErrorContextCallback callback = {
-		.callback = add_hint, .arg = &database, .previous = error_context_stack};
+		.callback = add_hint, .arg = &statement, .previous = error_context_stack};
 
-	if (OidIsValid(database))
+	if (OidIsValid(statement.database))
 		error_context_stack = &callback;
 	if (prev_process_utility)
 		prev_process_utility(planned, query_string, read_only_tree, context, params, environment,
@@ -93,7 +112,7 @@ process_utility(PlannedStmt *planned, const char *query_string, bool read_only_t
 	else
 		standard_ProcessUtility(planned, query_string, read_only_tree, context, params, environment,
 								receiver, completion);
-	if (OidIsValid(database))
+	if (OidIsValid(statement.database))
 		error_context_stack = callback.previous;
 }
 

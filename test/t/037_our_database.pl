@@ -18,7 +18,7 @@ my $drops  = $ENV{DETECT_DROPS} // 5;
 my $broker = DetectTest::Broker->start();
 my $node   = make_node('main');
 my @lines  = camera_lines(40_000);
-my $hint   = qr/ERROR:.*being accessed by other users.*HINT:  Workers of detect are among them: in that database, SELECT detect\.pause\(stream\) FROM detect\.stream; and try again\./s;
+my $hint   = qr/ERROR:.*being accessed by other users.*HINT:  Workers of detect are among them: as a superuser in that database, SELECT detect\.pause\(stream\) FROM detect\.stream; then try again/s;
 my $place  = PostgreSQL::Test::Utils::tempdir;
 
 sub produce
