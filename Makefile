@@ -151,6 +151,7 @@ OBJS = \
 	src/apply/staged_sql.o \
 	src/apply/tend.o \
 	src/apply/time_limit.o \
+	src/apply/upkeep.o \
 	src/place/build.o \
 	src/place/changes.o \
 	src/place/globe.o \

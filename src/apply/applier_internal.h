@@ -86,4 +86,8 @@ extern void pace_measure(Applier *applier, int count, instr_time since);
 /* in apply/tend.c */
 extern void tend_partitions(Applier *applier);
 
+/* in apply/upkeep.c */
+extern bool upkeep_run(Applier *applier, bool more);
+extern TimestampTz upkeep_due(const Applier *applier);
+
 #endif /* DETECT_APPLIER_INTERNAL_H */
