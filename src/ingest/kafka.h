@@ -20,6 +20,12 @@
 #include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
 
+/* How long a statement of a user waits for a broker's answer. */
+#define KAFKA_STATEMENT_TIMEOUT_MS 10000
+
+/* Longer ones crash librdkafka < 2.5. */
+#define KAFKA_MAX_CLIENT_ID_BYTES 64
+
 typedef struct KafkaClient KafkaClient;
 
 /* One property of the connection, already checked by the allow-list. */
