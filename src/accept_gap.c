@@ -24,8 +24,6 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
-#define BROKER_TIMEOUT_MS 10000
-
 /* Where reading goes on of a partition that does not exist: nowhere. */
 #define NO_OFFSET (-1)
 
@@ -138,7 +136,7 @@ choose_offset(const GapRequest *request, const Gap *gap)
 static void
 look_at_topic(KafkaClient *client, const char *topic, List *gaps)
 {
-	int partitions = kafka_partition_count(client, topic, BROKER_TIMEOUT_MS);
+	int partitions = kafka_partition_count(client, topic, KAFKA_STATEMENT_TIMEOUT_MS);
 	ListCell *cell;
 
 	foreach(cell, gaps)
@@ -167,7 +165,7 @@ look_at_ranges(const GapRequest *request, KafkaClient *client, List *gaps)
 	}
 	if (nranges == 0)
 		return;
-	kafka_query_ranges(client, ranges, nranges, BROKER_TIMEOUT_MS);
+	kafka_query_ranges(client, ranges, nranges, KAFKA_STATEMENT_TIMEOUT_MS);
 	nranges = 0;
 	foreach(cell, gaps)
 	{

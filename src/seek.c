@@ -21,8 +21,6 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
-#define BROKER_TIMEOUT_MS 10000
-
 enum
 {
 	ARG_SEEK_STREAM,
@@ -127,12 +125,13 @@ find_move(const SeekRequest *request, KafkaClient *client, const char *topic, in
 	move->to.topic = topic;
 	move->to.partition = partition;
 	move->to.next_offset = request->offset;
-	kafka_query_watermarks(client, topic, partition, &move->first_offset, &end, BROKER_TIMEOUT_MS);
+	kafka_query_watermarks(client, topic, partition, &move->first_offset, &end,
+						   KAFKA_STATEMENT_TIMEOUT_MS);
 	if (request->by_time && TIMESTAMP_NOT_FINITE(request->time))
 		move->to.next_offset = TIMESTAMP_IS_NOBEGIN(request->time) ? move->first_offset : end;
 	else if (request->by_time)
 		kafka_offsets_for_time(client, &move->to, 1, kafka_time_ms(request->time),
-							   BROKER_TIMEOUT_MS);
+							   KAFKA_STATEMENT_TIMEOUT_MS);
 	else if (request->offset < move->first_offset || request->offset > end)
 		ereport(
 			ERROR,
@@ -150,7 +149,7 @@ find_move(const SeekRequest *request, KafkaClient *client, const char *topic, in
 static List *
 find_topic_moves(const SeekRequest *request, KafkaClient *client, const char *topic, List *moves)
 {
-	int partitions = kafka_partition_count(client, topic, BROKER_TIMEOUT_MS);
+	int partitions = kafka_partition_count(client, topic, KAFKA_STATEMENT_TIMEOUT_MS);
 
 	if (partitions == 0)
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),

@@ -17,8 +17,6 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
-#define BROKER_TIMEOUT_MS 10000
-
 /* Messages on their way into a batch. */
 typedef struct Sample
 {
@@ -35,7 +33,8 @@ List *
 sample_read(const Stream *stream, int sample)
 {
 	Oid server = stream_check_server(stream->server, GetUserId());
-	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), BROKER_TIMEOUT_MS);
+	TimestampTz deadline =
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), KAFKA_STATEMENT_TIMEOUT_MS);
 	int each = Max(sample / list_length(stream->topics), 1);
 	List *messages = NIL;
 	ListCell *cell;

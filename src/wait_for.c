@@ -28,8 +28,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#define LOOK_AGAIN_MS	  20
-#define BROKER_TIMEOUT_MS 10000
+#define LOOK_AGAIN_MS 20
 
 PG_FUNCTION_INFO_V1(detect_wait_for);
 
@@ -48,7 +47,7 @@ static int
 remaining_ms(const WaitTarget *target)
 {
 	return (int) Min(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), target->deadline),
-					 BROKER_TIMEOUT_MS);
+					 KAFKA_STATEMENT_TIMEOUT_MS);
 }
 
 /* Ask Kafka where each partition of a topic ends now. */

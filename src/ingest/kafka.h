@@ -23,6 +23,12 @@
 /* Of a dead letter whose message was too large to be kept. */
 #define ERRCODE_MESSAGE_TOO_LARGE MAKE_SQLSTATE('5', '4', 'D', 'M', '1')
 
+/* How long a statement of a user waits for a broker's answer. */
+#define KAFKA_STATEMENT_TIMEOUT_MS 10000
+
+/* Longer ones crash librdkafka < 2.5. */
+#define KAFKA_MAX_CLIENT_ID_BYTES 64
+
 typedef struct KafkaClient KafkaClient;
 
 /* One property of the connection, already checked by the allow-list. */

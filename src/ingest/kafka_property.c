@@ -14,8 +14,7 @@
 #include "ingest/kafka_internal.h"
 #include "port.h"
 
-#define MAX_CLIENT_ID_BYTES 64 /* long ones crash librdkafka < 2.5 */
-#define CLIENT_ID_PREFIX	"detect-"
+#define CLIENT_ID_PREFIX "detect-"
 
 /* One property that detect decides.  The optional ones are not known to
  * every version of the library. */
@@ -80,7 +79,7 @@ set_property(KafkaClient *client, const char *name, const char *value, bool is_o
 static void
 set_client_name(KafkaClient *client, const char *client_name)
 {
-	char id[MAX_CLIENT_ID_BYTES + 1];
+	char id[KAFKA_MAX_CLIENT_ID_BYTES + 1];
 
 	snprintf(id, sizeof(id), CLIENT_ID_PREFIX "%s", client_name);
 	for (char *c = id; *c != '\0'; c++)

@@ -29,14 +29,13 @@
 #include "utils/syscache.h"
 #include "utils/varlena.h"
 
-#define MAX_HINT_DISTANCE	5  /* edits; a name further away helps nobody */
-#define MAX_CLIENT_ID_BYTES 64 /* long ones crash librdkafka < 2.5 */
+#define MAX_HINT_DISTANCE 5 /* edits; a name further away helps nobody */
 
 /* All options, sorted by name. */
 static const KafkaOption kafka_options[] = {
 	{"bootstrap_servers", "bootstrap.servers", ON_SERVER, OPTION_BROKERS, NULL, 1, 8192},
 	{"broker_address_family", "broker.address.family", ON_SERVER, OPTION_CHOICE, "any,v4,v6", 0, 0},
-	{"client_id", "client.id", ON_SERVER, OPTION_TEXT, NULL, 1, MAX_CLIENT_ID_BYTES},
+	{"client_id", "client.id", ON_SERVER, OPTION_TEXT, NULL, 1, KAFKA_MAX_CLIENT_ID_BYTES},
 	{"client_rack", "client.rack", ON_SERVER, OPTION_TEXT, NULL, 1, 255},
 	{"fetch_max_bytes", "fetch.max.bytes", ON_SERVER, OPTION_NUMBER, NULL, 1000000, 2147483135},
 	{"fetch_message_max_bytes", "fetch.message.max.bytes", ON_SERVER, OPTION_NUMBER, NULL, 1024,
