@@ -260,8 +260,8 @@ next_in_tree(Walk *walk, float bound2)
 /*
  * The next place whose box is within a bound, which may shrink from call to call, as
  * an index into places; NO_PLACE at the end of the walk.  Within a node the nearest
- * comes first.  walk->distance2 is 0 if the box has the point, and never else if it
- * has not by more than rounding.
+ * comes first.  walk->distance2 is 0 if its box has the point, and greater if it has
+ * not by more than rounding.
  */
 int
 walk_next(Walk *walk, double bound)
