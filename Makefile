@@ -32,6 +32,7 @@ OBJS = \
 	src/accept_gap.o \
 	src/admin.o \
 	src/catalog.o \
+	src/citus.o \
 	src/database_in_use.o \
 	src/dead_letter_refill.o \
 	src/dead_letter_verbs.o \
@@ -44,6 +45,7 @@ OBJS = \
 	src/name.o \
 	src/pause.o \
 	src/peek.o \
+	src/relation_change.o \
 	src/seek.o \
 	src/settings.o \
 	src/sql.o \

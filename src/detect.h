@@ -387,6 +387,19 @@ extern List *names_from_array(Datum array);
 extern int names_position(const List *names, const char *name);
 
 /* ---------------------------------------------------------------------
+ * in citus.c: tables that are not what they look like
+ * ---------------------------------------------------------------------
+ */
+extern bool citus_has_table(Oid relation);
+extern Oid citus_table_in_query(Node *query);
+
+/* ---------------------------------------------------------------------
+ * in relation_change.c: who hears that a relation has changed
+ * ---------------------------------------------------------------------
+ */
+extern void relation_change_listen(void (*listener)(Datum arg, Oid relation));
+
+/* ---------------------------------------------------------------------
  * in database_in_use.c: workers that keep a database from being dropped
  * ---------------------------------------------------------------------
  */

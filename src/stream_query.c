@@ -256,6 +256,7 @@ stream_query_parse(const char *text, const char *stream_name, Oid staging_table,
 	ErrorContextCallback callback = {error_context_stack, sql_text_error, &sql};
 	RawStmt *raw;
 	Query *query;
+	Oid citus_table;
 	int rtindex = 0;
 	int found = 0;
 
@@ -272,6 +273,10 @@ stream_query_parse(const char *text, const char *stream_name, Oid staging_table,
 	if (isQueryUsingTempRelation(query))
 		refuse_query("temporary tables or views",
 					 "Other sessions, such as the worker of the stream, do not see them.");
+	citus_table = citus_table_in_query((Node *) query);
+	if (OidIsValid(citus_table))
+		refuse_query(psprintf("table \"%s\", which belongs to Citus", get_rel_name(citus_table)),
+					 "Join with a table of this node alone.");
 	for (int i = 1; i <= list_length(query->rtable); i++)
 	{
 		RangeTblEntry *rte = rt_fetch(i, query->rtable);

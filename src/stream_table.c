@@ -47,6 +47,9 @@ check_events_table(const Stream *stream, Oid events_table)
 							"Name the table behind it; a view has no rows to count.");
 	if (kind != RELKIND_RELATION && kind != RELKIND_PARTITIONED_TABLE)
 		refuse_events_table(name, "is not a table", "Name an ordinary or a partitioned table.");
+	if (citus_has_table(events_table))
+		refuse_events_table(name, "belongs to Citus",
+							"Its rows are in other tables. Name a table of this node alone.");
 	if (rel->rd_rel->relispartition)
 		refuse_events_table(name, "is a partition", "Name the partitioned table.");
 	if (rel->rd_rel->relpersistence == RELPERSISTENCE_TEMP)

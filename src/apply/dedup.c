@@ -21,7 +21,6 @@
 #include "catalog/namespace.h"
 #include "fault_point.h"
 #include "nodes/pg_list.h"
-#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -122,7 +121,7 @@ list_dedup(Dedup *dedup, MemoryContext context)
 
 	if (!callbacks_registered)
 	{
-		CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
+		relation_change_listen(relation_changed);
 		RegisterXactCallback(transaction_ended, NULL);
 		callbacks_registered = true;
 	}

@@ -68,7 +68,7 @@ watch_begin(const Stream *stream)
 {
 	if (stream == NULL)
 	{
-		CacheRegisterRelcacheCallback(watch_relation, (Datum) 0);
+		relation_change_listen(watch_relation);
 		CacheRegisterSyscacheCallback(FOREIGNSERVEROID, watch_cache, (Datum) 0);
 		CacheRegisterSyscacheCallback(USERMAPPINGOID, watch_cache, (Datum) 0);
 		CacheRegisterSyscacheCallback(AUTHOID, watch_cache, (Datum) 0);

@@ -147,7 +147,7 @@ changes_watch(void)
 
 	if (is_watching)
 		return;
-	CacheRegisterRelcacheCallback(watch_relation, (Datum) 0);
+	relation_change_listen(watch_relation);
 	RegisterXactCallback(watch_transaction, NULL);
 	RegisterSubXactCallback(watch_subtransaction, NULL);
 	is_watching = true;

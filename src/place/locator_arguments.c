@@ -145,6 +145,11 @@ check_table(LocatorDefinition *definition)
 	if (strchr("rpvmf", definition->relkind) == NULL)
 		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
 						errmsg("\"%s\" is no table and no view", name)));
+	if (citus_has_table(table))
+		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
+						errmsg("a locator cannot read table \"%s\", which belongs to Citus", name),
+						errdetail("Its rows are in other tables, whose changes nobody tells."),
+						errhint("Make a view that selects from it, name that, and set max_age.")));
 	if (get_rel_persistence(table) == RELPERSISTENCE_TEMP)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
 						errmsg("a locator cannot read temporary table \"%s\"", name),

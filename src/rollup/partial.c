@@ -122,7 +122,7 @@ register_callbacks(void)
 
 	if (registered)
 		return;
-	CacheRegisterRelcacheCallback(invalidate_relation, (Datum) 0);
+	relation_change_listen(invalidate_relation);
 	CacheRegisterSyscacheCallback(PROCOID, invalidate_object, (Datum) 0);
 	CacheRegisterSyscacheCallback(TYPEOID, invalidate_object, (Datum) 0);
 	CacheRegisterSyscacheCallback(OPEROID, invalidate_all, (Datum) 0);

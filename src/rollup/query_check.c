@@ -337,10 +337,14 @@ find_events(const Query *query, Node *item, bool nullable, Stream **stream, int 
 Stream *
 query_check(const Query *query)
 {
+	Oid citus_table = citus_table_in_query((Node *) unconstify(Query *, query));
 	Stream *stream = NULL;
 	CheckContext context = {0};
 
 	check_clauses(query);
+	if (OidIsValid(citus_table))
+		refuse(psprintf("table \"%s\", which belongs to Citus", get_rel_name(citus_table)),
+			   "Join with a table of this node alone.");
 	find_events(query, (Node *) query->jointree, false, &stream, &context.events_rti);
 	if (stream == NULL)
 		ereport(
