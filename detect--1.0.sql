@@ -131,7 +131,7 @@ CREATE TABLE detect._dead_letter (
 	kafka_key bytea,
 	kafka_headers jsonb,
 	payload bytea,
-	payload_bytes bigint,					-- of the whole; NULL: the message had none
+	payload_bytes bigint,					-- of the whole; NULL: there was none, or too much (54DM1)
 	is_whole boolean NOT NULL,				-- else a retry reads Kafka again
 	stage text NOT NULL,
 	sqlstate text NOT NULL,

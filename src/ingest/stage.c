@@ -233,8 +233,8 @@ end_row(StageWriter *writer, TupleTableSlot *slot)
 
 	if (writer->is_large && row_bytes(slot) > limit)
 	{
-		error.reason =
-			psprintf("its columns have %zu bytes together, more than %zu", row_bytes(slot), limit);
+		error.reason = psprintf("payload and columns have %zu bytes together, more than %zu",
+								row_bytes(slot), limit);
 		memset(&slot->tts_isnull[STAGED_FIXED_COLUMNS], true,
 			   writer->consumer->nfields * sizeof(bool));
 		fill_decoded(writer, slot, false, &error);

@@ -10,8 +10,10 @@ use lib "$FindBin::RealBin/../perl";
 
 use DetectTest;
 use FaultPoint;
+use IO::Socket::INET;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
+use POSIX ();
 use Test::More;
 
 use constant {
@@ -58,6 +60,23 @@ sub is_applied
 	return;
 }
 
+# A server that is no Kafka: the length of its answer is that of "HTTP".  Its port
+# and process.
+sub start_web
+{
+	my $listener = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 5) or die "could not listen: $!";
+	my $pid      = fork() // die "could not fork: $!";
+
+	return ($listener->sockport, $pid) if $pid;
+	while (my $client = $listener->accept)
+	{
+		$client->sysread(my $request, 1000);
+		$client->syswrite("HTTP/1.1 400 Bad Request\r\n\r\n");
+		$client->close;
+	}
+	POSIX::_exit(0);
+}
+
 # What a call says beside its result.
 sub tells
 {
@@ -89,7 +108,7 @@ gives(q{SELECT string_agg(reason, ', ' ORDER BY kafka_offset) FROM detect.dead_l
 produce('-', '{"id": 6, "m": "' . 'y' x 60_000 . '"}');
 produce('-', '{"id": 7, "m": "' . 'y' x 5_000 . '"}');
 is_applied('0 65518, 2 82, 5 82, 7', '1 54DM1 f, 3 54DM1 f, 4 54DM1 f, 6 54000 t 60018', 'a row that is too large');
-gives(q{SELECT reason ~ '^its columns have 18\d{4} bytes together, more than 163840$' FROM detect.dead_letter WHERE stream = 'sizes' AND kafka_offset = 6},
+gives(q{SELECT reason ~ '^payload and columns have 18\d{4} bytes together, more than 163840$' FROM detect.dead_letter WHERE stream = 'sizes' AND kafka_offset = 6},
 	't', 'and why');
 
 # The last message that was applied is known again.
@@ -104,6 +123,15 @@ tells("SELECT detect.retry_dead_letters('sizes', sqlstate => '54DM1')", qr/4 dea
 gives("SELECT detect.retry_dead_letters('sizes')", 1, 'others are');
 is_applied('0 65518, 2 82, 5 82, 6, 7, 9 82', '1 54DM1 f, 3 54DM1 f, 4 54DM1 f, 8 54DM1 f', 'by themselves');
 tells("SELECT count(*) FROM detect.peek('city', 'sizes')", qr/message at offset 1 of partition 0 of topic "sizes" is too large/, 'nor are they shown');
+
+# The library does not take an answer of any length, and speaks of a property that is no option.
+my ($port, $web) = start_web();
+$node->safe_psql('city', "CREATE SERVER web FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstrap_servers '127.0.0.1:$port'); GRANT USAGE ON FOREIGN SERVER web TO ops");
+tells("SELECT detect.peek('web', 'sizes')", qr/answer has 1213486160 bytes, more than 100000000: .*"fetch_max_bytes"/, 'an answer that is too large');
+$node->safe_psql('city', "ALTER SERVER web OPTIONS (ADD fetch_max_bytes '200000000')");
+tells("SELECT detect.peek('web', 'sizes')", qr/answer has 1213486160 bytes, more than 200000512: /, 'and the option lets larger ones in');
+kill('TERM', $web);
+waitpid($web, 0);
 
 log_is_clean($node);
 $node->stop;
