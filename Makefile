@@ -279,7 +279,8 @@ test: deps
 # Tests of how detect behaves among others: start, stop, drop, copy, dump, DDL.
 GUEST_TESTS = sql/health.sql sql/drop.sql test/isolation/specs/drop_against_apply.spec test/isolation/specs/drop_against_open_batch.spec \
 	$(addprefix test/t/,001_restart.pl 003_terminate.pl 004_drop_database.pl 005_drop_extension.pl 006_not_preloaded.pl 008_copy.pl \
-	020_states.pl 034_health.pl 035_ddl_under_load.pl 036_operations.pl 037_our_database.pl 038_guest.pl 040_broken_streams.pl 041_update.pl)
+	020_states.pl 034_health.pl 035_ddl_under_load.pl 036_operations.pl 037_our_database.pl 038_guest.pl 040_broken_streams.pl 041_update.pl \
+	042_leave_database.pl 043_every_setting.pl 044_pg_upgrade.pl)
 
 test-guest: deps
 	@DETECT_BUSY=1 test/run $(GUEST_TESTS)

@@ -725,11 +725,11 @@ COMMENT ON FUNCTION detect._dropped() IS 'clears the definitions of streams and 
 
 CREATE FUNCTION detect._dropping() RETURNS event_trigger
 	AS 'MODULE_PATHNAME', 'detect_dropping' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION detect._dropping() IS 'lets workers finish their batches before the extension is dropped or altered';
+COMMENT ON FUNCTION detect._dropping() IS 'lets workers finish their batches before the extension is dropped or altered, and has its schemas keep their names';
 
-CREATE EVENT TRIGGER detect_dropping ON ddl_command_start WHEN TAG IN ('DROP EXTENSION', 'ALTER EXTENSION')
+CREATE EVENT TRIGGER detect_dropping ON ddl_command_start WHEN TAG IN ('DROP EXTENSION', 'ALTER EXTENSION', 'ALTER SCHEMA')
 	EXECUTE FUNCTION detect._dropping();
-COMMENT ON EVENT TRIGGER detect_dropping IS 'lets workers finish their batches before the extension is dropped or altered';
+COMMENT ON EVENT TRIGGER detect_dropping IS 'lets workers finish their batches before the extension is dropped or altered, and has its schemas keep their names';
 
 CREATE EVENT TRIGGER detect_dropped ON sql_drop EXECUTE FUNCTION detect._dropped();
 COMMENT ON EVENT TRIGGER detect_dropped IS 'clears the definitions of streams and rollups whose objects were dropped';

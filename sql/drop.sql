@@ -242,6 +242,14 @@ SELECT id, place, v FROM happening ORDER BY id;
 SELECT sum(n) AS n, sum(v) AS v FROM event_sum;
 SELECT accepted, duplicates, filtered, dead_letters FROM detect.stat_stream;
 
+-- what a crash would empty
+ALTER TABLE happening SET UNLOGGED;
+INSERT INTO detect_staging.event VALUES (20, 1, 1);
+SELECT regress.wait_for_pause('event');
+ALTER TABLE happening SET LOGGED;
+SELECT detect.resume('event');
+SELECT detect.wait_for('event');
+
 -- another schema, and nothing of its search_path is used
 RESET SESSION AUTHORIZATION;
 CREATE SCHEMA drops_too AUTHORIZATION regress_drop;
@@ -252,7 +260,15 @@ INSERT INTO detect_staging.event VALUES (12, 1, 1);
 SELECT detect.wait_for('event');
 SELECT id, place FROM drops_too.happening WHERE id = 12;
 
+-- our schemas keep their names, whoever asks
 RESET SESSION AUTHORIZATION;
+\pset format unaligned
+\pset tuples_only on
+SELECT schema, regress.attempt(format('ALTER SCHEMA %I RENAME TO regress_renamed', schema))
+FROM unnest(ARRAY['detect', 'detect_query', 'detect_staging', 'detect_state', 'drops']) schema;
+\pset tuples_only off
+\pset format aligned
+
 SET client_min_messages = warning;
 DROP SCHEMA drops, drops_too CASCADE;
 SELECT * FROM regress.left_over;

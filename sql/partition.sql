@@ -253,6 +253,14 @@ SELECT detect.wait_for('closed');
 SELECT id FROM closed ORDER BY id;
 SELECT * FROM regress.outcomes;
 CALL regress.await($$ SELECT FROM detect.stat_stream WHERE state = 'running' AND reason IS NULL AND remedy IS NULL $$, 1, '3 minutes');
+-- a partition that a crash would empty
+ALTER TABLE closed_2023 SET UNLOGGED;
+INSERT INTO detect_staging.closed VALUES (4, now());
+SELECT regress.wait_for_pause('closed');
+ALTER TABLE closed_2023 SET LOGGED;
+SELECT detect.resume('closed');
+SELECT detect.wait_for('closed');
+SELECT id FROM closed ORDER BY id;
 SELECT detect.drop_stream('closed');
 
 SELECT count(*) FROM detect.stream;

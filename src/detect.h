@@ -371,6 +371,7 @@ extern int32 stream_number(const char *name, Oid *events_table);
 extern int stream_topic_index(const Stream *stream, const char *topic);
 extern char *stream_member_path(const char *from, const char *name);
 extern ColumnSource stream_column_source(const char *name, Oid *reserved_type);
+extern void stream_require_logged(Oid table);
 extern void stream_check_objects(const Stream *stream);
 extern void stream_check_not_null(const Stream *stream, const char *column);
 extern void stream_lock(int32 stream_id, LOCKMODE mode);

@@ -166,10 +166,29 @@ lock_all_streams(void)
 	SPI_finish();
 }
 
+/* Refuse another name for a schema of ours, which all that we do finds by its name. */
+static void
+refuse_schema_rename(const char *schema)
+{
+	static const char *const ours[] = {DETECT_SCHEMA, DETECT_STAGING_SCHEMA, DETECT_QUERY_SCHEMA,
+									   DETECT_STATE_SCHEMA};
+
+	for (int i = 0; i < (int) lengthof(ours); i++)
+	{
+		if (strcmp(schema, ours[i]) == 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("schema \"%s\" cannot be renamed", schema),
+					 errdetail("It belongs to extension \"detect\", whose functions and workers "
+							   "find it by its name.")));
+	}
+}
+
 /*
  * Event trigger on ddl_command_start of DROP and ALTER EXTENSION.  These lock one
  * object after another, in an order of their own, and would deadlock with a
- * batch; workers look at their definitions, and at its version, afterwards.
+ * batch; workers look at their definitions, and at its version, afterwards.  Of
+ * ALTER SCHEMA it refuses what nothing of ours would survive.
  */
 Datum
 detect_dropping(PG_FUNCTION_ARGS)
@@ -191,6 +210,8 @@ detect_dropping(PG_FUNCTION_ARGS)
 		lock_all_streams();
 		stream_changed();
 	}
+	else if (IsA(command, RenameStmt) && ((RenameStmt *) command)->renameType == OBJECT_SCHEMA)
+		refuse_schema_rename(((RenameStmt *) command)->subname);
 	PG_RETURN_NULL();
 }
 

@@ -154,7 +154,8 @@ stream_object(const char *schema, const char *name)
 			(errcode(ERRCODE_UNDEFINED_TABLE),
 			 errmsg("relation \"%s.%s\" of stream \"%s\" does not exist", schema, name, name),
 			 errhint(
-				 "Drop the stream with detect.drop_stream and create it again; its events stay.")));
+				 "Give it back its name, or drop the stream with detect.drop_stream and create it "
+				 "again; its events stay.")));
 	return relid;
 }
 
@@ -314,6 +315,23 @@ stream_topic_index(const Stream *stream, const char *topic)
 }
 
 /*
+ * Raise an error for a table of events that a crash would empty while progress stays.
+ */
+void
+stream_require_logged(Oid table)
+{
+	char *name = get_rel_name(table);
+
+	if (get_rel_persistence(table) != RELPERSISTENCE_PERMANENT)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE), errmsg("table \"%s\" is not logged", name),
+				 errdetail("A crash would empty it while the progress in Kafka stays."),
+				 errhint("ALTER TABLE %s SET LOGGED.",
+						 quote_qualified_identifier(get_namespace_name(get_rel_namespace(table)),
+													name))));
+}
+
+/*
  * Raise an error unless the events table still has what the stream fills, and
  * all its rows can be seen.
  */
@@ -327,6 +345,7 @@ stream_check_objects(const Stream *stream)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("the events table of stream \"%s\" does not exist any more", stream->name),
 				 errhint("Drop the stream with detect.drop_stream.")));
+	stream_require_logged(stream->events_table);
 	/* under policies a rollup would be computed again from some of the events */
 	if (check_enable_rls(stream->events_table, stream->owner, true) == RLS_ENABLED)
 		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),

@@ -161,6 +161,7 @@ check_segment(const SegmentMap *map, Relation table, bool has_index)
 						errmsg("partition \"%s\" is not an ordinary table",
 							   RelationGetRelationName(table)),
 						errhint("Detach it: partitions of an events table are ordinary tables.")));
+	stream_require_logged(RelationGetRelid(table));
 	if (map->hasher == NULL && !has_index)
 		ereport(
 			ERROR,

@@ -117,7 +117,8 @@ probe_obstacle(const ProbedStream *stream, const char **remedy)
 	}
 	if (!stream->has_owner)
 	{
-		*remedy = "drop the stream with detect.drop_stream and create it again; its events stay";
+		*remedy = "give it back its name, or drop the stream with detect.drop_stream and create it "
+				  "again; its events stay";
 		return psprintf("the view \"detect_query.%s\" is missing", stream->name);
 	}
 	if (COMPAT_WORKER_NEEDS_LOGIN && !stream->owner_can_log_in)

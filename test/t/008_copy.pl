@@ -160,16 +160,30 @@ foreach my $drop ('TABLE detection', 'SERVER city')
 # ---------------------------------------------------------------------
 
 $node->safe_psql('postgres', "DROP DATABASE $_ WITH (FORCE)") foreach ('template_copy', 'paused_copy', 'restored');
+# A standby has all that another server has, and nobody works there.
+sub is_standby
+{
+	my ($server, $upstream, $what) = @_;
+
+	$upstream->wait_for_catchup($server, 'replay', $upstream->lsn($upstream->safe_psql('postgres', 'SELECT pg_is_in_recovery()') eq 't' ? 'replay' : 'insert'));
+	is($server->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE backend_type ~ '^detect'"),
+		'0', "$what: no worker of ours runs there");
+	is( $server->safe_psql('city', 'SELECT sum(detections) = (SELECT count(*) FROM detection) FROM camera_per_minute'),
+		't', "$what: rollups can be read");
+	is($server->safe_psql('city', "SELECT * FROM detect.verify_rollup('camera_per_minute')"), '', "$what: and verified");
+	is($server->safe_psql('city', 'SELECT state, reason FROM detect.stat_stream'), 'stopped|this server is a standby', "$what: streams say why they do not run");
+	return;
+}
+
 my $standby = make_standby($node);
+my $cascade = PostgreSQL::Test::Cluster->new('cascade');
+$standby->backup('base');
+$cascade->init_from_backup($standby, 'base', has_streaming => 1);
+$cascade->start;
 produce(2000);
 ledger_is_exact($node, 'city', $broker, 'the primary');
-$node->wait_for_catchup($standby);
-is($standby->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE backend_type ~ '^detect'"),
-	'0', 'no worker of ours runs on a standby');
-is( $standby->safe_psql('city', 'SELECT sum(detections) = (SELECT count(*) FROM detection) FROM camera_per_minute'),
-	't', 'rollups can be read there');
-is($standby->safe_psql('city', "SELECT * FROM detect.verify_rollup('camera_per_minute')"), '', 'and verified');
-$standby->safe_psql('city', 'TABLE detect.stream');
+is_standby($standby, $node, 'a standby');
+is_standby($cascade, $standby, 'a standby of it');
 
 produce(3000);
 wait_applied($node, 'city', 'camera', $applied + 3000 + int(rand(3000)), '');
@@ -178,8 +192,8 @@ $standby->promote;
 ledger_is_exact($standby, 'city', $broker, 'the standby that was promoted goes on exactly');
 produce(1000);
 ledger_is_exact($standby, 'city', $broker, 'and on');
+is_standby($cascade, $standby, 'the standby of what is the primary by now');
 
-log_is_clean($node);
-log_is_clean($standby);
-$standby->stop;
+log_is_clean($_) foreach ($node, $standby, $cascade);
+$_->stop foreach ($cascade, $standby);
 done_testing();
