@@ -201,10 +201,11 @@ catalog_next_id(const char *sequence)
 
 /*
  * Open a table of ours for writing; the caller closes it in the same
- * transaction.
+ * transaction, and gives values for so many columns.  There may be more behind
+ * them, of another version of the extension, or dropped: those become null.
  */
 CatalogWriter *
-catalog_open(const char *table)
+catalog_open(const char *table, int columns)
 {
 	CatalogWriter *writer = palloc(sizeof(CatalogWriter));
 
@@ -214,6 +215,7 @@ catalog_open(const char *table)
 	InitResultRelInfo(writer->result, writer->rel, 0, NULL, 0);
 	ExecOpenIndices(writer->result, false);
 	writer->slot = table_slot_create(writer->rel, &writer->estate->es_tupleTable);
+	writer->columns = columns;
 	writer->lookup = NULL;
 	return writer;
 }
@@ -273,14 +275,13 @@ catalog_close(CatalogWriter *writer)
 
 /* Put a row's values into the writer's slot. */
 static void
-catalog_fill_slot(TupleTableSlot *slot, const Datum *values, const bool *nulls)
+catalog_fill_slot(const CatalogWriter *writer, const Datum *values, const bool *nulls)
 {
-	int natts = slot->tts_tupleDescriptor->natts;
+	TupleTableSlot *slot = writer->slot;
 
-	ExecClearTuple(slot);
-	memcpy(slot->tts_values, values, natts * sizeof(Datum));
-	memcpy(slot->tts_isnull, nulls, natts * sizeof(bool));
-	ExecStoreVirtualTuple(slot);
+	ExecStoreAllNullTuple(slot);
+	memcpy(slot->tts_values, values, writer->columns * sizeof(Datum));
+	memcpy(slot->tts_isnull, nulls, writer->columns * sizeof(bool));
 }
 
 /*
@@ -289,7 +290,7 @@ catalog_fill_slot(TupleTableSlot *slot, const Datum *values, const bool *nulls)
 void
 catalog_write(CatalogWriter *writer, const Datum *values, const bool *nulls)
 {
-	catalog_fill_slot(writer->slot, values, nulls);
+	catalog_fill_slot(writer, values, nulls);
 	ExecSimpleRelationInsert(writer->result, writer->estate, writer->slot);
 	ResetPerTupleExprContext(writer->estate);
 }
@@ -304,7 +305,7 @@ catalog_rewrite(CatalogWriter *writer, TupleTableSlot *found, const Datum *value
 {
 	EPQState epq;
 
-	catalog_fill_slot(writer->slot, values, nulls);
+	catalog_fill_slot(writer, values, nulls);
 	compat_eval_plan_qual_init(&epq, writer->estate);
 	ExecSimpleRelationUpdate(writer->result, writer->estate, &epq, found, writer->slot);
 	EvalPlanQualEnd(&epq);
@@ -315,9 +316,9 @@ catalog_rewrite(CatalogWriter *writer, TupleTableSlot *found, const Datum *value
  * Insert one row into a table of ours; values in column order.
  */
 void
-catalog_insert(const char *table, Datum *values, const bool *nulls)
+catalog_insert(const char *table, int columns, const Datum *values, const bool *nulls)
 {
-	CatalogWriter *writer = catalog_open(table);
+	CatalogWriter *writer = catalog_open(table, columns);
 
 	catalog_write(writer, values, nulls);
 	catalog_close(writer);

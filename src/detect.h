@@ -338,6 +338,7 @@ typedef struct CatalogWriter
 	EState *estate;
 	ResultRelInfo *result;
 	TupleTableSlot *slot;
+	int columns;				  /* that values are given for */
 	struct CatalogLookup *lookup; /* of rows that are replaced; NULL: none so far */
 } CatalogWriter;
 
@@ -346,12 +347,12 @@ extern Oid catalog_owner(void);
 extern Oid relation_owner(Oid relid, bool missing_ok);
 extern bool catalog_installed(void);
 extern void catalog_check_version(int sqlstate);
-extern CatalogWriter *catalog_open(const char *table);
+extern CatalogWriter *catalog_open(const char *table, int columns);
 extern void catalog_close(CatalogWriter *writer);
 extern void catalog_write(CatalogWriter *writer, const Datum *values, const bool *nulls);
 extern void catalog_rewrite(CatalogWriter *writer, TupleTableSlot *found, const Datum *values,
 							const bool *nulls);
-extern void catalog_insert(const char *table, Datum *values, const bool *nulls);
+extern void catalog_insert(const char *table, int columns, const Datum *values, const bool *nulls);
 extern void
 catalog_upsert(CatalogWriter *writer, int nkeys, const Datum *values, const bool *nulls);
 extern int

@@ -90,7 +90,7 @@ open_letters(DeadLetters *letters)
 	if (stream->dead_letter_limit >= 0 && letters->kept < 0)
 		letters->kept = count_kept(stream);
 	letters->open_kept = 0;
-	letters->writer = catalog_open("_dead_letter");
+	letters->writer = catalog_open("_dead_letter", LETTER_COLUMNS);
 	letters->found =
 		table_slot_create(letters->writer->rel, &letters->writer->estate->es_tupleTable);
 	letters->retry_index =

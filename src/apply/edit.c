@@ -85,7 +85,7 @@ queue_row(int32 stream_id, Oid relation, Datum row, bool is_new)
 								  ObjectIdGetDatum(relation), row, row};
 	bool nulls[EDIT_COLUMNS] = {false, false, false, is_new, !is_new, true, true};
 
-	catalog_insert("_edit", values, nulls);
+	catalog_insert("_edit", lengthof(values), values, nulls);
 }
 
 /* Queue that rows of a relation were edited, with their event times if these
@@ -103,7 +103,7 @@ queue_relation(int32 stream_id, Oid relation, const TimeRange *times)
 		values[EDIT_FROM - 1] = TimestampTzGetDatum(times->from);
 		values[EDIT_UNTIL - 1] = TimestampTzGetDatum(times->until);
 	}
-	catalog_insert("_edit", values, nulls);
+	catalog_insert("_edit", lengthof(values), values, nulls);
 }
 
 /* Whether a column is a time of PostgreSQL's own. */
@@ -293,6 +293,8 @@ edit_scan_begin(EditScan *scan, int32 stream_id, Snapshot snapshot)
 	scan->queue = table_open(catalog_relation("_edit", false), RowExclusiveLock);
 	scan->index = index_open(compat_primary_key_index(scan->queue), AccessShareLock);
 	scan->snapshot = snapshot;
+	scan->values = palloc(RelationGetNumberOfAttributes(scan->queue) * sizeof(Datum));
+	scan->nulls = palloc(RelationGetNumberOfAttributes(scan->queue) * sizeof(bool));
 	ScanKeyInit(&key, EDIT_STREAM_ID, BTEqualStrategyNumber, F_INT4EQ, Int32GetDatum(stream_id));
 	scan->scan = systable_beginscan_ordered(scan->queue, scan->index, snapshot, 1, &key);
 }
@@ -305,8 +307,8 @@ bool
 edit_scan_next(EditScan *scan, Edit *edit, MemoryContext context)
 {
 	MemoryContext scan_context;
-	Datum values[EDIT_COLUMNS];
-	bool nulls[EDIT_COLUMNS];
+	Datum *values = scan->values;
+	bool *nulls = scan->nulls;
 
 	scan->tuple = systable_getnext_ordered(scan->scan, ForwardScanDirection);
 	if (!HeapTupleIsValid(scan->tuple))

@@ -44,6 +44,8 @@ typedef struct EditScan
 	SysScanDesc scan;
 	Snapshot snapshot;
 	HeapTuple tuple;
+	Datum *values; /* of it: all that the table has */
+	bool *nulls;
 } EditScan;
 
 /* in apply/edit.c */

@@ -89,8 +89,10 @@ progress_read(const Stream *stream, const char *table, ProgressReader read)
 	Relation rel = table_open(catalog_relation(table, false), AccessShareLock);
 	Relation index = index_open(compat_primary_key_index(rel), AccessShareLock);
 	Snapshot snapshot = RegisterSnapshot(GetTransactionSnapshot());
-	Datum values[Max(APPLIED_COLUMNS, STAGED_COLUMNS)];
-	bool nulls[Max(APPLIED_COLUMNS, STAGED_COLUMNS)];
+	/* there may be more than we know, dropped or of another version */
+	int columns = RelationGetNumberOfAttributes(rel);
+	Datum *values = palloc(columns * sizeof(Datum));
+	bool *nulls = palloc(columns * sizeof(bool));
 	List *result = NIL;
 	SysScanDesc scan;
 	ScanKeyData key;
@@ -186,7 +188,7 @@ fill_common(const Stream *stream, const Progress *progress, Datum *values)
 void
 progress_write_applied(const Stream *stream, const List *progresses)
 {
-	CatalogWriter *writer = catalog_open("_applied_progress");
+	CatalogWriter *writer = catalog_open("_applied_progress", APPLIED_COLUMNS);
 	ListCell *cell;
 
 	foreach(cell, progresses)
@@ -293,7 +295,7 @@ progress_forget(const Stream *stream, const char *topic, int32 partition)
 void
 progress_write_staged(const Stream *stream, const List *progresses)
 {
-	CatalogWriter *writer = catalog_open("_staged_progress");
+	CatalogWriter *writer = catalog_open("_staged_progress", STAGED_COLUMNS);
 	ListCell *cell;
 
 	foreach(cell, progresses)

@@ -181,7 +181,7 @@ insert_locator(const LocatorDefinition *definition)
 	values[i++] = IntervalPGetDatum(definition->max_age);
 	values[i++] = TimestampTzGetDatum(GetCurrentTransactionStartTimestamp());
 	Assert(i == LOCATOR_COLUMNS);
-	catalog_insert("_locator", values, nulls);
+	catalog_insert("_locator", lengthof(values), values, nulls);
 	CommandCounterIncrement();
 }
 

@@ -128,7 +128,7 @@ insert_rollup(const char *name, const RollupShape *shape, const Stream *stream, 
 	nulls[20] = true; /* filling_since */
 	values[21] = Int32GetDatum(replaced ? replaced->id : 0);
 	nulls[21] = replaced == NULL;
-	catalog_insert("_rollup", values, nulls);
+	catalog_insert("_rollup", lengthof(values), values, nulls);
 }
 
 /*

@@ -43,7 +43,7 @@ write_gone(Oid events_table, const List *ranges)
 									  TimestampTzGetDatum(range->until)};
 		bool nulls[GONE_COLUMNS] = {false};
 
-		catalog_insert("_gone", values, nulls);
+		catalog_insert("_gone", lengthof(values), values, nulls);
 	}
 	CommandCounterIncrement();
 }
@@ -87,7 +87,7 @@ insert_partition(Oid events_table, const KnownPartition *partition)
 		TimestampTzGetDatum(partition->range.until)};
 	bool nulls[PARTITION_COLUMNS] = {false};
 
-	catalog_insert("_partition", values, nulls);
+	catalog_insert("_partition", lengthof(values), values, nulls);
 }
 
 /* ---------------------------------------------------------------------

@@ -175,7 +175,7 @@ missed_write(const Rollup *rollup, Tuplestorestate *events)
 		values[4] = SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &nulls[4]);
 		values[5] = SPI_getbinval(row, SPI_tuptable->tupdesc, 3, &nulls[5]);
 		values[7] = SPI_getbinval(row, SPI_tuptable->tupdesc, 4, &nulls[7]);
-		catalog_insert("_missed", values, nulls);
+		catalog_insert("_missed", lengthof(values), values, nulls);
 	}
 	SPI_finish();
 }
