@@ -352,15 +352,15 @@ stage_round(Consumer *consumer)
 }
 
 /* After a round of so many rows: let more arrive, at the rate at which these have
- * come.  False when it was no small one. */
+ * come.  False when it was no small one, or more is there already. */
 static bool
-linger(Consumer *consumer, int rows)
+linger(Consumer *consumer, int rows, bool is_cut)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	int partitions = list_length(consumer->progresses);
 	double wait_ms = LINGER_MIN_MS;
 
-	if (rows >= SMALL_ROUND_ROWS + partitions)
+	if (is_cut || rows >= SMALL_ROUND_ROWS + partitions)
 		return false;
 	if (rows > 0)
 	{
@@ -399,6 +399,7 @@ consumer_run(Consumer *consumer)
 {
 	instr_time since;
 	int rows;
+	bool is_cut;
 
 	MemoryContextReset(consumer->round_context);
 	/* what a poll that failed had taken is in nobody's hands: read it again */
@@ -451,9 +452,10 @@ consumer_run(Consumer *consumer)
 	if (!consumer->is_doubtful && broker_has_answered(consumer))
 		consumer_note_running(consumer);
 	kafka_release_messages(consumer->client);
+	is_cut = consumer->nevents == consumer->max_events;
 	consumer->nevents = 0;
 	if (consumer->must_assign)
 		consumer_assign(consumer);
 	consumer->has_unpublished |= rows > 0;
-	return !linger(consumer, rows);
+	return !linger(consumer, rows, is_cut);
 }
