@@ -91,6 +91,7 @@ OBJS = \
 	src/ingest/kafka_request.o \
 	src/ingest/launch.o \
 	src/ingest/launcher.o \
+	src/ingest/linger.o \
 	src/ingest/malloc.o \
 	src/ingest/open_transaction.o \
 	src/ingest/position.o \

@@ -421,6 +421,24 @@ SET SESSION AUTHORIZATION regress_surveyor;
 SELECT verb, object, detail FROM detect.history WHERE object IN ('small_zone_of', 'hospital_near', 'zone_of') ORDER BY history_id;
 
 -- ---------------------------------------------------------------------
+-- A build that takes longer than its statement may
+-- ---------------------------------------------------------------------
+CREATE TABLE plots AS SELECT n AS plot_id, ST_MakeEnvelope(n % 300, n / 300, n % 300 + 1, n / 300 + 1, 0) AS geom FROM generate_series(0, 89999) n;
+SELECT detect.create_locator('plot_of', 'plots', key => 'plot_id');
+SET detect.locator_memory = '256MB';
+SET statement_timeout = '10ms';
+\set VERBOSITY terse
+SELECT plot_of(5.5, 5.5);
+\set VERBOSITY default
+RESET statement_timeout;
+SELECT count(*) AS built FROM detect.stat_locator WHERE locator = 'plot_of' AND builds > 0;
+SELECT plot_of(5.5, 5.5);
+SELECT builds, places, from_table FROM detect.stat_locator WHERE locator = 'plot_of';
+RESET detect.locator_memory;
+SELECT detect.drop_locator('plot_of');
+DROP TABLE plots;
+
+-- ---------------------------------------------------------------------
 -- Names change, objects go
 -- ---------------------------------------------------------------------
 ALTER TABLE roads RENAME COLUMN geom TO course;

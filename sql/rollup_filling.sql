@@ -71,7 +71,7 @@ SELECT detect.retry_rollup('gated_out');
 SELECT detect.wait_for_rollup('gated_out');
 SELECT share_filled, time_left, rows_filled FROM detect.stat_rollup WHERE rollup = 'gated_out';
 
--- A chunk is to take some 600 ms.  A rollup whose events take a millisecond each
+-- A chunk is to take some 450 ms.  A rollup whose events take a millisecond each
 -- teaches that, and the next one has few of them in a chunk.
 CREATE TABLE tock (id int, at timestamptz, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
 DO $$

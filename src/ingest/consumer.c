@@ -27,23 +27,13 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
-/* After a small round it pays to let more arrive: what a batch costs of itself,
- * and each version of a row that it leaves behind, is shared by more events.  The
- * consumer lingers until about ENOUGH_ROWS have come, and one more for each
- * partition, whose progress is looked at and written; but not for so long that
- * the median of freshness would come near 50 ms. */
-#define SMALL_ROUND_ROWS 500
-#define ENOUGH_ROWS		 100
-#define LINGER_MIN_MS	 20
-#define LINGER_MAX_MS	 60
-#define APPLIER_WAIT_MS	 50
-
 /* A broker answers nothing while it holds an empty fetch: it is asked for new
  * partitions when nothing has come, or after so long in a busy stream. */
 #define BUSY_MS 10000
 
 /* A consumer beside the applier stops here until the table is emptied. */
 #define STAGED_BLOCKS_LIMIT 8192
+#define APPLIER_WAIT_MS		50
 
 /* How often partitions are looked at without news from Kafka, and how often while
  * one may wait for an open transaction, have lost messages, or be missing. */
@@ -351,27 +341,6 @@ stage_round(Consumer *consumer)
 	return rows;
 }
 
-/* After a round of so many rows: let more arrive, at the rate at which these have
- * come.  False when it was no small one, or more is there already. */
-static bool
-linger(Consumer *consumer, int rows, bool is_cut)
-{
-	TimestampTz now = GetCurrentTimestamp();
-	int partitions = list_length(consumer->progresses);
-	double wait_ms = LINGER_MIN_MS;
-
-	if (is_cut || rows >= SMALL_ROUND_ROWS + partitions)
-		return false;
-	if (rows > 0)
-	{
-		wait_ms = (now - consumer->staged_at) / 1000.0 / rows * (ENOUGH_ROWS + partitions);
-		wait_ms = Max(Min(wait_ms, LINGER_MAX_MS), LINGER_MIN_MS);
-		consumer->staged_at = now;
-	}
-	consumer->linger_until = TimestampTzPlusMilliseconds(now, (int) wait_ms);
-	return true;
-}
-
 /* Whether the applier is so far behind that it must be waited for. */
 static bool
 must_wait_for_applier(Consumer *consumer)
@@ -399,7 +368,6 @@ consumer_run(Consumer *consumer)
 {
 	instr_time since;
 	int rows;
-	bool is_cut;
 
 	MemoryContextReset(consumer->round_context);
 	/* what a poll that failed had taken is in nobody's hands: read it again */
@@ -452,10 +420,9 @@ consumer_run(Consumer *consumer)
 	if (!consumer->is_doubtful && broker_has_answered(consumer))
 		consumer_note_running(consumer);
 	kafka_release_messages(consumer->client);
-	is_cut = consumer->nevents == consumer->max_events;
 	consumer->nevents = 0;
 	if (consumer->must_assign)
 		consumer_assign(consumer);
 	consumer->has_unpublished |= rows > 0;
-	return !linger(consumer, rows, is_cut);
+	return !consumer_linger(consumer, rows);
 }

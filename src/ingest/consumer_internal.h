@@ -62,6 +62,9 @@ typedef struct Connection
 	char *missing;	  /* what to say of a topic that never existed, or NULL */
 } Connection;
 
+/* in ingest/linger.c */
+extern bool consumer_linger(Consumer *consumer, int rows);
+
 /* in ingest/stage.c */
 typedef struct StageWriter StageWriter;
 extern StageWriter *stage_begin(Consumer *consumer);

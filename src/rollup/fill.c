@@ -39,7 +39,7 @@
 
 /* The stream waits for each chunk, which is to take about so long, up to half as
  * much more. */
-#define CHUNK_MS 600
+#define CHUNK_MS 450
 
 /* How many events that takes is known from the chunk before; at first few are. */
 #define FIRST_CHUNK_EVENTS 50000

@@ -1,0 +1,60 @@
+/*-------------------------------------------------------------------------
+ *
+ * linger.c
+ *	  How long a consumer lets messages arrive after a small round.
+ *
+ * What a batch costs of itself, and each version of a row that it leaves behind,
+ * is shared by more events when the next round has more.  So the consumer lingers
+ * until about ENOUGH_ROWS have come, and one more for each partition, whose
+ * progress is looked at and written; but not for so long that the median of
+ * freshness would come near 50 ms, and not while it is behind.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "detect.h"
+
+#include "ingest/consumer_internal.h"
+
+#define SMALL_ROUND_ROWS 500
+#define ENOUGH_ROWS		 100
+#define LINGER_MIN_MS	 20
+#define LINGER_MAX_MS	 60
+
+/* Whether messages are known to be there that have not been staged. */
+static bool
+is_behind(const Consumer *consumer)
+{
+	ListCell *cell;
+
+	foreach(cell, consumer->progresses)
+	{
+		const Progress *progress = lfirst(cell);
+
+		if (progress->end_offset > progress->next_offset && progress->paused_reason == NULL)
+			return true;
+	}
+	return false;
+}
+
+/*
+ * After a round of so many rows: let more arrive, at the rate at which these have
+ * come.  False when it was no small one, or more is there already.
+ */
+bool
+consumer_linger(Consumer *consumer, int rows)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	int partitions = list_length(consumer->progresses);
+	double wait_ms = LINGER_MIN_MS;
+
+	if (rows >= SMALL_ROUND_ROWS + partitions || is_behind(consumer))
+		return false;
+	if (rows > 0)
+	{
+		wait_ms = (now - consumer->staged_at) / 1000.0 / rows * (ENOUGH_ROWS + partitions);
+		wait_ms = Max(Min(wait_ms, LINGER_MAX_MS), LINGER_MIN_MS);
+		consumer->staged_at = now;
+	}
+	consumer->linger_until = TimestampTzPlusMilliseconds(now, (int) wait_ms);
+	return true;
+}
