@@ -368,6 +368,7 @@ consumer_run(Consumer *consumer)
 {
 	instr_time since;
 	int rows;
+	bool is_cut;
 
 	MemoryContextReset(consumer->round_context);
 	/* what a poll that failed had taken is in nobody's hands: read it again */
@@ -420,9 +421,10 @@ consumer_run(Consumer *consumer)
 	if (!consumer->is_doubtful && broker_has_answered(consumer))
 		consumer_note_running(consumer);
 	kafka_release_messages(consumer->client);
+	is_cut = consumer->nevents == consumer->max_events;
 	consumer->nevents = 0;
 	if (consumer->must_assign)
 		consumer_assign(consumer);
 	consumer->has_unpublished |= rows > 0;
-	return !consumer_linger(consumer, rows);
+	return !consumer_linger(consumer, rows, is_cut);
 }

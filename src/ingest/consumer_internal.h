@@ -63,7 +63,7 @@ typedef struct Connection
 } Connection;
 
 /* in ingest/linger.c */
-extern bool consumer_linger(Consumer *consumer, int rows);
+extern bool consumer_linger(Consumer *consumer, int rows, bool is_cut);
 
 /* in ingest/stage.c */
 typedef struct StageWriter StageWriter;

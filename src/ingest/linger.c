@@ -20,12 +20,15 @@
 #define LINGER_MIN_MS	 20
 #define LINGER_MAX_MS	 60
 
-/* Whether messages are known to be there that have not been staged. */
+/* Whether messages are known to be there that have not been staged; a round that
+ * was cut short leaves some, though their end may not be known yet. */
 static bool
-is_behind(const Consumer *consumer)
+is_behind(const Consumer *consumer, bool is_cut)
 {
 	ListCell *cell;
 
+	if (is_cut)
+		return true;
 	foreach(cell, consumer->progresses)
 	{
 		const Progress *progress = lfirst(cell);
@@ -37,17 +40,17 @@ is_behind(const Consumer *consumer)
 }
 
 /*
- * After a round of so many rows: let more arrive, at the rate at which these have
- * come.  False when it was no small one, or more is there already.
+ * After a round of so many rows, cut short or not: let more arrive, at the rate at
+ * which these have come.  False when it was no small one, or more is there already.
  */
 bool
-consumer_linger(Consumer *consumer, int rows)
+consumer_linger(Consumer *consumer, int rows, bool is_cut)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	int partitions = list_length(consumer->progresses);
 	double wait_ms = LINGER_MIN_MS;
 
-	if (rows >= SMALL_ROUND_ROWS + partitions || is_behind(consumer))
+	if (rows >= SMALL_ROUND_ROWS + partitions || is_behind(consumer, is_cut))
 		return false;
 	if (rows > 0)
 	{
