@@ -42,6 +42,7 @@ OBJS = \
 	src/fault_point.o \
 	src/heap_rows.o \
 	src/history.o \
+	src/index_key.o \
 	src/name.o \
 	src/pause.o \
 	src/peek.o \

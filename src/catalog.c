@@ -16,7 +16,6 @@
 
 #include "access/genam.h"
 #include "access/htup_details.h"
-#include "access/nbtree.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "catalog/namespace.h"
@@ -26,6 +25,7 @@
 #include "compat.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
+#include "index_key.h"
 #include "miscadmin.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -236,14 +236,7 @@ begin_lookup(CatalogWriter *writer, int nkeys)
 		elog(ERROR, "no primary key to look up rows of \"%s\" by",
 			 RelationGetRelationName(writer->rel));
 	for (int i = 0; i < nkeys; i++)
-	{
-		Oid type = index->rd_opcintype[i];
-		Oid equality =
-			get_opfamily_member(index->rd_opfamily[i], type, type, BTEqualStrategyNumber);
-
-		ScanKeyEntryInitialize(&lookup->keys[i], 0, i + 1, BTEqualStrategyNumber, type,
-							   index->rd_indcollation[i], get_opcode(equality), (Datum) 0);
-	}
+		index_key_init(&lookup->keys[i], index, i);
 	lookup->found = table_slot_create(writer->rel, &writer->estate->es_tupleTable);
 	lookup->snapshot = RegisterSnapshot(GetLatestSnapshot());
 	lookup->scan = compat_index_beginscan(writer->rel, index, lookup->snapshot, nkeys);

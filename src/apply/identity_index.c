@@ -14,7 +14,6 @@
 
 #include "access/genam.h"
 #include "access/htup_details.h"
-#include "access/nbtree.h"
 #include "access/relation.h"
 #include "access/table.h"
 #include "access/tableam.h"
@@ -23,6 +22,7 @@
 #include "catalog/pg_collation.h"
 #include "catalog/pg_index.h"
 #include "compat.h"
+#include "index_key.h"
 #include "nodes/bitmapset.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -214,13 +214,8 @@ index_probe_open(Oid table, Oid index, const IdentityColumns *columns, Snapshot 
 	probe->nkeys = probe->index->rd_index->indnkeyatts;
 	for (i = 0; i < probe->nkeys; i++)
 	{
-		Oid opcintype = probe->index->rd_opcintype[i];
-		Oid equality = get_opfamily_member(probe->index->rd_opfamily[i], opcintype, opcintype,
-										   BTEqualStrategyNumber);
-
 		probe->positions[i] = index_column_position(probe->index, probe->table, i, columns);
-		ScanKeyEntryInitialize(&probe->keys[i], 0, i + 1, BTEqualStrategyNumber, opcintype,
-							   probe->index->rd_indcollation[i], get_opcode(equality), (Datum) 0);
+		index_key_init(&probe->keys[i], probe->index, i);
 	}
 
 	probe->event_time = -1;

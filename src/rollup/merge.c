@@ -18,7 +18,6 @@
 
 #include "access/genam.h"
 #include "access/heapam.h"
-#include "access/nbtree.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
@@ -26,9 +25,10 @@
 #include "compat.h"
 #include "executor/executor.h"
 #include "heap_rows.h"
+#include "index_key.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
 #include "storage/procarray.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -101,16 +101,9 @@ open_group_index(const Rollup *rollup, Relation state_table, int nkeys)
 static void
 init_keys(Merge *merge)
 {
-	Relation index = merge->index;
-
 	for (int i = 0; i < merge->plan->nkeys; i++)
 	{
-		Oid type = index->rd_opcintype[i];
-		Oid equality =
-			get_opfamily_member(index->rd_opfamily[i], type, type, BTEqualStrategyNumber);
-
-		ScanKeyEntryInitialize(&merge->keys[i], 0, i + 1, BTEqualStrategyNumber, type,
-							   index->rd_indcollation[i], get_opcode(equality), (Datum) 0);
+		index_key_init(&merge->keys[i], merge->index, i);
 		ScanKeyEntryInitialize(&merge->null_keys[i], SK_ISNULL | SK_SEARCHNULL, i + 1,
 							   InvalidStrategy, InvalidOid, InvalidOid, InvalidOid, (Datum) 0);
 	}
