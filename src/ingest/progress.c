@@ -171,14 +171,59 @@ progress_is_whole(const Progress *progress)
 	return progress->next_offset != progress->last_offset;
 }
 
-/* Write the columns that both tables have. */
+/* Makes the rest of a row, whose values begin as 0 and none is null. */
+typedef void (*ProgressFiller)(const Progress *progress, Datum *values, bool *nulls);
+
 static void
-fill_common(const Stream *stream, const Progress *progress, Datum *values)
+fill_applied(const Progress *progress, Datum *values, bool *nulls)
 {
-	values[PROGRESS_STREAM] = Int32GetDatum(stream->id);
-	values[PROGRESS_TOPIC] = CStringGetTextDatum(progress->topic);
-	values[PROGRESS_PARTITION] = Int32GetDatum(progress->partition);
-	values[PROGRESS_LAST_OFFSET] = Int64GetDatum(progress->last_offset);
+	values[APPLIED_LAST_ELEMENT] = Int32GetDatum(progress->last_element);
+	values[APPLIED_NEXT_OFFSET] = Int64GetDatum(progress->next_offset);
+	values[APPLIED_LAST_TIMESTAMP] = TimestampTzGetDatum(progress->last_timestamp);
+	nulls[APPLIED_LAST_TIMESTAMP] = TIMESTAMP_IS_NOBEGIN(progress->last_timestamp);
+	values[APPLIED_LAST_FINGERPRINT] = Int64GetDatum(progress->last_fingerprint);
+	nulls[APPLIED_LAST_FINGERPRINT] = progress->last_fingerprint == NO_FINGERPRINT;
+	for (int outcome = 0; outcome < OUTCOMES; outcome++)
+		values[APPLIED_OUTCOMES + outcome] = Int64GetDatum(progress->outcomes[outcome]);
+}
+
+static void
+fill_staged(const Progress *progress, Datum *values, bool *nulls)
+{
+	values[STAGED_NEXT_OFFSET] = Int64GetDatum(progress->next_offset);
+	values[STAGED_END_OFFSET] = Int64GetDatum(progress->end_offset);
+	if (progress->paused_reason)
+		values[STAGED_PAUSED_REASON] = CStringGetTextDatum(progress->paused_reason);
+	nulls[STAGED_PAUSED_REASON] = progress->paused_reason == NULL;
+	values[STAGED_PAUSED_SINCE] = TimestampTzGetDatum(progress->paused_since);
+	nulls[STAGED_PAUSED_SINCE] = progress->paused_reason == NULL;
+	values[STAGED_IS_MISSING] = BoolGetDatum(progress->is_missing);
+	values[STAGED_WAITS_SINCE] = TimestampTzGetDatum(progress->waits_since);
+	nulls[STAGED_WAITS_SINCE] = progress->waits_since == 0;
+}
+
+/* Write the progress of partitions to one of the tables. */
+static void
+progress_write(const Stream *stream, const char *table, int columns, ProgressFiller fill,
+			   const List *progresses)
+{
+	CatalogWriter *writer = catalog_open(table, columns);
+	ListCell *cell;
+
+	foreach(cell, progresses)
+	{
+		const Progress *progress = lfirst(cell);
+		Datum values[Max(APPLIED_COLUMNS, STAGED_COLUMNS)] = {0};
+		bool nulls[Max(APPLIED_COLUMNS, STAGED_COLUMNS)] = {0};
+
+		values[PROGRESS_STREAM] = Int32GetDatum(stream->id);
+		values[PROGRESS_TOPIC] = CStringGetTextDatum(progress->topic);
+		values[PROGRESS_PARTITION] = Int32GetDatum(progress->partition);
+		values[PROGRESS_LAST_OFFSET] = Int64GetDatum(progress->last_offset);
+		fill(progress, values, nulls);
+		catalog_upsert(writer, PROGRESS_KEYS, values, nulls);
+	}
+	catalog_close(writer);
 }
 
 /*
@@ -188,27 +233,17 @@ fill_common(const Stream *stream, const Progress *progress, Datum *values)
 void
 progress_write_applied(const Stream *stream, const List *progresses)
 {
-	CatalogWriter *writer = catalog_open("_applied_progress", APPLIED_COLUMNS);
-	ListCell *cell;
+	progress_write(stream, "_applied_progress", APPLIED_COLUMNS, fill_applied, progresses);
+}
 
-	foreach(cell, progresses)
-	{
-		const Progress *progress = lfirst(cell);
-		Datum values[APPLIED_COLUMNS] = {0};
-		bool nulls[APPLIED_COLUMNS] = {0};
-
-		fill_common(stream, progress, values);
-		values[APPLIED_LAST_ELEMENT] = Int32GetDatum(progress->last_element);
-		values[APPLIED_NEXT_OFFSET] = Int64GetDatum(progress->next_offset);
-		values[APPLIED_LAST_TIMESTAMP] = TimestampTzGetDatum(progress->last_timestamp);
-		nulls[APPLIED_LAST_TIMESTAMP] = TIMESTAMP_IS_NOBEGIN(progress->last_timestamp);
-		values[APPLIED_LAST_FINGERPRINT] = Int64GetDatum(progress->last_fingerprint);
-		nulls[APPLIED_LAST_FINGERPRINT] = progress->last_fingerprint == NO_FINGERPRINT;
-		for (int outcome = 0; outcome < OUTCOMES; outcome++)
-			values[APPLIED_OUTCOMES + outcome] = Int64GetDatum(progress->outcomes[outcome]);
-		catalog_upsert(writer, PROGRESS_KEYS, values, nulls);
-	}
-	catalog_close(writer);
+/*
+ * Write the staged progress of partitions, a List of Progress; the consumer that
+ * reads a partition is the only writer of its row.
+ */
+void
+progress_write_staged(const Stream *stream, const List *progresses)
+{
+	progress_write(stream, "_staged_progress", STAGED_COLUMNS, fill_staged, progresses);
 }
 
 /* The SQL that sets where a partition is read next, and keeps its outcomes.
@@ -286,38 +321,6 @@ progress_forget(const Stream *stream, const char *topic, int32 partition)
 {
 	delete_row("DELETE FROM detect._applied_progress" THIS_PARTITION, stream, topic, partition);
 	delete_row("DELETE FROM detect._staged_progress" THIS_PARTITION, stream, topic, partition);
-}
-
-/*
- * Write the staged progress of partitions, a List of Progress; the consumer that
- * reads a partition is the only writer of its row.
- */
-void
-progress_write_staged(const Stream *stream, const List *progresses)
-{
-	CatalogWriter *writer = catalog_open("_staged_progress", STAGED_COLUMNS);
-	ListCell *cell;
-
-	foreach(cell, progresses)
-	{
-		const Progress *progress = lfirst(cell);
-		Datum values[STAGED_COLUMNS] = {0};
-		bool nulls[STAGED_COLUMNS] = {0};
-
-		fill_common(stream, progress, values);
-		values[STAGED_NEXT_OFFSET] = Int64GetDatum(progress->next_offset);
-		values[STAGED_END_OFFSET] = Int64GetDatum(progress->end_offset);
-		if (progress->paused_reason)
-			values[STAGED_PAUSED_REASON] = CStringGetTextDatum(progress->paused_reason);
-		nulls[STAGED_PAUSED_REASON] = progress->paused_reason == NULL;
-		values[STAGED_PAUSED_SINCE] = TimestampTzGetDatum(progress->paused_since);
-		nulls[STAGED_PAUSED_SINCE] = progress->paused_reason == NULL;
-		values[STAGED_IS_MISSING] = BoolGetDatum(progress->is_missing);
-		values[STAGED_WAITS_SINCE] = TimestampTzGetDatum(progress->waits_since);
-		nulls[STAGED_WAITS_SINCE] = progress->waits_since == 0;
-		catalog_upsert(writer, PROGRESS_KEYS, values, nulls);
-	}
-	catalog_close(writer);
 }
 
 /*
