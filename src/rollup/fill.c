@@ -130,10 +130,9 @@ events_below(const Slice *slice, double events, TimestampTz until)
 /* Where the next chunk of a partition begins: what lies below the frontier is
  * divided evenly, by the number of chunks that comes nearest to CHUNK_MS each. */
 static TimestampTz
-cut_partition(const Slice *slice, const TimestampTz *frontier)
+cut_partition(const Slice *slice, double events, const TimestampTz *frontier)
 {
 	TimestampTz until = frontier ? Min(*frontier, slice->until) : slice->until;
-	double events = estimate_events(slice->partition);
 	double most = Max(chunk_events, events / CHUNKS_PER_PARTITION);
 	double parts = rint(events_below(slice, events, until) / most);
 
@@ -151,15 +150,17 @@ fill_next_chunk(const Stream *stream, const TimestampTz *frontier, TimestampTz *
 {
 	int count;
 	Slice *slices = slices_below(stream, frontier, &count);
-	double events = 0;
+	double all_events = 0;
 	int i;
 
 	for (i = 0; i < count && i < PARTITIONS_PER_CHUNK; i++)
 	{
-		events += estimate_events(slices[i].partition);
-		if (i > 0 && events > Min(SMALL_CHUNK_EVENTS, chunk_events))
+		double events = estimate_events(slices[i].partition);
+
+		all_events += events;
+		if (i > 0 && all_events > Min(SMALL_CHUNK_EVENTS, chunk_events))
 			return true;
-		*from = cut_partition(&slices[i], frontier);
+		*from = cut_partition(&slices[i], events, frontier);
 		if (*from != slices[i].from)
 			return true;
 	}
