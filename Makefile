@@ -189,6 +189,8 @@ OBJS = \
 	src/rollup/compact.o \
 	src/rollup/definition.o \
 	src/rollup/fill.o \
+	src/rollup/fill_chunk.o \
+	src/rollup/fill_worker.o \
 	src/rollup/filled.o \
 	src/rollup/gone.o \
 	src/rollup/gone_follow.o \

@@ -210,10 +210,11 @@ CREATE TABLE detect._rollup (
 	expiring boolean NOT NULL,				-- some of them may be left still
 	server_major int,						-- of the PostgreSQL that serialized its states; NULL: none is
 	filling_since timestamptz,				-- while filling
-	replaces int UNIQUE						-- the rollup whose new definition this is
+	replaces int UNIQUE,					-- the rollup whose new definition this is
+	chunk_from timestamptz					-- while a worker reads events from here to filled_from
 );
 
--- Events that a rollup misses while it is aside.
+-- Events that a rollup misses while it is aside, or while a worker reads their times.
 CREATE SEQUENCE detect._missed_batch;
 CREATE TABLE detect._missed (
 	rollup_id int,
@@ -1016,10 +1017,11 @@ CREATE VIEW detect.stat_worker WITH (security_barrier) AS
 	CROSS JOIN LATERAL (
 		SELECT 'apply' AS duty, 0 AS number
 		UNION ALL SELECT 'maintain', 0
+		UNION ALL SELECT 'fill', 0
 		UNION ALL SELECT 'consume', n FROM generate_series(0, s.consumers - 1) n) d
 	LEFT JOIN detect._workers() w
 		ON w.stream_id = s.stream_id AND w.duty = d.duty AND w.number = d.number
-	WHERE (d.duty <> 'maintain' OR w.pid IS NOT NULL)
+	WHERE (d.duty NOT IN ('maintain', 'fill') OR w.pid IS NOT NULL)
 	AND detect._may_see(detect._stream_owner(s.name));
 COMMENT ON VIEW detect.stat_worker IS
 	'workers of each stream, and where their time goes; a worker that should run and does not has no pid';

@@ -173,6 +173,7 @@ typedef enum WorkerDuty
 	DUTY_PROBE,	   /* tells the launcher a database's streams */
 	DUTY_APPLY,	   /* the applier; consumes too if alone */
 	DUTY_MAINTAIN, /* indexes of closed partitions, retention */
+	DUTY_FILL,	   /* reads history for new rollups */
 	DUTY_CONSUME,  /* a consumer beside the applier: of these several */
 	DUTIES
 } WorkerDuty;
@@ -248,8 +249,8 @@ typedef struct StreamSlot
 	bool wanted;  /* neither paused nor dropped */
 	bool dropped; /* to be freed once no worker of it runs */
 	int consumers;
-	bool maintain_wanted; /* the applier asks for DUTY_MAINTAIN */
-	int nchores_wanted;	  /* beside those of partitions that are past */
+	bool duty_wanted[DUTIES]; /* that is done once, when the applier asks for it */
+	int nchores_wanted;		  /* beside those of partitions that are past */
 	Oid chores_wanted[CHORES_WANTED];
 	char name[NAMEDATALEN];
 
@@ -512,7 +513,9 @@ extern void slot_record_error(StreamSlot *slot, int sqlstate, const char *reason
 extern void slot_wake(StreamSlot *slot, int entry);
 extern void slot_wake_at_commit(int32 stream_id);
 extern void slot_tell_staged(StreamSlot *slot);
-extern void slot_want_maintenance(StreamSlot *slot);
+extern void slot_want_duty(StreamSlot *slot, WorkerDuty duty);
+extern bool slot_has_worker(const StreamSlot *slot, WorkerDuty duty);
+extern void slot_end_filling(int32 stream_id);
 extern void slot_end_maintenance(int32 stream_id);
 extern void slot_want_chores(StreamSlot *slot, const List *relations);
 extern List *slot_chores_wanted(const StreamSlot *slot);

@@ -395,6 +395,8 @@ stream_number(const char *name, Oid *events_table)
 void
 stream_lock(int32 stream_id, LOCKMODE mode)
 {
+	if (mode == AccessExclusiveLock)
+		slot_end_filling(stream_id);
 	LockDatabaseObject(catalog_relation("_stream", false), (Oid) stream_id, 0, mode);
 }
 

@@ -23,8 +23,6 @@
 #include "utils/memutils.h"
 #include "utils/rel.h"
 
-#define BATCH_WORK_KILOBYTES 65536
-
 /* Looks that nobody asked for: at rows that were locked, at rows whose trigger
  * did not fire. */
 #define LOCKED_LOOK_MS 100
@@ -45,11 +43,6 @@ applier_create(const Stream *stream, MemoryContext context)
 	applier->piece_size = INT_MAX;
 	pace_begin(applier);
 	applier->attempt = attempt_create(stream, context);
-	/* transition tables and joins of a batch should not spill; what a session has
-	 * set is undone after each batch (session.c) */
-	if (work_mem < BATCH_WORK_KILOBYTES)
-		SetConfigOption("work_mem", CppAsString2(BATCH_WORK_KILOBYTES), PGC_USERSET,
-						PGC_S_OVERRIDE);
 	return applier;
 }
 

@@ -94,7 +94,7 @@ tend_partitions(Applier *applier)
 	tell_bound(applier, is_over_bound);
 	if (maintenance_is_due(applier, looks_at_all, wanted, now))
 	{
-		slot_want_maintenance(my_slot);
+		slot_want_duty(my_slot, DUTY_MAINTAIN);
 		launcher_wake();
 	}
 	stream_transaction_commit();

@@ -62,6 +62,13 @@ launch_is_running(Launch *launch, const StreamSlot *slot, int entry)
 	return slot->workers[entry].pid != 0;
 }
 
+/* Whether a duty is done once, when the applier asks for it. */
+static bool
+is_done_once(int entry)
+{
+	return entry == DUTY_MAINTAIN || entry == DUTY_FILL;
+}
+
 /* A worker has ended: say so where it could not, and set when the next may
  * start.  A database is probed before, but not after a finite duty. */
 static void
@@ -75,7 +82,7 @@ launch_ended(Launch *launch, int slot_index, int entry, TimestampTz now)
 	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
 	clean = slot->workers[entry].exited_cleanly;
 	database = slot->database;
-	if (!clean && slot->wanted && entry != DUTY_MAINTAIN && slot->reason[0] == '\0')
+	if (!clean && slot->wanted && !is_done_once(entry) && slot->reason[0] == '\0')
 	{
 		strlcpy(slot->reason, "the worker ended unexpectedly: see the server log", REASON_BYTES);
 		slot->reason_entry = entry;
@@ -91,7 +98,7 @@ launch_ended(Launch *launch, int slot_index, int entry, TimestampTz now)
 		delay_ms = launcher_retry_delay_ms(launch->failures - SHORT_RUNS_FREE);
 	launch->failures++;
 	launch->due = TimestampTzPlusMilliseconds(now, delay_ms);
-	if (entry != DUTY_MAINTAIN)
+	if (!is_done_once(entry))
 		probe_request(database, launch->due);
 }
 
@@ -135,8 +142,7 @@ launch_start(Launch *launch, int slot_index, const StreamSlot *copy, int entry, 
 	launch->unwanted_since = 0;
 
 	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
-	if (entry == DUTY_MAINTAIN)
-		slot->maintain_wanted = false;
+	slot->duty_wanted[ENTRY_DUTY(entry)] = false;
 	LWLockRelease(detect_shared->lock);
 }
 
@@ -193,7 +199,9 @@ worker_is_wanted(const StreamSlot *copy, int entry)
 		case DUTY_CONSUME:
 			return entry - DUTY_CONSUME < copy->consumers;
 		case DUTY_MAINTAIN:
-			return copy->maintain_wanted && !database_is_in_maintenance(copy->database);
+			return copy->duty_wanted[DUTY_MAINTAIN] && !database_is_in_maintenance(copy->database);
+		case DUTY_FILL:
+			return copy->duty_wanted[DUTY_FILL];
 		default:
 			return false;
 	}
@@ -219,7 +227,7 @@ launch_tend(int slot_index, const StreamSlot *copy, int entry, TimestampTz now)
 	if (launch->running)
 	{
 		may_stay = launch->owner == copy->owner &&
-				   (entry == DUTY_MAINTAIN ? !copy->dropped : worker_is_wanted(copy, entry));
+				   (is_done_once(entry) ? !copy->dropped : worker_is_wanted(copy, entry));
 		if (may_stay)
 			launch->unwanted_since = 0;
 		else

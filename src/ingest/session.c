@@ -31,6 +31,8 @@
 
 #define LOCK_TIMEOUT_MS 500
 
+#define BATCH_WORK_KILOBYTES 65536
+
 typedef struct PinnedSetting
 {
 	const char *name;
@@ -106,6 +108,11 @@ session_pin_settings(WorkerDuty duty)
 						? "0"
 						: psprintf("%d", Max(Min(LOCK_TIMEOUT_MS, DeadlockTimeout / 2), 1)),
 					PGC_SUSET, PGC_S_OVERRIDE);
+
+	/* transition tables, joins and groups of a batch should not spill */
+	if ((duty == DUTY_APPLY || duty == DUTY_FILL) && work_mem < BATCH_WORK_KILOBYTES)
+		SetConfigOption("work_mem", CppAsString2(BATCH_WORK_KILOBYTES), PGC_USERSET,
+						PGC_S_OVERRIDE);
 }
 
 /*

@@ -220,14 +220,14 @@ slot_note_error(StreamSlot *slot, int sqlstate, const char *reason)
 }
 
 /*
- * Record an error after which the worker tries again.  Maintenance that fails
- * does not hold the stream up.
+ * Record an error after which the worker tries again.  Maintenance and filling that
+ * fail do not hold the stream up.
  */
 void
 slot_record_error(StreamSlot *slot, int sqlstate, const char *reason)
 {
 	slot_note_error(slot, sqlstate, reason);
-	if (my_entry != &slot->workers[DUTY_MAINTAIN])
+	if (my_entry != &slot->workers[DUTY_MAINTAIN] && my_entry != &slot->workers[DUTY_FILL])
 		slot_set_state(slot, STREAM_RETRYING);
 }
 
@@ -321,15 +321,29 @@ slot_wake_at_commit(int32 stream_id)
 }
 
 /*
- * Ask the launcher for a worker that tends partitions; it is told by
+ * Ask the launcher for a worker that does a duty once; it is told by
  * launcher_wake().
  */
 void
-slot_want_maintenance(StreamSlot *slot)
+slot_want_duty(StreamSlot *slot, WorkerDuty duty)
 {
 	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
-	slot->maintain_wanted = true;
+	slot->duty_wanted[duty] = true;
 	LWLockRelease(detect_shared->lock);
+}
+
+/*
+ * Whether a worker has the entry of a duty now.
+ */
+bool
+slot_has_worker(const StreamSlot *slot, WorkerDuty duty)
+{
+	bool has_worker;
+
+	LWLockAcquire(detect_shared->lock, LW_SHARED);
+	has_worker = slot->workers[duty].pid != 0;
+	LWLockRelease(detect_shared->lock);
+	return has_worker;
 }
 
 /*
@@ -371,12 +385,9 @@ slot_chores_wanted(const StreamSlot *slot)
 	return result;
 }
 
-/*
- * End a stream's maintenance, if it runs: whoever is to lock the partitions
- * would wait for it, while it waits for him.  Another run finds what is left.
- */
-void
-slot_end_maintenance(int32 stream_id)
+/* Send a signal to the worker of a duty, if it runs. */
+static void
+signal_worker(int32 stream_id, WorkerDuty duty, int signal)
 {
 	StreamSlot *slot;
 
@@ -384,7 +395,27 @@ slot_end_maintenance(int32 stream_id)
 		return;
 	LWLockAcquire(detect_shared->lock, LW_SHARED);
 	slot = slot_find(MyDatabaseId, stream_id);
-	if (slot != NULL && slot->workers[DUTY_MAINTAIN].pid != 0)
-		kill(slot->workers[DUTY_MAINTAIN].pid, SIGTERM);
+	if (slot != NULL && slot->workers[duty].pid != 0)
+		kill(slot->workers[duty].pid, signal);
 	LWLockRelease(detect_shared->lock);
+}
+
+/*
+ * End a stream's maintenance, if it runs: whoever is to lock the partitions
+ * would wait for it, while it waits for him.  Another run finds what is left.
+ */
+void
+slot_end_maintenance(int32 stream_id)
+{
+	signal_worker(stream_id, DUTY_MAINTAIN, SIGTERM);
+}
+
+/*
+ * Cancel what the fill worker of a stream reads, if it runs: nobody who changes the
+ * stream shall wait for a chunk.  It is read again later.
+ */
+void
+slot_end_filling(int32 stream_id)
+{
+	signal_worker(stream_id, DUTY_FILL, SIGINT);
 }

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * worker.c
- *	  A dynamic worker: probe, applier, consumer or maintenance, as ordered.
+ *	  A dynamic worker: probe, applier, consumer, maintenance or filling, as ordered.
  *
  * A worker first claims its entry in the stream's slot, so that no second one
  * of its duty can run, then connects as the stream's owner and loads the
@@ -23,6 +23,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
+#include "rollup/rollup.h"
 #include "storage/ipc.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
@@ -37,7 +38,7 @@ WorkerEntry *my_entry = NULL;
 bool worker_definition_changed = false;
 Worker me;
 
-const char *const worker_duty_names[DUTIES] = {"probe", "apply", "maintain", "consume"};
+const char *const worker_duty_names[DUTIES] = {"probe", "apply", "maintain", "fill", "consume"};
 
 static MemoryContext definition_context; /* of me.stream and … */
 static char *fingerprint;				 /* … of what it was when loaded */
@@ -180,6 +181,17 @@ worker_maintain(void)
 	pgstat_report_stat(true);
 }
 
+/* Read history for the new rollups of the stream, until there is none to be read. */
+static void
+worker_fill(void)
+{
+	malloc_keep();
+	do
+		worker_follow_definition();
+	while (fill_worker_step(me.stream));
+	pgstat_report_stat(true);
+}
+
 /*
  * The main program of each dynamic worker.
  */
@@ -209,6 +221,8 @@ detect_worker_main(Datum arg)
 	watch_begin(NULL);
 	if (me.order.duty == DUTY_MAINTAIN)
 		worker_maintain();
+	else if (me.order.duty == DUTY_FILL)
+		worker_fill();
 	else
 		round_loop();
 }

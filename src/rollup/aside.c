@@ -143,6 +143,10 @@ aside_write(Rollup *rollup, const ErrorData *error, const char *event)
 	/* those of replacing another are over */
 	if (rollup->phase == ROLLUP_ACTIVE)
 		rollup->attempts = 0;
+	/* a worker that reads a chunk will find that it is in vain */
+	if (rollup->has_chunk)
+		missed_delete(rollup, PG_INT64_MAX);
+	rollup->has_chunk = false;
 	report_failure(rollup, error);
 	rollup->attempts++;
 	rollup->retry_at = aside_retry_time(rollup->attempts, ROLLUP_RETRY_MAX_MS);
@@ -156,9 +160,10 @@ aside_write(Rollup *rollup, const ErrorData *error, const char *event)
 	values[4] = Int32GetDatum(rollup->attempts);
 	values[5] = event ? CStringGetTextDatum(event) : (Datum) 0;
 	SPI_connect();
-	catalog_execute("UPDATE detect._rollup SET state = 'failed', aside_state = $2, error = $3, "
-					"retry_at = $4, attempts = $5, failed_event = $6 WHERE rollup_id = $1",
-					6, types, values, nulls);
+	catalog_execute(
+		"UPDATE detect._rollup SET state = 'failed', aside_state = $2, error = $3, "
+		"retry_at = $4, attempts = $5, failed_event = $6, chunk_from = NULL WHERE rollup_id = $1",
+		6, types, values, nulls);
 	SPI_finish();
 }
 

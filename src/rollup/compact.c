@@ -319,8 +319,12 @@ rollup_set_compact(RollupSet *set)
 							.begin = set->compact_begin,
 							.end = set->compact_end,
 							.target = set->compact_target};
-		ErrorData *error = aside_try(compact_step, &step, true);
+		ErrorData *error;
 
+		/* a worker may be adding to it */
+		if (rollup->phase == ROLLUP_FILLING)
+			continue;
+		error = aside_try(compact_step, &step, true);
 		set->compact_begin = set->compact_end = 0;
 		if (error != NULL)
 			ereport(LOG, (errcode(error->sqlerrcode),

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * missed.c
- *	  Which events a rollup misses while it is set aside.
+ *	  Which events a rollup misses while it is set aside, or a worker fills it.
  *
  * Of each batch that a rollup misses, detect._missed has the identities of the
  * events: the text of a row of their key and event time, or of all columns
@@ -19,11 +19,13 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "catalog/pg_type.h"
+#include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/timestamp.h"
 
 /* The name under which statements read the rows of a tuplestore. */
 #define ROWS_NAME "rows_"
@@ -178,6 +180,46 @@ missed_write(const Rollup *rollup, Tuplestorestate *events)
 		catalog_insert("_missed", lengthof(values), values, nulls);
 	}
 	SPI_finish();
+}
+
+/* The events of a batch that belong to the chunk that a worker reads. */
+static Tuplestorestate *
+events_of_chunk(const Rollup *rollup, Tuplestorestate *events)
+{
+	Tuplestorestate *chunk = tuplestore_begin_heap(false, false, work_mem);
+	const Stream *stream = rollup->stream;
+	AttrNumber attnum = get_attnum(stream->events_table, stream->event_time);
+	Relation table = table_open(stream->events_table, AccessShareLock);
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(RelationGetDescr(table), &TTSOpsMinimalTuple);
+
+	tuplestore_rescan(events);
+	while (tuplestore_gettupleslot(events, true, false, slot))
+	{
+		bool isnull;
+		TimestampTz time = DatumGetTimestampTz(slot_getattr(slot, attnum, &isnull));
+
+		if (isnull ? TIMESTAMP_IS_NOBEGIN(rollup->chunk_from)
+				   : time >= rollup->chunk_from && time < rollup->filled_from)
+			tuplestore_puttupleslot(chunk, slot);
+	}
+	tuplestore_rescan(events);
+	ExecDropSingleTupleTableSlot(slot);
+	table_close(table, NoLock);
+	return chunk;
+}
+
+/*
+ * Write down which events of a batch belong to the chunk of a rollup that a worker
+ * reads now: it does not see them, and takes them from there.
+ */
+void
+missed_write_chunk(const Rollup *rollup, Tuplestorestate *events)
+{
+	Tuplestorestate *chunk = events_of_chunk(rollup, events);
+
+	if (tuplestore_tuple_count(chunk) > 0)
+		missed_write(rollup, chunk);
+	tuplestore_end(chunk);
 }
 
 /* Until which batch the next step reads; false when nothing is missed. */

@@ -314,6 +314,21 @@ partial_enter_time_zone(const Rollup *rollup)
 }
 
 /*
+ * Lock what a source is read from, by a plan that is as good as the one by which it
+ * is read.
+ */
+void
+partial_lock(const Rollup *rollup, PartialPlan *plan, const PartialSource *source)
+{
+	int nest_level = partial_enter_time_zone(rollup);
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	revalidate_plan(rollup, plan, source);
+	PopActiveSnapshot();
+	AtEOXact_GUC(true, nest_level);
+}
+
+/*
  * Put the partial states of a source into a tuplestore, one row a group: the
  * columns of the rollup's state table.  The plan is made or made again as
  * needed.  The result is the number of rows that were aggregated, which is
@@ -330,6 +345,13 @@ partial_run(const Rollup *rollup, PartialPlan *plan, const PartialSource *source
 
 	PushActiveSnapshot(source->snapshot ? source->snapshot : GetTransactionSnapshot());
 	revalidate_plan(rollup, plan, source);
+	if (source->snapshot == NULL)
+	{
+		/* A table that was locked until now may have been rewritten: to an older
+		 * snapshot it would be empty. */
+		PopActiveSnapshot();
+		PushActiveSnapshot(GetTransactionSnapshot());
+	}
 	rows = execute_plan(plan->stmt, environment, partial);
 	PopActiveSnapshot();
 	AtEOXact_GUC(true, nest_level);

@@ -91,7 +91,8 @@ row_time(uint64 row, int column)
 }
 
 /* The columns that read_phase reads, first to last. */
-#define PHASE_COLUMNS "state, filled_from, aside_state, retry_at, attempts, kept_from, server_major"
+#define PHASE_COLUMNS \
+	"state, filled_from, aside_state, retry_at, attempts, kept_from, server_major, chunk_from"
 
 /* Read phase and frontier of a rollup from the row that SPI holds. */
 static void
@@ -109,6 +110,9 @@ read_phase(Rollup *rollup, uint64 row, int column)
 	rollup->attempts = DatumGetInt32(row_datum(row, column + 4, &isnull));
 	rollup->kept_from = row_time(row, column + 5);
 	rollup->server_major = DatumGetInt32(row_datum(row, column + 6, &isnull));
+	rollup->chunk_from = row_time(row, column + 7);
+	(void) row_datum(row, column + 7, &isnull);
+	rollup->has_chunk = !isnull;
 	if (rollup->phase != ROLLUP_ACTIVE)
 		rollup->seen_from = InvalidTransactionId;
 }
@@ -169,6 +173,7 @@ rollup_set_load(const Stream *stream, MemoryContext context)
 
 	set->stream = stream;
 	set->context = context;
+	set->fill_due = DT_NOEND;
 	gone_reload();
 	SPI_connect();
 	rows = catalog_execute(ROLLUP_SQL " WHERE events_table = $1 ORDER BY rollup_id", 1, types,
@@ -213,8 +218,21 @@ may_have_changed(const RollupSet *set)
 	return set->is_stale;
 }
 
+/* Whether a rollup is being filled, perhaps by a worker. */
+static bool
+any_is_filling(const RollupSet *set)
+{
+	for (int i = 0; i < set->nrollups; i++)
+	{
+		if (set->rollups[i].phase == ROLLUP_FILLING)
+			return true;
+	}
+	return false;
+}
+
 /*
- * Bring what is known of the set's rollups up to what the transaction sees.
+ * Bring what is known of the set's rollups up to what the transaction sees, and
+ * keep the worker that fills some of them from changing it before its end.
  */
 void
 rollup_set_refresh(RollupSet *set)
@@ -225,6 +243,8 @@ rollup_set_refresh(RollupSet *set)
 
 	if (!may_have_changed(set))
 		return;
+	if (any_is_filling(set))
+		fill_lock(set->stream, AccessShareLock);
 	SPI_connect();
 	rows = catalog_execute("SELECT rollup_id, " PHASE_COLUMNS
 						   " FROM detect._rollup WHERE events_table = $1",
@@ -246,12 +266,13 @@ rollup_set_refresh(RollupSet *set)
 
 /*
  * When a rollup or a repair that has failed, or a rollup that could not replace
- * another, is to be tried again; DT_NOEND if none is.
+ * another, is to be tried again, or one that a worker fills to be looked at;
+ * DT_NOEND if none is.
  */
 TimestampTz
 rollup_set_due(const RollupSet *set)
 {
-	TimestampTz due = set->repair_due;
+	TimestampTz due = Min(set->repair_due, set->fill_due);
 
 	for (int i = 0; i < set->nrollups; i++)
 	{
@@ -277,10 +298,12 @@ write_server_major(const Rollup *rollup)
 	SPI_finish();
 }
 
-/* Raise an error unless the states of a rollup are in this server's format,
- * as they may not be after an upgrade. */
-static void
-check_server_major(const Rollup *rollup)
+/*
+ * Raise an error unless the states of a rollup are in this server's format,
+ * as they may not be after an upgrade.
+ */
+void
+rollup_check_server_major(const Rollup *rollup)
 {
 	if (rollup->server_major == 0 || rollup->server_major == COMPAT_SERVER_MAJOR)
 		return;
@@ -306,7 +329,7 @@ rollup_absorb(const Rollup *rollup, PartialPlan *plan, const PartialSource *sour
 	Tuplestorestate *partial = tuplestore_begin_heap(false, false, work_mem);
 	int64 rows;
 
-	check_server_major(rollup);
+	rollup_check_server_major(rollup);
 	rows = partial_run(rollup, plan, source, partial);
 	/* now that the partitions are locked */
 	gone_follow(rollup->stream);
@@ -350,21 +373,21 @@ static void
 take_batch(Rollup *rollup, Tuplestorestate *events, bool is_guarded)
 {
 	PartialSource source = {.batch = events};
-	ErrorData *error;
+	ErrorData *error = NULL;
 
 	source.has_from = rollup->phase == ROLLUP_FILLING;
 	source.from = rollup->filled_from;
-	if (!is_guarded)
-	{
+	if (is_guarded)
+		error = aside_try_absorb(rollup, rollup->batch_plan, &source, true);
+	else
 		rollup_absorb(rollup, rollup->batch_plan, &source);
-		return;
-	}
-	error = aside_try_absorb(rollup, rollup->batch_plan, &source, true);
 	if (error != NULL)
 	{
 		aside_write(rollup, error, blame_event(rollup, error, &source));
 		missed_write(rollup, events);
 	}
+	else if (rollup->has_chunk)
+		missed_write_chunk(rollup, events);
 }
 
 /*

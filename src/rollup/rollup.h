@@ -41,6 +41,9 @@ extern TimestampTz rollup_set_due(const RollupSet *set);
 /* in rollup/fill.c */
 extern bool rollup_set_fill(RollupSet *set);
 
+/* in rollup/fill_worker.c, for the worker of that duty */
+extern bool fill_worker_step(const Stream *stream);
+
 /* in rollup/compact.c */
 extern bool rollup_set_compact(RollupSet *set);
 extern List *rollup_states_to_vacuum(const RollupSet *set);
@@ -121,6 +124,8 @@ typedef struct Rollup
 	char *time_zone;
 	RollupPhase phase;			  /* as last committed */
 	TimestampTz filled_from;	  /* while ROLLUP_FILLING */
+	bool has_chunk;				  /* a worker reads the chunk below it, … */
+	TimestampTz chunk_from;		  /* … from here on; DT_NOBEGIN: all that is left */
 	RollupPhase aside_phase;	  /* that it had, while it is aside */
 	TimestampTz retry_at;		  /* while ROLLUP_FAILED, or until it replaces another */
 	TimestampTz kept_from;		  /* older buckets are gone; 0: none are */
@@ -139,12 +144,14 @@ struct RollupSet
 	MemoryContext context;
 	int nrollups;
 	Rollup *rollups;
-	TimestampTz applied_until;	/* last written to the catalog */
-	bool is_stale;				/* phases must be read again */
-	TimestampTz repair_due;		/* of the next repair that failed */
-	int compact_next;			/* the rollup whose state table is compacted or looked at next */
-	BlockNumber compact_begin;	/* blocks before it have no more room */
-	BlockNumber compact_end;	/* blocks from it on are empty; 0: it is not being compacted */
+	TimestampTz applied_until; /* last written to the catalog */
+	bool is_stale;			   /* phases must be read again */
+	TimestampTz repair_due;	   /* of the next repair that failed */
+	TimestampTz fill_due;	   /* what a worker fills is looked at again; DT_NOEND: it fills none */
+	TimestampTz fill_asked_at; /* a worker was asked for; 0: it was not */
+	int compact_next;		   /* the rollup whose state table is compacted or looked at next */
+	BlockNumber compact_begin; /* blocks before it have no more room */
+	BlockNumber compact_end;   /* blocks from it on are empty; 0: it is not being compacted */
 	BlockNumber compact_target; /* where the end is to be */
 };
 
@@ -257,9 +264,16 @@ extern void definition_drop_new(const RollupRow *row);
 extern void definition_drop_relations(const char *name);
 
 /* in rollup/fill.c */
+extern void fill_lock(const Stream *stream, LOCKMODE mode);
+extern void fill_write_progress(const Rollup *rollup, const PartialSource *chunk, int64 rows);
+
+/* in rollup/fill_chunk.c */
 extern bool fill_has_chunks(const Stream *stream);
 extern bool fill_next_chunk(const Stream *stream, const TimestampTz *frontier, TimestampTz *from);
 extern double fill_estimate_events(const Stream *stream, TimestampTz from, TimestampTz until);
+extern void fill_limit_chunk(double events);
+extern void fill_measure_chunk(const Stream *stream, const PartialSource *chunk, int64 events,
+							   double elapsed_ms, double target_ms);
 
 /* in rollup/gone.c */
 extern List *gone_ranges(const Stream *stream);
@@ -271,6 +285,7 @@ extern void gone_forget_unused(void);
 
 /* in rollup/missed.c */
 extern void missed_write(const Rollup *rollup, Tuplestorestate *events);
+extern void missed_write_chunk(const Rollup *rollup, Tuplestorestate *events);
 extern ErrorData *missed_read(const Rollup *rollup, MissedEvents *missed);
 extern void missed_delete(const Rollup *rollup, int64 last_batch);
 extern char *missed_describe(const Stream *stream, Tuplestorestate *event);
@@ -295,6 +310,7 @@ extern void relation_rename(Oid query_view, Oid state_table, const char *name);
 
 /* in rollup/partial.c */
 extern PartialPlan *partial_plan_create(MemoryContext context);
+extern void partial_lock(const Rollup *rollup, PartialPlan *plan, const PartialSource *source);
 extern int64 partial_run(const Rollup *rollup, PartialPlan *plan, const PartialSource *source,
 						 Tuplestorestate *partial);
 
@@ -319,6 +335,7 @@ extern void merge_partial(const Rollup *rollup, Tuplestorestate *partial);
 extern const char *const rollup_phase_names[ROLLUP_PHASES];
 extern Rollup *rollup_load(const Stream *stream, int32 id);
 extern void rollup_set_refresh(RollupSet *set);
+extern void rollup_check_server_major(const Rollup *rollup);
 extern bool rollup_is_aside(const Rollup *rollup);
 extern int64 rollup_absorb(const Rollup *rollup, PartialPlan *plan, const PartialSource *source);
 extern Oid rollup_query_view(const char *name);
