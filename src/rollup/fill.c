@@ -140,8 +140,8 @@ static bool
 is_worth_worker(const Rollup *rollup)
 {
 	return fill_has_chunks(rollup->stream) &&
-		   (FAULT_MUTANT("fill_by_worker") ||
-			fill_estimate_events(rollup->stream, DT_NOBEGIN, rollup->filled_from) >= WORKER_EVENTS);
+		   fill_estimate_events(rollup->stream, DT_NOBEGIN, rollup->filled_from) >=
+			   FAULT_LIMIT(WORKER_EVENTS, 0);
 }
 
 /* Whether a rollup is left to a worker for now, which is asked for if need be.  One

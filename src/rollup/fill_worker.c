@@ -166,6 +166,7 @@ read_last_seen_batch(const Chunk *chunk)
 static void
 read_chunk(Chunk *chunk)
 {
+	FAULT_POINT("after_chunk_begin");
 	partial_lock(chunk->rollup, chunk->plan, &chunk->source);
 	chunk->source.snapshot = RegisterSnapshot(GetLatestSnapshot());
 	chunk->last_seen_batch = read_last_seen_batch(chunk);

@@ -26,7 +26,7 @@ my $labels = 0;
 sub fault_points
 {
 	return map {
-		my ($name, $process, $failures) = /^\| `(\w+)` \| (launcher|worker|consumer|applier|maintenance) \| (.*?) \|/;
+		my ($name, $process, $failures) = /^\| `(\w+)` \| (launcher|worker|consumer|applier|maintenance|filling) \| (.*?) \|/;
 		$name ? { name => $name, process => $process, has_errors => scalar($failures =~ /error/) } : ();
 	} split(/\n/, slurp_file(README));
 }

@@ -99,6 +99,9 @@ my %causes = (
 	after_group_deletion    => { then => $edit },
 	after_repair_chunk      => { then => $edit },
 	after_fill_chunk        => { then => $alter },
+	after_chunk_begin       => { then => $alter },
+	after_chunk_read        => { then => $alter },
+	after_chunk_merge       => { then => $alter },
 	before_swap             => { then => $alter },
 	after_swap              => { then => $alter },
 	# without rollups being guarded, and then guarded
@@ -149,9 +152,12 @@ sub fail_at
 	return;
 }
 
+# little is left to be filled here
+@FaultPoint::always = ('mutant_small_limits');
 $node->append_conf('postgresql.conf', 'detect.retry_interval = 10ms');
 $node->start;
 install_detect($node, 'city');
+FaultPoint::configure($node);
 $broker->create_topic('camera', 2);
 create_camera(
 	$node, 'city', $broker,
@@ -165,7 +171,7 @@ foreach my $point (@points)
 {
 	# what is committed or truncated does not come again; and it takes seconds
 	# until a launcher, or maintenance, is started again after an error
-	my $times = $point->{name} =~ /^after_.*(commit|truncation|expiry|move)$/ || $point->{process} =~ /^(launcher|maintenance)$/ ? 1 : 2;
+	my $times = $point->{name} =~ /^after_.*(commit|truncation|expiry|move)$/ || $point->{process} =~ /^(launcher|maintenance|filling)$/ ? 1 : 2;
 
 	fail_at($point, 'kill', 1);
 	fail_at($point, $errors[ rand @errors ], $times) if $point->{has_errors};
