@@ -291,7 +291,7 @@ sub fail_at_point
 
 	verb($run, $step, 'pause');
 	LedgerGive::give($run, $step);
-	alter_rollups($run, $step) if $step->{item} =~ /_(fill_chunk|swap):/;
+	alter_rollups($run, $step) if $step->{item} =~ /_(fill_chunk|chunk_\w+|swap):/;
 	rebuild_rollups($run, $step) if $step->{item} =~ /_(group_deletion|repair_chunk):/;
 	# without rollups being guarded, and then guarded
 	my @cause = $step->{item} =~ /_catch_up:/ ? 'before_rollup_merge:53100:1:2' : ();
