@@ -140,6 +140,25 @@ worker_follow_definition(void)
 	}
 }
 
+/*
+ * Whether the stream is still what this worker has loaded; in a transaction of the
+ * caller, who has the stream's lock.
+ */
+bool
+worker_definition_holds(void)
+{
+	bool holds;
+
+	if (!watch_stale)
+		return true;
+	watch_stale = false;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	holds = definition_check() == NULL;
+	PopActiveSnapshot();
+	watch_stale |= !holds;
+	return holds;
+}
+
 /* The FATAL that refuses a connection is all that such a worker gets to say. */
 static void
 record_connection_failure(ErrorData *error)

@@ -24,6 +24,7 @@ extern Worker me;
 
 /* in ingest/worker.c */
 extern void worker_follow_definition(void);
+extern bool worker_definition_holds(void);
 
 /* in ingest/malloc.c */
 extern void malloc_keep(void);

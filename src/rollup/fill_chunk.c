@@ -38,6 +38,7 @@
 
 /* So many events are filled in the time that a chunk may take. */
 static double chunk_events = FIRST_CHUNK_EVENTS;
+static bool is_measured = false;
 
 /* A partition, as far as it tells where to cut. */
 typedef struct Slice
@@ -200,7 +201,30 @@ fill_measure_chunk(const Stream *stream, const PartialSource *chunk, int64 event
 
 	/* few events say little about many, and how many were read is an estimate */
 	if (events >= Min(chunk_events, FIRST_CHUNK_EVENTS) / 4 || elapsed_ms > target_ms)
+	{
 		chunk_events = Max(cost * target_ms / Max(elapsed_ms, 1), 1);
+		is_measured = true;
+	}
+}
+
+/*
+ * What was measured says nothing of what follows: another rollup.
+ */
+void
+fill_forget_chunks(void)
+{
+	chunk_events = FIRST_CHUNK_EVENTS;
+	is_measured = false;
+}
+
+/*
+ * A chunk may have so many events, as long as nothing is known of them.
+ */
+void
+fill_expect_chunk(double events)
+{
+	if (!is_measured)
+		chunk_events = events;
 }
 
 /*

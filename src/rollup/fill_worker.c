@@ -34,6 +34,7 @@
 #include "apply/applier.h"
 #include "catalog/pg_type.h"
 #include "fault_point.h"
+#include "ingest/worker.h"
 #include "miscadmin.h"
 #include "portability/instr_time.h"
 #include "utils/memutils.h"
@@ -42,6 +43,9 @@
 
 /* A chunk is to be read within so long: its snapshot holds back VACUUM. */
 #define CHUNK_MS 3000
+
+/* The first one that nobody waits for has so many events. */
+#define FIRST_CHUNK_EVENTS 1000000
 
 /* The stream waits for a merge under its lock so long. */
 #define MERGE_MS 100
@@ -77,29 +81,41 @@ write_chunk(const Chunk *chunk)
 	missed_delete(chunk->rollup, PG_INT64_MAX);
 }
 
-/* Have a chunk begin with a bucket, and not reach below the bucket in which the
- * frontier lies unless that begins there. */
-static void
-align_chunk(Chunk *chunk)
+/* The group column with which chunks can end, or -1. */
+static int
+chunk_bucket_key(const Chunk *chunk, const RollupShape *shape)
 {
-	const Rollup *rollup = chunk->rollup;
-	const RollupShape *shape = shape_load(rollup->query_view, chunk->stream->events_table);
-	PartialSource *source = &chunk->source;
 	int key = bucket_key(shape, chunk->stream);
-	TimestampTz frontier_bucket;
 
-	if (key < 0 || !bucket_is_ordered(shape, key) ||
-		bucket_slack_usec(shape, chunk->stream, key) > 0)
-		return;
-	frontier_bucket = bucket_begin(shape, chunk->stream, key, source->until);
-	chunk->is_apart = frontier_bucket == source->until;
-	if (chunk->is_apart && source->has_from)
+	if (key >= 0 && bucket_is_ordered(shape, key) &&
+		bucket_slack_usec(shape, chunk->stream, key) == 0)
+		return key;
+	return -1;
+}
+
+/* Choose what is read next below the frontier.  It begins with a bucket, and does
+ * not reach below the bucket in which the frontier lies unless that begins there. */
+static void
+choose_source(Chunk *chunk, const RollupShape *shape)
+{
+	PartialSource *source = &chunk->source;
+	int key = chunk_bucket_key(chunk, shape);
+	TimestampTz frontier_bucket = DT_NOBEGIN;
+
+	if (key >= 0)
+	{
+		frontier_bucket = bucket_begin(shape, chunk->stream, key, source->until);
+		chunk->is_apart = frontier_bucket == source->until;
+	}
+	if (chunk->is_apart)
+		fill_expect_chunk(FIRST_CHUNK_EVENTS);
+	if (!fill_next_chunk(chunk->stream, &source->until, &source->from))
+		source->from = DT_NOBEGIN;
+	if (chunk->is_apart)
 		source->from = bucket_begin(shape, chunk->stream, key, source->from);
-	else if (!chunk->is_apart && (!source->has_from || source->from < frontier_bucket))
-		source->from = frontier_bucket;
 	else
-		return;
-	source->has_from = !TIMESTAMP_NOT_FINITE(source->from);
+		source->from = Max(source->from, frontier_bucket);
+	source->has_from = !TIMESTAMP_IS_NOBEGIN(source->from);
 }
 
 /* Choose what is read next of a rollup. */
@@ -107,24 +123,22 @@ static void
 choose_chunk(Chunk *chunk)
 {
 	Rollup *rollup = chunk->rollup;
-	PartialSource *source = &chunk->source;
+	const RollupShape *shape = shape_load(rollup->query_view, chunk->stream->events_table);
 	int nest_level = partial_enter_time_zone(rollup);
 
-	source->has_until = true;
-	source->until = rollup->filled_from;
-	source->has_from = fill_next_chunk(chunk->stream, &source->until, &source->from);
-	align_chunk(chunk);
+	chunk->source.has_until = true;
+	chunk->source.until = rollup->filled_from;
+	choose_source(chunk, shape);
 	AtEOXact_GUC(true, nest_level);
-	if (!source->has_from)
-		source->from = DT_NOBEGIN;
 	rollup->has_chunk = true;
-	rollup->chunk_from = source->from;
+	rollup->chunk_from = chunk->source.from;
 }
 
 /* Begin the next chunk of a rollup of the stream; false when none is being filled. */
 static bool
 begin_chunk(Chunk *chunk)
 {
+	static int32 last_rollup = 0;
 	RollupSet *set;
 
 	MemoryContextSwitchTo(chunk->context);
@@ -137,6 +151,9 @@ begin_chunk(Chunk *chunk)
 	}
 	if (chunk->rollup == NULL || !fill_has_chunks(chunk->stream))
 		return false;
+	if (chunk->rollup->id != last_rollup)
+		fill_forget_chunks();
+	last_rollup = chunk->rollup->id;
 	chunk->plan = partial_plan_create(chunk->context);
 	choose_chunk(chunk);
 	write_chunk(chunk);
@@ -227,7 +244,7 @@ merge_chunk(Chunk *chunk)
 		merge_partial(chunk->rollup, chunk->partial);
 	stream_lock(chunk->stream->id, AccessShareLock);
 	fill_lock(chunk->stream, AccessExclusiveLock);
-	if (watch_stale || !is_wanted(chunk))
+	if (!worker_definition_holds() || !is_wanted(chunk))
 		return false;
 	gone_follow(chunk->stream);
 	INSTR_TIME_SET_CURRENT(since);

@@ -271,6 +271,8 @@ extern void fill_write_progress(const Rollup *rollup, const PartialSource *chunk
 extern bool fill_has_chunks(const Stream *stream);
 extern bool fill_next_chunk(const Stream *stream, const TimestampTz *frontier, TimestampTz *from);
 extern double fill_estimate_events(const Stream *stream, TimestampTz from, TimestampTz until);
+extern void fill_forget_chunks(void);
+extern void fill_expect_chunk(double events);
 extern void fill_limit_chunk(double events);
 extern void fill_measure_chunk(const Stream *stream, const PartialSource *chunk, int64 events,
 							   double elapsed_ms, double target_ms);
