@@ -218,18 +218,6 @@ may_have_changed(const RollupSet *set)
 	return set->is_stale;
 }
 
-/* Whether a rollup is being filled, perhaps by a worker. */
-static bool
-any_is_filling(const RollupSet *set)
-{
-	for (int i = 0; i < set->nrollups; i++)
-	{
-		if (set->rollups[i].phase == ROLLUP_FILLING)
-			return true;
-	}
-	return false;
-}
-
 /*
  * Bring what is known of the set's rollups up to what the transaction sees, and
  * keep the worker that fills some of them from changing it before its end.
@@ -243,8 +231,7 @@ rollup_set_refresh(RollupSet *set)
 
 	if (!may_have_changed(set))
 		return;
-	if (any_is_filling(set))
-		fill_lock(set->stream, AccessShareLock);
+	fill_lock(set->stream, AccessShareLock);
 	SPI_connect();
 	rows = catalog_execute("SELECT rollup_id, " PHASE_COLUMNS
 						   " FROM detect._rollup WHERE events_table = $1",

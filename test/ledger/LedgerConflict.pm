@@ -140,7 +140,12 @@ sub use_up_slots
 	my ($run, $step, $pid) = @_;
 	my $stream = $step->{stream}{name};
 	my ($node, $database) = @$run{qw(node database)};
-	my $launcher = $node->safe_psql($database, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'detect launcher'");
+	my $launcher_is = "FROM pg_stat_activity WHERE backend_type = 'detect launcher'";
+
+	# it starts again some seconds after it was ended
+	$node->poll_query_until($database, "SELECT count(*) = 1 $launcher_is") or die "no launcher runs";
+
+	my $launcher = $node->safe_psql($database, "SELECT pid $launcher_is");
 	my $keeper   = $node->background_psql($database);
 	my @hogs;
 

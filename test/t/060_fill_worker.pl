@@ -162,6 +162,46 @@ foreach my $point ('after_chunk_begin', 'after_chunk_read')
 }
 
 # ---------------------------------------------------------------------
+# A batch that follows the first chunk of a rollup at once
+# ---------------------------------------------------------------------
+
+# A worker comes late, when the rollup that it was wanted for is filled, and finds
+# another one, of which the applier has filled the first chunk.  The batch behind that
+# is open: the worker must not read the next chunk until the batch has followed.
+ask("SELECT detect.drop_rollup(rollup) FROM detect.rollup");
+
+my $launcher = find_process($node, 'city', 'launcher');
+my @holders  = map { hold_worker($_) } qw(after_fill_chunk after_events);
+
+kill('STOP', $launcher) or die "could not stop process $launcher: $!";
+ask("SELECT detect.create_rollup('per_day', \$\$ $queries{per_day} \$\$)");
+ask("SELECT detect.wait_for_rollup('per_day', '${timeout}s')");
+pass('without a worker the applier fills a rollup itself');
+$armed = arm($node, 'after_fill_chunk:wait:1:1000000', 'after_events:wait:1:1000000');
+ask("SELECT detect.create_rollup('per_minute', \$\$ $queries{per_minute} \$\$)");
+
+my $applier_is_held = sub {
+	my ($point) = @_;
+
+	return "count(*) = 1 FROM pg_locks l JOIN detect.stat_worker w USING (pid) WHERE w.duty = 'apply'
+		AND l.locktype = 'advisory' AND l.objid = hashtext('$point')::oid AND NOT l.granted";
+};
+
+await($applier_is_held->('after_fill_chunk'), 'the applier fills the first chunk of another');
+ask("INSERT INTO detect_staging.event (id, at, place, v)
+	SELECT 9000000 + n, date_trunc('hour', now()) - n % 600 * interval '1 minute', 1, 1 FROM generate_series(1, 600) n");
+$holders[0]->quit;
+await($applier_is_held->('after_events'), 'a batch is open');
+kill('CONT', $launcher) or die "could not continue process $launcher: $!";
+await("count(*) > 0 OR (SELECT state = 'active' FROM detect.stat_rollup WHERE rollup = 'per_minute')
+	FROM pg_locks l JOIN detect.stat_worker w USING (pid) WHERE w.duty = 'fill' AND NOT l.granted",
+	'the worker waits for it');
+$holders[1]->quit;
+disarm($node, $armed);
+ask("SELECT detect.create_rollup('per_place', \$\$ $queries{per_place} \$\$)");
+rollups_are_exact('a batch behind the first chunk');
+
+# ---------------------------------------------------------------------
 # Who changes the stream does not wait for a chunk
 # ---------------------------------------------------------------------
 
