@@ -195,6 +195,20 @@ SELECT detect.wait_for_rollup('ticks');
 SELECT regress.differences('ticks', 'SELECT kind, count(*) AS n, sum(60 / value) AS s FROM tick GROUP BY kind');
 SELECT * FROM failing WHERE rollup = 'ticks';
 
+-- states that a crash would empty
+RESET SESSION AUTHORIZATION;
+ALTER TABLE detect_state.ticks SET UNLOGGED;
+SET SESSION AUTHORIZATION regress_failure;
+INSERT INTO detect_staging.tick SELECT 1, 1 FROM generate_series(1, 10);
+SELECT detect.wait_for('tick');
+SELECT rollup, state, error, failed_event, events_missed, remedy FROM detect.stat_rollup WHERE rollup = 'ticks';
+RESET SESSION AUTHORIZATION;
+ALTER TABLE detect_state.ticks SET LOGGED;
+SET SESSION AUTHORIZATION regress_failure;
+SELECT detect.retry_rollup('ticks');
+SELECT detect.wait_for_rollup('ticks');
+SELECT regress.differences('ticks', 'SELECT kind, count(*) AS n, sum(60 / value) AS s FROM tick GROUP BY kind');
+
 -- who may ask
 SET SESSION AUTHORIZATION regress_failure_places;
 SELECT detect.retry_rollup('ticks');

@@ -29,6 +29,7 @@
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
 #include "storage/procarray.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -271,6 +272,20 @@ merge_group(Merge *merge)
 	ResetPerTupleExprContext(merge->estate);
 }
 
+/* Raise an error if a crash would empty the states, or has. */
+static void
+require_logged(const Rollup *rollup, Relation state_table)
+{
+	if (!RelationIsPermanent(state_table))
+		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
+						errmsg("the state table of rollup \"%s\" is not logged", rollup->name),
+						errhint("ALTER TABLE " DETECT_STATE_SCHEMA
+								".%s SET LOGGED; if the server has crashed "
+								"since it was set UNLOGGED, SELECT detect.rebuild_rollup(%s), too.",
+								quote_identifier(RelationGetRelationName(state_table)),
+								quote_literal_cstr(rollup->name))));
+}
+
 /*
  * Merge partial states into the rollup's state table: each group of it is there
  * once.
@@ -284,6 +299,7 @@ merge_partial(const Rollup *rollup, Tuplestorestate *partial)
 	if (tuplestore_tuple_count(partial) == 0)
 		return;
 	state_table = table_open(rollup->state_table, RowExclusiveLock);
+	require_logged(rollup, state_table);
 	/* what this transaction has merged before is to be found */
 	CommandCounterIncrement();
 	PushActiveSnapshot(GetTransactionSnapshot());
