@@ -315,7 +315,7 @@ fuzz:
 	@test/install_dependencies.sh --fuzz
 	@$(MAKE) -s --no-print-directory test/fuzz/decoder
 	@mkdir -p test/fuzz/found test/fuzz/corpus.tmp
-	test/fuzz/decoder $(wildcard test/fuzz/found/*)
+	$(if $(wildcard test/fuzz/found/*),test/fuzz/decoder $(wildcard test/fuzz/found/*))
 	test/fuzz/decoder -runs=$(RUNS) -max_len=512 -dict=test/fuzz/json.dict -print_final_stats=1 \
 		-artifact_prefix=test/fuzz/found/ test/fuzz/corpus.tmp test/fuzz/corpus
 
