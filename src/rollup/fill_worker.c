@@ -37,6 +37,7 @@
 #include "ingest/worker.h"
 #include "miscadmin.h"
 #include "portability/instr_time.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -48,7 +49,11 @@
 #define FIRST_CHUNK_EVENTS 1000000
 
 /* The stream waits for a merge under its lock so long. */
-#define MERGE_MS 100
+#define MERGE_MS		100
+#define MEASURED_EVENTS 10000
+
+/* When so many chunks in a row were read in vain, the applier fills the next one. */
+#define MAX_UNWANTED 3
 
 /* The chunk that is being filled. */
 typedef struct Chunk
@@ -62,6 +67,7 @@ typedef struct Chunk
 	int64 last_seen_batch; /* among those that were written down, by the snapshot */
 	Tuplestorestate *partial;
 	int64 rows;
+	double locked_ms; /* how long the stream had to wait */
 } Chunk;
 
 /* Write down that a chunk is being read, and forget what was written down for
@@ -233,17 +239,40 @@ absorb_missed(const Chunk *chunk)
 	}
 }
 
+/* Milliseconds since then. */
+static double
+elapsed_ms(instr_time since)
+{
+	instr_time now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	INSTR_TIME_SUBTRACT(now, since);
+	return INSTR_TIME_GET_MILLISEC(now);
+}
+
+/* Take the locks under which the frontier moves, however long a batch takes: who has
+ * them gives way himself, or has this worker cancelled. */
+static void
+lock_frontier(const Stream *stream)
+{
+	int nest_level = NewGUCNestLevel();
+
+	(void) set_config_option("lock_timeout", "0", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true,
+							 0, false);
+	stream_lock(stream->id, AccessShareLock);
+	fill_lock(stream, AccessExclusiveLock);
+	AtEOXact_GUC(true, nest_level);
+}
+
 /* Merge what was read; false when it is not wanted any more. */
 static bool
 merge_chunk(Chunk *chunk)
 {
 	instr_time since;
-	instr_time elapsed;
 
 	if (chunk->is_apart)
 		merge_partial(chunk->rollup, chunk->partial);
-	stream_lock(chunk->stream->id, AccessShareLock);
-	fill_lock(chunk->stream, AccessExclusiveLock);
+	lock_frontier(chunk->stream);
 	if (!worker_definition_holds() || !is_wanted(chunk))
 		return false;
 	gone_follow(chunk->stream);
@@ -251,22 +280,31 @@ merge_chunk(Chunk *chunk)
 	if (!chunk->is_apart)
 		merge_partial(chunk->rollup, chunk->partial);
 	absorb_missed(chunk);
-	INSTR_TIME_SET_CURRENT(elapsed);
-	INSTR_TIME_SUBTRACT(elapsed, since);
-	if (!chunk->is_apart)
-		fill_limit_chunk(chunk->rows * MERGE_MS / Max(INSTR_TIME_GET_MILLISEC(elapsed), 1));
+	chunk->locked_ms = elapsed_ms(since);
 	tuplestore_end(chunk->partial);
 	fill_write_progress(chunk->rollup, &chunk->source, chunk->rows);
 	FAULT_POINT("after_chunk_merge");
 	return true;
 }
 
-/* Read and merge a chunk that has begun, in a transaction of its own. */
+/* Have the next chunk as many events as its time allows. */
 static void
+measure_chunk(const Chunk *chunk, double ms)
+{
+	StartTransactionCommand();
+	fill_measure_chunk(chunk->stream, &chunk->source, chunk->rows, ms, CHUNK_MS);
+	CommitTransactionCommand();
+	/* few events say little about many */
+	if (!chunk->is_apart && (chunk->rows >= MEASURED_EVENTS || chunk->locked_ms > MERGE_MS))
+		fill_limit_chunk(chunk->rows * MERGE_MS / Max(chunk->locked_ms, 1));
+}
+
+/* Read and merge a chunk that has begun, in a transaction of its own; false when that
+ * was in vain. */
+static bool
 fill_chunk(Chunk *chunk)
 {
 	instr_time since;
-	instr_time elapsed;
 
 	session_undo();
 	INSTR_TIME_SET_CURRENT(since);
@@ -278,21 +316,18 @@ fill_chunk(Chunk *chunk)
 	{
 		PopActiveSnapshot();
 		AbortCurrentTransaction();
-		return;
+		return false;
 	}
 	stream_transaction_commit();
-	INSTR_TIME_SET_CURRENT(elapsed);
-	INSTR_TIME_SUBTRACT(elapsed, since);
-	StartTransactionCommand();
-	fill_measure_chunk(chunk->stream, &chunk->source, chunk->rows, INSTR_TIME_GET_MILLISEC(elapsed),
-					   CHUNK_MS);
-	CommitTransactionCommand();
+	measure_chunk(chunk, elapsed_ms(since));
+	return true;
 }
 
-/* Fill the next chunk; false when no rollup is being filled. */
+/* Fill the next chunk; false when there is none for this worker. */
 static bool
 fill_next(const Stream *stream)
 {
+	static int unwanted = 0;
 	Chunk chunk = {.stream = stream, .context = CurrentMemoryContext};
 	bool found;
 
@@ -301,9 +336,10 @@ fill_next(const Stream *stream)
 		return true;
 	found = begin_chunk(&chunk);
 	stream_transaction_commit();
-	if (found)
-		fill_chunk(&chunk);
-	return found;
+	if (!found)
+		return false;
+	unwanted = fill_chunk(&chunk) ? 0 : unwanted + 1;
+	return unwanted < MAX_UNWANTED;
 }
 
 /*
