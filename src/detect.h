@@ -220,6 +220,7 @@ typedef struct WorkerEntry
 	PGPROC *proc;
 	bool exited_cleanly; /* the last worker, with code 0 */
 	StreamState state;
+	Oid events_table;	  /* of maintenance, once it has begun */
 	int64 step_us[STEPS]; /* since it started */
 	int nlocators;
 	LocatorStats locators[WORKER_LOCATORS + 1]; /* as of its last commit */
@@ -516,7 +517,8 @@ extern void slot_tell_staged(StreamSlot *slot);
 extern void slot_want_duty(StreamSlot *slot, WorkerDuty duty);
 extern bool slot_has_worker(const StreamSlot *slot, WorkerDuty duty);
 extern void slot_end_filling(int32 stream_id);
-extern void slot_end_maintenance(int32 stream_id);
+extern void slot_begin_maintenance(Oid events_table);
+extern void slot_end_maintenance(Oid events_table);
 extern void slot_want_chores(StreamSlot *slot, const List *relations);
 extern List *slot_chores_wanted(const StreamSlot *slot);
 

@@ -242,7 +242,7 @@ detect_dropped(PG_FUNCTION_ARGS)
 		{
 			stream_lock(stream_id, AccessExclusiveLock);
 			history_record("drop_stream", name, detail);
-			stream_drop_events_triggers(stream_id, events_table);
+			stream_drop_events_triggers(events_table);
 			stream_forget(stream_id);
 			drop_left_behind(DETECT_STAGING_SCHEMA, name);
 		}

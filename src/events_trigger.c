@@ -111,22 +111,22 @@ stream_make_events_triggers(const Stream *stream)
 	}
 }
 
-/* Lock a table whose index the stream's maintenance may be building, which in
- * its turn waits for our snapshot: it gives up, not we. */
+/* Lock an events table or a partition whose index maintenance may be building,
+ * which in its turn waits for our snapshot: it gives up, not we. */
 static void
-lock_against_maintenance(int32 stream_id, Oid relation)
+lock_against_maintenance(Oid events_table, Oid relation)
 {
 	if (ConditionalLockRelationOid(relation, AccessExclusiveLock))
 		return;
-	slot_end_maintenance(stream_id);
+	slot_end_maintenance(events_table);
 	LockRelationOid(relation, AccessExclusiveLock);
 }
 
 /* Drop the triggers of one table, as far as they are there. */
 static void
-drop_triggers(int32 stream_id, Oid relation)
+drop_triggers(Oid events_table, Oid relation)
 {
-	lock_against_maintenance(stream_id, relation);
+	lock_against_maintenance(events_table, relation);
 	for (int i = 0; i < lengthof(events_triggers); i++)
 		stream_drop_object(TriggerRelationId,
 						   get_trigger_oid(relation, events_triggers[i].name, true));
@@ -137,14 +137,14 @@ drop_triggers(int32 stream_id, Oid relation)
  * they are still there.  The caller has the stream's lock exclusively.
  */
 void
-stream_drop_events_triggers(int32 stream_id, Oid events_table)
+stream_drop_events_triggers(Oid events_table)
 {
 	ListCell *cell;
 
 	if (get_rel_name(events_table) == NULL)
 		return;
 	/* first the parent, as all others: with it no partition can go */
-	drop_triggers(stream_id, events_table);
+	drop_triggers(events_table, events_table);
 	foreach(cell, find_inheritance_children(events_table, NoLock))
-		drop_triggers(stream_id, lfirst_oid(cell));
+		drop_triggers(events_table, lfirst_oid(cell));
 }

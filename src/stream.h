@@ -132,7 +132,7 @@ extern void stream_forget(int32 stream_id);
 
 /* in events_trigger.c */
 extern void stream_make_events_triggers(const Stream *stream);
-extern void stream_drop_events_triggers(int32 stream_id, Oid events_table);
+extern void stream_drop_events_triggers(Oid events_table);
 
 /* in name.c */
 extern void definition_check_name(const char *kind, const char *name);

@@ -111,7 +111,7 @@ move_triggers(const Stream *stream, const Stream *old)
 {
 	if (stream->events_table == old->events_table)
 		return;
-	stream_drop_events_triggers(stream->id, old->events_table);
+	stream_drop_events_triggers(old->events_table);
 	stream_make_events_triggers(stream);
 }
 

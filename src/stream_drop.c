@@ -101,7 +101,7 @@ detect_drop_stream(PG_FUNCTION_ARGS)
 	stream_lock(stream_id, AccessExclusiveLock);
 
 	history_record("drop_stream", name, NULL);
-	stream_drop_events_triggers(stream_id, events_table);
+	stream_drop_events_triggers(events_table);
 	stream_forget(stream_id);
 	stream_drop_object(RelationRelationId,
 					   get_relname_relid(name, get_namespace_oid(DETECT_QUERY_SCHEMA, false)));

@@ -15,9 +15,11 @@
 #include "miscadmin.h"
 #include "storage/proc.h"
 #include "utils/guc.h"
+#include "utils/inval.h"
 #include "utils/memutils.h"
 
 #include "apply/chore.h"
+#include "ingest/worker.h"
 
 /* Lets the applier see at once what can leave its memory. */
 static void
@@ -74,8 +76,9 @@ do_chore(const Stream *stream, const Chore *chore, bool *may_detach)
 
 /*
  * Does the chores of a stream's partitions; those that fail are reported and
- * do not keep the others from being done.  Called outside any transaction
- * as the stream's owner; the stream outlives transactions.
+ * do not keep the others from being done.  Exits when the stream has changed
+ * or is gone.  Called outside any transaction as the stream's owner; the stream
+ * outlives transactions.
  */
 void
 maintain_run(const Stream *stream)
@@ -95,6 +98,9 @@ maintain_run(const Stream *stream)
 	foreach(cell, chores)
 	{
 		CHECK_FOR_INTERRUPTS();
+		AcceptInvalidationMessages();
+		if (watch_stale)
+			worker_follow_definition();
 		do_chore(stream, lfirst(cell), &may_detach);
 	}
 	chores_end(stream);

@@ -385,29 +385,38 @@ slot_chores_wanted(const StreamSlot *slot)
 	return result;
 }
 
-/* Send a signal to the worker of a duty, if it runs. */
-static void
-signal_worker(int32 stream_id, WorkerDuty duty, int signal)
+/*
+ * Say whose partitions this worker is about to maintain.
+ */
+void
+slot_begin_maintenance(Oid events_table)
 {
-	StreamSlot *slot;
-
-	if (detect_shared == NULL)
-		return;
-	LWLockAcquire(detect_shared->lock, LW_SHARED);
-	slot = slot_find(MyDatabaseId, stream_id);
-	if (slot != NULL && slot->workers[duty].pid != 0)
-		kill(slot->workers[duty].pid, signal);
+	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
+	my_entry->events_table = events_table;
 	LWLockRelease(detect_shared->lock);
 }
 
 /*
- * End a stream's maintenance, if it runs: whoever is to lock the partitions
- * would wait for it, while it waits for him.  Another run finds what is left.
+ * End the maintenance of an events table, if it runs, also that of a stream which is
+ * dropped by now: whoever is to lock the partitions would wait for it, while it
+ * waits for him.  Another run finds what is left.
  */
 void
-slot_end_maintenance(int32 stream_id)
+slot_end_maintenance(Oid events_table)
 {
-	signal_worker(stream_id, DUTY_MAINTAIN, SIGTERM);
+	if (detect_shared == NULL)
+		return;
+	LWLockAcquire(detect_shared->lock, LW_SHARED);
+	for (int i = 0; i < detect_shared->nslots; i++)
+	{
+		const StreamSlot *slot = &detect_shared->slots[i];
+		const WorkerEntry *entry = &slot->workers[DUTY_MAINTAIN];
+
+		if (entry->pid != 0 && slot->database == MyDatabaseId &&
+			entry->events_table == events_table)
+			kill(entry->pid, SIGTERM);
+	}
+	LWLockRelease(detect_shared->lock);
 }
 
 /*
@@ -417,5 +426,13 @@ slot_end_maintenance(int32 stream_id)
 void
 slot_end_filling(int32 stream_id)
 {
-	signal_worker(stream_id, DUTY_FILL, SIGINT);
+	StreamSlot *slot;
+
+	if (detect_shared == NULL)
+		return;
+	LWLockAcquire(detect_shared->lock, LW_SHARED);
+	slot = slot_find(MyDatabaseId, stream_id);
+	if (slot != NULL && slot->workers[DUTY_FILL].pid != 0)
+		kill(slot->workers[DUTY_FILL].pid, SIGINT);
+	LWLockRelease(detect_shared->lock);
 }

@@ -196,6 +196,7 @@ static void
 worker_maintain(void)
 {
 	worker_follow_definition();
+	slot_begin_maintenance(me.stream->events_table);
 	maintain_run(me.stream);
 	pgstat_report_stat(true);
 }

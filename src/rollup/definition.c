@@ -400,7 +400,7 @@ end_vacuum(const Stream *stream, const char *name)
 
 	if (OidIsValid(state_table) &&
 		!ConditionalLockRelationOid(state_table, ShareUpdateExclusiveLock))
-		slot_end_maintenance(stream->id);
+		slot_end_maintenance(stream->events_table);
 }
 
 /*
