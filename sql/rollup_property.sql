@@ -165,8 +165,9 @@ CALL play_edits();
 SELECT seed, query, outcome FROM seed WHERE outcome <> 'same' ORDER BY seed;
 SELECT count(*) = :seeds AS all_same FROM seed WHERE outcome = 'same';
 SELECT rollup, state, repairs, repair_error FROM detect.stat_rollup WHERE state <> 'active' OR repairs > 0;
--- the other oracle is of the same mind
-SELECT seed, query, v.* FROM seed, detect.verify_rollup('seed_' || seed) v ORDER BY seed, v.problem, v.group_columns;
+-- the other oracle is of the same mind, but for what the query rounds or puts in order only then
+SELECT seed, query, v.* FROM seed, detect.verify_rollup('seed_' || seed) v
+WHERE v.problem <> 'differs' OR v.kept IS DISTINCT FROM v.recomputed ORDER BY seed, v.problem, v.group_columns;
 
 -- a row of states is written once a batch, in place: no index on states, room on each page
 CREATE TABLE hot (hot_id int PRIMARY KEY, g int);
