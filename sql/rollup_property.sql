@@ -6,13 +6,13 @@
 -- are random too: NULLs, late ones, duplicates, batches of any size; and then
 -- what is done to them by hand, among more batches.  The oracle: the view and
 -- the query itself, EXCEPT ALL both ways.  Where it differs, the seed and the
--- query are printed.  SEEDS=200 in the environment plays 200 of them.
+-- query are printed.  SEEDS=1000 in the environment plays a thousand of them.
 --
 SET client_min_messages = warning;
 \getenv seeds SEEDS
 \if :{?seeds}
 \else
-\set seeds 32
+\set seeds 200
 \endif
 CREATE EXTENSION hll;
 CREATE EXTENSION tdigest;
