@@ -90,7 +90,7 @@ CREATE TABLE many (id bigint PRIMARY KEY, v int);
 SELECT detect.create_stream('many');
 INSERT INTO detect_staging.many SELECT n, 1 FROM generate_series(1, 60000) n;
 INSERT INTO detect_staging.many SELECT n, 2 FROM generate_series(1, 75000) n WHERE n % 5 = 0;
-SELECT detect.wait_for('many');
+SELECT detect.wait_for('many', '10 min');
 SELECT count(*), count(DISTINCT id), sum(v) FROM many;
 SELECT * FROM regress.outcomes;
 SELECT detect.drop_stream('many');
