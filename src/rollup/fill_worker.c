@@ -271,14 +271,14 @@ merge_chunk(Chunk *chunk)
 	instr_time since;
 
 	if (chunk->is_apart)
-		merge_partial(chunk->rollup, chunk->partial);
+		merge_partial(chunk->rollup, chunk->partial, true);
 	lock_frontier(chunk->stream);
 	if (!worker_definition_holds() || !is_wanted(chunk))
 		return false;
 	gone_follow(chunk->stream);
 	INSTR_TIME_SET_CURRENT(since);
 	if (!chunk->is_apart)
-		merge_partial(chunk->rollup, chunk->partial);
+		merge_partial(chunk->rollup, chunk->partial, false);
 	absorb_missed(chunk);
 	chunk->locked_ms = elapsed_ms(since);
 	tuplestore_end(chunk->partial);

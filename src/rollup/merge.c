@@ -63,6 +63,7 @@ typedef struct Merge
 	TupleTableSlot *merged;
 	ProjectionInfo *projection; /* from stored and partial to merged */
 	NewRows *new_rows;			/* NULL: each is inserted at once */
+	bool are_new;				/* no group is there */
 } Merge;
 
 /* Whether an index is unique on the group columns, NULLs included. */
@@ -220,7 +221,7 @@ write_new_rows(Merge *merge)
 	if (rows == NULL || rows->count == 0)
 		return;
 	heap_rows_write(merge->result, merge->estate, rows->tuples, rows->count, rows->tids);
-	for (int i = 0; i < rows->count; i++)
+	for (int i = 0; i < rows->count && !merge->are_new; i++)
 		group_rows_note(merge->plan->groups, rows->hashes[i], &rows->tids[i]);
 	rows->count = 0;
 }
@@ -235,7 +236,8 @@ insert_group(Merge *merge, uint32 hash)
 	if (rows == NULL)
 	{
 		ExecSimpleRelationInsert(merge->result, merge->estate, merge->partial);
-		group_rows_note(merge->plan->groups, hash, &merge->partial->tts_tid);
+		if (!merge->are_new)
+			group_rows_note(merge->plan->groups, hash, &merge->partial->tts_tid);
 		return;
 	}
 	merge->partial->tts_tableOid = RelationGetRelid(merge->state_table);
@@ -255,11 +257,12 @@ merge_group(Merge *merge)
 {
 	GroupRows *groups = merge->plan->groups;
 	ExprContext *context = GetPerTupleExprContext(merge->estate);
-	uint32 hash;
+	uint32 hash = 0;
 
 	slot_getsomeattrs(merge->partial, merge->plan->nkeys);
-	hash = group_rows_hash(groups, merge->partial);
-	if (!find_group(merge, hash))
+	if (!merge->are_new)
+		hash = group_rows_hash(groups, merge->partial);
+	if (merge->are_new || !find_group(merge, hash))
 		insert_group(merge, hash);
 	else if (merge->plan->nstates > 0)
 	{
@@ -288,12 +291,13 @@ require_logged(const Rollup *rollup, Relation state_table)
 
 /*
  * Merge partial states into the rollup's state table: each group of it is there
- * once.
+ * once.  With are_new the caller knows that none of these groups is there; if one
+ * is, an error is raised.
  */
 void
-merge_partial(const Rollup *rollup, Tuplestorestate *partial)
+merge_partial(const Rollup *rollup, Tuplestorestate *partial, bool are_new)
 {
-	Merge merge = {0};
+	Merge merge = {.are_new = are_new};
 	Relation state_table;
 
 	if (tuplestore_tuple_count(partial) == 0)
@@ -304,7 +308,8 @@ merge_partial(const Rollup *rollup, Tuplestorestate *partial)
 	CommandCounterIncrement();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	begin_merge(&merge, rollup, state_table);
-	group_rows_expect(merge.plan->groups, tuplestore_tuple_count(partial));
+	if (!are_new)
+		group_rows_expect(merge.plan->groups, tuplestore_tuple_count(partial));
 	while (tuplestore_gettupleslot(partial, true, false, merge.partial))
 	{
 		CHECK_FOR_INTERRUPTS();

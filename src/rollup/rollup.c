@@ -321,7 +321,7 @@ rollup_absorb(const Rollup *rollup, PartialPlan *plan, const PartialSource *sour
 	/* now that the partitions are locked */
 	gone_follow(rollup->stream);
 	FAULT_POINT("before_rollup_merge");
-	merge_partial(rollup, partial);
+	merge_partial(rollup, partial, false);
 	tuplestore_end(partial);
 	return rows;
 }

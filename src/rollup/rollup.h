@@ -331,7 +331,7 @@ extern DestReceiver *partial_receiver_create(const PlannedStmt *stmt, Tuplestore
 extern MergePlan *merge_plan_create(MemoryContext context);
 extern void
 merge_check_state_table(const Rollup *rollup, const RollupShape *shape, TupleDesc tupdesc);
-extern void merge_partial(const Rollup *rollup, Tuplestorestate *partial);
+extern void merge_partial(const Rollup *rollup, Tuplestorestate *partial, bool are_new);
 
 /* in rollup/rollup.c */
 extern const char *const rollup_phase_names[ROLLUP_PHASES];
