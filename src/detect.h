@@ -184,6 +184,10 @@ typedef enum WorkerDuty
 #define WORKER_ENTRIES	  (DUTY_CONSUME + MAX_CONSUMERS)
 #define ENTRY_DUTY(entry) ((WorkerDuty) Min((entry), DUTY_CONSUME))
 
+/* Whether the duty of an entry is done once, when the applier asks for it; that it
+ * fails does not hold the stream up. */
+#define ENTRY_IS_DONE_ONCE(entry) ((entry) == DUTY_MAINTAIN || (entry) == DUTY_FILL)
+
 typedef enum StreamState
 {
 	STREAM_STOPPED,	   /* no worker yet, or none any more */

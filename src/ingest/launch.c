@@ -62,15 +62,8 @@ launch_is_running(Launch *launch, const StreamSlot *slot, int entry)
 	return slot->workers[entry].pid != 0;
 }
 
-/* Whether a duty is done once, when the applier asks for it. */
-static bool
-is_done_once(int entry)
-{
-	return entry == DUTY_MAINTAIN || entry == DUTY_FILL;
-}
-
 /* A worker has ended: say so where it could not, and set when the next may
- * start.  A database is probed before, but not after a finite duty. */
+ * start.  A database is probed before, but not after a duty that is done once. */
 static void
 launch_ended(Launch *launch, int slot_index, int entry, TimestampTz now)
 {
@@ -82,7 +75,7 @@ launch_ended(Launch *launch, int slot_index, int entry, TimestampTz now)
 	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
 	clean = slot->workers[entry].exited_cleanly;
 	database = slot->database;
-	if (!clean && slot->wanted && !is_done_once(entry) && slot->reason[0] == '\0')
+	if (!clean && slot->wanted && !ENTRY_IS_DONE_ONCE(entry) && slot->reason[0] == '\0')
 	{
 		strlcpy(slot->reason, "the worker ended unexpectedly: see the server log", REASON_BYTES);
 		slot->reason_entry = entry;
@@ -98,7 +91,7 @@ launch_ended(Launch *launch, int slot_index, int entry, TimestampTz now)
 		delay_ms = launcher_retry_delay_ms(launch->failures - SHORT_RUNS_FREE);
 	launch->failures++;
 	launch->due = TimestampTzPlusMilliseconds(now, delay_ms);
-	if (!is_done_once(entry))
+	if (!ENTRY_IS_DONE_ONCE(entry))
 		probe_request(database, launch->due);
 }
 
@@ -227,7 +220,7 @@ launch_tend(int slot_index, const StreamSlot *copy, int entry, TimestampTz now)
 	if (launch->running)
 	{
 		may_stay = launch->owner == copy->owner &&
-				   (is_done_once(entry) ? !copy->dropped : worker_is_wanted(copy, entry));
+				   (ENTRY_IS_DONE_ONCE(entry) ? !copy->dropped : worker_is_wanted(copy, entry));
 		if (may_stay)
 			launch->unwanted_since = 0;
 		else

@@ -227,7 +227,7 @@ void
 slot_record_error(StreamSlot *slot, int sqlstate, const char *reason)
 {
 	slot_note_error(slot, sqlstate, reason);
-	if (my_entry != &slot->workers[DUTY_MAINTAIN] && my_entry != &slot->workers[DUTY_FILL])
+	if (!ENTRY_IS_DONE_ONCE(my_entry - slot->workers))
 		slot_set_state(slot, STREAM_RETRYING);
 }
 

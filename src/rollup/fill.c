@@ -28,7 +28,6 @@
 
 #include "catalog/pg_type.h"
 #include "fault_point.h"
-#include "portability/instr_time.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -48,7 +47,8 @@
  * Take the lock of what a stream's rollups are filled with, until the transaction
  * ends.  The applier takes it shared before it looks how far one is filled, the
  * worker exclusively before it changes that: it meets no open batch, and batches
- * that begin later follow.  It is taken after the stream's lock.
+ * that begin later follow.  It is taken after the stream's lock, on a number of
+ * detect._missed: those of detect._rollup are for who waits for one (swap.c).
  */
 void
 fill_lock(const Stream *stream, LOCKMODE mode)
@@ -89,7 +89,6 @@ fill_step(void *arg)
 	const Rollup *rollup = (const Rollup *) arg;
 	PartialSource source = {0};
 	PartialPlan *plan = partial_plan_create(CurrentMemoryContext);
-	instr_time elapsed;
 	instr_time since;
 	int64 rows;
 
@@ -109,9 +108,7 @@ fill_step(void *arg)
 
 	rows = rollup_absorb(rollup, plan, &source);
 	fill_write_progress(rollup, &source, rows);
-	INSTR_TIME_SET_CURRENT(elapsed);
-	INSTR_TIME_SUBTRACT(elapsed, since);
-	fill_measure_chunk(rollup->stream, &source, rows, INSTR_TIME_GET_MILLISEC(elapsed), CHUNK_MS);
+	fill_measure_chunk(rollup->stream, &source, rows, since, CHUNK_MS);
 	FAULT_POINT("after_fill_chunk");
 }
 

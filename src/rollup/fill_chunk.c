@@ -188,13 +188,27 @@ fill_has_chunks(const Stream *stream)
 }
 
 /*
- * A chunk of so many events took so long: the next one has as many as fit into
- * target_ms, if they are like them.
+ * Milliseconds since then.
+ */
+double
+fill_elapsed_ms(instr_time since)
+{
+	instr_time now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	INSTR_TIME_SUBTRACT(now, since);
+	return INSTR_TIME_GET_MILLISEC(now);
+}
+
+/*
+ * A chunk of so many events was filled since then: the next one has as many as fit
+ * into target_ms, if they are like them.
  */
 void
-fill_measure_chunk(const Stream *stream, const PartialSource *chunk, int64 events,
-				   double elapsed_ms, double target_ms)
+fill_measure_chunk(const Stream *stream, const PartialSource *chunk, int64 events, instr_time since,
+				   double target_ms)
 {
+	double elapsed_ms = fill_elapsed_ms(since);
 	double read = fill_estimate_events(stream, chunk->has_from ? chunk->from : DT_NOBEGIN,
 									   chunk->has_until ? chunk->until : DT_NOEND);
 	double cost = events + Max(read - events, 0) * COST_OF_OTHER_EVENT;

@@ -36,7 +36,6 @@
 #include "fault_point.h"
 #include "ingest/worker.h"
 #include "miscadmin.h"
-#include "portability/instr_time.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -166,25 +165,6 @@ begin_chunk(Chunk *chunk)
 	return true;
 }
 
-/* Of what was written down for the chunk, the last batch that its snapshot sees. */
-static int64
-read_last_seen_batch(const Chunk *chunk)
-{
-	Oid types[1] = {INT4OID};
-	Datum values[1] = {Int32GetDatum(chunk->rollup->id)};
-	bool isnull;
-	int64 batch;
-
-	PushActiveSnapshot(chunk->source.snapshot);
-	SPI_connect();
-	catalog_read("SELECT COALESCE(max(batch), 0) FROM detect._missed WHERE rollup_id = $1", 1,
-				 types, values);
-	batch = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
-	SPI_finish();
-	PopActiveSnapshot();
-	return batch;
-}
-
 /* Aggregate the chunk. */
 static void
 read_chunk(Chunk *chunk)
@@ -192,7 +172,7 @@ read_chunk(Chunk *chunk)
 	FAULT_POINT("after_chunk_begin");
 	partial_lock(chunk->rollup, chunk->plan, &chunk->source);
 	chunk->source.snapshot = RegisterSnapshot(GetLatestSnapshot());
-	chunk->last_seen_batch = read_last_seen_batch(chunk);
+	chunk->last_seen_batch = missed_last_batch(chunk->rollup, chunk->source.snapshot);
 	chunk->partial = tuplestore_begin_heap(false, false, work_mem);
 	rollup_check_server_major(chunk->rollup);
 	chunk->rows = partial_run(chunk->rollup, chunk->plan, &chunk->source, chunk->partial);
@@ -239,17 +219,6 @@ absorb_missed(const Chunk *chunk)
 	}
 }
 
-/* Milliseconds since then. */
-static double
-elapsed_ms(instr_time since)
-{
-	instr_time now;
-
-	INSTR_TIME_SET_CURRENT(now);
-	INSTR_TIME_SUBTRACT(now, since);
-	return INSTR_TIME_GET_MILLISEC(now);
-}
-
 /* Take the locks under which the frontier moves, however long a batch takes: who has
  * them gives way himself, or has this worker cancelled. */
 static void
@@ -280,7 +249,7 @@ merge_chunk(Chunk *chunk)
 	if (!chunk->is_apart)
 		merge_partial(chunk->rollup, chunk->partial, false);
 	absorb_missed(chunk);
-	chunk->locked_ms = elapsed_ms(since);
+	chunk->locked_ms = fill_elapsed_ms(since);
 	tuplestore_end(chunk->partial);
 	fill_write_progress(chunk->rollup, &chunk->source, chunk->rows);
 	FAULT_POINT("after_chunk_merge");
@@ -289,10 +258,10 @@ merge_chunk(Chunk *chunk)
 
 /* Have the next chunk as many events as its time allows. */
 static void
-measure_chunk(const Chunk *chunk, double ms)
+measure_chunk(const Chunk *chunk, instr_time since)
 {
 	StartTransactionCommand();
-	fill_measure_chunk(chunk->stream, &chunk->source, chunk->rows, ms, CHUNK_MS);
+	fill_measure_chunk(chunk->stream, &chunk->source, chunk->rows, since, CHUNK_MS);
 	CommitTransactionCommand();
 	/* few events say little about many */
 	if (!chunk->is_apart && (chunk->rows >= MEASURED_EVENTS || chunk->locked_ms > MERGE_MS))
@@ -319,7 +288,7 @@ fill_chunk(Chunk *chunk)
 		return false;
 	}
 	stream_transaction_commit();
-	measure_chunk(chunk, elapsed_ms(since));
+	measure_chunk(chunk, since);
 	return true;
 }
 

@@ -25,6 +25,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 /* The name under which statements read the rows of a tuplestore. */
@@ -360,4 +361,25 @@ missed_delete(const Rollup *rollup, int64 last_batch)
 	catalog_execute("DELETE FROM detect._missed WHERE rollup_id = $1 AND batch <= $2", 2, types,
 					values, NULL);
 	SPI_finish();
+}
+
+/*
+ * The last batch of which a rollup misses events, as a snapshot sees it; 0 for none.
+ */
+int64
+missed_last_batch(const Rollup *rollup, Snapshot snapshot)
+{
+	Oid types[1] = {INT4OID};
+	Datum values[1] = {Int32GetDatum(rollup->id)};
+	bool isnull;
+	int64 batch;
+
+	PushActiveSnapshot(snapshot);
+	SPI_connect();
+	catalog_read("SELECT COALESCE(max(batch), 0) FROM detect._missed WHERE rollup_id = $1", 1,
+				 types, values);
+	batch = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
+	SPI_finish();
+	PopActiveSnapshot();
+	return batch;
 }

@@ -100,6 +100,7 @@ read_phase(Rollup *rollup, uint64 row, int column)
 {
 	bool isnull;
 	Datum aside_phase;
+	Datum chunk_from;
 
 	rollup->phase = phase_from_text(TextDatumGetCString(row_datum(row, column, &isnull)));
 	rollup->filled_from = row_time(row, column + 1);
@@ -110,9 +111,10 @@ read_phase(Rollup *rollup, uint64 row, int column)
 	rollup->attempts = DatumGetInt32(row_datum(row, column + 4, &isnull));
 	rollup->kept_from = row_time(row, column + 5);
 	rollup->server_major = DatumGetInt32(row_datum(row, column + 6, &isnull));
-	rollup->chunk_from = row_time(row, column + 7);
-	(void) row_datum(row, column + 7, &isnull);
+	chunk_from = row_datum(row, column + 7, &isnull);
 	rollup->has_chunk = !isnull;
+	if (rollup->has_chunk)
+		rollup->chunk_from = DatumGetTimestampTz(chunk_from);
 	if (rollup->phase != ROLLUP_ACTIVE)
 		rollup->seen_from = InvalidTransactionId;
 }

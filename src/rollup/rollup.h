@@ -22,6 +22,7 @@
 #include "nodes/parsenodes.h"
 #include "nodes/plannodes.h"
 #include "nodes/primnodes.h"
+#include "portability/instr_time.h"
 #include "tcop/dest.h"
 #include "utils/jsonb.h"
 
@@ -274,8 +275,9 @@ extern double fill_estimate_events(const Stream *stream, TimestampTz from, Times
 extern void fill_forget_chunks(void);
 extern void fill_expect_chunk(double events);
 extern void fill_limit_chunk(double events);
+extern double fill_elapsed_ms(instr_time since);
 extern void fill_measure_chunk(const Stream *stream, const PartialSource *chunk, int64 events,
-							   double elapsed_ms, double target_ms);
+							   instr_time since, double target_ms);
 
 /* in rollup/gone.c */
 extern List *gone_ranges(const Stream *stream);
@@ -290,6 +292,7 @@ extern void missed_write(const Rollup *rollup, Tuplestorestate *events);
 extern void missed_write_chunk(const Rollup *rollup, Tuplestorestate *events);
 extern ErrorData *missed_read(const Rollup *rollup, MissedEvents *missed);
 extern void missed_delete(const Rollup *rollup, int64 last_batch);
+extern int64 missed_last_batch(const Rollup *rollup, Snapshot snapshot);
 extern char *missed_describe(const Stream *stream, Tuplestorestate *event);
 
 /* in rollup/query_check.c */

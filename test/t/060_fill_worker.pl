@@ -61,8 +61,7 @@ sub rollups_are_exact
 	return;
 }
 
-# Makes the rollups, one after the other has reached the worker's point, which a
-# session holds; until then the applier has filled the newest chunk.
+# Makes the rollups anew; of each the applier fills the newest chunk.
 sub make_rollups
 {
 	ask("SELECT detect.drop_rollup(rollup) FROM detect.rollup");
