@@ -41,6 +41,7 @@ struct Applier
 	bool may_fill;	  /* a rollup may want filling */
 	bool must_reload; /* rollups or progress have changed */
 	int pace;		  /* elements that one transaction has time for */
+	long lag_ms;	  /* of the newest event of the last commit */
 	int piece_size;	  /* elements that one transaction tries, after a failure */
 	int unknown_failures;
 	int time_outs; /* of one element alone, in a row */

@@ -11,6 +11,10 @@
  * next one larger or smaller, by the time that it took; one that had fewer only
  * smaller, because it says little about many.
  *
+ * The more elements a commit has, the fewer times is a group of a rollup merged.
+ * So a stream that is behind takes longer over each: a part of what its events are
+ * late anyway.
+ *
  *-------------------------------------------------------------------------
  */
 #include "detect.h"
@@ -23,6 +27,11 @@
  * than their share. */
 #define GROWTH 8
 
+/* A commit of a stream that is behind takes so much of its lag, and so many times
+ * detect.max_batch_time at most. */
+#define LAG_SHARE	   0.25
+#define MAX_TIMES_LATE 4
+
 /*
  * The number to begin with.
  */
@@ -30,6 +39,15 @@ void
 pace_begin(Applier *applier)
 {
 	applier->pace = FIRST_ELEMENTS;
+}
+
+/* How long a commit may take. */
+static double
+time_ms(const Applier *applier)
+{
+	double late_ms = Min(applier->lag_ms * LAG_SHARE, (double) detect_max_batch_ms * MAX_TIMES_LATE);
+
+	return Max(late_ms, detect_max_batch_ms);
 }
 
 /*
@@ -50,13 +68,14 @@ pace_measure(Applier *applier, int count, instr_time since)
 {
 	instr_time elapsed;
 	double elapsed_ms;
+	double allowed_ms = time_ms(applier);
 	double fitting;
 
 	INSTR_TIME_SET_CURRENT(elapsed);
 	INSTR_TIME_SUBTRACT(elapsed, since);
 	elapsed_ms = Max(INSTR_TIME_GET_MILLISEC(elapsed), 0.001);
-	if (count < pace_elements(applier) && elapsed_ms <= detect_max_batch_ms)
+	if (count < pace_elements(applier) && elapsed_ms <= allowed_ms)
 		return;
-	fitting = Min(detect_max_batch_ms / elapsed_ms, GROWTH) * count;
+	fitting = Min(allowed_ms / elapsed_ms, GROWTH) * count;
 	applier->pace = (int) Max(Min(fitting, INT_MAX / 2), 1);
 }

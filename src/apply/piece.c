@@ -122,6 +122,7 @@ static void
 remember_commit(Applier *applier, Batch *batch, int from, int to, List *advanced)
 {
 	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz newest = DT_NOBEGIN;
 	ListCell *cell;
 
 	foreach(cell, advanced)
@@ -141,9 +142,12 @@ remember_commit(Applier *applier, Batch *batch, int from, int to, List *advanced
 			continue;
 		my_slot->outcomes[element->outcome]++;
 		/* a letter is as old as it is, however fast it is retried */
-		if (element->kafka_timestamp != DT_NOBEGIN && element->letter == NULL)
-			slot_record_freshness(my_slot, now - element->kafka_timestamp, 1);
+		if (element->kafka_timestamp == DT_NOBEGIN || element->letter != NULL)
+			continue;
+		slot_record_freshness(my_slot, now - element->kafka_timestamp, 1);
+		newest = Max(newest, element->kafka_timestamp);
 	}
+	applier->lag_ms = newest == DT_NOBEGIN ? 0 : TimestampDifferenceMilliseconds(newest, now);
 	my_slot->batches++;
 	my_slot->elements += to - from;
 	my_slot->last_batch_at = now;

@@ -17,10 +17,10 @@
  * A rollup that cannot be filled (an overflow, a table that its owner may not
  * read) is set aside with its error (aside.c), and goes on with that chunk later.
  *
- * Where much is left after the first chunk, a worker of that duty reads the others
- * beside the applier (fill_worker.c).  It may fail, be missing, or be ended at any
- * time: then the applier fills the next chunk itself, as if there were no such
- * worker, and asks for one again.
+ * Where there is much to read, a worker of that duty does so beside the applier
+ * (fill_worker.c), which makes the seam with a first chunk of next to nothing.  The
+ * worker may fail, be missing, or be ended at any time: then the applier fills the
+ * next chunk itself, as if there were no such worker, and asks for one again.
  *
  *-------------------------------------------------------------------------
  */
@@ -82,12 +82,42 @@ fill_write_progress(const Rollup *rollup, const PartialSource *chunk, int64 rows
 	SPI_finish();
 }
 
+/* Whether what is left of a rollup is worth a worker of its own. */
+static bool
+is_worth_worker(const Rollup *rollup)
+{
+	return fill_estimate_events(rollup->stream, DT_NOBEGIN,
+								rollup->phase == ROLLUP_FILLING ? rollup->filled_from : DT_NOEND) >=
+		   FAULT_LIMIT(WORKER_EVENTS, 0);
+}
+
+/* Choose the next chunk of a rollup.  The first one, if a worker is to read the others,
+ * has only what no partition of a time expects: the stream waits for it. */
+static void
+choose_chunk(const Rollup *rollup, PartialSource *chunk)
+{
+	const TimestampTz *frontier = NULL;
+
+	if (rollup->phase == ROLLUP_FILLING)
+	{
+		chunk->has_until = true;
+		chunk->until = rollup->filled_from;
+		frontier = &rollup->filled_from;
+	}
+	if (!fill_has_chunks(rollup->stream))
+		return;
+	if (frontier == NULL && is_worth_worker(rollup))
+		chunk->has_from = fill_newest_end(rollup->stream, &chunk->from);
+	else
+		chunk->has_from = fill_next_chunk(rollup->stream, frontier, &chunk->from);
+}
+
 /* Fill the next chunk of a rollup. */
 static void
 fill_step(void *arg)
 {
 	const Rollup *rollup = (const Rollup *) arg;
-	PartialSource source = {0};
+	PartialSource chunk = {0};
 	PartialPlan *plan = partial_plan_create(CurrentMemoryContext);
 	instr_time since;
 	int64 rows;
@@ -96,19 +126,10 @@ fill_step(void *arg)
 	/* a worker that was to read this chunk has not */
 	if (rollup->has_chunk)
 		missed_delete(rollup, PG_INT64_MAX);
-	if (rollup->phase == ROLLUP_FILLING)
-	{
-		source.has_until = true;
-		source.until = rollup->filled_from;
-	}
-	if (fill_has_chunks(rollup->stream))
-		source.has_from = fill_next_chunk(
-			rollup->stream, rollup->phase == ROLLUP_FILLING ? &rollup->filled_from : NULL,
-			&source.from);
-
-	rows = rollup_absorb(rollup, plan, &source);
-	fill_write_progress(rollup, &source, rows);
-	fill_measure_chunk(rollup->stream, &source, rows, since, CHUNK_MS);
+	choose_chunk(rollup, &chunk);
+	rows = rollup_absorb(rollup, plan, &chunk);
+	fill_write_progress(rollup, &chunk, rows);
+	fill_measure_chunk(rollup->stream, &chunk, rows, since, CHUNK_MS);
 	FAULT_POINT("after_fill_chunk");
 }
 
@@ -132,15 +153,6 @@ tend_rollup(Rollup *rollup)
 		aside_write(rollup, error, NULL);
 }
 
-/* Whether what is left of a rollup is worth a worker of its own. */
-static bool
-is_worth_worker(const Rollup *rollup)
-{
-	return fill_has_chunks(rollup->stream) &&
-		   fill_estimate_events(rollup->stream, DT_NOBEGIN, rollup->filled_from) >=
-			   FAULT_LIMIT(WORKER_EVENTS, 0);
-}
-
 /* Whether a rollup is left to a worker for now, which is asked for if need be.  One
  * that has not come, or has ended before its time, is not waited for: a chunk is
  * filled without it first. */
@@ -152,7 +164,8 @@ is_left_to_worker(RollupSet *set, const Rollup *rollup)
 
 	if (rollup->phase != ROLLUP_FILLING)
 		return false;
-	if (!has_worker && set->fill_asked_at == 0 && is_worth_worker(rollup))
+	if (!has_worker && set->fill_asked_at == 0 && fill_has_chunks(rollup->stream) &&
+		is_worth_worker(rollup))
 	{
 		slot_want_duty(my_slot, DUTY_FILL);
 		launcher_wake();

@@ -152,6 +152,20 @@ fill_next_chunk(const Stream *stream, const TimestampTz *frontier, TimestampTz *
 }
 
 /*
+ * Find where the newest partition ends; false when there is none.
+ */
+bool
+fill_newest_end(const Stream *stream, TimestampTz *end)
+{
+	int count;
+	Slice *slices = slices_below(stream, NULL, &count);
+
+	if (count > 0)
+		*end = slices[0].until;
+	return count > 0;
+}
+
+/*
  * How many events have times of a range, about; all where their table is not
  * partitioned by time.
  */

@@ -271,6 +271,7 @@ extern void fill_write_progress(const Rollup *rollup, const PartialSource *chunk
 /* in rollup/fill_chunk.c */
 extern bool fill_has_chunks(const Stream *stream);
 extern bool fill_next_chunk(const Stream *stream, const TimestampTz *frontier, TimestampTz *from);
+extern bool fill_newest_end(const Stream *stream, TimestampTz *end);
 extern double fill_estimate_events(const Stream *stream, TimestampTz from, TimestampTz until);
 extern void fill_forget_chunks(void);
 extern void fill_expect_chunk(double events);
