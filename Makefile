@@ -195,6 +195,7 @@ OBJS = \
 	src/rollup/gone.o \
 	src/rollup/gone_follow.o \
 	src/rollup/group_row.o \
+	src/rollup/implied.o \
 	src/rollup/merge.o \
 	src/rollup/merge_plan.o \
 	src/rollup/missed.o \

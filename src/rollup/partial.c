@@ -223,6 +223,8 @@ make_plan(const Rollup *rollup, PartialPlan *plan, const PartialSource *source)
 	stmt = pg_plan_query(query, QUERY_TEXT, 0, NULL);
 	if (has_states)
 		stop_half_way(stmt, rollup);
+	if (source->batch == NULL)
+		implied_remove(stmt, stmt->planTree);
 	/* A batch is over before anything could be compiled. */
 	stmt->jitFlags = PGJIT_NONE;
 

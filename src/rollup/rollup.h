@@ -288,6 +288,9 @@ extern void gone_follow(const Stream *stream);
 extern void gone_reload(void);
 extern void gone_forget_unused(void);
 
+/* in rollup/implied.c */
+extern void implied_remove(const PlannedStmt *stmt, Plan *plan);
+
 /* in rollup/missed.c */
 extern void missed_write(const Rollup *rollup, Tuplestorestate *events);
 extern void missed_write_chunk(const Rollup *rollup, Tuplestorestate *events);
