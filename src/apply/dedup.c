@@ -54,6 +54,9 @@ struct Dedup
 
 #define FIRST_ENTRIES 1024
 
+/* 2^64 divided by the golden ratio. */
+#define FIBONACCI UINT64CONST(0x9E3779B97F4A7C15)
+
 /* Callbacks can't be taken back, but a Dedup goes with its context. */
 static Dedup *all_dedups = NULL;
 static bool callbacks_registered = false;
@@ -234,7 +237,8 @@ dedup_identity(const Dedup *dedup, const Datum *values)
 
 	if (dedup->hasher != NULL)
 		return identity_hash(dedup->hasher, values);
-	number.low = identity_values_number(dedup->values_seen, values);
+	/* spread over all of its range, as hashes are: Fibonacci hashing (Knuth) */
+	number.low = identity_values_number(dedup->values_seen, values) * FIBONACCI;
 	return number;
 }
 

@@ -38,6 +38,7 @@ extern Identity identity_hash(const IdentityHasher *hasher, const Datum *values)
 extern IdentitySet *identity_set_create(MemoryContext context);
 extern void identity_set_destroy(IdentitySet *set);
 extern void identity_set_prefetch(const IdentitySet *set, const Identity *identity);
+extern void identity_set_expect(IdentitySet *set, int64 count);
 extern bool identity_set_has(const IdentitySet *set, const Identity *identity);
 extern bool identity_set_add(IdentitySet *set, const Identity *identity);
 extern bool identity_set_remove(IdentitySet *set, const Identity *identity);

@@ -1,14 +1,16 @@
 /*-------------------------------------------------------------------------
  *
  * identity_set.c
- *	  A set of identities in memory: 16 bytes each, at most 70 % full.
+ *	  A set of identities in memory: 16 bytes each, 75 to 85 % full when large.
  *
- * Open addressing with linear probing in one array, whose length is a power
- * of two.  Removal shifts what follows back instead of leaving tombstones, so
- * that the set is the same as if the identity had never been in it.  An
- * identity is random already: its low bits are its place, and doubling
- * the array moves each to the same place or to that place in the new half,
- * which makes growth a sequential pass.
+ * Open addressing with linear probing in one array, in which identities stand in
+ * order (Amble and Knuth, Ordered hash tables, 1974): the home of one is where the
+ * upper half of its low word lies in the range of all, so homes have the order of
+ * identities.  A look-up that meets a greater one is over, which keeps it short in an
+ * array that is nearly full, and the array may have any length: it grows by an eighth,
+ * in place and in one sequential pass.  Some places behind the last home take what is
+ * pushed out.  Removal shifts what follows back instead of leaving tombstones, so that
+ * the set is the same as if the identity had never been in it.
  *
  *-------------------------------------------------------------------------
  */
@@ -20,15 +22,21 @@
 
 #include "apply/identity.h"
 
-#define FIRST_CAPACITY	 64
-#define MAX_FULL_PERCENT 70
+#define FIRST_HOMES		 64
+#define MAX_FULL_PERCENT 85
 #define HUGE_PAGE_BYTES	 (2 * 1024 * 1024)
+
+/* Arrays with so many homes grow by an eighth, others are doubled. */
+#define LARGE_HOMES (1024 * 1024)
+
+/* Places behind the last home.  The array grows when one more would be needed. */
+#define MAX_SPARE 1024
 
 struct IdentitySet
 {
-	MemoryContext context;
 	Identity *places; /* all zeros: empty */
-	uint64 mask;	  /* number of places less one */
+	uint64 nhomes;
+	uint64 nplaces; /* with the spare ones */
 	int64 count;
 };
 
@@ -39,20 +47,28 @@ is_empty(const Identity *place)
 }
 
 static inline bool
-is_same(const Identity *left, const Identity *right)
+is_before(const Identity *left, const Identity *right)
 {
-	return left->low == right->low && left->high == right->high;
+	return left->low < right->low || (left->low == right->low && left->high < right->high);
 }
 
-/* Allocates empty places.  Lookups go all over them, and in pages of 4 kB most
- * would also miss the processor's table of pages: large arrays ask for huge
- * ones. */
-static Identity *
-allocate_places(MemoryContext context, uint64 nplaces)
+static inline uint64
+home_of(const IdentitySet *set, const Identity *identity)
 {
-	Size bytes = nplaces * sizeof(Identity);
-	Identity *places = MemoryContextAllocHuge(context, bytes);
+	return (identity->low >> 32) * set->nhomes >> 32;
+}
 
+static uint64
+places_for(uint64 nhomes)
+{
+	return nhomes + Min(nhomes, MAX_SPARE);
+}
+
+/* Lookups go all over the places, and in pages of 4 kB most would also miss the
+ * processor's table of pages: large arrays ask for huge ones. */
+static void
+ask_for_huge_pages(Identity *places, Size bytes)
+{
 #ifdef MADV_HUGEPAGE
 	if (bytes >= 2 * HUGE_PAGE_BYTES)
 	{
@@ -62,8 +78,6 @@ allocate_places(MemoryContext context, uint64 nplaces)
 		(void) madvise(from, to - from, MADV_HUGEPAGE);
 	}
 #endif
-	memset(places, 0, bytes);
-	return places;
 }
 
 /* Makes an empty set in the context. */
@@ -72,9 +86,9 @@ identity_set_create(MemoryContext context)
 {
 	IdentitySet *set = MemoryContextAllocZero(context, sizeof(IdentitySet));
 
-	set->context = context;
-	set->mask = FIRST_CAPACITY - 1;
-	set->places = allocate_places(context, FIRST_CAPACITY);
+	set->nhomes = FIRST_HOMES;
+	set->nplaces = places_for(FIRST_HOMES);
+	set->places = MemoryContextAllocZero(context, set->nplaces * sizeof(Identity));
 	return set;
 }
 
@@ -86,65 +100,110 @@ identity_set_destroy(IdentitySet *set)
 	pfree(set);
 }
 
-/* Finds the place where an identity is, or else belongs. */
-static inline Identity *
+/* Finds the place where an identity is, or else belongs: that is empty, has a greater
+ * one, or lies behind the last. */
+static inline uint64
 find_place(const IdentitySet *set, const Identity *identity)
 {
-	uint64 at = identity->low & set->mask;
+	uint64 at = home_of(set, identity);
 
 	Assert(!is_empty(identity));
-	while (!is_empty(&set->places[at]) && !is_same(&set->places[at], identity))
-		at = (at + 1) & set->mask;
-	return &set->places[at];
+	while (at < set->nplaces && !is_empty(&set->places[at]) &&
+		   is_before(&set->places[at], identity))
+		at++;
+	return at;
+}
+
+static inline bool
+is_at(const IdentitySet *set, uint64 at, const Identity *identity)
+{
+	return at < set->nplaces && set->places[at].low == identity->low &&
+		   set->places[at].high == identity->high;
 }
 
 /* Lets the processor fetch an identity's place while it does other things. */
 void
 identity_set_prefetch(const IdentitySet *set, const Identity *identity)
 {
-	__builtin_prefetch(&set->places[identity->low & set->mask]);
+	__builtin_prefetch(&set->places[home_of(set, identity)]);
 }
 
 /* Tells whether the identity is in the set. */
 bool
 identity_set_has(const IdentitySet *set, const Identity *identity)
 {
-	return !is_empty(find_place(set, identity));
+	return is_at(set, find_place(set, identity), identity);
 }
 
-/* Doubles the number of places.  The set is as it was if memory runs out. */
+/* Has the array have more homes.  The set is as it was if memory runs out. */
 static void
-grow(IdentitySet *set)
+grow(IdentitySet *set, uint64 nhomes)
 {
-	Identity *old = set->places;
-	uint64 nold = set->mask + 1;
-	uint64 i;
+	uint64 nold = set->nplaces;
+	uint64 nplaces = places_for(nhomes);
+	uint64 nnew = nplaces - nold;
+	uint64 free = 0;
 
-	set->places = allocate_places(set->context, nold * 2);
-	set->mask = nold * 2 - 1;
-	for (i = 0; i < nold; i++)
+	set->places = repalloc_huge(set->places, nplaces * sizeof(Identity));
+	ask_for_huge_pages(set->places, nplaces * sizeof(Identity));
+	set->nhomes = nhomes;
+	set->nplaces = nplaces;
+	/* All move to the end, and from there to their places: no home moves by more than
+	 * the number of new ones, so none is written over that is still to be moved. */
+	memmove(&set->places[nnew], set->places, nold * sizeof(Identity));
+	memset(set->places, 0, nnew * sizeof(Identity));
+	for (uint64 from = nnew; from < nplaces; from++)
 	{
-		if (!is_empty(&old[i]))
-			*find_place(set, &old[i]) = old[i];
+		Identity identity = set->places[from];
+		uint64 to;
+
+		if (is_empty(&identity))
+			continue;
+		to = Max(free, home_of(set, &identity));
+		memset(&set->places[from], 0, sizeof(Identity));
+		set->places[to] = identity;
+		free = to + 1;
 	}
-	pfree(old);
+}
+
+/* Finds the first empty place from one on; nplaces: there is none. */
+static uint64
+find_empty(const IdentitySet *set, uint64 at)
+{
+	while (at < set->nplaces && !is_empty(&set->places[at]))
+		at++;
+	return at;
+}
+
+/* Makes room for so many identities at once, which costs less than growing. */
+void
+identity_set_expect(IdentitySet *set, int64 count)
+{
+	uint64 nhomes = count * 100 / MAX_FULL_PERCENT;
+
+	if (nhomes > set->nhomes)
+		grow(set, nhomes);
 }
 
 /* Adds an identity; result is false if it was there. */
 bool
 identity_set_add(IdentitySet *set, const Identity *identity)
 {
-	Identity *place = find_place(set, identity);
+	uint64 at = find_place(set, identity);
+	uint64 end;
 
-	if (!is_empty(place))
+	if (is_at(set, at, identity))
 		return false;
-
-	if ((uint64) (set->count + 1) * 100 > (set->mask + 1) * MAX_FULL_PERCENT)
+	end = find_empty(set, at);
+	while (end == set->nplaces ||
+		   (uint64) (set->count + 1) * 100 > set->nhomes * MAX_FULL_PERCENT)
 	{
-		grow(set);
-		place = find_place(set, identity);
+		grow(set, set->nhomes + (set->nhomes < LARGE_HOMES ? set->nhomes : set->nhomes / 8));
+		at = find_place(set, identity);
+		end = find_empty(set, at);
 	}
-	*place = *identity;
+	memmove(&set->places[at + 1], &set->places[at], (end - at) * sizeof(Identity));
+	set->places[at] = *identity;
 	set->count++;
 	return true;
 }
@@ -153,31 +212,17 @@ identity_set_add(IdentitySet *set, const Identity *identity)
 bool
 identity_set_remove(IdentitySet *set, const Identity *identity)
 {
-	Identity *place = find_place(set, identity);
-	uint64 hole = place - set->places;
-	uint64 at = hole;
+	uint64 at = find_place(set, identity);
+	uint64 end = at + 1;
 
-	if (is_empty(place))
+	if (!is_at(set, at, identity))
 		return false;
-
-	for (;;)
-	{
-		uint64 home;
-
-		at = (at + 1) & set->mask;
-		if (is_empty(&set->places[at]))
-			break;
-
-		/* What lies behind its home by the distance to the hole or more is
-		 * found from the hole too; what lies nearer would be lost there. */
-		home = set->places[at].low & set->mask;
-		if (((at - home) & set->mask) >= ((at - hole) & set->mask))
-		{
-			set->places[hole] = set->places[at];
-			hole = at;
-		}
-	}
-	memset(&set->places[hole], 0, sizeof(Identity));
+	/* those that are not at home move by one */
+	while (end < set->nplaces && !is_empty(&set->places[end]) &&
+		   home_of(set, &set->places[end]) < end)
+		end++;
+	memmove(&set->places[at], &set->places[at + 1], (end - at - 1) * sizeof(Identity));
+	memset(&set->places[end - 1], 0, sizeof(Identity));
 	set->count--;
 	return true;
 }
@@ -187,7 +232,7 @@ void
 identity_set_clear(IdentitySet *set)
 {
 	if (set->count > 0)
-		memset(set->places, 0, (set->mask + 1) * sizeof(Identity));
+		memset(set->places, 0, set->nplaces * sizeof(Identity));
 	set->count = 0;
 }
 
@@ -202,5 +247,5 @@ identity_set_count(const IdentitySet *set)
 int64
 identity_set_bytes(const IdentitySet *set)
 {
-	return sizeof(IdentitySet) + (set->mask + 1) * sizeof(Identity);
+	return sizeof(IdentitySet) + set->nplaces * sizeof(Identity);
 }

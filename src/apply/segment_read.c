@@ -15,6 +15,7 @@
 #include "access/tableam.h"
 #include "catalog/pg_inherits.h"
 #include "miscadmin.h"
+#include "optimizer/plancat.h"
 #include "utils/hsearch.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -163,6 +164,20 @@ add_rows(const SegmentMap *map, TableScanDesc scan, TupleTableSlot *slot, const 
 		segment_add_row(map, segment, &queue[i]);
 }
 
+/* Makes room for the identities of a relation, about, in one go. */
+static void
+expect_identities(Segment *segment, Relation table)
+{
+	BlockNumber pages;
+	double rows = 0;
+	double visible;
+
+	if (RELKIND_HAS_TABLE_AM(table->rd_rel->relkind))
+		estimate_rel_size(table, NULL, &pages, &rows, &visible);
+	identity_set_expect(segment->identities,
+						identity_set_count(segment->identities) + (int64) rows);
+}
+
 /* Adds the identities of all rows of a relation to a segment. */
 static void
 read_identities(const SegmentMap *map, Segment *segment, Oid relation, Snapshot snapshot)
@@ -174,6 +189,7 @@ read_identities(const SegmentMap *map, Segment *segment, Oid relation, Snapshot 
 	AttrNumber last_attnum = 0;
 	int i;
 
+	expect_identities(segment, table);
 	for (i = 0; i < map->columns->n; i++)
 	{
 		attnums[i] = get_attnum(relation, map->columns->names[i]);
