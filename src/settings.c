@@ -20,7 +20,7 @@ int detect_batch_timeout_ms = 60000;				/* of one transaction; 0: no limit */
 int detect_dead_letter_payload_kilobytes = 1024;	/* kept of one dead letter */
 int detect_identity_memory_kilobytes = 1024 * 1024; /* of one stream */
 int detect_max_batch_rows = 100000;					/* elements in one commit */
-int detect_max_batch_kilobytes = 16384;				/* payload in one commit */
+int detect_max_batch_kilobytes = 32768;				/* payload in one commit */
 int detect_max_batch_ms = 250;						/* of one commit; 0: no limit */
 int detect_max_streams = 64;						/* slots in shared memory */
 int detect_retry_interval_ms = 1000;				/* first back-off */
@@ -64,7 +64,7 @@ settings_define(void)
 
 	DefineCustomIntVariable("detect.max_batch_size",
 							"Sets the greatest amount of payload that one commit stages.", NULL,
-							&detect_max_batch_kilobytes, 16384, 64, 1024 * 1024, PGC_SIGHUP,
+							&detect_max_batch_kilobytes, 32768, 64, 1024 * 1024, PGC_SIGHUP,
 							GUC_UNIT_KB, NULL, NULL, NULL);
 
 	DefineCustomIntVariable(

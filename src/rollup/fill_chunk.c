@@ -228,7 +228,7 @@ fill_measure_chunk(const Stream *stream, const PartialSource *chunk, int64 event
 	double cost = events + Max(read - events, 0) * COST_OF_OTHER_EVENT;
 
 	/* few events say little about many, and how many were read is an estimate */
-	if (events >= Min(chunk_events, FIRST_CHUNK_EVENTS) / 4 || elapsed_ms > target_ms)
+	if (events >= chunk_events / 4 || elapsed_ms > target_ms)
 	{
 		chunk_events = Max(cost * target_ms / Max(elapsed_ms, 1), 1);
 		is_measured = true;
