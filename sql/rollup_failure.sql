@@ -209,6 +209,21 @@ SELECT detect.retry_rollup('ticks');
 SELECT detect.wait_for_rollup('ticks');
 SELECT regress.differences('ticks', 'SELECT kind, count(*) AS n, sum(60 / value) AS s FROM tick GROUP BY kind');
 
+-- Many events of times in which statistics know of none: comparing each with each would take minutes.
+CREATE TABLE tock (id int PRIMARY KEY, at timestamptz, value int) WITH (autovacuum_enabled = false);
+INSERT INTO tock SELECT n, '2024-01-01'::timestamptz + n * interval '1 s', 1 FROM generate_series(1, 10000) n;
+ANALYZE tock;
+SELECT detect.create_stream('tock', server => '', event_time => 'at');
+SELECT detect.create_rollup('tocks', 'SELECT id % 7 AS kind, count(*) AS n, sum(60 / value) AS s FROM tock GROUP BY 1');
+SELECT detect.wait_for_rollup('tocks');
+INSERT INTO detect_staging.tock SELECT 10000 + n, '2024-06-01'::timestamptz + n * interval '1 ms', n % 40000 FROM generate_series(1, 40000) n;
+SELECT detect.wait_for('tock');
+SELECT state, error, events_missed > 10000 AS misses_many FROM detect.stat_rollup WHERE rollup = 'tocks';
+DELETE FROM tock WHERE value = 0;
+SELECT detect.retry_rollup('tocks');
+SELECT detect.wait_for_rollup('tocks', '1 min');
+SELECT regress.differences('tocks', 'SELECT id % 7 AS kind, count(*) AS n, sum(60 / value) AS s FROM tock GROUP BY 1');
+
 -- who may ask
 SET SESSION AUTHORIZATION regress_failure_places;
 SELECT detect.retry_rollup('ticks');

@@ -22,6 +22,7 @@
 #include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -305,11 +306,25 @@ read_day(const ReadStep *step, HeapTuple row, TupleDesc tupdesc)
 	SPI_freetuptable(SPI_tuptable);
 }
 
+/* Have events found by a hash of their identities until the nest level of settings ends:
+ * statistics often know of none in a range of time that has just begun, and one by one
+ * thousands are compared with thousands. */
+static int
+begin_hash_joins(void)
+{
+	int nest_level = NewGUCNestLevel();
+
+	(void) set_config_option("enable_nestloop", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+							 true, 0, false);
+	return nest_level;
+}
+
 /* Read the missed events of the next batches. */
 static void
 read_step(void *arg)
 {
 	ReadStep *step = (ReadStep *) arg;
+	int nest_level = begin_hash_joins();
 	Oid types[2] = {INT4OID, INT8OID};
 	Datum values[2];
 	SPITupleTable *days;
@@ -331,6 +346,7 @@ read_step(void *arg)
 			read_day(step, days->vals[i], days->tupdesc);
 	}
 	SPI_finish();
+	AtEOXact_GUC(true, nest_level);
 }
 
 /*
