@@ -6,8 +6,8 @@
  * What a batch costs of itself, and each version of a row that it leaves behind,
  * is shared by more events when the next round has more.  So the consumer lingers
  * until about ENOUGH_ROWS have come, and one more for each partition, whose
- * progress is looked at and written; but not for longer than half of what an event
- * may take until it is visible, 200 ms, and not while it is behind.
+ * progress is looked at and written; but not for so long that the median of
+ * freshness would come near 50 ms, and not while it is behind.
  *
  *-------------------------------------------------------------------------
  */
@@ -18,7 +18,7 @@
 #define SMALL_ROUND_ROWS 500
 #define ENOUGH_ROWS		 100
 #define LINGER_MIN_MS	 20
-#define LINGER_MAX_MS	 100
+#define LINGER_MAX_MS	 60
 
 /* Whether messages are known to be there that have not been staged; a round that
  * was cut short leaves some, though their end may not be known yet. */
