@@ -196,6 +196,7 @@ OBJS = \
 	src/rollup/gone_follow.o \
 	src/rollup/group_row.o \
 	src/rollup/implied.o \
+	src/rollup/join.o \
 	src/rollup/merge.o \
 	src/rollup/merge_plan.o \
 	src/rollup/missed.o \

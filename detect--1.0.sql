@@ -742,9 +742,8 @@ COMMENT ON EVENT TRIGGER detect_dropped IS 'clears the definitions of streams an
 CREATE FUNCTION detect._stream_owner(name text) RETURNS oid
 	LANGUAGE sql STABLE STRICT PARALLEL SAFE
 	RETURN (SELECT c.relowner FROM pg_class c
-			JOIN pg_namespace n ON n.oid = c.relnamespace
-			WHERE n.nspname = 'detect_query'
-			AND c.relname::text = name);
+			WHERE c.relnamespace = 'detect_query'::regnamespace
+			AND c.relname = CAST(_stream_owner.name AS pg_catalog.name));
 COMMENT ON FUNCTION detect._stream_owner(text) IS 'the owner of a stream or rollup';
 
 CREATE FUNCTION detect._may_see(owner oid) RETURNS boolean
@@ -1081,10 +1080,10 @@ COMMENT ON FUNCTION detect._disks() IS 'room where the server writes, for member
 CREATE VIEW detect._backlog WITH (security_barrier) AS
 	SELECT s.name AS stream, pg_get_userbyid(o.owner) AS owner, o.owner AS owner_oid,
 		   (SELECT count(*) FROM (SELECT FROM detect._edit e WHERE e.stream_id = s.stream_id LIMIT b.bound) e) AS edits,
-		   (SELECT COALESCE(sum(pg_stat_get_live_tuples(c.oid)), 0)::bigint FROM pg_class c
-			WHERE c.oid = to_regclass(format('detect_staging.%I', s.name))
-			OR c.relnamespace = 'detect'::regnamespace AND c.relkind = 'r'
-			AND starts_with(c.relname, format('_staged_%s_', s.name)) AND c.relname ~ '_\d+$') AS staged_rows,
+		   (SELECT COALESCE(sum(pg_stat_get_live_tuples(t.relation)), 0)::bigint FROM (
+				SELECT to_regclass(format('detect_staging.%I', s.name)) AS relation
+				UNION ALL SELECT to_regclass(format('detect._staged_%s_%s', s.stream_id, n))
+				FROM generate_series(0, s.consumers) n) t) AS staged_rows,
 		   d.letters, d.sqlstates, b.bound
 	FROM detect._stream s
 	CROSS JOIN LATERAL (SELECT detect._stream_owner(s.name) AS owner) o
@@ -1092,7 +1091,7 @@ CREATE VIEW detect._backlog WITH (security_barrier) AS
 	CROSS JOIN LATERAL (
 		SELECT count(*) AS letters, string_agg(DISTINCT l.sqlstate, ', ') AS sqlstates
 		FROM (SELECT l.sqlstate FROM detect._dead_letter l
-			  WHERE l.stream_id = s.stream_id AND l.recorded_at > clock_timestamp() - interval '1 hour'
+			  WHERE l.stream_id = s.stream_id AND l.recorded_at > now() - interval '1 hour'
 			  LIMIT 10000) l) d
 	WHERE detect._may_see(o.owner);
 COMMENT ON VIEW detect._backlog IS 'what waits for each stream, and what was refused within the last hour';

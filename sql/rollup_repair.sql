@@ -272,7 +272,22 @@ SELECT repairs, repair_error, remedy FROM detect.stat_rollup WHERE rollup = 'per
 
 SELECT verb, object, detail FROM detect.history WHERE verb = 'rebuild_rollup' AND caller = 'regress_repair' AND object IN ('districts', 'per_minute') ORDER BY at, object;
 
+-- times of which statistics know nothing, and a joined table without an index: each event with each row would take minutes
 SET client_min_messages = warning;
+CREATE TABLE visit (id int PRIMARY KEY, at timestamptz, place int) WITH (autovacuum_enabled = false);
+CREATE TABLE quarter AS SELECT n AS place, 'district ' || n % 5 AS name FROM generate_series(1, 6000) n;
+INSERT INTO visit SELECT n, '2024-01-01Z'::timestamptz + n * interval '1 s', n FROM generate_series(1, 10000) n;
+ANALYZE visit, quarter;
+SELECT detect.create_stream('visit', server => '', event_time => 'at');
+SELECT detect.create_rollup('visits', $$ SELECT date_trunc('day', at, 'UTC') AS day, d.name, count(*) AS n FROM visit JOIN quarter d USING (place) GROUP BY 1, 2 $$);
+INSERT INTO detect_staging.visit SELECT 10000 + n, '2024-06-01Z'::timestamptz + n * interval '1 s', n % 6000 FROM generate_series(1, 300000) n;
+SELECT detect.wait_for('visit');
+SELECT detect.wait_for_rollup('visits');
+SELECT detect.rebuild_rollup('visits', '2024-06-01Z', '2024-06-05Z');
+SELECT detect.wait_for_rollup('visits', '30 s');
+SELECT regress.differences('visits', $$ SELECT date_trunc('day', at, 'UTC') AS day, d.name, count(*) AS n FROM visit JOIN quarter d USING (place) GROUP BY 1, 2 $$);
+DROP TABLE visit CASCADE;
+
 DROP TABLE item CASCADE;
 RESET SESSION AUTHORIZATION;
 SELECT count(*) FROM detect._repair;

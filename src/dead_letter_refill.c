@@ -20,6 +20,7 @@
 #include "ingest/kafka.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
@@ -124,14 +125,18 @@ write_messages(Refill *refill)
 	types[1 + REFILL_COLUMNS] = TEXTOID;
 	values[1 + REFILL_COLUMNS] = CStringGetTextDatum(refill->server);
 	SPI_connect();
+	/* each message looks its letters up by itself */
 	catalog_execute(
 		"UPDATE detect._dead_letter d SET payload = m.payload, "
 		"payload_bytes = octet_length(m.payload), kafka_key = m.key, "
 		"kafka_headers = m.headers::jsonb, is_whole = true "
+		"FROM (SELECT payload, key, headers, unnest(ARRAY(SELECT l.ctid FROM detect._dead_letter l "
+		"WHERE l.stream_id = $1 AND l.kafka_server = $8 AND l.kafka_topic = u.topic "
+		"AND l.kafka_partition = u.partition AND l.kafka_offset = u.position AND NOT l.is_whole "
+		"ORDER BY l.element)) AS letter "
 		"FROM unnest($2, $3, $4, $5, $6, $7) "
-		"AS m (topic, partition, position, payload, key, headers) "
-		"WHERE d.stream_id = $1 AND NOT d.is_whole AND d.kafka_server = $8 AND d.kafka_topic = m.topic "
-		"AND d.kafka_partition = m.partition AND d.kafka_offset = m.position",
+		"AS u (topic, partition, position, payload, key, headers)) m "
+		"WHERE d.ctid = m.letter",
 		2 + REFILL_COLUMNS, types, values, NULL);
 	SPI_finish();
 	refill->count = 0;
@@ -171,6 +176,19 @@ receive_message(const KafkaEvent *event, void *arg)
 		write_messages(refill);
 }
 
+/* Have letters found in the order of the index on their positions until the nest level
+ * of settings ends: where statistics say that a stream has few, which index is taken
+ * does not matter to the planner, and one would read all letters again each time. */
+static int
+begin_index_order(void)
+{
+	int nest_level = NewGUCNestLevel();
+
+	(void) set_config_option("enable_sort", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
+							 true, 0, false);
+	return nest_level;
+}
+
 /* Read the messages of all chosen letters that are not whole. */
 static void
 read_messages(const LetterChoice *choice, KafkaClient *client)
@@ -182,6 +200,7 @@ read_messages(const LetterChoice *choice, KafkaClient *client)
 	KafkaPosition *positions = palloc(POSITIONS_AT_ONCE * sizeof(KafkaPosition));
 	KafkaPosition last;
 	const KafkaPosition *after = NULL;
+	int nest_level = begin_index_order();
 	int count;
 
 	refill->stream_id = choice->stream->id;
@@ -198,6 +217,7 @@ read_messages(const LetterChoice *choice, KafkaClient *client)
 		if (refill->count > 0)
 			write_messages(refill);
 	}
+	AtEOXact_GUC(true, nest_level);
 	MemoryContextSwitchTo(old_context);
 	MemoryContextDelete(context);
 }

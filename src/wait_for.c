@@ -184,7 +184,7 @@ retries_missing(const WaitTarget *target)
 	SPI_connect();
 	missing = count_missing(target,
 							"SELECT xmin FROM detect._dead_letter WHERE stream_id = $1 "
-							"AND retry_asked_at <= $2 LIMIT 1000",
+							"AND retry_asked_at <= $2 ORDER BY dead_letter_id LIMIT 1000",
 							2, types, values);
 	SPI_finish();
 	return missing;
@@ -222,7 +222,7 @@ edits_missing(const WaitTarget *target)
 	SPI_connect();
 	missing = count_missing(target,
 							"SELECT xmin FROM detect._edit WHERE stream_id = $1 "
-							"AND edit_id <= $2 LIMIT 1000",
+							"AND edit_id <= $2 ORDER BY edit_id LIMIT 1000",
 							2, types, values);
 	if (missing == 0)
 		missing = catalog_execute("SELECT FROM detect._repair p JOIN detect._rollup r "

@@ -220,7 +220,7 @@ make_plan(const Rollup *rollup, PartialPlan *plan, const PartialSource *source)
 	MemoryContextReset(plan->context);
 	query = partial_query(rollup, source, BATCH_NAME);
 	has_states = query->hasAggs;
-	stmt = pg_plan_query(query, QUERY_TEXT, 0, NULL);
+	stmt = join_plan(query, QUERY_TEXT);
 	if (has_states)
 		stop_half_way(stmt, rollup);
 	if (source->batch == NULL)

@@ -291,6 +291,9 @@ extern void gone_forget_unused(void);
 /* in rollup/implied.c */
 extern void implied_remove(const PlannedStmt *stmt, Plan *plan);
 
+/* in rollup/join.c */
+extern PlannedStmt *join_plan(Query *query, const char *text);
+
 /* in rollup/missed.c */
 extern void missed_write(const Rollup *rollup, Tuplestorestate *events);
 extern void missed_write_chunk(const Rollup *rollup, Tuplestorestate *events);
