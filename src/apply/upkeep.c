@@ -19,6 +19,9 @@
 #define IDLE_MS			  1000
 #define TRUNCATE_RETRY_MS 20 /* of a large one that was in use */
 
+/* Looking for old groups takes a hundredth of the time at most. */
+#define EXPIRE_PAUSE_TIMES 100
+
 #define EXPIRE_AGAIN_MS	 100
 #define COMPACT_AGAIN_MS 20
 #define HISTORY_CHECK_MS 3600000
@@ -96,8 +99,11 @@ tend_retention(Applier *applier)
 		return true;
 	are_more = events_expire_rollups(applier->events);
 	stream_transaction_commit();
+	/* where the bucket does not lead their index, all groups have been read */
 	if (!are_more)
-		applier->next_expire = TimestampTzPlusMilliseconds(now, MAINTAIN_CHECK_MS);
+		applier->next_expire =
+			Max(TimestampTzPlusMilliseconds(now, MAINTAIN_CHECK_MS),
+				now + (GetCurrentTimestamp() - now) * EXPIRE_PAUSE_TIMES);
 	return are_more;
 }
 

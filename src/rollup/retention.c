@@ -75,6 +75,18 @@ retention_check(const RollupShape *shape, const Stream *stream)
 						errhint("Group by date_bin or date_trunc of the event time.")));
 }
 
+/* What groups that are older than a bucket are found by: the index on the groups, if the
+ * bucket leads it, whatever statistics say of buckets that are gone. */
+static char *
+older_groups_sql(const Rollup *rollup, int bucket, int limit)
+{
+	const char *column = quote_identifier(get_attname(rollup->state_table, bucket + 1, false));
+
+	return psprintf("SELECT ctid FROM " DETECT_STATE_SCHEMA ".%s WHERE %s < $1 %s%s LIMIT %d",
+					quote_identifier(get_rel_name(rollup->state_table)), column,
+					bucket == 0 ? "ORDER BY " : "", bucket == 0 ? column : "", limit);
+}
+
 /*
  * Whether a rollup has groups whose bucket is older than that of a time.
  */
@@ -93,11 +105,8 @@ retention_has_older(const Rollup *rollup, TimestampTz time)
 		Datum values[1] = {oldest->constvalue};
 
 		SPI_connect();
-		if (SPI_execute_with_args(
-				psprintf("SELECT FROM " DETECT_STATE_SCHEMA ".%s WHERE %s < $1 LIMIT 1",
-						 quote_identifier(get_rel_name(rollup->state_table)),
-						 quote_identifier(get_attname(rollup->state_table, bucket + 1, false))),
-				1, types, values, NULL, true, 1) != SPI_OK_SELECT)
+		if (SPI_execute_with_args(older_groups_sql(rollup, bucket, 1), 1, types, values, NULL, true,
+								  1) != SPI_OK_SELECT)
 			elog(ERROR, "could not look for old groups of rollup \"%s\"", rollup->name);
 		found = SPI_processed > 0;
 		SPI_finish();
@@ -136,16 +145,14 @@ static bool
 delete_groups(const Rollup *rollup, int bucket, const Const *oldest)
 {
 	const char *table = quote_identifier(get_rel_name(rollup->state_table));
-	const char *column = quote_identifier(get_attname(rollup->state_table, bucket + 1, false));
 	Oid types[1] = {oldest->consttype};
 	Datum values[1] = {oldest->constvalue};
 	int64 deleted;
 
 	SPI_connect();
 	if (SPI_execute_with_args(
-			psprintf("DELETE FROM " DETECT_STATE_SCHEMA ".%s WHERE ctid = ANY (ARRAY("
-					 "SELECT ctid FROM " DETECT_STATE_SCHEMA ".%s WHERE %s < $1 LIMIT %d))",
-					 table, table, column, CHUNK_GROUPS),
+			psprintf("DELETE FROM " DETECT_STATE_SCHEMA ".%s WHERE ctid = ANY (ARRAY(%s))", table,
+					 older_groups_sql(rollup, bucket, CHUNK_GROUPS)),
 			1, types, values, NULL, false, 0) != SPI_OK_DELETE)
 		elog(ERROR, "could not delete old groups of rollup \"%s\"", rollup->name);
 	deleted = (int64) SPI_processed;
