@@ -24,13 +24,14 @@ my %conflicts = (
 		my ($events) = @_;
 		return (hold => "LOCK TABLE $events IN SHARE MODE", harm => $until_gone);
 	},
-	# 40P01: the rival looks for a deadlock so late that the applier is chosen
+	# 40P01: the rival looks for a deadlock so late that the applier is chosen; one that
+	# has looked before the rival came looks no more, and the rival gives up
 	crossed => sub {
 		my ($events, $rival) = @_;
 		return (
 			trigger => "LOCK TABLE $rival IN SHARE MODE",
-			hold    => "SET LOCAL deadlock_timeout = '1h'; LOCK TABLE $rival IN EXCLUSIVE MODE",
-			harm    => "LOCK TABLE $events IN SHARE MODE;");
+			hold    => "SET LOCAL deadlock_timeout = '1h'; LOCK TABLE $rival IN EXCLUSIVE MODE; SET LOCAL lock_timeout = '5s'",
+			harm    => "BEGIN LOCK TABLE $events IN SHARE MODE; EXCEPTION WHEN lock_not_available THEN waiter := NULL; END;");
 	},
 	# 40001: who waits for a row that then is in another partition
 	moved => sub {
@@ -105,7 +106,7 @@ sub meet
 			END LOOP;
 			IF waiter IS NOT NULL THEN
 				$conflict{harm}
-				UPDATE met SET times = 1;
+				UPDATE met SET times = 1 WHERE waiter IS NOT NULL;
 			END IF;
 		END \$\$;
 		TABLE met;
