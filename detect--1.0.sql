@@ -974,6 +974,8 @@ CREATE VIEW detect.stat_rollup WITH (security_barrier) AS
 		   COALESCE(r.error, CASE WHEN f.is_foreign THEN format(
 			   'states of rollup "%s" were serialized by PostgreSQL %s', r.name, r.server_major) END) AS error,
 		   CASE WHEN f.is_foreign THEN format('SELECT detect.rebuild_rollup(%L)', r.name)
+				WHEN r.error LIKE 'the state table of rollup % is not logged'
+				THEN format('ALTER TABLE detect_state.%I SET LOGGED; SELECT detect.retry_rollup(%L) -- rebuild_rollup if the server has crashed since', r.name, r.name)
 				WHEN r.state = 'failed' OR p.repair_error IS NOT NULL AND p.refused_from IS NULL
 				THEN format('SELECT detect.retry_rollup(%L) -- once the cause is removed', r.name)
 				WHEN p.refused_from IS NOT NULL

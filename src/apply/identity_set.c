@@ -179,7 +179,7 @@ find_empty(const IdentitySet *set, uint64 at)
 void
 identity_set_expect(IdentitySet *set, int64 count)
 {
-	uint64 nhomes = count * 100 / MAX_FULL_PERCENT;
+	uint64 nhomes = count * 100 / MAX_FULL_PERCENT + 1;
 
 	if (nhomes > set->nhomes)
 		grow(set, nhomes);
