@@ -19,8 +19,8 @@
  * where it was; whoever fills the chunk then forgets what was written down for it.
  *
  * Merging many groups takes long, too.  Where buckets are in order, chunks end with
- * buckets: no batch has events of the groups of such a chunk, which are merged
- * before the locks of step 3.  Else a chunk has no more events than are merged in
+ * buckets: no batch has events of the groups of such a chunk, which are merged, with
+ * what was written down by then, before the locks of step 3.  Else a chunk has no more events than are merged in
  * MERGE_MS.
  *
  * Any error leaves the chunk to the applier, which meets it again if it lasts, and
@@ -240,7 +240,12 @@ merge_chunk(Chunk *chunk)
 	instr_time since;
 
 	if (chunk->is_apart)
+	{
 		merge_partial(chunk->rollup, chunk->partial, true);
+		/* most of it, so that little is left for the locks */
+		absorb_missed(chunk);
+	}
+	FAULT_POINT("before_chunk_lock");
 	lock_frontier(chunk->stream);
 	if (!worker_definition_holds() || !is_wanted(chunk))
 		return false;

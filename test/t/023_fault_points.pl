@@ -101,6 +101,7 @@ my %causes = (
 	after_fill_chunk        => { then => $alter },
 	after_chunk_begin       => { then => $alter },
 	after_chunk_read        => { then => $alter },
+	before_chunk_lock       => { then => $alter },
 	after_chunk_merge       => { then => $alter },
 	before_swap             => { then => $alter },
 	after_swap              => { then => $alter },

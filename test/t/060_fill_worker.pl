@@ -143,8 +143,9 @@ await("repair_error IS NOT NULL FROM detect.stat_rollup WHERE rollup = 'per_plac
 ask("SELECT detect.rebuild_rollup('per_place')");
 rollups_are_exact('batches and edits meanwhile');
 
-# chunk by chunk, with batches before the worker's snapshot, and after it
-foreach my $point ('after_chunk_begin', 'after_chunk_read')
+# chunk by chunk, with batches before the worker's snapshot, after it, and after it has
+# absorbed most of what came meanwhile
+foreach my $point ('after_chunk_begin', 'after_chunk_read', 'before_chunk_lock')
 {
 	$armed  = arm($node, "$point:wait:1:1000000");
 	$holder = hold_worker($point);
