@@ -195,8 +195,7 @@ identity_set_add(IdentitySet *set, const Identity *identity)
 	if (is_at(set, at, identity))
 		return false;
 	end = find_empty(set, at);
-	while (end == set->nplaces ||
-		   (uint64) (set->count + 1) * 100 > set->nhomes * MAX_FULL_PERCENT)
+	while (end == set->nplaces || (uint64) (set->count + 1) * 100 > set->nhomes * MAX_FULL_PERCENT)
 	{
 		grow(set, set->nhomes + (set->nhomes < LARGE_HOMES ? set->nhomes : set->nhomes / 8));
 		at = find_place(set, identity);

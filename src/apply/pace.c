@@ -45,7 +45,8 @@ pace_begin(Applier *applier)
 static double
 time_ms(const Applier *applier)
 {
-	double late_ms = Min(applier->lag_ms * LAG_SHARE, (double) detect_max_batch_ms * MAX_TIMES_LATE);
+	double late_ms =
+		Min(applier->lag_ms * LAG_SHARE, (double) detect_max_batch_ms * MAX_TIMES_LATE);
 
 	return Max(late_ms, detect_max_batch_ms);
 }

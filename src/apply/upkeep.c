@@ -101,9 +101,8 @@ tend_retention(Applier *applier)
 	stream_transaction_commit();
 	/* where the bucket does not lead their index, all groups have been read */
 	if (!are_more)
-		applier->next_expire =
-			Max(TimestampTzPlusMilliseconds(now, MAINTAIN_CHECK_MS),
-				now + (GetCurrentTimestamp() - now) * EXPIRE_PAUSE_TIMES);
+		applier->next_expire = Max(TimestampTzPlusMilliseconds(now, MAINTAIN_CHECK_MS),
+								   now + (GetCurrentTimestamp() - now) * EXPIRE_PAUSE_TIMES);
 	return are_more;
 }
 

@@ -150,10 +150,10 @@ delete_groups(const Rollup *rollup, int bucket, const Const *oldest)
 	int64 deleted;
 
 	SPI_connect();
-	if (SPI_execute_with_args(
-			psprintf("DELETE FROM " DETECT_STATE_SCHEMA ".%s WHERE ctid = ANY (ARRAY(%s))", table,
-					 older_groups_sql(rollup, bucket, CHUNK_GROUPS)),
-			1, types, values, NULL, false, 0) != SPI_OK_DELETE)
+	if (SPI_execute_with_args(psprintf("DELETE FROM " DETECT_STATE_SCHEMA
+									   ".%s WHERE ctid = ANY (ARRAY(%s))",
+									   table, older_groups_sql(rollup, bucket, CHUNK_GROUPS)),
+							  1, types, values, NULL, false, 0) != SPI_OK_DELETE)
 		elog(ERROR, "could not delete old groups of rollup \"%s\"", rollup->name);
 	deleted = (int64) SPI_processed;
 	SPI_finish();
