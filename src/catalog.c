@@ -27,6 +27,7 @@
 #include "executor/spi.h"
 #include "index_key.h"
 #include "miscadmin.h"
+#include "sql.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -143,8 +144,7 @@ execute(const char *sql, int nargs, Oid *argtypes, Datum *values, const char *nu
 
 	GetUserIdAndSecContext(&saved_user, &saved_context);
 	SetUserIdAndSecContext(catalog_owner(), saved_context | SECURITY_LOCAL_USERID_CHANGE);
-	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+	sql_set("search_path", "pg_catalog, pg_temp");
 
 	result = SPI_execute_with_args(sql, nargs, argtypes, values, nulls, read_only, 0);
 	if (result < 0)
@@ -184,10 +184,8 @@ catalog_read(const char *sql, int nargs, Oid *argtypes, Datum *values)
 void
 catalog_use_default_storage(void)
 {
-	(void) set_config_option("default_tablespace", "", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-							 true, 0, false);
-	(void) set_config_option("default_table_access_method", "heap", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+	sql_set("default_tablespace", "");
+	sql_set("default_table_access_method", "heap");
 }
 
 /*

@@ -18,6 +18,7 @@
 #include "executor/spi.h"
 #include "foreign/foreign.h"
 #include "ingest/kafka.h"
+#include "sql.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -184,8 +185,7 @@ begin_index_order(void)
 {
 	int nest_level = NewGUCNestLevel();
 
-	(void) set_config_option("enable_sort", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-							 true, 0, false);
+	sql_set("enable_sort", "off");
 	return nest_level;
 }
 

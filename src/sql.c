@@ -52,6 +52,17 @@ sql_text_error(void *arg)
 }
 
 /*
+ * Set a setting until the innermost nest level of settings ends (NewGUCNestLevel,
+ * AtEOXact_GUC).
+ */
+void
+sql_set(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+							 false);
+}
+
+/*
  * Have every name that is not PostgreSQL's own written with its schema, until
  * the nest level of settings that is returned ends (AtEOXact_GUC).
  */
@@ -60,8 +71,7 @@ sql_begin_qualified(void)
 {
 	int nest_level = NewGUCNestLevel();
 
-	(void) set_config_option("search_path", "pg_catalog", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+	sql_set("search_path", "pg_catalog");
 	return nest_level;
 }
 

@@ -138,10 +138,8 @@ make_partition(const PartitionMaker *maker, const PartitionRange *range, int loc
 	int settings = NewGUCNestLevel();
 
 	partition_check_rights(maker->table, GetUserId());
-	(void) set_config_option("lock_timeout", psprintf("%d", lock_timeout_ms), PGC_USERSET,
-							 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+	sql_set("lock_timeout", psprintf("%d", lock_timeout_ms));
+	sql_set("search_path", "pg_catalog, pg_temp");
 
 	sql_execute(psprintf("CREATE TABLE %s (LIKE %s INCLUDING DEFAULTS INCLUDING CONSTRAINTS "
 						 "INCLUDING GENERATED INCLUDING STORAGE INCLUDING COMPRESSION)%s",

@@ -19,6 +19,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
+#include "sql.h"
 #include "tcop/dest.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -198,8 +199,7 @@ query_text(const Stream *stream)
 	int nest_level = NewGUCNestLevel();
 	char *definition;
 
-	(void) set_config_option("search_path", DETECT_STAGING_SCHEMA, PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+	sql_set("search_path", DETECT_STAGING_SCHEMA);
 	definition = TextDatumGetCString(
 		DirectFunctionCall1(pg_get_viewdef, ObjectIdGetDatum(stream->query_view)));
 	AtEOXact_GUC(true, nest_level);

@@ -36,6 +36,7 @@
 #include "fault_point.h"
 #include "ingest/worker.h"
 #include "miscadmin.h"
+#include "sql.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -226,8 +227,7 @@ lock_frontier(const Stream *stream)
 {
 	int nest_level = NewGUCNestLevel();
 
-	(void) set_config_option("lock_timeout", "0", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true,
-							 0, false);
+	sql_set("lock_timeout", "0");
 	stream_lock(stream->id, AccessShareLock);
 	fill_lock(stream, AccessExclusiveLock);
 	AtEOXact_GUC(true, nest_level);

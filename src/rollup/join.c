@@ -13,6 +13,7 @@
  */
 #include "rollup/rollup.h"
 
+#include "sql.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
 
@@ -47,8 +48,7 @@ plan_other_joins(Query *query, const char *text)
 	int nest_level = NewGUCNestLevel();
 	PlannedStmt *stmt;
 
-	(void) set_config_option("enable_nestloop", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-							 true, 0, false);
+	sql_set("enable_nestloop", "off");
 	stmt = pg_plan_query(query, text, 0, NULL);
 	AtEOXact_GUC(true, nest_level);
 	return stmt;

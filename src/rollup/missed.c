@@ -21,6 +21,7 @@
 #include "catalog/pg_type.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
+#include "sql.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -314,8 +315,7 @@ begin_hash_joins(void)
 {
 	int nest_level = NewGUCNestLevel();
 
-	(void) set_config_option("enable_nestloop", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-							 true, 0, false);
+	sql_set("enable_nestloop", "off");
 	return nest_level;
 }
 

@@ -27,6 +27,7 @@
 #include "lib/ilist.h"
 #include "nodes/plannodes.h"
 #include "optimizer/planner.h"
+#include "sql.h"
 #include "storage/lmgr.h"
 #include "tcop/dest.h"
 #include "tcop/tcopprot.h"
@@ -310,8 +311,7 @@ partial_enter_time_zone(const Rollup *rollup)
 	int nest_level = NewGUCNestLevel();
 
 	if (strcmp(pg_get_timezone_name(session_timezone), rollup->time_zone) != 0)
-		(void) set_config_option("timezone", rollup->time_zone, PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_SAVE, true, 0, false);
+		sql_set("timezone", rollup->time_zone);
 	return nest_level;
 }
 

@@ -25,6 +25,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "sql.h"
 #include "tcop/dest.h"
 #include "utils/builtins.h"
 #include "utils/date.h"
@@ -298,8 +299,7 @@ compare(const Verification *verification, Relation state_table, Tuplestorestate 
 	SetTuplestoreDestReceiverParams(options.dest, result->setResult, CurrentMemoryContext, false,
 									NULL, NULL);
 
-	(void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+	sql_set("search_path", "pg_catalog, pg_temp");
 	sql = verify_sql(verification->shape, &verification->scope, state_table, RECOMPUTED_NAME);
 	SPI_connect();
 	if (SPI_register_relation(relation) != SPI_OK_REL_REGISTER ||
