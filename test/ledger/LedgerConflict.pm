@@ -3,7 +3,8 @@
 # too long, and worker slots that somebody else has.
 #
 # Nobody waits for a time.  A rival does his harm once somebody waits for him, or
-# once all is applied: a step may have nothing that meets him.
+# once all is applied: a step may have nothing that meets him.  Who builds an index
+# waits for the end of all transactions, which is no conflict.
 package LedgerConflict;
 
 use strict;
@@ -101,7 +102,7 @@ sub meet
 		BEGIN
 			LOOP
 				SELECT virtualtransaction INTO waiter FROM pg_locks
-				WHERE NOT granted AND pg_backend_pid() = ANY (pg_blocking_pids(pid)) LIMIT 1;
+				WHERE NOT granted AND locktype <> 'virtualxid' AND pg_backend_pid() = ANY (pg_blocking_pids(pid)) LIMIT 1;
 				EXIT WHEN waiter IS NOT NULL OR ($is_over);
 			END LOOP;
 			IF waiter IS NOT NULL THEN
