@@ -1082,10 +1082,8 @@ COMMENT ON FUNCTION detect._disks() IS 'room where the server writes, for member
 CREATE VIEW detect._backlog WITH (security_barrier) AS
 	SELECT s.name AS stream, pg_get_userbyid(o.owner) AS owner, o.owner AS owner_oid,
 		   (SELECT count(*) FROM (SELECT FROM detect._edit e WHERE e.stream_id = s.stream_id LIMIT b.bound) e) AS edits,
-		   (SELECT COALESCE(sum(pg_stat_get_live_tuples(t.relation)), 0)::bigint FROM (
-				SELECT to_regclass(format('detect_staging.%I', s.name)) AS relation
-				UNION ALL SELECT to_regclass(format('detect._staged_%s_%s', s.stream_id, n))
-				FROM generate_series(0, s.consumers) n) t) AS staged_rows,
+		   -- what consumers stage is bounded by them
+		   COALESCE(pg_stat_get_live_tuples(to_regclass(format('detect_staging.%I', s.name))), 0) AS staged_rows,
 		   d.letters, d.sqlstates, b.bound
 	FROM detect._stream s
 	CROSS JOIN LATERAL (SELECT detect._stream_owner(s.name) AS owner) o
