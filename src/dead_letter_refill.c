@@ -177,19 +177,10 @@ receive_message(const KafkaEvent *event, void *arg)
 		write_messages(refill);
 }
 
-/* Have letters found in the order of the index on their positions until the nest level
- * of settings ends: where statistics say that a stream has few, which index is taken
- * does not matter to the planner, and one would read all letters again each time. */
-static int
-begin_index_order(void)
-{
-	int nest_level = NewGUCNestLevel();
-
-	sql_set("enable_sort", "off");
-	return nest_level;
-}
-
-/* Read the messages of all chosen letters that are not whole. */
+/* Read the messages of all chosen letters that are not whole.  Letters are found in the
+ * order of the index on their positions: where statistics say that a stream has few,
+ * which index is taken does not matter to the planner, and one would read all letters
+ * again each time. */
 static void
 read_messages(const LetterChoice *choice, KafkaClient *client)
 {
@@ -200,7 +191,7 @@ read_messages(const LetterChoice *choice, KafkaClient *client)
 	KafkaPosition *positions = palloc(POSITIONS_AT_ONCE * sizeof(KafkaPosition));
 	KafkaPosition last;
 	const KafkaPosition *after = NULL;
-	int nest_level = begin_index_order();
+	int nest_level = sql_begin("enable_sort", "off");
 	int count;
 
 	refill->stream_id = choice->stream->id;

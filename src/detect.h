@@ -548,6 +548,7 @@ extern bool worker_definition_changed;
 extern const char *const worker_duty_names[DUTIES];
 extern PGDLLEXPORT void detect_worker_main(Datum arg);
 
+extern double elapsed_ms(instr_time since);
 extern void step_time(Step step, instr_time *since);
 
 /* ---------------------------------------------------------------------

@@ -63,16 +63,24 @@ sql_set(const char *name, const char *value)
 }
 
 /*
- * Have every name that is not PostgreSQL's own written with its schema, until
- * the nest level of settings that is returned ends (AtEOXact_GUC).
+ * Set a setting until the nest level of settings that is returned ends (AtEOXact_GUC).
+ */
+int
+sql_begin(const char *name, const char *value)
+{
+	int nest_level = NewGUCNestLevel();
+
+	sql_set(name, value);
+	return nest_level;
+}
+
+/*
+ * The same, to have every name that is not PostgreSQL's own written with its schema.
  */
 int
 sql_begin_qualified(void)
 {
-	int nest_level = NewGUCNestLevel();
-
-	sql_set("search_path", "pg_catalog");
-	return nest_level;
+	return sql_begin("search_path", "pg_catalog");
 }
 
 /*

@@ -20,6 +20,7 @@ typedef struct SqlText
 extern void sql_execute(const char *command);
 extern void sql_text_error(void *arg);
 extern void sql_set(const char *name, const char *value);
+extern int sql_begin(const char *name, const char *value);
 extern int sql_begin_qualified(void);
 extern char *sql_dollar_quoted(const char *text);
 

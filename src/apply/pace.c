@@ -67,16 +67,12 @@ pace_elements(const Applier *applier)
 void
 pace_measure(Applier *applier, int count, instr_time since)
 {
-	instr_time elapsed;
-	double elapsed_ms;
+	double took_ms = Max(elapsed_ms(since), 0.001);
 	double allowed_ms = time_ms(applier);
 	double fitting;
 
-	INSTR_TIME_SET_CURRENT(elapsed);
-	INSTR_TIME_SUBTRACT(elapsed, since);
-	elapsed_ms = Max(INSTR_TIME_GET_MILLISEC(elapsed), 0.001);
-	if (count < pace_elements(applier) && elapsed_ms <= allowed_ms)
+	if (count < pace_elements(applier) && took_ms <= allowed_ms)
 		return;
-	fitting = Min(allowed_ms / elapsed_ms, GROWTH) * count;
+	fitting = Min(allowed_ms / took_ms, GROWTH) * count;
 	applier->pace = (int) Max(Min(fitting, INT_MAX / 2), 1);
 }

@@ -196,12 +196,10 @@ receiver_receive(TupleTableSlot *slot, DestReceiver *self)
 char *
 query_text(const Stream *stream)
 {
-	int nest_level = NewGUCNestLevel();
-	char *definition;
-
-	sql_set("search_path", DETECT_STAGING_SCHEMA);
-	definition = TextDatumGetCString(
+	int nest_level = sql_begin("search_path", DETECT_STAGING_SCHEMA);
+	char *definition = TextDatumGetCString(
 		DirectFunctionCall1(pg_get_viewdef, ObjectIdGetDatum(stream->query_view)));
+
 	AtEOXact_GUC(true, nest_level);
 	return definition;
 }

@@ -8,6 +8,19 @@
 #include "detect.h"
 
 /*
+ * Milliseconds since then.
+ */
+double
+elapsed_ms(instr_time since)
+{
+	instr_time now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	INSTR_TIME_SUBTRACT(now, since);
+	return INSTR_TIME_GET_MILLISEC(now);
+}
+
+/*
  * Add the time since then to a step of this worker, and begin to
  * measure the next one.
  */

@@ -172,12 +172,8 @@ is_usable(const Locator *locator, const Places *places)
 static void
 count_build(Locator *locator, int64 *builds, instr_time begin)
 {
-	instr_time duration;
-
-	INSTR_TIME_SET_CURRENT(duration);
-	INSTR_TIME_SUBTRACT(duration, begin);
 	(*builds)++;
-	locator->stats.build_ms += INSTR_TIME_GET_MILLISEC(duration);
+	locator->stats.build_ms += elapsed_ms(begin);
 	locator->stats.built_at = GetCurrentTimestamp();
 }
 

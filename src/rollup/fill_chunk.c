@@ -202,19 +202,6 @@ fill_has_chunks(const Stream *stream)
 }
 
 /*
- * Milliseconds since then.
- */
-double
-fill_elapsed_ms(instr_time since)
-{
-	instr_time now;
-
-	INSTR_TIME_SET_CURRENT(now);
-	INSTR_TIME_SUBTRACT(now, since);
-	return INSTR_TIME_GET_MILLISEC(now);
-}
-
-/*
  * A chunk of so many events was filled since then: the next one has as many as fit
  * into target_ms, if they are like them.
  */
@@ -222,15 +209,15 @@ void
 fill_measure_chunk(const Stream *stream, const PartialSource *chunk, int64 events, instr_time since,
 				   double target_ms)
 {
-	double elapsed_ms = fill_elapsed_ms(since);
+	double took_ms = elapsed_ms(since);
 	double read = fill_estimate_events(stream, chunk->has_from ? chunk->from : DT_NOBEGIN,
 									   chunk->has_until ? chunk->until : DT_NOEND);
 	double cost = events + Max(read - events, 0) * COST_OF_OTHER_EVENT;
 
 	/* few events say little about many, and how many were read is an estimate */
-	if (events >= chunk_events / 4 || elapsed_ms > target_ms)
+	if (events >= chunk_events / 4 || took_ms > target_ms)
 	{
-		chunk_events = Max(cost * target_ms / Max(elapsed_ms, 1), 1);
+		chunk_events = Max(cost * target_ms / Max(took_ms, 1), 1);
 		is_measured = true;
 	}
 }

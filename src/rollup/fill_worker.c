@@ -20,8 +20,8 @@
  *
  * Merging many groups takes long, too.  Where buckets are in order, chunks end with
  * buckets: no batch has events of the groups of such a chunk, which are merged, with
- * what was written down by then, before the locks of step 3.  Else a chunk has no more events than are merged in
- * MERGE_MS.
+ * what was written down by then, before the locks of step 3.  Else a chunk has no more
+ * events than are merged in MERGE_MS.
  *
  * Any error leaves the chunk to the applier, which meets it again if it lasts, and
  * knows what follows.
@@ -225,9 +225,8 @@ absorb_missed(const Chunk *chunk)
 static void
 lock_frontier(const Stream *stream)
 {
-	int nest_level = NewGUCNestLevel();
+	int nest_level = sql_begin("lock_timeout", "0");
 
-	sql_set("lock_timeout", "0");
 	stream_lock(stream->id, AccessShareLock);
 	fill_lock(stream, AccessExclusiveLock);
 	AtEOXact_GUC(true, nest_level);
@@ -254,7 +253,7 @@ merge_chunk(Chunk *chunk)
 	if (!chunk->is_apart)
 		merge_partial(chunk->rollup, chunk->partial, false);
 	absorb_missed(chunk);
-	chunk->locked_ms = fill_elapsed_ms(since);
+	chunk->locked_ms = elapsed_ms(since);
 	tuplestore_end(chunk->partial);
 	fill_write_progress(chunk->rollup, &chunk->source, chunk->rows);
 	FAULT_POINT("after_chunk_merge");

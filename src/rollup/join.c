@@ -45,11 +45,9 @@ has_plain_loop(const Plan *plan)
 static PlannedStmt *
 plan_other_joins(Query *query, const char *text)
 {
-	int nest_level = NewGUCNestLevel();
-	PlannedStmt *stmt;
+	int nest_level = sql_begin("enable_nestloop", "off");
+	PlannedStmt *stmt = pg_plan_query(query, text, 0, NULL);
 
-	sql_set("enable_nestloop", "off");
-	stmt = pg_plan_query(query, text, 0, NULL);
 	AtEOXact_GUC(true, nest_level);
 	return stmt;
 }

@@ -307,24 +307,14 @@ read_day(const ReadStep *step, HeapTuple row, TupleDesc tupdesc)
 	SPI_freetuptable(SPI_tuptable);
 }
 
-/* Have events found by a hash of their identities until the nest level of settings ends:
- * statistics often know of none in a range of time that has just begun, and one by one
- * thousands are compared with thousands. */
-static int
-begin_hash_joins(void)
-{
-	int nest_level = NewGUCNestLevel();
-
-	sql_set("enable_nestloop", "off");
-	return nest_level;
-}
-
-/* Read the missed events of the next batches. */
+/* Read the missed events of the next batches.  They are found by a hash of their
+ * identities: statistics often know of none in a range of time that has just begun, and
+ * one by one thousands are compared with thousands. */
 static void
 read_step(void *arg)
 {
 	ReadStep *step = (ReadStep *) arg;
-	int nest_level = begin_hash_joins();
+	int nest_level = sql_begin("enable_nestloop", "off");
 	Oid types[2] = {INT4OID, INT8OID};
 	Datum values[2];
 	SPITupleTable *days;

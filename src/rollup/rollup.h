@@ -276,7 +276,6 @@ extern double fill_estimate_events(const Stream *stream, TimestampTz from, Times
 extern void fill_forget_chunks(void);
 extern void fill_expect_chunk(double events);
 extern void fill_limit_chunk(double events);
-extern double fill_elapsed_ms(instr_time since);
 extern void fill_measure_chunk(const Stream *stream, const PartialSource *chunk, int64 events,
 							   instr_time since, double target_ms);
 

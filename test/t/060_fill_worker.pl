@@ -61,7 +61,7 @@ sub rollups_are_exact
 	return;
 }
 
-# Makes the rollups anew; of each the applier fills the newest chunk.
+# Makes the rollups anew; the applier fills a first chunk of next to nothing.
 sub make_rollups
 {
 	ask("SELECT detect.drop_rollup(rollup) FROM detect.rollup");
