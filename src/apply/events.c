@@ -310,7 +310,8 @@ events_end(Events *events)
 void
 events_apply(Events *events, Batch *batch, Element **candidates, int ncandidates, Dedup *dedup)
 {
-	events->apply_context = CurrentMemoryContext;
+	events->apply_context =
+		GenerationContextCreate(CurrentMemoryContext, "detect piece", ALLOCSET_DEFAULT_SIZES);
 	events->batch = batch;
 	events->candidates = candidates;
 	events->ncandidates = ncandidates;

@@ -62,6 +62,7 @@ typedef struct Writer
 	PartitionTupleRouting *routing; /* NULL: not partitioned */
 	HTAB *targets;
 	Target *last;
+	MemoryContext rows_context; /* of the rows of all targets */
 	Tuplestorestate *accepted;
 	bool fits; /* every target so far can be written to */
 } Writer;
@@ -158,12 +159,12 @@ keep_row(Writer *writer, Target *target, TupleTableSlot *row)
 	if (writer->routing == NULL && rel->rd_rel->relispartition)
 		ExecPartitionCheck(result, slot, writer->estate, true);
 
-	saved_context = MemoryContextSwitchTo(writer->estate->es_query_cxt);
 	if (target->ntuples == target->allocated)
 	{
 		target->allocated *= 2;
 		target->tuples = repalloc_huge(target->tuples, target->allocated * sizeof(HeapTuple));
 	}
+	saved_context = MemoryContextSwitchTo(writer->rows_context);
 	tuple = target->tuples[target->ntuples++] = ExecCopySlotHeapTuple(slot);
 	/* a copy of the tuple is cheaper than another one made from the row */
 	if (target->map)
@@ -247,6 +248,8 @@ begin_writer(Writer *writer, const PlannedStmt *stmt, const ModifyTable *insert)
 	control.hcxt = estate->es_query_cxt;
 	writer->targets =
 		hash_create("detect targets", 16, &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	writer->rows_context = GenerationContextCreate(estate->es_query_cxt, "detect written rows",
+												   ALLOCSET_DEFAULT_SIZES);
 	writer->estate = estate;
 	writer->state = state;
 	if (writer->root->ri_RelationDesc->rd_rel->relkind == RELKIND_PARTITIONED_TABLE)
