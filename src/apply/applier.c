@@ -39,7 +39,9 @@ applier_create(const Stream *stream, MemoryContext context)
 	applier->stream = stream;
 	applier->rate_since = GetCurrentTimestamp();
 	applier->context = AllocSetContextCreate(context, "detect applier", ALLOCSET_DEFAULT_SIZES);
-	applier->batch_context = AllocSetContextCreate(context, "detect batch", ALLOCSET_DEFAULT_SIZES);
+	/* rows by the ten thousand, which another kind would round up to powers of two */
+	applier->batch_context =
+		GenerationContextCreate(context, "detect batch", ALLOCSET_DEFAULT_SIZES);
 	applier->piece_size = INT_MAX;
 	pace_begin(applier);
 	applier->attempt = attempt_create(stream, context);
@@ -217,6 +219,12 @@ apply_once(Applier *applier, BatchSource source, int *next_look_ms)
 		applier_rewind(applier);
 		return true;
 	}
+	if (source == SOURCE_KAFKA)
+	{
+		applier->has_backlog = batch->is_cut;
+		if (batch->count > 0)
+			applier->element_bytes = batch->bytes / batch->count;
+	}
 	if (source == SOURCE_LETTERS && batch->has_locked_rows)
 		retry_rewind(applier->retry_reader);
 	/* a batch that others hold row by row is no reason to hurry */
@@ -296,6 +304,18 @@ applier_run(Applier *applier)
 	more = upkeep_run(applier, more);
 	measure_rate(applier);
 	return more;
+}
+
+/*
+ * How many elements are to be staged before the applier runs again: what one
+ * commit may apply, or none while more is staged already.
+ */
+int
+applier_wants(const Applier *applier)
+{
+	double fitting = (double) detect_max_batch_kilobytes * 1024 / Max(applier->element_bytes, 1);
+
+	return applier->has_backlog ? 0 : Max((int) Min(pace_elements(applier), fitting), 1);
 }
 
 /*

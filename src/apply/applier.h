@@ -26,6 +26,7 @@ typedef enum FailureKind
 /* in apply/applier.c */
 extern Applier *applier_create(const Stream *stream, MemoryContext context);
 extern bool applier_run(Applier *applier);
+extern int applier_wants(const Applier *applier);
 extern void applier_reload(Applier *applier);
 extern void applier_forget(Applier *applier);
 extern int applier_wait_ms(const Applier *applier);

@@ -25,6 +25,8 @@ typedef struct Lookout
 struct Applier
 {
 	const Stream *stream;
+	bool has_backlog;	/* more was staged than the last batch from Kafka took */
+	Size element_bytes; /* of the staged rows of that batch, on average */
 	MemoryContext context;
 	MemoryContext batch_context;
 	int nreaders; /* one for each writer, at least one */

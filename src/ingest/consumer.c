@@ -31,8 +31,9 @@
  * partitions when nothing has come, or after so long in a busy stream. */
 #define BUSY_MS 10000
 
-/* A consumer beside the applier stops here until the table is emptied. */
-#define STAGED_BLOCKS_LIMIT 8192
+/* A consumer beside the applier stops here, at 256 MB, until the table is emptied;
+ * then the applier waits for it, so that should not be often. */
+#define STAGED_BLOCKS_LIMIT 32768
 #define APPLIER_WAIT_MS		50
 
 /* How often partitions are looked at without news from Kafka, and how often while
@@ -40,8 +41,9 @@
 #define IDLE_WAIT_MS  5000
 #define WATCH_WAIT_MS 1000
 
-/* Messages that are staged together: with more, the applier waits for the first. */
-#define MAX_POLLED 50000
+/* Messages that are staged together: with more, the applier of another process
+ * waits for the first, and the library's memory for them grows. */
+#define MAX_POLLED 16000
 
 /*
  * The consumer of this number for a stream; it connects when it first runs.
@@ -341,7 +343,8 @@ stage_round(Consumer *consumer)
 	return rows;
 }
 
-/* Whether the applier is so far behind that it must be waited for. */
+/* Whether the applier, of another process, is so far behind that it must be
+ * waited for. */
 static bool
 must_wait_for_applier(Consumer *consumer)
 {
@@ -360,16 +363,28 @@ must_wait_for_applier(Consumer *consumer)
 }
 
 /*
- * One round: connect if need be, poll, stage.  True when there may be more to
- * do at once.
+ * The rows of the last round if it took so many messages that there are likely to
+ * be more, else 0.
+ */
+int
+consumer_rows_of_many(const Consumer *consumer)
+{
+	return consumer->rows_of_many;
+}
+
+/*
+ * One round: connect if need be, poll so many messages at most, stage them.  True
+ * when there may be more to do at once.
  */
 bool
-consumer_run(Consumer *consumer)
+consumer_run(Consumer *consumer, int wanted)
 {
 	instr_time since;
+	int at_most = Min(wanted, consumer->max_events);
 	int rows;
 	bool is_cut;
 
+	consumer->rows_of_many = 0;
 	MemoryContextReset(consumer->round_context);
 	/* what a poll that failed had taken is in nobody's hands: read it again */
 	if (consumer->is_polling)
@@ -388,6 +403,8 @@ consumer_run(Consumer *consumer)
 		return true;
 	if (consumer->nevents == 0)
 	{
+		if (at_most <= 0)
+			return false;
 		if (must_wait_for_applier(consumer))
 		{
 			consumer->linger_until =
@@ -396,7 +413,7 @@ consumer_run(Consumer *consumer)
 		}
 		INSTR_TIME_SET_CURRENT(since);
 		consumer->is_polling = true;
-		consumer->nevents = kafka_poll(consumer->client, consumer->events, consumer->max_events);
+		consumer->nevents = kafka_poll(consumer->client, consumer->events, at_most);
 		consumer->is_polling = false;
 		step_time(STEP_FETCH, &since);
 	}
@@ -421,7 +438,8 @@ consumer_run(Consumer *consumer)
 	if (!consumer->is_doubtful && broker_has_answered(consumer))
 		consumer_note_running(consumer);
 	kafka_release_messages(consumer->client);
-	is_cut = consumer->nevents == consumer->max_events;
+	is_cut = consumer->nevents == at_most;
+	consumer->rows_of_many = consumer->nevents >= at_most / 4 ? rows : 0;
 	consumer->nevents = 0;
 	if (consumer->must_assign)
 		consumer_assign(consumer);

@@ -307,6 +307,25 @@ round_open_duties(void)
 	}
 }
 
+/*
+ * Have the consumer run.  Beside an applier it stages as much as one commit may
+ * apply, if so much is there: the more a commit has, the fewer times is a group
+ * of a rollup merged.  While more than that is staged nothing is added to it.
+ */
+static bool
+round_consume(void)
+{
+	int wanted = applier ? applier_wants(applier) : INT_MAX;
+	bool more;
+
+	do
+	{
+		more = consumer_run(consumer, wanted);
+		wanted -= consumer_rows_of_many(consumer);
+	} while (applier && wanted > 0 && consumer_rows_of_many(consumer) > 0);
+	return more;
+}
+
 /* Do a bounded amount of work; whether there is more to do at once. */
 static bool
 round_work(void)
@@ -331,7 +350,7 @@ round_work(void)
 	if (applier && consumer && (failures > 0 || !consumer_is_connected(consumer)))
 		more |= applier_run(applier);
 	if (consumer)
-		more |= consumer_run(consumer);
+		more |= round_consume();
 	if (applier)
 		more |= applier_run(applier);
 	return more || watch_stale;

@@ -106,6 +106,27 @@ $session->quit;
 wait_for($node, 'city', 'plain');
 is($node->safe_psql('city', 'SELECT count(*), max(id) FROM plain'), '50|50', 'afterwards everything is applied');
 
+# ---------------------------------------------------------------------
+# One worker, and a query that is slower than Kafka
+# ---------------------------------------------------------------------
+
+my $behind = q{SELECT (SELECT sum(next_offset) FROM detect._staged_progress JOIN detect._stream USING (stream_id) WHERE name = 'slow') -
+	(SELECT sum(next_offset) FROM detect._applied_progress JOIN detect._stream USING (stream_id) WHERE name = 'slow')};
+
+$node->safe_psql('city', 'ALTER SYSTEM SET detect.max_batch_rows = 1000');
+$node->reload;
+$broker->create_topic('slow', 1);
+$broker->produce('slow', map { qq({"id": $_}) } 1 .. 10000);
+$node->safe_psql(
+	'city', q{
+	SET ROLE ops;
+	CREATE TABLE slow (id int PRIMARY KEY);
+	SELECT detect.create_stream('slow', server => 'city', 
+		query => 'SELECT id FROM batch WHERE (SELECT count(*) FROM generate_series(1, 100000) n WHERE n > id) > 0')});
+ok($node->poll_query_until('city', 'SELECT count(*) >= 1000 FROM slow'), 'a slow query gets on');
+cmp_ok($node->safe_psql('city', $behind),
+	'<=', 2 * 1000, 'and no more is staged meanwhile than two commits may apply');
+
 log_is_clean($node);
 $node->stop;
 done_testing();
