@@ -53,12 +53,12 @@ heap_rows_can_write(const ResultRelInfo *result)
 
 /*
  * Write rows that have passed the table's constraints, and their index entries.
- * The tuples are freed; tids, unless it is NULL, has room to say where each is.
- * The indexes are open.
+ * The tuples are freed; tids, unless it is NULL, has room to say where each is,
+ * and copies, unless it is NULL, gets a copy of each.  The indexes are open.
  */
 void
 heap_rows_write(ResultRelInfo *result, EState *estate, HeapTuple *tuples, int ntuples,
-				ItemPointerData *tids)
+				ItemPointerData *tids, Tuplestorestate *copies)
 {
 	Relation rel = result->ri_RelationDesc;
 	int nslots = Min(ntuples, ROWS_AT_ONCE);
@@ -75,7 +75,11 @@ heap_rows_write(ResultRelInfo *result, EState *estate, HeapTuple *tuples, int nt
 
 		CHECK_FOR_INTERRUPTS();
 		for (int i = 0; i < count; i++)
+		{
+			if (copies != NULL)
+				tuplestore_puttuple(copies, tuples[from + i]);
 			ExecStoreHeapTuple(tuples[from + i], slots[i], true);
+		}
 		table_multi_insert(rel, slots, count, GetCurrentCommandId(true), 0, bulk);
 		for (int i = 0; i < count; i++)
 		{

@@ -151,7 +151,6 @@ keep_row(Writer *writer, Target *target, TupleTableSlot *row)
 	TupleTableSlot *slot =
 		target->map ? execute_attr_map_slot(target->map->attrMap, row, target->slot) : row;
 	MemoryContext saved_context;
-	HeapTuple tuple;
 
 	slot->tts_tableOid = RelationGetRelid(rel);
 	if (RelationGetDescr(rel)->constr)
@@ -165,12 +164,10 @@ keep_row(Writer *writer, Target *target, TupleTableSlot *row)
 		target->tuples = repalloc_huge(target->tuples, target->allocated * sizeof(HeapTuple));
 	}
 	saved_context = MemoryContextSwitchTo(writer->rows_context);
-	tuple = target->tuples[target->ntuples++] = ExecCopySlotHeapTuple(slot);
-	/* a copy of the tuple is cheaper than another one made from the row */
+	target->tuples[target->ntuples++] = ExecCopySlotHeapTuple(slot);
+	/* others are copied when they are written, and freed: there is one of each */
 	if (target->map)
 		tuplestore_puttupleslot(writer->accepted, row);
-	else
-		tuplestore_puttuple(writer->accepted, tuple);
 	MemoryContextSwitchTo(saved_context);
 }
 
@@ -283,7 +280,8 @@ write_rows(Writer *writer)
 
 	hash_seq_init(&status, writer->targets);
 	while ((target = hash_seq_search(&status)) != NULL)
-		heap_rows_write(target->result, writer->estate, target->tuples, target->ntuples, NULL);
+		heap_rows_write(target->result, writer->estate, target->tuples, target->ntuples, NULL,
+						target->map ? NULL : writer->accepted);
 	MemoryContextSwitchTo(saved_context);
 	/* rollups see the rows */
 	CommandCounterIncrement();

@@ -198,7 +198,7 @@ move_to_page(CompactStep *step, BlockNumber block, HeapTuple *tuples, int ntuple
 	if (count > 0)
 	{
 		RelationSetTargetBlock(step->table, block);
-		heap_rows_write(step->result, step->estate, moved, count, NULL);
+		heap_rows_write(step->result, step->estate, moved, count, NULL, NULL);
 		step->rows += count;
 	}
 	/* who looks for room shall not come here in vain */

@@ -220,7 +220,7 @@ write_new_rows(Merge *merge)
 
 	if (rows == NULL || rows->count == 0)
 		return;
-	heap_rows_write(merge->result, merge->estate, rows->tuples, rows->count, rows->tids);
+	heap_rows_write(merge->result, merge->estate, rows->tuples, rows->count, rows->tids, NULL);
 	for (int i = 0; i < rows->count && !merge->are_new; i++)
 		group_rows_note(merge->plan->groups, rows->hashes[i], &rows->tids[i]);
 	rows->count = 0;
