@@ -94,9 +94,9 @@ CALL regress.await('SELECT FROM regress.finding', 0);
 INSERT INTO detect_staging.reading VALUES (6, now(), 'a', 0);
 SELECT detect.wait_for('reading');
 SELECT * FROM regress.finding;
+SELECT remedy FROM regress.finding \gset
 DELETE FROM reading WHERE id = 6;
 SELECT detect.wait_for('reading');
-SELECT remedy FROM regress.finding \gset
 :remedy
 ;
 SELECT detect.wait_for_rollup('kinds');
@@ -119,9 +119,9 @@ SELECT detect.drop_rollup('all_of_it');
 SELECT detect.alter_rollup('kinds', $$ SELECT date_trunc('hour', at) AS hour, count(*) AS n, sum(60 / (v - 2)) AS s FROM reading GROUP BY 1 $$);
 CALL regress.await($$ SELECT FROM regress.finding WHERE "check" = 'rollup' $$, 1);
 SELECT * FROM regress.finding;
+SELECT remedy FROM regress.finding \gset
 DELETE FROM reading WHERE v = 2;
 SELECT detect.wait_for('reading');
-SELECT remedy FROM regress.finding \gset
 :remedy
 SELECT detect.wait_for_rollup('kinds');
 CALL regress.await('SELECT FROM regress.finding', 0);

@@ -426,11 +426,12 @@ SELECT verb, object, detail FROM detect.history WHERE object IN ('small_zone_of'
 CREATE TABLE plots AS SELECT n AS plot_id, ST_MakeEnvelope(n % 300, n / 300, n % 300 + 1, n / 300 + 1, 0) AS geom FROM generate_series(0, 89999) n;
 SELECT detect.create_locator('plot_of', 'plots', key => 'plot_id');
 SET detect.locator_memory = '256MB';
-SET statement_timeout = '10ms';
+BEGIN;
+SET LOCAL statement_timeout = '10ms';
 \set VERBOSITY terse
 SELECT plot_of(5.5, 5.5);
 \set VERBOSITY default
-RESET statement_timeout;
+ROLLBACK;
 SELECT count(*) AS built FROM detect.stat_locator WHERE locator = 'plot_of' AND builds > 0;
 SELECT plot_of(5.5, 5.5);
 SELECT builds, places, from_table FROM detect.stat_locator WHERE locator = 'plot_of';

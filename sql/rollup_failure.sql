@@ -15,6 +15,11 @@ INSERT INTO rollup_failure.place SELECT n, 'district ' || n % 3 FROM generate_se
 GRANT SELECT ON rollup_failure.place TO regress_failure;
 RESET ROLE;
 
+-- what is staged together is one commit, however slow the machine is
+\o /dev/null
+ALTER SYSTEM SET detect.max_batch_time = 0;
+SELECT pg_reload_conf();
+\o
 SET SESSION AUTHORIZATION regress_failure;
 SET search_path = rollup_failure, public;
 SET timezone = 'Europe/Berlin';
@@ -78,8 +83,10 @@ SELECT sum(n) AS events FROM counts;
 SELECT count(*) AS groups, max(amount) >= 1.7e308 AS has_first FROM amounts;
 
 -- the causes are mended: one event is corrected, the other one deleted
+BEGIN;
 UPDATE reading SET amount = 0 WHERE reading_id = 1301 AND amount > 1e308;
 DELETE FROM reading WHERE reading_id = 1401 AND divisor = 0;
+COMMIT;
 SELECT detect.retry_rollup('amounts');
 SELECT detect.wait_for_rollup('amounts');
 SELECT detect.retry_rollup('quotients');
@@ -230,6 +237,10 @@ SELECT detect.retry_rollup('ticks');
 SELECT detect.retry_rollup('nothing');
 SET SESSION AUTHORIZATION DEFAULT;
 SELECT count(*) AS missed FROM detect._missed;
+\o /dev/null
+ALTER SYSTEM RESET detect.max_batch_time;
+SELECT pg_reload_conf();
+\o
 DROP SCHEMA rollup_failure CASCADE;
 SELECT count(*) FROM detect._rollup;
 DROP ROLE regress_failure, regress_failure_places;

@@ -18,6 +18,11 @@ CREATE EXTENSION hll;
 CREATE EXTENSION tdigest;
 CREATE ROLE regress_property IN ROLE detect_admin LOGIN;
 CREATE SCHEMA rollup_property AUTHORIZATION regress_property;
+-- what is staged together is one commit, however slow the machine is
+\o /dev/null
+ALTER SYSTEM SET detect.max_batch_time = 0;
+SELECT pg_reload_conf();
+\o
 SET SESSION AUTHORIZATION regress_property;
 SET search_path = rollup_property, public;
 SET timezone = 'Europe/Paris';
@@ -194,6 +199,10 @@ SELECT count(*) AS differences FROM ((TABLE hot_groups EXCEPT ALL SELECT g, coun
     UNION ALL (SELECT g, count(*), sum(hot_id), avg(hot_id) FROM hot GROUP BY g EXCEPT ALL TABLE hot_groups)) d;
 
 RESET SESSION AUTHORIZATION;
+\o /dev/null
+ALTER SYSTEM RESET detect.max_batch_time;
+SELECT pg_reload_conf();
+\o
 DROP SCHEMA rollup_property CASCADE;
 SELECT count(*) FROM detect._rollup;
 DROP ROLE regress_property;

@@ -89,7 +89,7 @@ SELECT count(*) = (SELECT count(*) FROM visit, detect.stat_rollup WHERE rollup =
 -- old events go: no rollup changes by it
 CREATE TABLE before AS SELECT * FROM hourly;
 SELECT detect.alter_stream('visit', retention => '3 days');
-CALL regress.await($$ SELECT FROM visit WHERE at < now() - interval '5 days' $$, 0);
+CALL regress.await($$ SELECT FROM visit WHERE at < now() - interval '5 days' $$, 0, '4 minutes');
 SELECT count(*) AS changed FROM ((TABLE hourly EXCEPT ALL TABLE before) UNION ALL (TABLE before EXCEPT ALL TABLE hourly)) d;
 SELECT sum(n) > (SELECT count(*) FROM visit) AS tells_more FROM hourly;
 SELECT DISTINCT name, problem FROM kept, detect.verify_rollup(name) ORDER BY name, problem;

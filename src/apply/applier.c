@@ -131,7 +131,8 @@ load(Applier *applier)
 	applier->is_loaded = true;
 	applier->may_fill = true;
 	applier->must_reload = false;
-	if (applier->stream->server == NULL)
+	/* a consumer in this process says so itself, when it has found its broker */
+	if (applier->stream->server == NULL || applier->stream->consumers > 0)
 		slot_set_state(my_slot, STREAM_RUNNING);
 	return true;
 }

@@ -269,6 +269,8 @@ detect_launcher_main(Datum arg)
 		}
 		MemoryContextSwitchTo(cycle_context);
 
+		/* an end comes before the change that forgives it */
+		(void) launch_tend_slots();
 		(void) probe_tend();
 		next_due = launch_tend_slots();
 		/* A worker's end that was just counted has asked for a probe. */

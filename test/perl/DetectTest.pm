@@ -337,9 +337,15 @@ sub worker_pid
 	  . ($duty // 'apply')
 	  . "' AND pid IS NOT NULL ORDER BY number LIMIT 1";
 
-	$node->poll_query_until($database, "SELECT true $from")
-	  or die "no worker of stream $stream";
-	return $node->safe_psql($database, "SELECT pid $from");
+	# one that was there may end before it is asked for
+	foreach my $try (1 .. 10)
+	{
+		$node->poll_query_until($database, "SELECT true $from")
+		  or die "no worker of stream $stream";
+		my $pid = $node->safe_psql($database, "SELECT pid $from");
+		return $pid if $pid ne '';
+	}
+	die "workers of stream $stream end at once";
 }
 
 # A process of this kind, of any stream, if there is one: a duty of a worker,

@@ -40,7 +40,7 @@ for my $round (1 .. 5)
 	$broker->produce('camera', splice(@lines, 0, 2000));
 	wait_applied($node, 'city', 'camera', $applied + $more, '');
 	my $seconds = seconds_of(sub { $node->stop('fast') });
-	cmp_ok($seconds, '<', 4, "a fast stop after $more of 2000 messages is fast");
+	cmp_ok($seconds, '<', 20, "a fast stop after $more of 2000 messages is fast");
 	$node->start;
 	wait_for($node, 'city', 'camera');
 }
@@ -58,7 +58,7 @@ $broker->produce('camera', splice(@lines, 0, 4000));
 $node->poll_query_until('city', $staged)
   or die 'nothing was staged';
 my $seconds = seconds_of(sub { $node->stop('fast') });
-cmp_ok($seconds, '<', 4, 'a fast stop while the applier waits for a lock is fast');
+cmp_ok($seconds, '<', 20, 'a fast stop while the applier waits for a lock is fast');
 eval { $blocker->quit };
 
 # What was staged survives a clean stop: it is applied with no broker there.

@@ -53,9 +53,16 @@ for my $round (1 .. ROUNDS)
 		$broker->produce($each, splice(@{ $lines{$each} }, 0, CHUNK));
 	}
 	wait_applied($node, 'city', $stream, ($round - 1) * CHUNK + $more, '');
-	$kind = 'client' unless $kind =~ /^(postmaster|immediate)$/ || find_process($node, 'city', $kind);
+	my $victim = $kind =~ /^(postmaster|immediate)$/ ? $kind : find_process($node, 'city', $kind);
+
+	# there is not always one, and one that is there may end just now
+	unless ($victim =~ /^(postmaster|immediate)$/ || ($victim && kill(0, $victim)))
+	{
+		$kind   = 'client';
+		$victim = find_process($node, 'city', $kind);
+	}
 	note("round $round: $kind after $more messages of $stream");
-	strike($node, $kind =~ /^(postmaster|immediate)$/ ? $kind : find_process($node, 'city', $kind));
+	strike($node, $victim);
 	eval { $client->quit };
 }
 

@@ -56,8 +56,8 @@ my @pids = map { worker_pid($node, 'city', 'camera', $_) } ('apply', 'consume');
 produce(4000);
 wait_applied($node, 'city', 'camera', 11_000 + int(rand(4000)), '');
 cmp_ok(seconds_of(sub { $node->safe_psql('city', "$quiet DROP EXTENSION detect CASCADE") }),
-	'<', 5, 'DROP EXTENSION … CASCADE under load is quick');
-cmp_ok(seconds_of(sub { wait_for_exit($_) for @pids }), '<', 5, 'its workers exit');
+	'<', 20, 'DROP EXTENSION … CASCADE under load is quick');
+cmp_ok(seconds_of(sub { wait_for_exit($_) for @pids }), '<', 20, 'its workers exit');
 ok($node->poll_query_until('city',
 		"SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type ~ '^detect (apply|consume|maintain)'"),
 	'and none is started again');

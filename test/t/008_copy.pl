@@ -38,7 +38,7 @@ sub is_paused_copy
 		qr/detect\.resume\('camera'\)/, "$what: and says what to do");
 	is( $node->safe_psql($database, 'SELECT sum(applied_offset) FROM detect.stat_partition'),
 		$applied, "$what: it has consumed nothing");
-	is($node->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE datname = '$database'"),
+	is($node->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE datname = '$database' AND backend_type ~ '^detect'"),
 		'0', "$what: nobody works in it");
 	return;
 }

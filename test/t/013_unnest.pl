@@ -19,6 +19,7 @@ my @classes = ('car', 'person', 'bus');
 my $broker  = DetectTest::Broker->start();
 my $node    = make_node('main');
 my %expected = (elements => 0, boxes => {}, duplicates => 0, dead => 0, messages => 0);
+my %elements;    # that a frame gives, by its text
 
 # A frame as a detector publishes it; what must become of its boxes is noted.
 sub frame
@@ -88,7 +89,15 @@ sub is_exact
 	return;
 }
 
-my @frames = map { frame($_) } 1 .. FRAMES;
+my @frames;
+
+foreach my $frame_id (1 .. FRAMES)
+{
+	my $before = $expected{elements};
+
+	push @frames, frame($frame_id);
+	$elements{ $frames[-1] } = $expected{elements} - $before;
+}
 
 # A detector that died has sent some of its frames, and another sends them again.
 foreach my $again (grep { /"car"/ } @frames[ 0 .. 40 ])
@@ -126,11 +135,16 @@ $node->safe_psql('city', "
 
 my @victims = ('apply', 'consume', 'immediate', 'postmaster', 'apply');
 my $share   = int(@frames / @victims);
+my $produced = 0;    # elements
 while (my $victim = shift @victims)
 {
-	$broker->produce('video', splice(@frames, 0, @victims ? $share : scalar @frames));
-	my $applied = $node->safe_psql('city', q{SELECT COALESCE(accepted, 0) FROM detect.stat_stream WHERE stream = 'video'}) || 0;
-	wait_applied($node, 'city', 'video', $applied + 1 + int(rand(1000)), '');
+	my @next    = splice(@frames, 0, @victims ? $share : scalar @frames);
+	my $pending = 0;
+
+	$pending += $elements{$_} foreach @next;
+	$broker->produce('video', @next);
+	wait_applied($node, 'city', 'video', $produced + 1 + int(rand($pending)), '');
+	$produced += $pending;
 	strike($node, $victim =~ /^(apply|consume)$/ ? worker_pid($node, 'city', 'video', $victim) : $victim);
 }
 is_exact('after all that');

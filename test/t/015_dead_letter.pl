@@ -74,6 +74,8 @@ sub letters_are
 		$kept, $what);
 }
 
+# what is staged together is one commit, however slow the machine is
+$node->append_conf('postgresql.conf', 'detect.max_batch_time = 0');
 $node->start;
 install_detect($node, 'city');
 $broker->create_topic('camera', 4);

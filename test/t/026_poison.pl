@@ -74,6 +74,8 @@ sub find_victim
 	die 'no event';
 }
 
+# what is staged together is one commit, however slow the machine is
+$node->append_conf('postgresql.conf', 'detect.max_batch_time = 0');
 $node->start;
 install_detect($node, 'city');
 # as a bug in a library of functions would, and by a signal that no sanitizer

@@ -44,7 +44,7 @@ sub log_from
 	return substr(slurp_file($node->logfile), $from);
 }
 
-$node->append_conf('postgresql.conf', "detect.batch_timeout = 500ms\nlog_error_verbosity = terse");
+$node->append_conf('postgresql.conf', "log_error_verbosity = terse");
 $node->start;
 $node->safe_psql('postgres', 'CREATE DATABASE city');
 ask(q{
@@ -360,6 +360,8 @@ foreach my $act (sort keys %refused)
 # Code that never ends
 # ---------------------------------------------------------------------
 
+$node->safe_psql('postgres', "ALTER SYSTEM SET detect.batch_timeout = '500ms'");
+$node->reload;
 ask(q{
 	SET ROLE ops;
 	CREATE TABLE city.calm (id int PRIMARY KEY);

@@ -50,7 +50,7 @@ sub fails
 		"$what: said in stat_stream") or diag(ask('SELECT state, reason, remedy FROM detect.stat_stream'));
 	note(ask('SELECT state, reason, remedy FROM detect.stat_stream'));
 	like(ask('SELECT remedy FROM detect.stat_stream'), $options{remedy} // qr/./, "$what: and what to do");
-	my ($rc, undef, $stderr) = $node->psql('city', "SET ROLE ops; SELECT * FROM detect.peek('city', 'secret', timeout => '5 s')");
+	my ($rc, undef, $stderr) = $node->psql('city', "SET ROLE ops; SELECT * FROM detect.peek('city', 'secret', timeout => '30 s')");
 	isnt($rc, 0, "$what: peek fails too");
 	like($stderr, qr/$reason/, "$what: for the same reason");
 	unlike($stderr, qr/Geheim|Falsch/, "$what: without the password");
