@@ -314,7 +314,9 @@ applier_run(Applier *applier)
 int
 applier_wants(const Applier *applier)
 {
-	double fitting = (double) detect_max_batch_kilobytes * 1024 / Max(applier->element_bytes, 1);
+	/* a little less than fits: others may be larger, and what is left over is a
+	 * commit of its own */
+	double fitting = 0.95 * detect_max_batch_kilobytes * 1024 / Max(applier->element_bytes, 1);
 
 	return applier->has_backlog ? 0 : Max((int) Min(pace_elements(applier), fitting), 1);
 }
