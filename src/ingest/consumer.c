@@ -41,9 +41,10 @@
 #define IDLE_WAIT_MS  5000
 #define WATCH_WAIT_MS 1000
 
-/* Messages that are staged together: with more, the applier of another process
- * waits for the first, and the library's memory for them grows. */
-#define MAX_POLLED 16000
+/* Messages that are staged together; fewer by a consumer beside the applier, which
+ * waits for the first. */
+#define MAX_POLLED		  50000
+#define MAX_POLLED_BESIDE 16000
 
 /*
  * The consumer of this number for a stream; it connects when it first runs.
@@ -62,7 +63,8 @@ consumer_create(const Stream *stream, int number, MemoryContext context)
 		AllocSetContextCreate(context, "detect round", ALLOCSET_DEFAULT_SIZES);
 	consumer->progress_context =
 		AllocSetContextCreate(context, "detect progress", ALLOCSET_SMALL_SIZES);
-	consumer->max_events = Min(detect_max_batch_rows, MAX_POLLED);
+	consumer->max_events =
+		Min(detect_max_batch_rows, stream->consumers > 0 ? MAX_POLLED_BESIDE : MAX_POLLED);
 	consumer->events = MemoryContextAllocHuge(context, consumer->max_events * sizeof(KafkaEvent));
 	StartTransactionCommand();
 	consumer->decoder = stream_message_decoder(stream, context, &consumer->nfields);
