@@ -69,7 +69,11 @@ is( $node->safe_psql('city', 'SELECT count(*), min(common_bytes), max(payload_by
 	join('|', ITEMS + 1, PAYLOAD_BYTES, length($large)),
 	'all items of a large message are events');
 is(worker_pid($node, 'city', 'item', 'consume'), $pid, 'from the same consumer');
-cmp_ok(peak_bytes($pid) - $peak, '<', MORE_BYTES, 'which needs the payload once, not for each item');
+SKIP:
+{
+	skip 'a checked server keeps what is freed', 1 if $ENV{DETECT_CHECK};
+	cmp_ok(peak_bytes($pid) - $peak, '<', MORE_BYTES, 'which needs the payload once, not for each item');
+}
 
 # ---------------------------------------------------------------------
 # Nothing can be applied for a while
