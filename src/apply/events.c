@@ -214,15 +214,26 @@ hand_over(Events *events, Relation rel, Tuplestorestate *accepted)
 	step_time(STEP_ROLLUP, &events->step_began);
 }
 
+/*
+ * Room for rows of the piece, which live as long as it does.
+ */
+Tuplestorestate *
+events_begin_rows(const Events *events)
+{
+	MemoryContext saved_context = MemoryContextSwitchTo(events->apply_context);
+	Tuplestorestate *rows = tuplestore_begin_heap(false, false, detect_max_batch_kilobytes * 4);
+
+	MemoryContextSwitchTo(saved_context);
+	return rows;
+}
+
 /* Write the rows that passed; false when that is a matter for the executor. */
 static bool
 write_rows(Events *events, SPIPlanPtr plan, QueryEnvironment *environment)
 {
-	MemoryContext saved_context = MemoryContextSwitchTo(events->apply_context);
 	Relation rel;
 
-	events->accepted = tuplestore_begin_heap(false, false, detect_max_batch_kilobytes * 4);
-	MemoryContextSwitchTo(saved_context);
+	events->accepted = events_begin_rows(events);
 	events->failed_at_row = true;
 	events->was_handed_over = events_write(events, plan, environment);
 	events->failed_at_row = false;

@@ -57,6 +57,7 @@ struct Events
 };
 
 /* in apply/events.c */
+extern Tuplestorestate *events_begin_rows(const Events *events);
 extern void events_insert(Events *events);
 
 /* in apply/events_seen.c */

@@ -236,10 +236,8 @@ static Tuplestorestate *
 candidates_to_rows(Events *events, Element **candidates, int ncandidates, TupleDesc desc)
 {
 	const Stream *stream = events->stream;
-	MemoryContext saved_context = MemoryContextSwitchTo(events->apply_context);
-	Tuplestorestate *rows = tuplestore_begin_heap(false, false, detect_max_batch_kilobytes * 4);
+	Tuplestorestate *rows = events_begin_rows(events);
 
-	MemoryContextSwitchTo(saved_context);
 	for (int i = 0; i < ncandidates; i++)
 	{
 		Element *element = candidates[i];
@@ -291,13 +289,10 @@ query_run(Events *events, Element **candidates, int ncandidates)
 		.pub = {receiver_receive, receiver_startup, receiver_shutdown, receiver_destroy, DestNone},
 		.events = events};
 	SPIExecuteOptions options = {.dest = &receiver.pub};
-	MemoryContext saved_context;
 	SPIPlanPtr plan;
 
 	events->nrows = 0;
-	saved_context = MemoryContextSwitchTo(events->apply_context);
-	events->rows = tuplestore_begin_heap(false, false, detect_max_batch_kilobytes * 4);
-	MemoryContextSwitchTo(saved_context);
+	events->rows = events_begin_rows(events);
 	SPI_connect();
 	plan_register_relation(stream->name, stream->staging_table, NULL, batch_rows, ncandidates);
 	plan = plan_for_rows(&events->query, events->query_sql, ncandidates);

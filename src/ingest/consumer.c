@@ -365,28 +365,19 @@ must_wait_for_applier(Consumer *consumer)
 }
 
 /*
- * The rows of the last round if it took so many messages that there are likely to
- * be more, else 0.
- */
-int
-consumer_rows_of_many(const Consumer *consumer)
-{
-	return consumer->rows_of_many;
-}
-
-/*
  * One round: connect if need be, poll so many messages at most, stage them.  True
- * when there may be more to do at once.
+ * when there may be more to do at once.  rows_of_many is how many rows were staged
+ * if there were so many messages that there are likely to be more, else 0.
  */
 bool
-consumer_run(Consumer *consumer, int wanted)
+consumer_run(Consumer *consumer, int wanted, int *rows_of_many)
 {
 	instr_time since;
 	int at_most = Min(wanted, consumer->max_events);
 	int rows;
 	bool is_cut;
 
-	consumer->rows_of_many = 0;
+	*rows_of_many = 0;
 	MemoryContextReset(consumer->round_context);
 	/* what a poll that failed had taken is in nobody's hands: read it again */
 	if (consumer->is_polling)
@@ -441,7 +432,8 @@ consumer_run(Consumer *consumer, int wanted)
 		consumer_note_running(consumer);
 	kafka_release_messages(consumer->client);
 	is_cut = consumer->nevents == at_most;
-	consumer->rows_of_many = consumer->nevents >= at_most / 4 ? rows : 0;
+	if (consumer->nevents >= at_most / 4)
+		*rows_of_many = rows;
 	consumer->nevents = 0;
 	if (consumer->must_assign)
 		consumer_assign(consumer);

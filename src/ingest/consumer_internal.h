@@ -39,7 +39,6 @@ struct Consumer
 	KafkaEvent *events;	 /* polled and not staged yet */
 	int nevents;
 	int max_events;
-	int rows_of_many;	   /* of the last round if there are likely to be more */
 	bool is_polling;	   /* or a poll has failed, and has taken messages perhaps */
 	instr_time step_began; /* the step that is being timed */
 	TimestampTz staged_at; /* the last time that there were rows */

@@ -316,13 +316,14 @@ static bool
 round_consume(void)
 {
 	int wanted = applier ? applier_wants(applier) : INT_MAX;
+	int staged;
 	bool more;
 
 	do
 	{
-		more = consumer_run(consumer, wanted);
-		wanted -= consumer_rows_of_many(consumer);
-	} while (applier && wanted > 0 && consumer_rows_of_many(consumer) > 0);
+		more = consumer_run(consumer, wanted, &staged);
+		wanted -= staged;
+	} while (applier && wanted > 0 && staged > 0);
 	return more;
 }
 
