@@ -33,6 +33,7 @@ our @EXPORT = qw(
   make_node
   make_standby
   output_of
+  past_partitions_sql
   seconds_of
   skip_without_kafka
   stream_is
@@ -346,6 +347,20 @@ sub worker_pid
 		return $pid if $pid ne '';
 	}
 	die "workers of stream $stream end at once";
+}
+
+# Of a table's partitions that are past: what to count to know how many there are,
+# and a query for how many have no valid unique index.
+sub past_partitions_sql
+{
+	my ($table) = @_;
+	my $past = "
+		FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhrelid,
+			 LATERAL (SELECT substring(pg_get_expr(p.relpartbound, p.oid) FROM 'TO \\(''([^'']+)''\\)')::timestamptz AS upto) b
+		WHERE i.inhparent = '$table'::regclass AND upto < now() - interval '1 hour'";
+
+	return ($past, "SELECT count(*) $past AND NOT EXISTS (
+		SELECT FROM pg_index x WHERE x.indrelid = p.oid AND x.indisunique AND x.indisvalid)");
 }
 
 # A process of this kind, of any stream, if there is one: a duty of a worker,

@@ -39,7 +39,9 @@ sub is_paused_copy
 	is( $node->safe_psql($database, 'SELECT sum(applied_offset) FROM detect.stat_partition'),
 		$applied, "$what: it has consumed nothing");
 	is($node->safe_psql('postgres', "SELECT count(*) FROM pg_stat_activity WHERE datname = '$database' AND backend_type ~ '^detect'"),
-		'0', "$what: nobody works in it");
+		'0', "$what: no worker is in it");
+	ok( $node->poll_query_until('postgres', "SELECT count(*) = 0 FROM pg_stat_activity WHERE datname = '$database'"),
+		"$what: nor anybody else");
 	return;
 }
 

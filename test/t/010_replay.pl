@@ -41,13 +41,7 @@ sub is_replayed
 	return;
 }
 
-# Of partitions that are past: how many, and how many have no valid unique index.
-my $past_sql = q{
-	FROM pg_inherits i JOIN pg_class p ON p.oid = i.inhrelid,
-		 LATERAL (SELECT substring(pg_get_expr(p.relpartbound, p.oid) FROM 'TO \(''([^'']+)''\)')::timestamptz AS upto) b
-	WHERE i.inhparent = 'detection'::regclass AND upto < now() - interval '1 hour'};
-my $lacks_sql = "SELECT count(*) $past_sql AND NOT EXISTS (
-	SELECT FROM pg_index x WHERE x.indrelid = p.oid AND x.indisunique AND x.indisvalid)";
+my ($past_sql, $lacks_sql) = past_partitions_sql('detection');
 
 $node->start;
 install_detect($node, 'city');

@@ -125,7 +125,7 @@ $node->safe_psql(
 	'city', q{
 	SET ROLE ops;
 	CREATE TABLE slow (id int PRIMARY KEY);
-	SELECT detect.create_stream('slow', server => 'city', 
+	SELECT detect.create_stream('slow', server => 'city',
 		query => 'SELECT id FROM batch WHERE (SELECT count(*) FROM generate_series(1, 100000) n WHERE n > id) > 0')});
 ok($node->poll_query_until('city', 'SELECT count(*) >= 1000 FROM slow'), 'a slow query gets on');
 cmp_ok($node->safe_psql('city', $behind),
