@@ -41,6 +41,7 @@
 #define DEFAULT_EVENT_RATE 10000
 #define DUPLICATE_REACH	   100000 /* how far back a duplicate may go */
 #define MAX_MESSAGE_BYTES  512
+#define NAME_BYTES		   256 /* of a topic; Kafka allows 249 */
 
 /* The town that the locations lie in; examples/city_cameras has the same. */
 #define TOWN_WEST		13.0
@@ -99,6 +100,7 @@ typedef struct Options
 	const char *topic;
 	const char *file; /* write lines here instead of producing */
 	const char *compression;
+	int topics;		   /* 0: topic is one; else names begin with it and end with a number */
 	int partitions;	   /* 0: as many as the topic has */
 	double rate;	   /* messages a second; 0: as fast as possible */
 	double event_rate; /* events a second of event time */
@@ -312,20 +314,32 @@ set_property(rd_kafka_conf_t *conf, const char *name, const char *value)
 		die("could not set %s: %s", name, error);
 }
 
-/* How many partitions the topic has; asking also creates it where the broker allows that. */
+/* The topic of message number `turn`, in a buffer of NAME_BYTES. */
+static const char *
+topic_of(int64_t turn, char *name)
+{
+	if (options.topics == 0)
+		return options.topic;
+	snprintf(name, NAME_BYTES, "%s%lld", options.topic, (long long) (turn % options.topics));
+	return name;
+}
+
+/* How many partitions the (first) topic has; asking also creates it where the broker allows
+ * that. */
 static int
 count_partitions(rd_kafka_t *kafka)
 {
-	rd_kafka_topic_t *topic = rd_kafka_topic_new(kafka, options.topic, NULL);
+	char name[NAME_BYTES];
+	rd_kafka_topic_t *topic = rd_kafka_topic_new(kafka, topic_of(0, name), NULL);
 	const struct rd_kafka_metadata *metadata;
 	rd_kafka_resp_err_t error;
 	int count;
 
 	error = rd_kafka_metadata(kafka, 0, topic, &metadata, TIMEOUT_MS);
 	if (error)
-		die("could not ask for topic \"%s\": %s", options.topic, rd_kafka_err2str(error));
+		die("could not ask for topic \"%s\": %s", topic_of(0, name), rd_kafka_err2str(error));
 	if (metadata->topic_cnt < 1 || metadata->topics[0].partition_cnt < 1)
-		die("topic \"%s\" does not exist", options.topic);
+		die("topic \"%s\" does not exist", topic_of(0, name));
 	count = metadata->topics[0].partition_cnt;
 	rd_kafka_metadata_destroy(metadata);
 	rd_kafka_topic_destroy(topic);
@@ -379,7 +393,8 @@ sink_open(Sink *sink)
 
 /* Sends one message; waits while the library's queue is full. */
 static void
-sink_send(Sink *sink, int32_t partition, const char *key, const char *payload, size_t bytes)
+sink_send(Sink *sink, const char *topic, int32_t partition, const char *key, const char *payload,
+		  size_t bytes)
 {
 	rd_kafka_resp_err_t error;
 
@@ -392,7 +407,7 @@ sink_send(Sink *sink, int32_t partition, const char *key, const char *payload, s
 	}
 	for (;;)
 	{
-		error = rd_kafka_producev(sink->kafka, RD_KAFKA_V_TOPIC(options.topic),
+		error = rd_kafka_producev(sink->kafka, RD_KAFKA_V_TOPIC(topic),
 								  RD_KAFKA_V_PARTITION(partition), RD_KAFKA_V_KEY(key, strlen(key)),
 								  RD_KAFKA_V_VALUE((void *) payload, bytes),
 								  RD_KAFKA_V_MSGFLAGS(RD_KAFKA_MSG_F_COPY), RD_KAFKA_V_END);
@@ -410,6 +425,7 @@ send_event(Sink *sink, int64_t turn, int64_t event, BrokenKind broken)
 {
 	char payload[MAX_MESSAGE_BYTES];
 	char key[64];
+	char topic[NAME_BYTES];
 	size_t bytes = format_event(payload, event, broken);
 	int32_t partition = (int32_t) (draw(turn, DRAW_PARTITION) % (uint64_t) sink->partitions);
 
@@ -417,7 +433,7 @@ send_event(Sink *sink, int64_t turn, int64_t event, BrokenKind broken)
 		snprintf(key, sizeof(key), "%lld", (long long) (options.first_oid + event));
 	else
 		snprintf(key, sizeof(key), "broken-%s", broken_names[broken]);
-	sink_send(sink, partition, key, payload, bytes);
+	sink_send(sink, topic_of(turn, topic), partition, key, payload, bytes);
 }
 
 /*
@@ -614,6 +630,7 @@ static void __attribute__((noreturn)) usage(int status)
 		  "       generator --file PATH [option…]\n"
 		  "  --rate R           messages a second (0: as fast as possible)\n"
 		  "  --count N, --seconds S   when to stop (else: at SIGINT or SIGTERM)\n"
+		  "  --topics N         write to N topics in turn, whose names are that of --topic and 0 … N-1\n"
 		  "  --partitions N     write to partitions 0 … N-1 (else: to all of the topic)\n"
 		  "  --duplicates F     share of messages that repeat an earlier one\n"
 		  "  --late F           share of events that are 1 to 3 hours late\n"
@@ -659,6 +676,8 @@ read_option(const char *name, const char *value)
 		options.compression = value;
 	else if (strcmp(name, "start") == 0)
 		options.start_us = parse_time(value);
+	else if (strcmp(name, "topics") == 0)
+		options.topics = (int) parse_number(name, value);
 	else if (strcmp(name, "partitions") == 0)
 		options.partitions = (int) parse_number(name, value);
 	else if (strcmp(name, "rate") == 0)
@@ -699,6 +718,7 @@ read_options(int argc, char **argv)
 										  {"file", required_argument, NULL, 0},
 										  {"compression", required_argument, NULL, 0},
 										  {"start", required_argument, NULL, 0},
+										  {"topics", required_argument, NULL, 0},
 										  {"partitions", required_argument, NULL, 0},
 										  {"rate", required_argument, NULL, 0},
 										  {"event-rate", required_argument, NULL, 0},
