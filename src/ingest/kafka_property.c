@@ -25,12 +25,18 @@ typedef struct FixedProperty
 	bool is_optional;
 } FixedProperty;
 
-/* What a server's options may override. */
+/*
+ * What a server's options may override.
+ *
+ * Of a fetch that brings a few messages the library's thread takes as much time as
+ * the worker for their rows, and a producer that lingers for 5 ms would cause 200 a
+ * second.  So brokers hold a fetch until it is worth while, but for 100 ms at most.
+ */
 static const FixedProperty default_properties[] = {
-	{"fetch.error.backoff.ms", "100", false},	   {"fetch.max.bytes", "8388608", false},
-	{"fetch.message.max.bytes", "1048576", false}, {"fetch.queue.backoff.ms", "10", true},
-	{"fetch.wait.max.ms", "500", false},		   {"queued.max.messages.kbytes", "16384", false},
-	{"reconnect.backoff.max.ms", "3000", false},
+	{"fetch.error.backoff.ms", "100", false},		{"fetch.max.bytes", "8388608", false},
+	{"fetch.message.max.bytes", "1048576", false},	{"fetch.min.bytes", "32768", false},
+	{"fetch.queue.backoff.ms", "10", true},			{"fetch.wait.max.ms", "100", false},
+	{"queued.max.messages.kbytes", "16384", false}, {"reconnect.backoff.max.ms", "3000", false},
 };
 
 /* What nothing may override: the promises of the pipeline rest on these. */

@@ -4,10 +4,12 @@
  *	  How long a consumer lets messages arrive after a small round.
  *
  * What a batch costs of itself, and each version of a row that it leaves behind,
- * is shared by more events when the next round has more.  So the consumer lingers
- * until about ENOUGH_ROWS have come, and one more for each partition, whose
- * progress is looked at and written; but not for so long that the median of
- * freshness would come near 50 ms, and not while it is behind.
+ * is shared by more events when the next round has more.  A broker that holds its
+ * messages until they are worth a fetch does most of that; but several brokers
+ * answer one after another, and many partitions make many bytes of few messages.  So
+ * the consumer lingers until about ENOUGH_ROWS have come, and some for each
+ * partition, whose progress is looked at and written; but for less time than a broker
+ * may hold a fetch, and not while it is behind.
  *
  *-------------------------------------------------------------------------
  */
@@ -17,8 +19,9 @@
 
 #define SMALL_ROUND_ROWS 500
 #define ENOUGH_ROWS		 100
+#define PARTITION_ROWS	 4
 #define LINGER_MIN_MS	 20
-#define LINGER_MAX_MS	 60
+#define LINGER_MAX_MS	 80
 
 /* Whether messages are known to be there that have not been staged; a round that
  * was cut short leaves some, though their end may not be known yet. */
@@ -48,13 +51,14 @@ consumer_linger(Consumer *consumer, int rows, bool is_cut)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	int partitions = list_length(consumer->progresses);
+	int enough = ENOUGH_ROWS + PARTITION_ROWS * partitions;
 	double wait_ms = LINGER_MIN_MS;
 
 	if (rows >= SMALL_ROUND_ROWS + partitions || is_behind(consumer, is_cut))
 		return false;
 	if (rows > 0)
 	{
-		wait_ms = (now - consumer->staged_at) / 1000.0 / rows * (ENOUGH_ROWS + partitions);
+		wait_ms = (now - consumer->staged_at) / 1000.0 / rows * enough;
 		wait_ms = Max(Min(wait_ms, LINGER_MAX_MS), LINGER_MIN_MS);
 		consumer->staged_at = now;
 	}

@@ -40,6 +40,7 @@ static const KafkaOption kafka_options[] = {
 	{"fetch_max_bytes", "fetch.max.bytes", ON_SERVER, OPTION_NUMBER, NULL, 1000000, 2147483135},
 	{"fetch_message_max_bytes", "fetch.message.max.bytes", ON_SERVER, OPTION_NUMBER, NULL, 1024,
 	 100000000},
+	{"fetch_min_bytes", "fetch.min.bytes", ON_SERVER, OPTION_NUMBER, NULL, 1, 1048576},
 	{"fetch_wait_max_ms", "fetch.wait.max.ms", ON_SERVER, OPTION_NUMBER, NULL, 1, 5000},
 	{"queued_max_messages_kbytes", "queued.max.messages.kbytes", ON_SERVER, OPTION_NUMBER, NULL,
 	 1024, 1048576},

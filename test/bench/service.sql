@@ -45,13 +45,15 @@ LANGUAGE sql IMMUTABLE AS $$
                    FROM city.%I GROUP BY 1, 2', name)
 $$;
 
--- CPU of all workers until now, and what they have applied.
+-- CPU of all workers until now, by thread in nanoseconds, for hundredths of a second are
+-- too much of what an idle one takes; and what they have applied.
 CREATE TABLE bench.load_begun (seconds float8, events bigint);
-CREATE TABLE bench.load (what text, us_an_event float8);
+CREATE TABLE bench.load (what text, us_an_event float8, p50_ms float8, p99_ms float8);
 
 CREATE FUNCTION bench.load_now(OUT seconds float8, OUT events bigint)
 LANGUAGE sql VOLATILE AS $$
-    SELECT (SELECT sum(bench.cpu_seconds(format('/proc/%s/stat', pid))) FROM detect.stat_worker WHERE pid IS NOT NULL),
+    SELECT (SELECT sum(split_part(pg_read_file(format('/proc/%s/task/%s/schedstat', pid, task), 0, 100, true), ' ', 1)::float8) / 1e9
+            FROM detect.stat_worker, pg_ls_dir(format('/proc/%s/task', pid)) task WHERE pid IS NOT NULL),
            (SELECT coalesce(sum(accepted + duplicates + filtered + expired + dead_letters), 0)::bigint FROM detect._applied_progress)
 $$;
 
@@ -64,5 +66,6 @@ $$;
 CREATE PROCEDURE bench.end_load(what text)
 LANGUAGE sql AS $$
     INSERT INTO bench.load
-    SELECT what, (n.seconds - b.seconds) * 1e6 / nullif(n.events - b.events, 0) FROM bench.load_begun b, bench.load_now() n
+    SELECT what, (n.seconds - b.seconds) * 1e6 / nullif(n.events - b.events, 0), f.*
+    FROM bench.load_begun b, bench.load_now() n, (SELECT avg(freshness_p50_ms), max(freshness_p99_ms) FROM detect.stat_stream) f
 $$;

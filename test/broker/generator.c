@@ -630,7 +630,7 @@ static void __attribute__((noreturn)) usage(int status)
 		  "       generator --file PATH [option…]\n"
 		  "  --rate R           messages a second (0: as fast as possible)\n"
 		  "  --count N, --seconds S   when to stop (else: at SIGINT or SIGTERM)\n"
-		  "  --topics N         write to N topics in turn, whose names are that of --topic and 0 … N-1\n"
+		  "  --topics N         write to N topics in turn: NAME0, NAME1, …\n"
 		  "  --partitions N     write to partitions 0 … N-1 (else: to all of the topic)\n"
 		  "  --duplicates F     share of messages that repeat an earlier one\n"
 		  "  --late F           share of events that are 1 to 3 hours late\n"

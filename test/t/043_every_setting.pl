@@ -90,7 +90,7 @@ foreach my $row (map { [ split(/\|/) ] } split(/\n/, ask($try =~ s/NAMES/$names/
 	push @unclear, "@$row" if $state eq 'HV00D' && $message !~ /"\Q$name\E"/;
 }
 is( join(' ', sort keys %accepted),
-	'bootstrap_servers broker_address_family client_id client_rack fetch_max_bytes fetch_message_max_bytes fetch_wait_max_ms queued_max_messages_kbytes '
+	'bootstrap_servers broker_address_family client_id client_rack fetch_max_bytes fetch_message_max_bytes fetch_min_bytes fetch_wait_max_ms queued_max_messages_kbytes '
 	  . 'sasl_mechanism sasl_password sasl_username security_protocol socket_timeout_ms ssl_ca_location ssl_ca_pem ssl_certificate_location ssl_certificate_pem '
 	  . 'ssl_cipher_suites ssl_endpoint_identification_algorithm ssl_key_location ssl_key_password ssl_key_pem',
 	'options that there are, and no others');
