@@ -151,6 +151,7 @@ OBJS = \
 	src/apply/segment_follow.o \
 	src/apply/segment_probe.o \
 	src/apply/segment_read.o \
+	src/apply/staged_message.o \
 	src/apply/staged_read.o \
 	src/apply/staged_sql.o \
 	src/apply/tend.o \

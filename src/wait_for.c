@@ -56,6 +56,11 @@ find_topic_ends(WaitTarget *target, KafkaClient *client, const char *topic)
 {
 	int partitions = kafka_partition_count(client, topic, remaining_ms(target));
 
+	if (partitions == 0)
+		ereport(WARNING,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("topic \"%s\" does not exist, so that there is nothing to wait for", topic),
+				 errhint("Stream \"%s\" reads it as soon as it exists.", target->stream->name)));
 	for (int i = 0; i < partitions; i++)
 	{
 		KafkaPosition *end = palloc(sizeof(KafkaPosition));

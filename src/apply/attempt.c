@@ -46,8 +46,8 @@ element_number(const Batch *batch, const Element *element)
 		case SOURCE_KAFKA:
 			return element->offset;
 		case SOURCE_SQL:
-			return (int64) ItemPointerGetBlockNumber(&element->sql_tid) << 16 |
-				   ItemPointerGetOffsetNumber(&element->sql_tid);
+			return (int64) ItemPointerGetBlockNumber(&element->sql_row->t_self) << 16 |
+				   ItemPointerGetOffsetNumber(&element->sql_row->t_self);
 		case SOURCE_LETTERS:
 			return DatumGetInt64(element->letter->values[LETTER_ID]);
 	}
@@ -190,8 +190,8 @@ element_name(const Stream *stream, const Batch *batch, const Element *element)
 {
 	if (batch->source == SOURCE_SQL)
 		return psprintf("row (%u,%u) of \"" DETECT_STAGING_SCHEMA ".%s\"",
-						ItemPointerGetBlockNumber(&element->sql_tid),
-						ItemPointerGetOffsetNumber(&element->sql_tid), stream->name);
+						ItemPointerGetBlockNumber(&element->sql_row->t_self),
+						ItemPointerGetOffsetNumber(&element->sql_row->t_self), stream->name);
 	if (batch->source == SOURCE_LETTERS)
 		return psprintf("dead letter %lld", (long long) element_number(batch, element));
 	return psprintf("element %d of the message at offset %lld of topic \"%s\", partition %d,",

@@ -45,10 +45,9 @@ typedef struct Element
 	bool replaces_letter;  /* in the counts: of many elements only the first */
 	bool is_void;		   /* stands for a message that has no elements */
 
-	ItemPointerData sql_tid; /* of the row that SQL staged, else invalid */
-	HeapTuple staged;		 /* the whole staged row, in the batch's context */
-	HeapTuple message;		 /* the first row of its message, which has the payload */
-	Datum *values;			 /* of the staging table's columns, by attnum - 1 */
+	ItemPointerData message_tid; /* staged by a consumer: the first row of its message */
+	HeapTuple sql_row;			 /* staged by SQL: the row, in the batch's context */
+	Datum *values;				 /* of the staging table's columns, by attnum - 1 */
 	bool *nulls;
 } Element;
 
@@ -94,15 +93,21 @@ extern StagedReader *staged_reader_create(const Stream *stream, int writer, Memo
 extern bool staged_read(StagedReader *reader, Batch *batch, List *applied);
 extern void staged_read_sql(StagedReader *reader, Batch *batch, Progress *sql_progress);
 extern void staged_take_sql(const Stream *stream, Batch *batch, int from, int to);
-extern int64 staged_fingerprint(const StagedReader *reader, const Element *element);
 extern void staged_reader_rewind(StagedReader *reader);
 extern BlockNumber staged_reader_blocks(const StagedReader *reader);
+
+/* in apply/element.c */
 extern Element *batch_append(Batch *batch);
-extern Element *batch_append_staged(StagedReader *reader, Batch *batch, Progress *progress,
-									Datum *staged, bool *nulls);
-extern void element_allocate_values(const Stream *stream, Element *element);
+extern Element *batch_append_staged(const StagedReader *reader, Batch *batch, Progress *progress,
+									const Datum *staged, const bool *nulls);
+extern char *element_allocate_values(const Stream *stream, Element *element, Size more_bytes);
 extern TimestampTz element_event_time(const StagedReader *reader, const Element *element);
 extern void element_convert(StagedReader *reader, Element *element);
+
+/* in apply/staged_message.c */
+extern void
+staged_message(const Stream *stream, const Element *element, Datum *values, bool *nulls);
+extern int64 staged_fingerprint(const Stream *stream, const Element *element);
 
 /* in apply/events.c */
 extern const char *events_stage; /* where an element is, for its dead letter */

@@ -83,7 +83,6 @@ static void
 open_letters(DeadLetters *letters)
 {
 	const Stream *stream = letters->stream;
-	Oid staged = staging_table_oid(stream->id, 0);
 
 	if (letters->writer)
 		return;
@@ -99,14 +98,6 @@ open_letters(DeadLetters *letters)
 		index_open(catalog_relation("_dead_letter_element", false), AccessShareLock);
 	letters->new_ground = NIL;
 	letters->sequence = catalog_relation("_dead_letter_id", false);
-	letters->staged_desc = NULL;
-	if (OidIsValid(staged))
-	{
-		Relation rel = table_open(staged, AccessShareLock);
-
-		letters->staged_desc = CreateTupleDescCopy(RelationGetDescr(rel));
-		table_close(rel, NoLock);
-	}
 	letters->row_desc = dead_letter_row_desc(stream);
 }
 

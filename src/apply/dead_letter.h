@@ -64,9 +64,8 @@ typedef struct DeadLetters
 	Relation retry_index;
 	Relation element_index;
 	Oid sequence;
-	List *new_ground;	   /* of Progress: no letters from this transaction's elements on */
-	TupleDesc staged_desc; /* of a consumer's table; NULL without a server */
-	TupleDesc row_desc;	   /* of a row that SQL staged, as JSON shows it */
+	List *new_ground;	/* of Progress: no letters from this transaction's elements on */
+	TupleDesc row_desc; /* of a row that SQL staged, as JSON shows it */
 } DeadLetters;
 
 /* in apply/dead_letter.c */

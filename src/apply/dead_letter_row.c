@@ -81,18 +81,24 @@ sql_row_payload(DeadLetters *letters, const Element *element)
 static void
 fill_message(DeadLetters *letters, const Element *element, Datum *values, bool *nulls)
 {
-	TupleDesc desc = letters->staged_desc;
-	HeapTuple tuple = element->staged;
-	bool isnull;
+	static const struct
+	{
+		int letter;
+		int staged;
+	} same[] = {{LETTER_TIMESTAMP, STAGED_TIMESTAMP},
+				{LETTER_KEY, STAGED_KEY},
+				{LETTER_PAYLOAD, STAGED_PAYLOAD},
+				{LETTER_HEADERS, STAGED_HEADERS}};
+	Datum staged[STAGED_FIXED_COLUMNS];
+	bool staged_nulls[STAGED_FIXED_COLUMNS];
 
-	values[LETTER_TIMESTAMP] =
-		heap_getattr(tuple, STAGED_TIMESTAMP, desc, &nulls[LETTER_TIMESTAMP]);
-	values[LETTER_KEY] = heap_getattr(tuple, STAGED_KEY, desc, &nulls[LETTER_KEY]);
-	values[LETTER_PAYLOAD] =
-		heap_getattr(element->message, STAGED_PAYLOAD, desc, &nulls[LETTER_PAYLOAD]);
-	values[LETTER_HEADERS] = heap_getattr(tuple, STAGED_HEADERS, desc, &isnull);
-	nulls[LETTER_HEADERS] = isnull;
-	if (!isnull)
+	staged_message(letters->stream, element, staged, staged_nulls);
+	for (int i = 0; i < lengthof(same); i++)
+	{
+		values[same[i].letter] = staged[same[i].staged - 1];
+		nulls[same[i].letter] = staged_nulls[same[i].staged - 1];
+	}
+	if (!nulls[LETTER_HEADERS])
 		values[LETTER_HEADERS] = DirectFunctionCall1(
 			jsonb_in, CStringGetDatum(TextDatumGetCString(values[LETTER_HEADERS])));
 }

@@ -3,9 +3,9 @@
  * element.c
  *	  Elements of a batch, with the values of the stream's columns.
  *
- * Values stay in the staged row where they can; those that are staged as text
- * are converted when the element is tried, because their input functions may
- * fail.
+ * Of a staged row the columns of the stream are kept, and not the message, which is
+ * the larger part (staged_message.c).  Values that are staged as text are converted
+ * when the element is tried, because their input functions may fail.
  *
  *-------------------------------------------------------------------------
  */
@@ -13,6 +13,7 @@
 
 #include "apply/staged_read.h"
 #include "utils/builtins.h"
+#include "utils/datum.h"
 
 /*
  * Room for one more element.
@@ -23,69 +24,86 @@ batch_append(Batch *batch)
 	if (batch->count == batch->allocated)
 	{
 		batch->allocated = batch->allocated ? batch->allocated * 2 : 256;
+		/* no more than the batch may have, if no message goes beyond it */
+		if (batch->count < batch->limit)
+			batch->allocated = Min(batch->allocated, batch->limit);
 		batch->elements =
 			batch->elements
 				? repalloc_huge(batch->elements, batch->allocated * sizeof(Element))
 				: MemoryContextAllocHuge(CurrentMemoryContext, batch->allocated * sizeof(Element));
 	}
 	memset(&batch->elements[batch->count], 0, sizeof(Element));
-	ItemPointerSetInvalid(&batch->elements[batch->count].sql_tid);
 	batch->elements[batch->count].kafka_timestamp = DT_NOBEGIN;
 	batch->elements[batch->count].event_time = DT_NOBEGIN;
 	return &batch->elements[batch->count++];
 }
 
 /*
- * The values of a stream's columns from those of a staged row.  Columns staged
+ * Memory for the values of an element, all of them NULL, and for more bytes, which
+ * the result points to.
+ */
+char *
+element_allocate_values(const Stream *stream, Element *element, Size more_bytes)
+{
+	int natts = stream->natts;
+	Size bytes = MAXALIGN(natts * (sizeof(Datum) + sizeof(bool)));
+
+	element->values = palloc(bytes + more_bytes);
+	element->nulls = (bool *) (element->values + natts);
+	memset(element->values, 0, natts * sizeof(Datum));
+	memset(element->nulls, true, natts);
+	return (char *) element->values + bytes;
+}
+
+/* How many bytes the staged values of an element take beside their pointers. */
+static Size
+values_bytes(const StagedReader *reader, const Datum *staged, const bool *staged_nulls)
+{
+	Size bytes = 0;
+
+	for (int i = 0; i < reader->stream->ncolumns; i++)
+	{
+		const StagedColumn *column = &reader->columns[i];
+
+		if (column->source >= 0 && column->length != 0 && !staged_nulls[column->source])
+			bytes += MAXALIGN(datumGetSize(staged[column->source], false, column->length));
+	}
+	return bytes;
+}
+
+/*
+ * The values of a stream's columns, as copies of those of a staged row.  Columns staged
  * as text wait for element_convert(), because their input functions may fail.
  */
 static void
-element_set_values(const Stream *stream, Element *element, Datum *staged, bool *staged_nulls)
+element_set_values(const StagedReader *reader, Element *element, const Datum *staged,
+				   const bool *staged_nulls)
 {
-	int field = STAGED_FIXED_COLUMNS;
+	const Stream *stream = reader->stream;
+	char *room =
+		element_allocate_values(stream, element, values_bytes(reader, staged, staged_nulls));
 
 	for (int i = 0; i < stream->ncolumns; i++)
 	{
-		const StreamColumn *column = &stream->columns[i];
-		Datum *value = &element->values[column->attnum - 1];
-		bool *isnull = &element->nulls[column->attnum - 1];
-		int source = -1;
+		const StagedColumn *column = &reader->columns[i];
+		Datum *value = &element->values[stream->columns[i].attnum - 1];
+		bool *isnull = &element->nulls[stream->columns[i].attnum - 1];
+		Size bytes;
 
-		switch (column->source)
+		if (stream->columns[i].source == COLUMN_KAFKA_TOPIC)
 		{
-			case COLUMN_FIELD:
-				source = field++;
-				break;
-			case COLUMN_KAFKA_OFFSET:
-				source = STAGED_OFFSET - 1;
-				break;
-			case COLUMN_KAFKA_PARTITION:
-				source = STAGED_PARTITION - 1;
-				break;
-			case COLUMN_KAFKA_TIMESTAMP:
-				source = STAGED_TIMESTAMP - 1;
-				break;
-			case COLUMN_KAFKA_KEY:
-				source = STAGED_KEY - 1;
-				break;
-			case COLUMN_KAFKA_HEADERS:
-				source = STAGED_HEADERS - 1;
-				break;
-			case COLUMN_KAFKA_VALUE:
-				source = STAGED_PAYLOAD - 1;
-				break;
-			case COLUMN_KAFKA_TOPIC:
-				*value = CStringGetTextDatum(element->progress->topic);
-				*isnull = false;
-				break;
-			case COLUMN_ORDINAL:
-				break;
+			*value = CStringGetTextDatum(element->progress->topic);
+			*isnull = false;
 		}
-		if (source >= 0)
-		{
-			*value = staged[source];
-			*isnull = staged_nulls[source];
-		}
+		if (column->source < 0 || staged_nulls[column->source])
+			continue;
+		*isnull = false;
+		*value = staged[column->source];
+		if (column->length == 0)
+			continue;
+		bytes = datumGetSize(*value, false, column->length);
+		*value = PointerGetDatum(memcpy(room, DatumGetPointer(*value), bytes));
+		room += MAXALIGN(bytes);
 	}
 }
 
@@ -129,24 +147,11 @@ element_event_time(const StagedReader *reader, const Element *element)
 }
 
 /*
- * Memory for the values of an element, all of them NULL.
- */
-void
-element_allocate_values(const Stream *stream, Element *element)
-{
-	int natts = stream->natts;
-
-	element->values = palloc0(natts * (sizeof(Datum) + sizeof(bool)));
-	element->nulls = (bool *) (element->values + natts);
-	memset(element->nulls, true, natts);
-}
-
-/*
- * Add an element of these columns of a consumer's staging table.
+ * Add an element of these columns of a consumer's staging table, which are copied.
  */
 Element *
-batch_append_staged(StagedReader *reader, Batch *batch, Progress *progress, Datum *staged,
-					bool *nulls)
+batch_append_staged(const StagedReader *reader, Batch *batch, Progress *progress,
+					const Datum *staged, const bool *nulls)
 {
 	Element *element = batch_append(batch);
 
@@ -156,14 +161,13 @@ batch_append_staged(StagedReader *reader, Batch *batch, Progress *progress, Datu
 	if (!nulls[STAGED_TIMESTAMP - 1])
 		element->kafka_timestamp = DatumGetTimestampTz(staged[STAGED_TIMESTAMP - 1]);
 	element->sqlstate = DatumGetInt32(staged[STAGED_SQLSTATE - 1]);
-	element_allocate_values(reader->stream, element);
 	if (element->sqlstate != 0)
 	{
 		element->stage = "decode";
 		element->reason = TextDatumGetCString(staged[STAGED_REASON - 1]);
 		return element;
 	}
-	element_set_values(reader->stream, element, staged, nulls);
+	element_set_values(reader, element, staged, nulls);
 	element->event_time = element_event_time(reader, element);
 	return element;
 }

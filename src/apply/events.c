@@ -240,6 +240,9 @@ write_rows(Events *events, SPIPlanPtr plan, QueryEnvironment *environment)
 	if (!events->was_handed_over)
 		return false;
 	events->naccepted = events->nrows;
+	/* they are among the accepted ones now; rollups need the memory */
+	tuplestore_end(events->rows);
+	events->rows = NULL;
 	rel = table_open(events->stream->events_table, NoLock);
 	hand_over(events, rel, events->accepted);
 	table_close(rel, NoLock);

@@ -80,7 +80,7 @@ advance_progress(Applier *applier, Batch *batch, int from, int to)
 			progress_find(batch->staged_progress, progress->topic, progress->partition);
 
 		if (batch->source == SOURCE_KAFKA)
-			progress->last_fingerprint = staged_fingerprint(applier->readers[0], progress->last);
+			progress->last_fingerprint = staged_fingerprint(applier->stream, progress->last);
 		/* past control records, which are no messages */
 		if (staged && staged->last_offset == progress->last_offset && progress_is_whole(progress))
 			progress->next_offset = staged->next_offset;

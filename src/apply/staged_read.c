@@ -20,10 +20,42 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "apply/staged_read.h"
+#include "catalog/pg_type.h"
 #include "fault_point.h"
 #include "miscadmin.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
+
+/* Where the columns of a stream are found in a staged row, in the current context. */
+static StagedColumn *
+staged_columns(const Stream *stream)
+{
+	StagedColumn *columns = palloc0(Max(stream->ncolumns, 1) * sizeof(StagedColumn));
+	int field = STAGED_FIXED_COLUMNS;
+
+	for (int i = 0; i < stream->ncolumns; i++)
+	{
+		static const int sources[] = {
+			[COLUMN_KAFKA_TOPIC] = -1,
+			[COLUMN_KAFKA_PARTITION] = STAGED_PARTITION - 1,
+			[COLUMN_KAFKA_OFFSET] = STAGED_OFFSET - 1,
+			[COLUMN_KAFKA_TIMESTAMP] = STAGED_TIMESTAMP - 1,
+			[COLUMN_KAFKA_KEY] = STAGED_KEY - 1,
+			[COLUMN_KAFKA_HEADERS] = STAGED_HEADERS - 1,
+			[COLUMN_KAFKA_VALUE] = STAGED_PAYLOAD - 1,
+			[COLUMN_ORDINAL] = -1,
+		};
+		const StreamColumn *column = &stream->columns[i];
+		bool is_text = column->staged_as_text || column->source == COLUMN_KAFKA_HEADERS;
+		bool by_value;
+
+		columns[i].source = column->source == COLUMN_FIELD ? field++ : sources[column->source];
+		get_typlenbyval(is_text ? TEXTOID : column->type, &columns[i].length, &by_value);
+		if (by_value)
+			columns[i].length = 0;
+	}
+	return columns;
+}
 
 /*
  * A reader of a writer's table that starts at block 0.
@@ -38,6 +70,7 @@ staged_reader_create(const Stream *stream, int writer, MemoryContext context)
 	reader->writer = writer;
 	reader->input = palloc0(Max(stream->ncolumns, 1) * sizeof(FmgrInfo));
 	reader->typioparam = palloc0(Max(stream->ncolumns, 1) * sizeof(Oid));
+	reader->columns = staged_columns(stream);
 	for (int i = 0; i < stream->ncolumns; i++)
 	{
 		Oid function;
@@ -91,22 +124,23 @@ staged_progress(StagedReader *reader, List *applied, const Datum *staged)
 	return reader->recent;
 }
 
-/* The first row of the message that a row belongs to.  It may be applied
+/* Where the first row of the message is that a row belongs to.  It may be applied
  * already, when a worker died in the middle of the message. */
-static HeapTuple
-staged_message(StagedReader *reader, const Progress *before, HeapTuple tuple, int64 offset,
-			   int32 element)
+static ItemPointerData
+first_row_of_message(StagedReader *reader, const Progress *before, HeapTuple tuple, int64 offset,
+					 int32 element)
 {
-	if (element <= 0 || reader->message == NULL || reader->recent != before ||
+	if (element <= 0 || !ItemPointerIsValid(&reader->message_tid) || reader->recent != before ||
 		reader->message_offset != offset)
 	{
-		reader->message = tuple;
+		reader->message_tid = tuple->t_self;
 		reader->message_offset = offset;
 	}
-	return reader->message;
+	return reader->message_tid;
 }
 
-/* Make an element of a staged row; false when it does not follow the last one. */
+/* Make an element of a staged row, which need not stay; false when it does not
+ * follow the last one. */
 static bool
 append_staged_row(StagedReader *reader, Batch *batch, List *applied, HeapTuple tuple,
 				  TupleDesc tupdesc)
@@ -116,7 +150,7 @@ append_staged_row(StagedReader *reader, Batch *batch, List *applied, HeapTuple t
 	const Progress *before = reader->recent;
 	Progress *progress;
 	Element *element;
-	HeapTuple message;
+	ItemPointerData message_tid;
 	int64 offset;
 	int32 number;
 
@@ -126,7 +160,7 @@ append_staged_row(StagedReader *reader, Batch *batch, List *applied, HeapTuple t
 	progress = staged_progress(reader, applied, staged);
 	if (progress == NULL)
 		return false;
-	message = staged_message(reader, before, tuple, offset, number);
+	message_tid = first_row_of_message(reader, before, tuple, offset, number);
 	if (offset < progress->last_offset ||
 		(offset == progress->last_offset && number <= progress->last_element))
 		return true; /* applied before a restart */
@@ -140,8 +174,7 @@ append_staged_row(StagedReader *reader, Batch *batch, List *applied, HeapTuple t
 
 	element = batch_append_staged(reader, batch, progress, staged, nulls);
 	batch->bytes += tuple->t_len;
-	element->message = message;
-	element->staged = tuple;
+	element->message_tid = message_tid;
 	return true;
 }
 
@@ -193,7 +226,7 @@ read_forward(StagedReader *reader, Relation rel, Batch *batch, List *applied)
 		HeapTuple tuple;
 
 		CHECK_FOR_INTERRUPTS();
-		tuple = ExecCopySlotHeapTuple(slot);
+		tuple = ExecFetchSlotHeapTuple(slot, false, NULL);
 		batch->is_cut = batch_ends_before(reader, batch, tuple, RelationGetDescr(rel));
 		if (batch->is_cut)
 			break;
@@ -206,36 +239,6 @@ read_forward(StagedReader *reader, Relation rel, Batch *batch, List *applied)
 	table_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
 	return in_order;
-}
-
-/*
- * The fingerprint of the message that an element came with, in a transaction
- * under the stream's lock.
- */
-int64
-staged_fingerprint(const StagedReader *reader, const Element *element)
-{
-	Relation rel =
-		table_open(staging_table_oid(reader->stream->id, reader->writer), AccessShareLock);
-	TupleDesc desc = RelationGetDescr(rel);
-	const char *bytes[2] = {NULL, NULL};
-	Size nbytes[2] = {0, 0};
-
-	for (int i = 0; i < 2; i++)
-	{
-		bool isnull;
-		Datum value =
-			heap_getattr(element->message, i == 0 ? STAGED_KEY : STAGED_PAYLOAD, desc, &isnull);
-		bytea *whole;
-
-		if (isnull)
-			continue;
-		whole = DatumGetByteaPP(value);
-		bytes[i] = VARDATA_ANY(whole);
-		nbytes[i] = VARSIZE_ANY_EXHDR(whole);
-	}
-	table_close(rel, NoLock);
-	return message_fingerprint(element->kafka_timestamp, bytes[0], nbytes[0], bytes[1], nbytes[1]);
 }
 
 /* Order of staged rows: topic, partition, offset, element. */
@@ -356,7 +359,7 @@ begin_look(StagedReader *reader, List *applied)
 	ListCell *cell;
 
 	reader->recent = NULL;
-	reader->message = NULL;
+	ItemPointerSetInvalid(&reader->message_tid);
 	foreach(cell, applied)
 	{
 		Progress *progress = lfirst(cell);

@@ -11,21 +11,29 @@
 #include "apply/batch.h"
 #include "fmgr.h"
 
+/* Where a column of the stream is found in a staged row. */
+typedef struct StagedColumn
+{
+	int source;	  /* attnum - 1, or -1: nowhere */
+	int16 length; /* of its type, as pg_type has it; 0: the value is no pointer */
+} StagedColumn;
+
 /* Where the reader stands in a writer's table. */
 struct StagedReader
 {
 	const Stream *stream;
 	int writer;
-	ItemPointerData next; /* first row not read yet */
-	BlockNumber blocks;	  /* of the table when it was looked at last; 0: it was not */
-	Progress *recent;	  /* of the row before, NULL at first */
-	HeapTuple message;	  /* first row of its message, NULL at first */
+	ItemPointerData next;		 /* first row not read yet */
+	BlockNumber blocks;			 /* of the table when it was looked at last; 0: it was not */
+	Progress *recent;			 /* of the row before, NULL at first */
+	ItemPointerData message_tid; /* first row of its message, invalid at first */
 	int64 message_offset;
 	AttrNumber event_time_attnum; /* in the stream's staging table, or 0 */
 	Oid event_time_type;
 	FmgrInfo *input; /* by column: for those staged as text */
 	Oid *typioparam;
-	Datum *staged_values; /* scratch for one row, of the batch's life */
+	StagedColumn *columns; /* by column */
+	Datum *staged_values;  /* scratch for one row, of the batch's life */
 	bool *staged_nulls;
 };
 

@@ -24,15 +24,12 @@ append_sql_row(StagedReader *reader, Batch *batch, Progress *progress, TupleTabl
 {
 	Element *element = batch_append(batch);
 	HeapTuple tuple = ExecCopySlotHeapTuple(slot);
-	int natts = slot->tts_tupleDescriptor->natts;
 
 	element->progress = progress;
 	element->offset = -1;
-	element->sql_tid = slot->tts_tid;
-	element->staged = tuple;
+	element->sql_row = tuple;
 	element->is_converted = true;
-	element->values = palloc0(natts * (sizeof(Datum) + sizeof(bool)));
-	element->nulls = (bool *) (element->values + natts);
+	(void) element_allocate_values(reader->stream, element, 0);
 	heap_deform_tuple(tuple, slot->tts_tupleDescriptor, element->values, element->nulls);
 	element->event_time = element_event_time(reader, element);
 }
@@ -55,7 +52,7 @@ staged_read_sql(StagedReader *reader, Batch *batch, Progress *sql_progress)
 		if (batch->is_cut)
 			break;
 		append_sql_row(reader, batch, sql_progress, slot);
-		batch->bytes += batch->elements[batch->count - 1].staged->t_len;
+		batch->bytes += batch->elements[batch->count - 1].sql_row->t_len;
 	}
 	table_endscan(scan);
 	ExecDropSingleTupleTableSlot(slot);
@@ -71,14 +68,14 @@ is_same_version(Relation rel, Element *element, TupleTableSlot *slot)
 	bool should_free;
 	bool same;
 
-	if (!table_tuple_fetch_row_version(rel, &element->sql_tid, GetActiveSnapshot(), slot))
+	if (!table_tuple_fetch_row_version(rel, &element->sql_row->t_self, GetActiveSnapshot(), slot))
 		return false;
 	found = ExecFetchSlotHeapTuple(slot, false, &should_free);
-	same = found->t_len == element->staged->t_len &&
+	same = found->t_len == element->sql_row->t_len &&
 		   HeapTupleHeaderGetRawXmin(found->t_data) ==
-			   HeapTupleHeaderGetRawXmin(element->staged->t_data) &&
+			   HeapTupleHeaderGetRawXmin(element->sql_row->t_data) &&
 		   memcmp((char *) found->t_data + found->t_data->t_hoff,
-				  (char *) element->staged->t_data + element->staged->t_data->t_hoff,
+				  (char *) element->sql_row->t_data + element->sql_row->t_data->t_hoff,
 				  found->t_len - found->t_data->t_hoff) == 0;
 	if (should_free)
 		heap_freetuple(found);
@@ -105,7 +102,7 @@ staged_take_sql(const Stream *stream, Batch *batch, int from, int to)
 		element->is_gone = true;
 		if (!is_same_version(rel, element, slot))
 			continue;
-		result = table_tuple_delete(rel, &element->sql_tid, GetCurrentCommandId(true),
+		result = table_tuple_delete(rel, &element->sql_row->t_self, GetCurrentCommandId(true),
 									GetActiveSnapshot(), InvalidSnapshot, false, &failure, false);
 		element->is_gone = result != TM_Ok;
 		batch->has_locked_rows |= result == TM_BeingModified || result == TM_Updated;

@@ -207,6 +207,8 @@ create_camera(
 	table => 'later_detection');
 stream_is($node, 'city', 'later', 'connecting', 'topic "later" does not exist',
 	'a missing topic shows with its name');
+my (undef, undef, $warning) = $node->psql('city', q{SELECT detect.wait_for('later')});
+like($warning, qr/WARNING:  topic "later" does not exist, so that there is nothing to wait for/, 'and who waits for its stream is told');
 $broker->command('topic_error', 'later', 0);
 $broker->produce('later', camera_lines(500));
 ok($node->poll_query_until('city', 'SELECT count(*) > 0 FROM later_detection'),
