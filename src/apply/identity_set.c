@@ -1,13 +1,13 @@
 /*-------------------------------------------------------------------------
  *
  * identity_set.c
- *	  A set of identities in memory: 16 bytes each, 75 to 85 % full when large.
+ *	  A set of identities in memory: 16 bytes each, 86 to 92 % full when large.
  *
  * Open addressing with linear probing in one array, in which identities stand in
  * order (Amble and Knuth, Ordered hash tables, 1974): the home of one is where the
  * upper half of its low word lies in the range of all, so homes have the order of
  * identities.  A look-up that meets a greater one is over, which keeps it short in an
- * array that is nearly full, and the array may have any length: it grows by an eighth,
+ * array that is nearly full, and the array may have any length: it grows by a sixteenth,
  * in place and in one sequential pass.  Some places behind the last home take what is
  * pushed out.  Removal shifts what follows back instead of leaving tombstones, so that
  * the set is the same as if the identity had never been in it.
@@ -23,10 +23,10 @@
 #include "apply/identity.h"
 
 #define FIRST_HOMES		 64
-#define MAX_FULL_PERCENT 85
+#define MAX_FULL_PERCENT 92
 #define HUGE_PAGE_BYTES	 (2 * 1024 * 1024)
 
-/* Arrays with so many homes grow by an eighth, others are doubled. */
+/* Arrays with so many homes grow by a sixteenth, others are doubled. */
 #define LARGE_HOMES (1024 * 1024)
 
 /* Places behind the last home.  The array grows when one more would be needed. */
@@ -197,7 +197,7 @@ identity_set_add(IdentitySet *set, const Identity *identity)
 	end = find_empty(set, at);
 	while (end == set->nplaces || (uint64) (set->count + 1) * 100 > set->nhomes * MAX_FULL_PERCENT)
 	{
-		grow(set, set->nhomes + (set->nhomes < LARGE_HOMES ? set->nhomes : set->nhomes / 8));
+		grow(set, set->nhomes + (set->nhomes < LARGE_HOMES ? set->nhomes : set->nhomes / 16));
 		at = find_place(set, identity);
 		end = find_empty(set, at);
 	}

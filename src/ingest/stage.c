@@ -9,7 +9,9 @@
  * in the middle of a message too.
  *
  * A message of many elements has what it says of itself, payload included, in
- * memory once, however many of its rows want it.
+ * memory once, however many of its rows want it.  What rows point to is freed when
+ * they were handed over and another message begins, so that the same memory, which
+ * the processor's cache has by then, serves all rows of a round.
  *
  *-------------------------------------------------------------------------
  */
@@ -23,6 +25,7 @@
 #include "fault_point.h"
 #include "ingest/consumer_internal.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 
 /* Rows that are handed to the table at once, and about how many bytes.  These are
@@ -43,7 +46,9 @@ struct StageWriter
 	TupleDesc desc;
 	BulkInsertState bulk;
 	CommandId cid;
-	bool repeats_payload; /* a column of each element wants it */
+	MemoryContext context;		/* of a round */
+	MemoryContext rows_context; /* of what the rows collected so far point to */
+	bool repeats_payload;		/* a column of each element wants it */
 	int nslots;
 	int nrows;
 	Size bytes; /* of these rows */
@@ -81,6 +86,9 @@ stage_begin(Consumer *consumer)
 	writer->desc = CreateTupleDescCopy(RelationGetDescr(writer->rel));
 	writer->bulk = GetBulkInsertState();
 	writer->cid = GetCurrentCommandId(true);
+	writer->context = CurrentMemoryContext;
+	writer->rows_context =
+		AllocSetContextCreate(CurrentMemoryContext, "detect staged rows", ALLOCSET_DEFAULT_SIZES);
 	writer->slots = palloc0(STAGE_ROWS * sizeof(TupleTableSlot *));
 	writer->decoded = palloc(Max(consumer->nfields, 1) * sizeof(Datum));
 	writer->decoded_nulls = palloc(Max(consumer->nfields, 1) * sizeof(bool));
@@ -117,6 +125,21 @@ stage_end(StageWriter *writer)
 	FreeBulkInsertState(writer->bulk);
 	table_finish_bulk_insert(writer->rel, TABLE_INSERT_SKIP_FSM);
 	table_close(writer->rel, NoLock);
+}
+
+/* Whether the rows collected so far are to be handed over before another one. */
+static bool
+is_full(const StageWriter *writer)
+{
+	return writer->nrows == STAGE_ROWS || writer->bytes >= STAGE_BYTES;
+}
+
+/* Hand over what is collected, and go on in the middle of what is being decoded. */
+static void
+flush_and_go_on(StageWriter *writer)
+{
+	stage_flush(writer);
+	decoder_begin_batch(writer->consumer->decoder);
 }
 
 static Datum
@@ -181,14 +204,16 @@ next_row(StageWriter *writer, int32 element)
 {
 	TupleTableSlot *slot;
 
-	if (writer->nrows == STAGE_ROWS || writer->bytes >= STAGE_BYTES)
-	{
-		stage_flush(writer);
-		decoder_begin_batch(writer->consumer->decoder);
-	}
+	if (is_full(writer))
+		flush_and_go_on(writer);
 	if (writer->nrows == writer->nslots)
+	{
+		MemoryContext saved_context = MemoryContextSwitchTo(writer->context);
+
 		writer->slots[writer->nslots++] =
 			MakeTupleTableSlot(writer->desc, table_slot_callbacks(writer->rel));
+		MemoryContextSwitchTo(saved_context);
+	}
 	slot = writer->slots[writer->nrows++];
 	ExecClearTuple(slot);
 	memset(slot->tts_isnull, true, slot->tts_tupleDescriptor->natts);
@@ -254,12 +279,9 @@ stage_bad_message(StageWriter *writer, const DecodeError *error)
 	end_row(writer, slot);
 }
 
-/*
- * Stage a message: a row for each of its elements, decoded or with the reason
- * why not.  Of one that is too large the position is staged.  Returns how many.
- */
-int
-stage_message(StageWriter *writer, const KafkaEvent *event, const Progress *progress)
+/* A row for each element of a message; returns how many. */
+static int
+stage_elements(StageWriter *writer, const KafkaEvent *event, const Progress *progress)
 {
 	Decoder *decoder = writer->consumer->decoder;
 	DecodeError error = {ERRCODE_MESSAGE_TOO_LARGE, kafka_message_excess(event)};
@@ -287,5 +309,25 @@ stage_message(StageWriter *writer, const KafkaEvent *event, const Progress *prog
 		fill_decoded(writer, slot, decoded, &error);
 		end_row(writer, slot);
 	}
+	return count;
+}
+
+/*
+ * Stage a message: a row for each of its elements, decoded or with the reason
+ * why not.  Of one that is too large the position is staged.  Returns how many.
+ */
+int
+stage_message(StageWriter *writer, const KafkaEvent *event, const Progress *progress)
+{
+	MemoryContext saved_context;
+	int count;
+
+	if (is_full(writer))
+		flush_and_go_on(writer);
+	if (writer->nrows == 0)
+		MemoryContextReset(writer->rows_context);
+	saved_context = MemoryContextSwitchTo(writer->rows_context);
+	count = stage_elements(writer, event, progress);
+	MemoryContextSwitchTo(saved_context);
 	return count;
 }
