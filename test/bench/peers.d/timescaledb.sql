@@ -28,6 +28,7 @@ ALTER TABLE city.detection ADD UNIQUE (detection_oid, timestamp_detected);
            avg(confidence) AS confidence, max(timestamp_detected) AS last_seen
     FROM city.detection GROUP BY 1, 2 WITH NO DATA;
 \else
+    \warn timescaledb: this build has no continuous aggregates, its rollups are those of plain SQL
     TRUNCATE bench.items_per_minute, bench.town_per_minute;
 \endif
 
