@@ -28,6 +28,7 @@
 #include "storage/proc.h"
 #include "utils/guc.h"
 #include "utils/portal.h"
+#include "utils/snapmgr.h"
 
 #define LOCK_TIMEOUT_MS 500
 
@@ -141,7 +142,10 @@ drop_temporary(void)
 	if (!OidIsValid(schema))
 		return;
 	StartTransactionCommand();
+	/* catalogs may have values out of line */
+	PushActiveSnapshot(GetTransactionSnapshot());
 	ResetTempTableNamespace();
+	PopActiveSnapshot();
 	CommitTransactionCommand();
 }
 
