@@ -310,7 +310,7 @@ append_row(RetryReader *reader, StagedReader *staged_reader, Batch *batch, Progr
 	element->offset = -1;
 	element->letter = letter;
 	element->replaces_letter = true;
-	element_allocate_values(stream, element, 0);
+	(void) element_allocate_values(stream, element, 0);
 	if (!decoder_begin_message(reader->rows, payload, bytes, &error) ||
 		!decoder_next_element(reader->rows, reader->staged, reader->staged_nulls, &error))
 	{

@@ -20,23 +20,27 @@
 #include "fmgr.h"
 #include "utils/snapmgr.h"
 
-/* A copy of the first row of an element's message. */
-static HeapTuple
-fetch_row(const Stream *stream, const Element *element, Relation rel)
+/* Whether a staged row is of an element's message. */
+static bool
+is_of_message(const Stream *stream, const Element *element, const Datum *values)
 {
-	ItemPointerData tid = element->message_tid;
+	const Progress *progress = element->progress;
+
+	return DatumGetInt64(values[STAGED_OFFSET - 1]) == element->offset &&
+		   DatumGetInt32(values[STAGED_PARTITION - 1]) == progress->partition &&
+		   DatumGetInt16(values[STAGED_TOPIC - 1]) == stream_topic_index(stream, progress->topic);
+}
+
+/* A copy of the row at a place, NULL if there is none. */
+static HeapTuple
+fetch_row(Relation rel, ItemPointerData tid)
+{
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
 	HeapTuple tuple = NULL;
-	bool isnull;
 
 	if (table_tuple_fetch_row_version(rel, &tid, SnapshotAny, slot))
 		tuple = ExecCopySlotHeapTuple(slot);
 	ExecDropSingleTupleTableSlot(slot);
-	if (tuple == NULL || DatumGetInt64(heap_getattr(tuple, STAGED_OFFSET, RelationGetDescr(rel),
-													&isnull)) != element->offset)
-		ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-						errmsg("a staged message of stream \"%s\" is not where it was read",
-							   stream->name)));
 	return tuple;
 }
 
@@ -50,11 +54,15 @@ staged_message(const Stream *stream, const Element *element, Datum *values, bool
 	const Progress *progress = element->progress;
 	int writer = staging_writer_of(stream, progress->topic, progress->partition);
 	Relation rel = table_open(staging_table_oid(stream->id, writer), AccessShareLock);
-	HeapTuple tuple = fetch_row(stream, element, rel);
+	HeapTuple tuple = fetch_row(rel, element->message_tid);
 
-	for (int i = 0; i < STAGED_FIXED_COLUMNS; i++)
+	for (int i = 0; i < STAGED_FIXED_COLUMNS && tuple != NULL; i++)
 		values[i] = heap_getattr(tuple, i + 1, RelationGetDescr(rel), &nulls[i]);
 	table_close(rel, NoLock);
+	if (tuple == NULL || !is_of_message(stream, element, values))
+		ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+						errmsg("a staged message of stream \"%s\" is not where it was read",
+							   stream->name)));
 }
 
 /*
