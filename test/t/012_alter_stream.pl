@@ -59,11 +59,10 @@ foreach my $consumers (3, 1, 16, 0, 2)
 	ask("SELECT detect.alter_stream('camera', consumers => $consumers)");
 	ledger_is_exact($node, 'city', $broker, "consumers => $consumers");
 }
-$node->poll_query_until('city',
-	"SELECT count(pid) = 2 FROM detect.stat_worker WHERE stream = 'camera' AND duty = 'consume'")
-  or die 'no two consumers';
-is( ask("SELECT count(DISTINCT pid) FROM detect.stat_worker WHERE stream = 'camera' AND duty IN ('apply', 'consume')"),
-	'3', 'an applier and two consumers are at work');
+ok( $node->poll_query_until('city',
+		"SELECT count(pid) FILTER (WHERE duty = 'consume') = 2 AND count(DISTINCT pid) = 3
+		FROM detect.stat_worker WHERE stream = 'camera' AND duty IN ('apply', 'consume')"),
+	'an applier and two consumers are at work');
 
 # ---------------------------------------------------------------------
 # Topics
@@ -93,8 +92,9 @@ ledger_is_exact(
 # ---------------------------------------------------------------------
 # Columns and query, in one transaction with ALTER TABLE, batches under way
 # ---------------------------------------------------------------------
+my $applied = applied();
 produce('camera', 2 * CHUNK);
-wait_applied($node, 'city', 'camera', applied() + 1, '');
+wait_applied($node, 'city', 'camera', $applied + 1, '');
 ask(q{
 	BEGIN;
 	ALTER TABLE detection ADD COLUMN kafka_offset bigint;
