@@ -391,8 +391,12 @@ sub strike
 	}
 	elsif ($victim eq 'postmaster')
 	{
-		my @children = split(/\n/,
-			$node->safe_psql('postgres', 'SELECT pid FROM pg_stat_activity'));
+		my ($postmaster) = split(/\n/, slurp_file($node->data_dir . '/postmaster.pid'));
+
+		# it forks no more while its children are listed
+		kill('STOP', $postmaster) or die "could not stop process $postmaster: $!";
+		1 until slurp_file("/proc/$postmaster/status") =~ /^State:\s+T/m;
+		my @children = split(' ', output_of('ps', '-o', 'pid=', '--ppid', $postmaster));
 
 		$node->kill9;
 		# the next postmaster needs their shared memory to be gone
