@@ -30,6 +30,8 @@ sub line
 		$id, $at[5] + 1900, $at[4] + 1, @at[ 3, 2, 1, 0 ]);
 }
 
+# WAL is that of the stream alone
+$node->append_conf('postgresql.conf', "autovacuum = off\ncheckpoint_timeout = 1h");
 $node->start;
 install_detect($node, 'city');
 $broker->create_topic('camera', 4);
