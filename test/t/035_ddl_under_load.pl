@@ -157,7 +157,8 @@ $node->safe_psql('city', q{GRANT CREATE ON SCHEMA city TO ops; SELECT detect.res
 ledger_is_exact($node, 'city', $broker, 'and it goes on once the partition can be made');
 
 is($node->safe_psql('city', 'SELECT count(*) FROM detect.dead_letter'), '0', 'no event was blamed for anything');
-is($node->safe_psql('city', q{SELECT status FROM detect.status('0') status}), 'ok', 'all is green');
+ok($node->poll_query_until('city', q{SELECT status = 'ok' FROM detect.status('0') status}), 'all is green')
+  or diag($node->safe_psql('city', q{SELECT * FROM detect.health('0') WHERE severity <> 'ok'}));
 
 # ---------------------------------------------------------------------
 # The table goes, with all that is built upon it
