@@ -67,7 +67,7 @@ sub is_exact
 	my ($what) = @_;
 	my $boxes = join("\n", sort keys %{ $expected{boxes} });
 
-	$node->safe_psql('city', "SELECT detect.wait_for('video', '60s')");
+	wait_for($node, 'city', 'video');
 	is( $node->safe_psql('city', q{SELECT box FROM city.video, concat_ws('|', frame_id, n, class) box ORDER BY box COLLATE "C"}),
 		$boxes, "$what: events");
 	is( $node->safe_psql('city', q{
@@ -174,7 +174,7 @@ $node->safe_psql('city', q{SET ROLE ops; SET search_path = city;
 	SELECT detect.create_stream('video', "unnest" => '$.boxes',
 		columns => 'frame_id bigint, n int, class text, confidence real, at timestamptz',
 		fields => '{"frame_id": "$.frame.id", "at": "$.frame.at"}')});
-$node->safe_psql('city', "SELECT detect.wait_for('video', '60s')");
+wait_for($node, 'city', 'video');
 is( $node->safe_psql('city', q{
 		SELECT accepted, duplicates, dead_letters FROM detect.stat_stream WHERE stream = 'video'}),
 	join('|', 0, $expected{elements} - $expected{dead}, $expected{dead}),

@@ -56,8 +56,8 @@ sub batch_is_right
 	$node->safe_psql(
 		'city', qq{
 		INSERT INTO detect_staging.sighting (id, x, y, batch)
-		SELECT $batch * 10000 + i, random() * 12 - 1, random() * 12 - 1, $batch FROM generate_series(1, 2000) i;
-		SELECT detect.wait_for('sighting', '60s')});
+		SELECT $batch * 10000 + i, random() * 12 - 1, random() * 12 - 1, $batch FROM generate_series(1, 2000) i});
+	wait_for($node, 'city', 'sighting');
 	is( $node->safe_psql('city', qq{
 			SELECT count(*), count(*) FILTER (WHERE s.zone_id IS DISTINCT FROM
 				(SELECT z.zone_id FROM zones z WHERE ST_Contains(z.geom, ST_Point(s.x, s.y, 25832)) ORDER BY ST_Area(z.geom), z.zone_id LIMIT 1))
@@ -108,8 +108,8 @@ $node->safe_psql(
 	SELECT detect.create_stream('many', server => '', columns => 'id int, x float8, y float8',
 		query => format('SELECT b.id, ARRAY[%s] AS zones FROM batch b', (SELECT string_agg(format('near_%s(b.x, b.y)', i), ', ') FROM generate_series(1, 10) i)));
 	INSERT INTO detect_staging.many SELECT i, random() * 10, random() * 10 FROM generate_series(1, 100) i;
-	SELECT detect.wait_for('many', '60s');
 });
+wait_for($node, 'city', 'many');
 is( $node->safe_psql('city', q{
 		SELECT l.duty, l.locator, l.places, l.vertices, l.bytes > 0, l.builds BETWEEN 4 AND 7, l.build_ms > 0, l.built_at <= now(), l.from_memory, l.from_table, l.reason,
 			l.pid = (SELECT pid FROM detect.stat_worker w WHERE w.stream = l.stream AND w.duty = 'apply')

@@ -17,7 +17,8 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = make_node('main');
+my $timeout = $PostgreSQL::Test::Utils::timeout_default;
+my $node    = make_node('main');
 
 # Our own questions are asked where nothing of others is found.
 sub ask
@@ -136,18 +137,18 @@ $node->safe_psql('city', qq{
 		query => 'SELECT b.id, b.at, b.v FROM batch b');
 	SELECT detect.create_rollup('per_day', 'SELECT pg_catalog.date_bin(''1 day'', at, ''epoch'') AS day, pg_catalog.count(*) AS n, pg_catalog.sum(v) AS v FROM city.event GROUP BY 1');
 	INSERT INTO detect_staging.event (id, at, v) VALUES (1, '2026-01-01', 1), (2, '2026-01-02', 2), (3, '2026-01-03', 30000000);
-	SELECT detect.wait_for('event', '60s');
-	SELECT detect.wait_for_rollup('per_day', '60s')});
-my $verbs = q{
+	SELECT detect.wait_for('event', '${timeout}s');
+	SELECT detect.wait_for_rollup('per_day', '${timeout}s')});
+my $verbs = qq{
 	SELECT detect.pause('event');
 	SELECT detect.resume('event');
-	SELECT detect.wait_for('event', '60s');
+	SELECT detect.wait_for('event', '${timeout}s');
 	SELECT detect.alter_stream('event', retention => '3651 days');
 	SELECT detect.get_definition('event');
 	SELECT detect.get_definition('per_day');
 	SELECT detect.get_definition('city_zone');
 	SELECT detect.rebuild_rollup('per_day');
-	SELECT detect.wait_for_rollup('per_day', '60s');
+	SELECT detect.wait_for_rollup('per_day', '${timeout}s');
 	SELECT detect.retry_rollup('per_day');
 	SELECT detect.alter_rollup('per_day', retention => '3650 days');
 	SELECT detect.verify_rollup('per_day');
@@ -160,7 +161,7 @@ my $verbs = q{
 	INSERT INTO city.event VALUES (100, '2026-01-01', 5);
 	UPDATE city.event SET v = 6;
 	DELETE FROM city.event WHERE true;
-	SELECT detect.wait_for('event', '60s');
+	SELECT detect.wait_for('event', '${timeout}s');
 	SELECT * FROM per_day;
 	SELECT * FROM totals;
 	TABLE detect.stat_stream; TABLE detect.stat_partition;
@@ -243,7 +244,8 @@ ask_as('ops', q{
 	SET search_path = city;
 	SELECT detect.create_rollup('by_day', 'SELECT date_bin(''1 day'', at, ''epoch'') AS day, mallory.total(w) AS total, mallory.spy_stable(''group'', 1) AS one FROM event GROUP BY 1, 3')});
 # on a partition that is by now somebody else's, and by who has the right to make triggers
-ask_as('ops', q{INSERT INTO detect_staging.event (id, at, v, p) VALUES (1, '2026-01-01', 1, '(5,6)'); SELECT detect.wait_for('event', '60s')});
+ask_as('ops', q{INSERT INTO detect_staging.event (id, at, v, p) VALUES (1, '2026-01-01', 1, '(5,6)')});
+wait_for($node, 'city', 'event');
 my $partition = ask('SELECT tableoid::regclass FROM city.event');
 ask("ALTER TABLE $partition OWNER TO mallory");
 ask('GRANT ALL ON SCHEMA city TO mallory; GRANT TRIGGER ON ALL TABLES IN SCHEMA city TO mallory');
@@ -257,9 +259,12 @@ ask_as('mallory', qq{
 	CREATE TRIGGER spy_statement AFTER INSERT ON city.event FOR EACH STATEMENT EXECUTE FUNCTION mallory.spy_trigger('statement trigger');
 	CREATE CONSTRAINT TRIGGER spy_too AFTER INSERT ON city.event DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION mallory.spy_trigger('deferred trigger of the parent')});
 $log_end = -s $node->logfile;
-ask_as('ops', q{INSERT INTO detect_staging.event (id, at, v, p) SELECT i, '2026-01-01', i, '(5,6)' FROM generate_series(2, 5) i; SELECT detect.wait_for('event', '60s')});
+ask_as('ops', q{INSERT INTO detect_staging.event (id, at, v, p) SELECT i, '2026-01-01', i, '(5,6)' FROM generate_series(2, 5) i});
+wait_for($node, 'city', 'event');
 is(ask(q{SELECT count(*) FROM city.event}), '5', 'events pass all the code of others');
-ask_as('ops', q{UPDATE city.event SET v = 9 WHERE id = 2; SELECT detect.wait_for('event', '60s'); SELECT detect.wait_for_rollup('by_day', '60s')});
+ask_as('ops', 'UPDATE city.event SET v = 9 WHERE id = 2');
+wait_for($node, 'city', 'event');
+ask_as('ops', "SELECT detect.wait_for_rollup('by_day', '${timeout}s')");
 
 my %spied;
 foreach my $line (split(/\n/, log_from($log_end)))
@@ -314,10 +319,14 @@ sub after
 	my $quoted = $act =~ s/'/''/gr;
 
 	$id++;
-	ask("INSERT INTO detect_staging.dirt (id, act) VALUES ($id, '$quoted'); SELECT detect.wait_for('dirt', '60s')");
-	my $held = ask("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid IN (77, 78)");
+	ask("INSERT INTO detect_staging.dirt (id, act) VALUES ($id, '$quoted')");
+	wait_for($node, 'city', 'dirt');
+	# the session is cleaned after the commit
+	my $count = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid IN (77, 78)";
+	my $held = $node->poll_query_until('city', $count, '0') ? 0 : ask($count);
 	$id++;
-	ask("INSERT INTO detect_staging.dirt (id, act) VALUES ($id, ''); SELECT detect.wait_for('dirt', '60s')");
+	ask("INSERT INTO detect_staging.dirt (id, act) VALUES ($id, '')");
+	wait_for($node, 'city', 'dirt');
 	return "locks $held: " . ask("SELECT seen FROM city.dirt WHERE id = $id");
 }
 
@@ -376,7 +385,8 @@ foreach my $act ("SELECT pg_catalog.$nap(1e6)", 'DO $x$ BEGIN LOOP END LOOP; END
 
 	$id = $last;
 	ask("INSERT INTO detect_staging.dirt (id, act) SELECT i, CASE WHEN i = $first + 41 THEN '$quoted' ELSE '' END FROM generate_series($first, $last) i");
-	ask(q{INSERT INTO detect_staging.calm SELECT coalesce(max(id), 0) + 1 FROM city.calm; SELECT detect.wait_for('calm', '60s')});
+	ask(q{INSERT INTO detect_staging.calm SELECT coalesce(max(id), 0) + 1 FROM city.calm});
+	wait_for($node, 'city', 'calm');
 	wait_for($node, 'city', 'dirt');
 	is(ask("SELECT count(*) FROM city.dirt WHERE id BETWEEN $first AND $last"), '99', "all others become events: $act");
 	is( ask("SELECT sqlstate || ' ' || reason FROM detect.dead_letter ORDER BY dead_letter_id DESC LIMIT 1"),
@@ -399,9 +409,9 @@ ask(q{
 	SET ROLE ops;
 	CREATE FUNCTION city.slow(int) RETURNS int STABLE LANGUAGE plpgsql AS $$ BEGIN IF $1 = -2 THEN LOOP END LOOP; END IF; RETURN 1; END $$;
 	SET search_path = city;
-	SELECT detect.create_rollup('slowly', 'SELECT city.slow(id) AS one, count(*) AS n FROM dirt GROUP BY 1');
-	SELECT detect.wait_for_rollup('slowly', '60s');
-	INSERT INTO detect_staging.dirt (id, act) VALUES (-2, ''), (-3, '')});
+	SELECT detect.create_rollup('slowly', 'SELECT city.slow(id) AS one, count(*) AS n FROM dirt GROUP BY 1')});
+ask("SET ROLE ops; SELECT detect.wait_for_rollup('slowly', '${timeout}s');
+	INSERT INTO detect_staging.dirt (id, act) VALUES (-2, ''), (-3, '')");
 wait_for($node, 'city', 'dirt');
 is(ask('SELECT count(*) FROM city.dirt WHERE id IN (-2, -3)'), '2', 'a rollup that never ends does not hold up the events');
 ok($node->poll_query_until('city', q{SELECT state = 'failed' AND error ~ 'takes longer than detect.batch_timeout' AND attempts > 1 FROM detect.stat_rollup}),
@@ -418,8 +428,8 @@ ask(q{
 	SET ROLE ops;
 	CREATE TABLE city.odd (id int PRIMARY KEY, v int);
 	SELECT detect.create_stream('odd', server => '', events_table => 'city.odd');
-	INSERT INTO detect_staging.odd (id, v) VALUES (1, 1);
-	SELECT detect.wait_for('odd', '60s')});
+	INSERT INTO detect_staging.odd (id, v) VALUES (1, 1)});
+wait_for($node, 'city', 'odd');
 my $odd_id = 1;
 foreach my $tamper (
 	['ALTER VIEW detect_query.odd RENAME COLUMN _ordinal TO x', 'ALTER VIEW detect_query.odd RENAME COLUMN x TO _ordinal'],
