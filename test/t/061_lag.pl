@@ -53,9 +53,11 @@ $node->safe_psql(
 	CREATE SERVER city FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstrap_servers '} . $broker->bootstrap . q{');
 	GRANT USAGE ON FOREIGN SERVER city TO ops});
 
-cmp_ok(largest_commit('fresh', -HOUR_MS()), '<=', 250, 'a commit of fresh events takes detect.max_batch_time');
+my $fresh = largest_commit('fresh', -HOUR_MS());
+cmp_ok($fresh, '<=', 250, 'a commit of fresh events takes detect.max_batch_time');
 my $late = largest_commit('late', HOUR_MS);
-cmp_ok($late, '>',  250,  'one of late events takes longer');
+# a slow machine makes both smaller
+cmp_ok($late, '>', 1.5 * $fresh, 'one of late events takes longer');
 cmp_ok($late, '<=', 1000, 'but four times that at most');
 
 $node->stop;
