@@ -123,7 +123,7 @@ CREATE SERVER regress_nowhere FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstr
 CREATE TABLE remote (id int PRIMARY KEY);
 SELECT detect.create_stream('remote', server => 'regress_nowhere');
 INSERT INTO detect_staging.remote VALUES (1), (2);
-SELECT regexp_replace(regress.outcome('SELECT detect.wait_for(''remote'', ''1 s'')'), ': 127[^\n]*', ' …');
+SELECT regexp_replace(regress.outcome('SELECT detect.wait_for(''remote'', ''5 s'')'), ': 127[^\n]*', ' …');
 SELECT regress.wait_for_rows('SELECT id FROM verbs.remote', 2);
 SELECT paused, server, topics FROM detect.stream WHERE stream = 'remote';
 SELECT detect.pause('remote');
