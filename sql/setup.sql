@@ -37,7 +37,7 @@ END $$;
 -- Waits until a stream has paused itself; the result is why, and what to do.
 CREATE FUNCTION regress.wait_for_pause(stream_name text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
-    deadline timestamptz := clock_timestamp() + interval '1 minute';
+    deadline timestamptz := clock_timestamp() + interval '3 minutes';
     said text;
 BEGIN
     LOOP
@@ -58,7 +58,7 @@ END $$;
 -- Waits until a query gives so many rows; what it gives then.
 CREATE FUNCTION regress.wait_for_rows(query text, expected bigint) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
-    deadline timestamptz := clock_timestamp() + interval '1 minute';
+    deadline timestamptz := clock_timestamp() + interval '3 minutes';
     found_rows bigint;
 BEGIN
     LOOP
@@ -70,7 +70,7 @@ BEGIN
 END $$;
 
 -- The same in many transactions, which hold up nothing: what is built, detached or dropped waits for old ones.
-CREATE PROCEDURE regress.await(query text, expected bigint, patience interval DEFAULT '1 minute') LANGUAGE plpgsql AS $$
+CREATE PROCEDURE regress.await(query text, expected bigint, patience interval DEFAULT '3 minutes') LANGUAGE plpgsql AS $$
 DECLARE
     deadline timestamptz := clock_timestamp() + patience;
     found_rows bigint;
