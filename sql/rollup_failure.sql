@@ -224,7 +224,7 @@ SELECT detect.create_stream('tock', server => '', event_time => 'at');
 SELECT detect.create_rollup('tocks', 'SELECT id % 7 AS kind, count(*) AS n, sum(60 / value) AS s FROM tock GROUP BY 1');
 SELECT detect.wait_for_rollup('tocks');
 INSERT INTO detect_staging.tock SELECT 10000 + n, '2024-06-01'::timestamptz + n * interval '1 ms', (n - 1) % 40000 FROM generate_series(1, 40000) n;
-SELECT detect.wait_for('tock');
+SELECT detect.wait_for('tock', '5 min');
 SELECT state, error, events_missed FROM detect.stat_rollup WHERE rollup = 'tocks';
 DELETE FROM tock WHERE value = 0;
 SELECT detect.retry_rollup('tocks');

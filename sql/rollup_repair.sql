@@ -281,10 +281,10 @@ ANALYZE visit, quarter;
 SELECT detect.create_stream('visit', server => '', event_time => 'at');
 SELECT detect.create_rollup('visits', $$ SELECT date_trunc('day', at, 'UTC') AS day, d.name, count(*) AS n FROM visit JOIN quarter d USING (place) GROUP BY 1, 2 $$);
 INSERT INTO detect_staging.visit SELECT 10000 + n, '2024-06-01Z'::timestamptz + n * interval '1 s', n % 6000 FROM generate_series(1, 300000) n;
-SELECT detect.wait_for('visit');
+SELECT detect.wait_for('visit', '5 min');
 SELECT detect.wait_for_rollup('visits');
 SELECT detect.rebuild_rollup('visits', '2024-06-01Z', '2024-06-05Z');
-SELECT detect.wait_for_rollup('visits', '30 s');
+SELECT detect.wait_for_rollup('visits', '1 min');
 SELECT regress.differences('visits', $$ SELECT date_trunc('day', at, 'UTC') AS day, d.name, count(*) AS n FROM visit JOIN quarter d USING (place) GROUP BY 1, 2 $$);
 DROP TABLE visit CASCADE;
 
