@@ -219,6 +219,7 @@ launcher_attach(void)
 	pqsignal(SIGTERM, die);
 	pqsignal(SIGINT, SIG_IGN); /* there is no query to cancel */
 	BackgroundWorkerUnblockSignals();
+	ProcessConfigFile(PGC_SIGHUP); /* as in detect_worker_main() */
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 
 	on_shmem_exit(launcher_detach, (Datum) 0);

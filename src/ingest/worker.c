@@ -221,6 +221,9 @@ detect_worker_main(Datum arg)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
+	/* PostgreSQL has a worker ignore SIGHUP at first: settings that have changed since
+	 * it was forked may not have been told */
+	ProcessConfigFile(PGC_SIGHUP);
 	fault_points_attach();
 
 	memcpy(&me.order, MyBgworkerEntry->bgw_extra, sizeof(WorkerOrder));
