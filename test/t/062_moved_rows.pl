@@ -14,9 +14,7 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-use constant {
-	BATCH => 100,
-	HOLD  => "SELECT pg_advisory_lock(hashtext('before_apply'))" };
+use constant BATCH => 100;
 
 my $broker   = DetectTest::Broker->start();
 my $node     = make_node('main');
@@ -33,54 +31,66 @@ sub produce
 	return;
 }
 
-# Waits until so many sessions wait to hold an applier, or are held.
-sub waiting
+# Lets events up to a number pass the stream's query, which waits before others.
+sub open_gate
 {
-	my ($count, $what) = @_;
-
-	ok($node->poll_query_until('city', "SELECT count(*) = $count FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"), $what);
+	ask("UPDATE city.gate SET greatest = $_[0]");
 	return;
 }
 
+# Waits until a batch waits there.
+sub is_held
+{
+	my ($condition, $what) = @_;
+
+	ok($node->poll_query_until('city', "SELECT count(*) = 1 AND $condition FROM pg_stat_activity WHERE backend_type = 'detect apply' AND wait_event = 'PgSleep'"),
+		$what);
+	return;
+}
+
+# a batch that is held makes the next one no smaller
+$node->append_conf('postgresql.conf', 'detect.max_batch_time = 0');
 $node->start;
 install_detect($node, 'city');
 ask(q{
 	CREATE SERVER city FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstrap_servers '} . $broker->bootstrap . q{');
 	GRANT USAGE ON FOREIGN SERVER city TO ops;
 	SET ROLE ops;
-	CREATE TABLE city.moved (id int PRIMARY KEY)});
+	CREATE TABLE city.moved (id int PRIMARY KEY);
+	CREATE TABLE city.gate AS SELECT 0 AS greatest;
+	CREATE FUNCTION city.pass(id int) RETURNS int LANGUAGE plpgsql AS $$
+	BEGIN
+		WHILE id > (SELECT greatest FROM city.gate) LOOP
+			PERFORM pg_sleep(0.01);
+		END LOOP;
+		RETURN id;
+	END $$});
 $broker->create_topic('moved', 1);
 produce();
-
-# Behind a first batch, which is held, rows are staged twice: what the transaction
-# that fails has written takes room in front of the others.
-my $holder = $node->background_psql('city');
-my $next   = $node->background_psql('city');
-$holder->query_safe(HOLD);
-my $armed = arm($node, 'before_apply:wait:1:2', 'after_staging_insert:58000:2');
 ask(q{
 	SET ROLE ops;
-	SELECT detect.create_stream('moved', events_table => 'city.moved', query => 'SELECT id FROM batch', consumers => 1)});
-waiting(1, 'a batch is held');
-produce();
+	SELECT detect.create_stream('moved', events_table => 'city.moved', query => 'SELECT city.pass(id) AS id FROM batch', consumers => 1)});
+is_held('true', 'a batch is held');
 my $table = ask(q{SELECT oid::regclass FROM pg_class WHERE relname ~ '^_staged_\d+_0$'});
-ok($node->poll_query_until('city', "SELECT count(*) = $produced FROM $table"), 'the next one is staged');
+ok($node->poll_query_until('city', "SELECT count(*) = $produced FROM $table"), 'all is staged');
 
-# That one is held in its turn, and moved.
-$next->query_until(qr/^waiting$/m, "\\echo waiting\n" . HOLD . ";\n");
-waiting(2, 'and will be held');
-$holder->quit;
-ok($node->poll_query_until('city', 'SELECT count(*) = ' . 0.9 * BATCH . ' FROM city.moved'), 'the first one is applied');
-waiting(1, 'the next one is held when it was read');
+# What a transaction writes before it fails takes room in front of the next rows.
+my $armed = arm($node, 'after_staging_insert:58000');
+produce();
+ok($node->poll_query_until('city', "SELECT count(*) = $produced FROM $table"), 'the next ones are staged');
+is_deeply([ disarm($node, $armed) ], [1], 'at the second try');
+
+# Those are read, held and moved.
+open_gate(BATCH);
+is_held('(SELECT count(*) > 0 FROM city.moved)', 'they are read');
 my $place = "SELECT ctid FROM $table WHERE kafka_offset = " . BATCH;
 my $read  = ask($place);
 ask("VACUUM FULL $table");
-isnt(ask($place), $read, 'its rows are moved');
+isnt(ask($place), $read, 'and moved');
 my $log_end = -s $node->logfile;
-$next->quit;
+open_gate($produced);
 ok($node->wait_for_log(qr/tries again after an error: a staged message of stream "moved" is not where it was read/, $log_end), 'which is noticed');
 wait_for($node, 'city', 'moved');
-is_deeply([ disarm($node, $armed) ], [ 2, 1 ], 'all that was to happen did');
 is(ask('SELECT count(*), count(DISTINCT id), min(id), max(id) FROM city.moved'),
 	join('|', 0.9 * $produced, 0.9 * $produced, 1, $produced - 1), 'each event is there once');
 is( ask(q{SELECT count(*), count(*) FILTER (WHERE convert_from(payload, 'UTF8') = format('{"id": "bad %s"}', kafka_offset + 1)) FROM detect.dead_letter}),
