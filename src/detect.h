@@ -546,6 +546,7 @@ extern StreamSlot *my_slot;	  /* of the worker's stream, else NULL */
 extern WorkerEntry *my_entry; /* of the worker in it */
 extern bool worker_definition_changed;
 extern const char *const worker_duty_names[DUTIES];
+extern void worker_attach_signals(void);
 extern PGDLLEXPORT void detect_worker_main(Datum arg);
 
 extern double elapsed_ms(instr_time since);

@@ -40,6 +40,15 @@ enum
 	LETTER_COLUMNS
 };
 
+/* A column of a letter that a staged row has as well: of the message. */
+typedef struct LetterColumn
+{
+	int letter;
+	int staged;
+} LetterColumn;
+
+#define LETTER_MESSAGE_COLUMNS 4
+
 /* A dead letter that is tried again; lives as long as its batch. */
 struct RetriedLetter
 {
@@ -82,6 +91,7 @@ extern void dead_letters_commit(DeadLetters *letters);
 extern void dead_letters_abort(DeadLetters *letters);
 
 /* in apply/dead_letter_row.c */
+extern const LetterColumn letter_message[LETTER_MESSAGE_COLUMNS];
 extern TupleDesc dead_letter_row_desc(const Stream *stream);
 extern void
 dead_letter_fill_source(DeadLetters *letters, const Element *element, Datum *values, bool *nulls);

@@ -24,6 +24,14 @@
 /* Of a letter of which the position alone is kept. */
 #define SHORT_REASON_BYTES 100
 
+/* What is kept of a message; headers are text there and jsonb here. */
+const LetterColumn letter_message[LETTER_MESSAGE_COLUMNS] = {
+	{LETTER_TIMESTAMP, STAGED_TIMESTAMP},
+	{LETTER_KEY, STAGED_KEY},
+	{LETTER_HEADERS, STAGED_HEADERS},
+	{LETTER_PAYLOAD, STAGED_PAYLOAD},
+};
+
 /*
  * How a row that SQL staged is shown as JSON: without the ordinal, which is
  * ours.  Types that are not built in are shown as text: what their casts make
@@ -81,22 +89,16 @@ sql_row_payload(DeadLetters *letters, const Element *element)
 static void
 fill_message(DeadLetters *letters, const Element *element, Datum *values, bool *nulls)
 {
-	static const struct
-	{
-		int letter;
-		int staged;
-	} same[] = {{LETTER_TIMESTAMP, STAGED_TIMESTAMP},
-				{LETTER_KEY, STAGED_KEY},
-				{LETTER_PAYLOAD, STAGED_PAYLOAD},
-				{LETTER_HEADERS, STAGED_HEADERS}};
 	Datum staged[STAGED_FIXED_COLUMNS];
 	bool staged_nulls[STAGED_FIXED_COLUMNS];
 
 	staged_message(letters->stream, element, staged, staged_nulls);
-	for (int i = 0; i < lengthof(same); i++)
+	for (int i = 0; i < LETTER_MESSAGE_COLUMNS; i++)
 	{
-		values[same[i].letter] = staged[same[i].staged - 1];
-		nulls[same[i].letter] = staged_nulls[same[i].staged - 1];
+		const LetterColumn *column = &letter_message[i];
+
+		values[column->letter] = staged[column->staged - 1];
+		nulls[column->letter] = staged_nulls[column->staged - 1];
 	}
 	if (!nulls[LETTER_HEADERS])
 		values[LETTER_HEADERS] = DirectFunctionCall1(

@@ -216,22 +216,16 @@ decode_item(RetryReader *reader, const RetriedLetter *letter, int item, DecodeEr
 static void
 fill_staged(RetryReader *reader, const RetriedLetter *letter)
 {
-	static const struct
-	{
-		int staged;
-		int letter;
-	} same[] = {{STAGED_OFFSET, LETTER_OFFSET},
-				{STAGED_TIMESTAMP, LETTER_TIMESTAMP},
-				{STAGED_PARTITION, LETTER_PARTITION},
-				{STAGED_PAYLOAD, LETTER_PAYLOAD},
-				{STAGED_KEY, LETTER_KEY},
-				{STAGED_HEADERS, LETTER_HEADERS}};
-
 	memset(reader->staged_nulls, true, STAGED_FIXED_COLUMNS);
-	for (int i = 0; i < lengthof(same); i++)
+	reader->staged[STAGED_OFFSET - 1] = letter->values[LETTER_OFFSET];
+	reader->staged[STAGED_PARTITION - 1] = letter->values[LETTER_PARTITION];
+	reader->staged_nulls[STAGED_OFFSET - 1] = reader->staged_nulls[STAGED_PARTITION - 1] = false;
+	for (int i = 0; i < LETTER_MESSAGE_COLUMNS; i++)
 	{
-		reader->staged[same[i].staged - 1] = letter->values[same[i].letter];
-		reader->staged_nulls[same[i].staged - 1] = letter->nulls[same[i].letter];
+		const LetterColumn *column = &letter_message[i];
+
+		reader->staged[column->staged - 1] = letter->values[column->letter];
+		reader->staged_nulls[column->staged - 1] = letter->nulls[column->letter];
 	}
 	if (!letter->nulls[LETTER_HEADERS])
 	{

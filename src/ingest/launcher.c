@@ -215,11 +215,8 @@ launcher_detach(int code, Datum arg)
 static void
 launcher_attach(void)
 {
-	pqsignal(SIGHUP, SignalHandlerForConfigReload);
-	pqsignal(SIGTERM, die);
 	pqsignal(SIGINT, SIG_IGN); /* there is no query to cancel */
-	BackgroundWorkerUnblockSignals();
-	ProcessConfigFile(PGC_SIGHUP); /* as in detect_worker_main() */
+	worker_attach_signals();
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
 
 	on_shmem_exit(launcher_detach, (Datum) 0);

@@ -46,7 +46,6 @@ struct StageWriter
 	TupleDesc desc;
 	BulkInsertState bulk;
 	CommandId cid;
-	MemoryContext context;		/* of a round */
 	MemoryContext rows_context; /* of what the rows collected so far point to */
 	bool repeats_payload;		/* a column of each element wants it */
 	int nslots;
@@ -86,7 +85,6 @@ stage_begin(Consumer *consumer)
 	writer->desc = CreateTupleDescCopy(RelationGetDescr(writer->rel));
 	writer->bulk = GetBulkInsertState();
 	writer->cid = GetCurrentCommandId(true);
-	writer->context = CurrentMemoryContext;
 	writer->rows_context =
 		AllocSetContextCreate(CurrentMemoryContext, "detect staged rows", ALLOCSET_DEFAULT_SIZES);
 	writer->slots = palloc0(STAGE_ROWS * sizeof(TupleTableSlot *));
@@ -127,17 +125,13 @@ stage_end(StageWriter *writer)
 	table_close(writer->rel, NoLock);
 }
 
-/* Whether the rows collected so far are to be handed over before another one. */
-static bool
-is_full(const StageWriter *writer)
-{
-	return writer->nrows == STAGE_ROWS || writer->bytes >= STAGE_BYTES;
-}
-
-/* Hand over what is collected, and go on in the middle of what is being decoded. */
+/* Room for another row: hand over those collected so far if they are enough, and go
+ * on in the middle of what is being decoded. */
 static void
-flush_and_go_on(StageWriter *writer)
+make_room(StageWriter *writer)
 {
+	if (writer->nrows < STAGE_ROWS && writer->bytes < STAGE_BYTES)
+		return;
 	stage_flush(writer);
 	decoder_begin_batch(writer->consumer->decoder);
 }
@@ -204,11 +198,10 @@ next_row(StageWriter *writer, int32 element)
 {
 	TupleTableSlot *slot;
 
-	if (is_full(writer))
-		flush_and_go_on(writer);
+	make_room(writer);
 	if (writer->nrows == writer->nslots)
 	{
-		MemoryContext saved_context = MemoryContextSwitchTo(writer->context);
+		MemoryContext saved_context = MemoryContextSwitchTo(GetMemoryChunkContext(writer));
 
 		writer->slots[writer->nslots++] =
 			MakeTupleTableSlot(writer->desc, table_slot_callbacks(writer->rel));
@@ -322,8 +315,7 @@ stage_message(StageWriter *writer, const KafkaEvent *event, const Progress *prog
 	MemoryContext saved_context;
 	int count;
 
-	if (is_full(writer))
-		flush_and_go_on(writer);
+	make_room(writer);
 	if (writer->nrows == 0)
 		MemoryContextReset(writer->rows_context);
 	saved_context = MemoryContextSwitchTo(writer->rows_context);

@@ -213,10 +213,10 @@ worker_fill(void)
 }
 
 /*
- * The main program of each dynamic worker.
+ * Have this process, which has just begun, hear signals, and know the settings.
  */
 void
-detect_worker_main(Datum arg)
+worker_attach_signals(void)
 {
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
@@ -224,6 +224,15 @@ detect_worker_main(Datum arg)
 	/* PostgreSQL has a worker ignore SIGHUP at first: settings that have changed since
 	 * it was forked may not have been told */
 	ProcessConfigFile(PGC_SIGHUP);
+}
+
+/*
+ * The main program of each dynamic worker.
+ */
+void
+detect_worker_main(Datum arg)
+{
+	worker_attach_signals();
 	fault_points_attach();
 
 	memcpy(&me.order, MyBgworkerEntry->bgw_extra, sizeof(WorkerOrder));
