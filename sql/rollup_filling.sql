@@ -99,6 +99,28 @@ SELECT detect.wait_for_rollup('slow_again', '2 min');
 SELECT count(*) AS days, count(DISTINCT xmin::text) > 1 AS in_chunks FROM detect_state.slow_again;
 SELECT regress.differences('slow_again', 'SELECT date_trunc(''day'', at) AS day, count(*) AS n FROM tock GROUP BY 1');
 
+-- who waits for the stream finds its events in rollups that were new
+CREATE TABLE chime (id int PRIMARY KEY);
+SELECT detect.create_stream('chime', server => '');
+INSERT INTO detect_staging.chime SELECT generate_series(1, 10);
+SELECT count(detect.create_rollup('chime_' || n, 'SELECT id % 2 AS side, count(*) AS n FROM chime GROUP BY 1')) FROM generate_series(1, 8) n;
+SELECT detect.wait_for('chime');
+SELECT state, count(*), sum(rows_filled) AS rows_filled FROM detect.stat_rollup WHERE rollup ~ '^chime_' GROUP BY state;
+SELECT count(*), sum(n) FROM (TABLE chime_1 UNION ALL TABLE chime_8) both_of_them;
+
+-- it cannot do so in the transaction that makes one, nor while the stream is paused
+BEGIN;
+SELECT detect.create_rollup('chime_9', 'SELECT count(*) AS n FROM chime');
+SELECT detect.wait_for('chime');
+ROLLBACK;
+SELECT detect.pause('chime');
+SELECT detect.create_rollup('chime_9', 'SELECT count(*) AS n FROM chime');
+SELECT detect.wait_for('chime');
+SELECT detect.resume('chime');
+SELECT detect.wait_for('chime');
+TABLE chime_9;
+SELECT detect.drop_stream('chime');
+
 SET SESSION AUTHORIZATION DEFAULT;
 DROP SCHEMA rollup_filling CASCADE;
 DROP ROLE regress_filling;

@@ -6,6 +6,8 @@
  * It takes no lock: it only looks, with a fresh snapshot each time.  What there
  * was is noted at the call, by source: where Kafka's partitions end, which rows
  * SQL had staged, which letters were to be retried, which edits were queued.
+ * A rollup that was made before the call has begun when it returns: batches go into
+ * it from then on, and its newest events are in.
  *
  *-------------------------------------------------------------------------
  */
@@ -238,6 +240,25 @@ edits_missing(const WaitTarget *target)
 	return missing;
 }
 
+/* How many rollups that there were at the call the applier has not begun yet. */
+static int64
+rollups_missing(const WaitTarget *target)
+{
+	Oid types[2] = {OIDOID, TIMESTAMPTZOID};
+	Datum values[2];
+	int64 missing;
+
+	values[0] = ObjectIdGetDatum(target->stream->events_table);
+	values[1] = TimestampTzGetDatum(target->called_at);
+	SPI_connect();
+	missing = count_missing(target,
+							"SELECT xmin FROM detect._rollup WHERE events_table = $1 "
+							"AND state = 'new' AND replaces IS NULL AND created_at <= $2",
+							2, types, values);
+	SPI_finish();
+	return missing;
+}
+
 /* A paused stream applies nothing: waiting for it would be in vain. */
 static void
 check_not_paused(const WaitTarget *target)
@@ -269,17 +290,19 @@ look(const WaitTarget *target)
 	int64 rows;
 	int64 retries;
 	int64 edits;
+	int64 rollups;
 
 	PushActiveSnapshot(GetLatestSnapshot());
 	messages = messages_missing(target);
 	rows = rows_missing(target);
 	retries = retries_missing(target);
 	edits = edits_missing(target);
-	if (messages != 0 || rows != 0 || retries != 0 || edits != 0)
+	rollups = rollups_missing(target);
+	if (messages != 0 || rows != 0 || retries != 0 || edits != 0 || rollups != 0)
 		check_not_paused(target);
 	PopActiveSnapshot();
 	if (messages == 0 && rows == 0 && retries == 0 && edits == 0)
-		return NULL;
+		return rollups == 0 ? NULL : psprintf("%lld new rollups", (long long) rollups);
 	if (messages == 0 && rows == 0 && retries == 0)
 		return psprintf("%lld edits of the events table", (long long) edits);
 	if (retries == 0)
