@@ -16,9 +16,11 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "compat.h"
 #include "executor/spi.h"
+#include "fault_point.h"
 #include "ingest/staging.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
@@ -244,6 +246,9 @@ void
 progress_write_staged(const Stream *stream, const List *progresses)
 {
 	progress_write(stream, "_staged_progress", STAGED_COLUMNS, fill_staged, progresses);
+	/* a crash must not happen to take it together with the rows */
+	if (FAULT_MUTANT("staged_survives"))
+		ForceSyncCommit();
 }
 
 /* The SQL that sets where a partition is read next, and keeps its outcomes.
