@@ -184,7 +184,7 @@ look_at_kafka(const GapRequest *request, List *gaps)
 {
 	const Stream *stream = request->stream;
 	KafkaClient *client = kafka_open_server(GetForeignServerByName(stream->server, false)->serverid,
-											stream->owner, stream->name, CurrentMemoryContext);
+											stream->owner, stream->name, 0, CurrentMemoryContext);
 	ListCell *cell;
 
 	PG_TRY();

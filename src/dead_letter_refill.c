@@ -219,7 +219,7 @@ read_from_server(const LetterChoice *choice)
 {
 	const Stream *stream = choice->stream;
 	KafkaClient *client = kafka_open_server(GetForeignServerByName(stream->server, false)->serverid,
-											stream->owner, stream->name, CurrentMemoryContext);
+											stream->owner, stream->name, 0, CurrentMemoryContext);
 
 	PG_TRY();
 	{

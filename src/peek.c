@@ -164,7 +164,7 @@ keep_nearest(List *messages, int count, bool newest)
 List *
 peek_messages(Oid server, const char *topic, int count, bool newest, TimestampTz deadline)
 {
-	KafkaClient *client = kafka_open_server(server, GetUserId(), "peek", CurrentMemoryContext);
+	KafkaClient *client = kafka_open_server(server, GetUserId(), "peek", 0, CurrentMemoryContext);
 	KafkaMessages messages = {.limit_bytes = MAX_PEEK_BYTES};
 
 	PG_TRY();

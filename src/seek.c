@@ -174,7 +174,7 @@ find_moves(const SeekRequest *request)
 {
 	const Stream *stream = request->stream;
 	KafkaClient *client = kafka_open_server(GetForeignServerByName(stream->server, false)->serverid,
-											stream->owner, stream->name, CurrentMemoryContext);
+											stream->owner, stream->name, 0, CurrentMemoryContext);
 	List *volatile moves = NIL;
 	ListCell *cell;
 

@@ -32,28 +32,36 @@ times_to_cover(const Stream *stream, const Batch *batch, int *ntimes)
 	return times;
 }
 
-/* Make the partitions that a batch lacks, in transactions of their own, not
- * too many in each; false when the definition has changed. */
-static bool
-ensure_partitions(Applier *applier, const Batch *batch)
+/* Make some of the partitions that a batch lacks; how many.  In a transaction that
+ * applies nothing. */
+static int
+make_partitions(const Applier *applier, const Batch *batch)
 {
 	const Stream *stream = applier->stream;
 	TimestampTz *times;
 	int ntimes;
-	int made;
 
 	if (stream->partition_interval == NULL)
-		return true;
-	MemoryContextSwitchTo(applier->batch_context);
+		return 0;
 	times = times_to_cover(stream, batch, &ntimes);
+	return partition_ensure(stream, times, ntimes, applier->is_over_bound);
+}
+
+/* Some were made: make the others, in transactions of their own, not too many in
+ * each; false when the definition has changed. */
+static bool
+make_more_partitions(Applier *applier, const Batch *batch)
+{
+	int made;
+
 	do
 	{
-		if (!stream_transaction_begin(stream))
+		FAULT_POINT("after_partition_commit");
+		if (!stream_transaction_begin(applier->stream))
 			return false;
-		made = partition_ensure(stream, times, ntimes, applier->is_over_bound);
+		MemoryContextSwitchTo(applier->batch_context);
+		made = make_partitions(applier, batch);
 		stream_transaction_commit();
-		if (made > 0)
-			FAULT_POINT("after_partition_commit");
 	} while (made > 0);
 	return true;
 }
@@ -149,6 +157,7 @@ read_batch(Applier *applier, BatchSource source)
 	MemoryContext old_context;
 	Batch *batch;
 	instr_time since;
+	int made;
 
 	INSTR_TIME_SET_CURRENT(since);
 	if (!stream_transaction_begin(applier->stream))
@@ -166,9 +175,11 @@ read_batch(Applier *applier, BatchSource source)
 		batch = read_staged(applier);
 	FAULT_POINT("after_staged_read");
 	batch->now = GetCurrentTimestamp();
+	/* few batches lack one: what finds that out is not worth a transaction */
+	made = make_partitions(applier, batch);
 	MemoryContextSwitchTo(old_context);
 	stream_transaction_commit();
-	if (!ensure_partitions(applier, batch))
+	if (made > 0 && !make_more_partitions(applier, batch))
 	{
 		applier_rewind(applier);
 		return NULL;

@@ -27,10 +27,12 @@
 #define PARTITIONS_INTERVAL_MS 30000
 #define MISSING_INTERVAL_MS	   5000 /* where something is missing */
 #define DOUBT_INTERVAL_MS	   1000
+#define MANY_PARTITIONS		   8
 
-/* Open the client with the options of server and user mapping. */
+/* Open the client with the options of server and user mapping, for so many
+ * partitions. */
 static void
-open_client(Consumer *consumer)
+open_client(Consumer *consumer, int partitions)
 {
 	const Stream *stream = consumer->stream;
 	KafkaClient *client;
@@ -39,10 +41,24 @@ open_client(Consumer *consumer)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(consumer->round_context);
 	client = kafka_open_server(GetForeignServerByName(stream->server, false)->serverid,
-							   stream->owner, stream->name, consumer->context);
+							   stream->owner, stream->name, partitions, consumer->context);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	consumer->client = client;
+	consumer->client_partitions = partitions;
+}
+
+/* How a client fetches depends on how many partitions it reads, which is known only
+ * when one has looked: many more than it was opened for are worth another one. */
+static void
+open_for_partitions(Consumer *consumer)
+{
+	int partitions = list_length(consumer->progresses);
+
+	if (partitions <= MANY_PARTITIONS || partitions <= consumer->client_partitions * 2)
+		return;
+	consumer_disconnect(consumer);
+	open_client(consumer, partitions);
 }
 
 /* Progress of all partitions from which this consumer may start. */
@@ -136,10 +152,11 @@ consumer_connect(Consumer *consumer)
 	if (!read_progresses(consumer, &connection.staged, &connection.applied))
 		return false;
 	if (consumer->client == NULL)
-		open_client(consumer);
+		open_client(consumer, Max(list_length(connection.applied), 1));
 	if (!find_progresses(consumer, &connection) || !positions_write(consumer, &connection))
 		return false;
 	positions_keep(consumer, &connection);
+	open_for_partitions(consumer);
 	consumer_assign(consumer);
 	now = GetCurrentTimestamp();
 	consumer->is_connected = true;

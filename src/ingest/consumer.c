@@ -22,7 +22,9 @@
 #include "ingest/consumer_internal.h"
 #include "ingest/stream_decoder.h"
 #include "miscadmin.h"
+#include "pgstat.h"
 #include "storage/bufmgr.h"
+#include "storage/latch.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -45,6 +47,10 @@
  * waits for the first. */
 #define MAX_POLLED		  50000
 #define MAX_POLLED_BESIDE 16000
+
+/* So few may be the beginning of an answer, the rest of which comes within this. */
+#define FEW_EVENTS		500
+#define WHOLE_ANSWER_MS 1
 
 /*
  * The consumer of this number for a stream; it connects when it first runs.
@@ -364,6 +370,34 @@ must_wait_for_applier(Consumer *consumer)
 	return blocks >= STAGED_BLOCKS_LIMIT;
 }
 
+/* Take what Kafka has, so many events at most, behind those that were taken. */
+static void
+poll_events(Consumer *consumer, int at_most)
+{
+	instr_time since;
+
+	INSTR_TIME_SET_CURRENT(since);
+	consumer->is_polling = true;
+	consumer->nevents += kafka_poll(consumer->client, consumer->events + consumer->nevents,
+									at_most - consumer->nevents);
+	consumer->is_polling = false;
+	step_time(STEP_FETCH, &since);
+}
+
+/* The same.  The library hands over a broker's answer partition by partition and
+ * wakes us with the first: a moment later the others are there too, and need no
+ * round of their own. */
+static void
+poll_whole_answer(Consumer *consumer, int at_most)
+{
+	poll_events(consumer, at_most);
+	if (consumer->nevents == 0 || consumer->nevents >= Min(FEW_EVENTS, at_most) ||
+		list_length(consumer->progresses) == 1)
+		return;
+	(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, WHOLE_ANSWER_MS, PG_WAIT_EXTENSION);
+	poll_events(consumer, at_most);
+}
+
 /*
  * One round: connect if need be, poll so many messages at most, stage them.  True
  * when there may be more to do at once.  rows_of_many is how many rows were staged
@@ -372,7 +406,6 @@ must_wait_for_applier(Consumer *consumer)
 bool
 consumer_run(Consumer *consumer, int wanted, int *rows_of_many)
 {
-	instr_time since;
 	int at_most = Min(wanted, consumer->max_events);
 	int rows;
 	bool is_cut;
@@ -404,11 +437,7 @@ consumer_run(Consumer *consumer, int wanted, int *rows_of_many)
 				TimestampTzPlusMilliseconds(GetCurrentTimestamp(), APPLIER_WAIT_MS);
 			return false;
 		}
-		INSTR_TIME_SET_CURRENT(since);
-		consumer->is_polling = true;
-		consumer->nevents = kafka_poll(consumer->client, consumer->events, at_most);
-		consumer->is_polling = false;
-		step_time(STEP_FETCH, &since);
+		poll_whole_answer(consumer, at_most);
 	}
 	if (must_look_again(consumer))
 	{

@@ -24,6 +24,7 @@ struct Consumer
 	MemoryContext round_context;
 	MemoryContext progress_context; /* until it looks at partitions again */
 	KafkaClient *client;			/* NULL until it first looks for a broker */
+	int client_partitions;			/* that it was opened for */
 	bool is_connected;				/* partitions are found and assigned */
 	bool is_doubtful;				/* a broker was lost: look again at partitions … */
 	TimestampTz doubt_due;			/* … but not before */

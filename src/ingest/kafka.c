@@ -269,11 +269,12 @@ connect_queues(KafkaClient *client)
  * Start a client in a child of context; nothing is fetched before
  * kafka_assign(), and no broker needs to be up.  The caller must not be the
  * postmaster, and closes the client with kafka_close(), or by letting go of
- * context.
+ * context.  Brokers hold fetches until these are worth while for so many partitions;
+ * 0: whoever asks for some messages is not kept waiting.
  */
 KafkaClient *
 kafka_open(const KafkaProperty *properties, int nproperties, const char *client_name,
-		   MemoryContext context)
+		   int partitions, MemoryContext context)
 {
 	MemoryContext client_context;
 	KafkaClient *client;
@@ -298,7 +299,7 @@ kafka_open(const KafkaProperty *properties, int nproperties, const char *client_
 	PG_TRY();
 	{
 		client->conf = rd_kafka_conf_new();
-		kafka_set_properties(client, properties, nproperties, client_name);
+		kafka_set_properties(client, properties, nproperties, client_name, partitions);
 		create_handle(client);
 		connect_queues(client);
 	}

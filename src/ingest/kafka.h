@@ -94,7 +94,7 @@ typedef struct KafkaEvent
 
 /* in kafka.c */
 extern KafkaClient *kafka_open(const KafkaProperty *properties, int nproperties,
-							   const char *client_name, MemoryContext context);
+							   const char *client_name, int partitions, MemoryContext context);
 extern void kafka_close(KafkaClient *client);
 extern int kafka_event_fd(KafkaClient *client);
 extern int kafka_poll(KafkaClient *client, KafkaEvent *events, int max_events);
@@ -145,8 +145,8 @@ extern bool kafka_event_timestamp(const KafkaEvent *event, TimestampTz *timestam
 extern KafkaMessage *kafka_copy_message(const KafkaEvent *event);
 extern void kafka_keep_message(const KafkaEvent *event, void *messages);
 extern int kafka_compare_messages(const ListCell *a, const ListCell *b);
-extern KafkaClient *
-kafka_open_server(Oid server, Oid user, const char *client_name, MemoryContext context);
+extern KafkaClient *kafka_open_server(Oid server, Oid user, const char *client_name, int partitions,
+									  MemoryContext context);
 extern void kafka_read_ranges(KafkaClient *client, const KafkaRange *ranges, int nranges,
 							  TimestampTz deadline, KafkaReceiver receive, void *argument);
 extern void kafka_read_positions(KafkaClient *client, KafkaPosition *positions, int npositions,

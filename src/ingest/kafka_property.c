@@ -30,14 +30,20 @@ typedef struct FixedProperty
  *
  * Of a fetch that brings a few messages the library's thread takes as much time as
  * the worker for their rows, and a producer that lingers for 5 ms would cause 200 a
- * second.  So brokers hold a fetch until it is worth while, but for 100 ms at most.
+ * second.  So brokers hold a fetch until it is worth while, but for 150 ms at most.
  */
 static const FixedProperty default_properties[] = {
-	{"fetch.error.backoff.ms", "100", false},		{"fetch.max.bytes", "8388608", false},
-	{"fetch.message.max.bytes", "1048576", false},	{"fetch.min.bytes", "32768", false},
-	{"fetch.queue.backoff.ms", "10", true},			{"fetch.wait.max.ms", "100", false},
-	{"queued.max.messages.kbytes", "16384", false}, {"reconnect.backoff.max.ms", "3000", false},
+	{"fetch.error.backoff.ms", "100", false},	   {"fetch.max.bytes", "8388608", false},
+	{"fetch.message.max.bytes", "1048576", false}, {"fetch.queue.backoff.ms", "10", true},
+	{"fetch.wait.max.ms", "150", false},		   {"queued.max.messages.kbytes", "16384", false},
+	{"reconnect.backoff.max.ms", "3000", false},
 };
+
+/* What a broker gathers, or as much as it has in that time: so much, and more for
+ * each partition, for each of which the library looks through its answer. */
+#define FETCH_BYTES			  (32 * 1024)
+#define FETCH_PARTITION_BYTES 1024
+#define FETCH_MOST_BYTES	  (1024 * 1024)
 
 /* What nothing may override: the promises of the pipeline rest on these. */
 static const FixedProperty fixed_properties[] = {
@@ -98,12 +104,21 @@ set_client_name(KafkaClient *client, const char *client_name)
 	set_property(client, "group.id", id, false, false);
 }
 
+/* Have brokers hold a fetch for these partitions until it is worth while. */
+static void
+set_fetch_bytes(KafkaClient *client, int partitions)
+{
+	int bytes = Min(FETCH_BYTES + (int64) partitions * FETCH_PARTITION_BYTES, FETCH_MOST_BYTES);
+
+	set_property(client, "fetch.min.bytes", psprintf("%d", bytes), false, false);
+}
+
 /*
  * Fill client->conf, and keep what we need to know of the properties.
  */
 void
 kafka_set_properties(KafkaClient *client, const KafkaProperty *properties, int nproperties,
-					 const char *client_name)
+					 const char *client_name, int partitions)
 {
 	const char *mechanism = NULL;
 	bool has_mechanism = false;
@@ -112,6 +127,8 @@ kafka_set_properties(KafkaClient *client, const KafkaProperty *properties, int n
 	for (int i = 0; i < (int) lengthof(default_properties); i++)
 		set_property(client, default_properties[i].name, default_properties[i].value,
 					 default_properties[i].is_optional, false);
+	if (partitions > 0)
+		set_fetch_bytes(client, partitions);
 
 	for (int i = 0; i < nproperties; i++)
 	{

@@ -157,7 +157,8 @@ kafka_compare_messages(const ListCell *a, const ListCell *b)
  * Open a client with the options of a server and of a user's mapping.
  */
 KafkaClient *
-kafka_open_server(Oid server, Oid user, const char *client_name, MemoryContext context)
+kafka_open_server(Oid server, Oid user, const char *client_name, int partitions,
+				  MemoryContext context)
 {
 	List *properties = kafka_connection_properties(server, user);
 	KafkaProperty *array = palloc(Max(list_length(properties), 1) * sizeof(KafkaProperty));
@@ -166,7 +167,7 @@ kafka_open_server(Oid server, Oid user, const char *client_name, MemoryContext c
 
 	foreach(cell, properties)
 		array[count++] = *(KafkaProperty *) lfirst(cell);
-	return kafka_open(array, count, client_name, context);
+	return kafka_open(array, count, client_name, partitions, context);
 }
 
 /* The range that an event is about, or -1. */

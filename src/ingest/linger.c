@@ -19,7 +19,7 @@
 
 #define SMALL_ROUND_ROWS 500
 #define ENOUGH_ROWS		 100
-#define PARTITION_ROWS	 4
+#define PARTITION_ROWS	 8
 #define LINGER_MIN_MS	 20
 #define LINGER_MAX_MS	 80
 
