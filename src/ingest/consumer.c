@@ -43,10 +43,9 @@
 #define IDLE_WAIT_MS  5000
 #define WATCH_WAIT_MS 1000
 
-/* Messages that are staged together; fewer by a consumer beside the applier, which
- * waits for the first. */
-#define MAX_POLLED		  50000
-#define MAX_POLLED_BESIDE 16000
+/* Messages that are staged together.  The library keeps some 500 bytes of each
+ * beside the message until they are; and an applier may be waiting for the first. */
+#define MAX_POLLED 16000
 
 /* So few may be the beginning of an answer, the rest of which comes within this. */
 #define FEW_EVENTS		500
@@ -69,8 +68,7 @@ consumer_create(const Stream *stream, int number, MemoryContext context)
 		AllocSetContextCreate(context, "detect round", ALLOCSET_DEFAULT_SIZES);
 	consumer->progress_context =
 		AllocSetContextCreate(context, "detect progress", ALLOCSET_SMALL_SIZES);
-	consumer->max_events =
-		Min(detect_max_batch_rows, stream->consumers > 0 ? MAX_POLLED_BESIDE : MAX_POLLED);
+	consumer->max_events = Min(detect_max_batch_rows, MAX_POLLED);
 	consumer->events = MemoryContextAllocHuge(context, consumer->max_events * sizeof(KafkaEvent));
 	StartTransactionCommand();
 	consumer->decoder = stream_message_decoder(stream, context, &consumer->nfields);

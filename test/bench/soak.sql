@@ -11,6 +11,7 @@ CREATE TABLE bench.sample (
     retries bigint,
     own_kb float8,                  -- memory of the applier's process, shared buffers aside
     identity_kb float8,             -- and what of it holds identities
+    consumer_kb float8,             -- the same of consumers beside it, together
     resident_kb float8,
     staging_bytes bigint,
     state_bytes bigint,
@@ -21,7 +22,8 @@ CREATE FUNCTION bench.take_sample() RETURNS void
 LANGUAGE sql VOLATILE AS $$
     INSERT INTO bench.sample
     SELECT clock_timestamp(), s.state, s.reason, s.events_per_second, s.lag_messages, s.freshness_p50_ms, s.freshness_p99_ms,
-           s.retries, bench.memory_kb(s.pid, 'RssAnon'), s.identity_bytes / 1024.0, bench.memory_kb(s.pid, 'VmRSS'),
+           s.retries, bench.memory_kb(s.pid, 'RssAnon'), s.identity_bytes / 1024.0,
+           (SELECT coalesce(sum(bench.memory_kb(w.pid, 'RssAnon')), 0) FROM detect.stat_worker w WHERE w.duty = 'consume'), bench.memory_kb(s.pid, 'VmRSS'),
            (SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relname ~ '^_staged_\d+_\d+$'),
            pg_total_relation_size('detect_state.items_per_minute') + pg_total_relation_size('detect_state.town_per_minute'),
            pg_total_relation_size('detect._applied_progress') + pg_total_relation_size('detect._staged_progress')
