@@ -33,9 +33,9 @@ typedef struct FixedProperty
  * second.  So brokers hold a fetch until it is worth while, but for 150 ms at most.
  */
 static const FixedProperty default_properties[] = {
-	{"fetch.error.backoff.ms", "100", false},	   {"fetch.max.bytes", "8388608", false},
+	{"fetch.error.backoff.ms", "100", false},	  {"fetch.max.bytes", "8388608", false},
 	{"fetch.message.max.bytes", "524288", false}, {"fetch.queue.backoff.ms", "10", true},
-	{"fetch.wait.max.ms", "150", false},		   {"queued.max.messages.kbytes", "8192", false},
+	{"fetch.wait.max.ms", "150", false},		  {"queued.max.messages.kbytes", "8192", false},
 	{"reconnect.backoff.max.ms", "3000", false},
 };
 
