@@ -3,9 +3,9 @@
  * applier.c
  *	  What is staged becomes events, rollups, dead letters and progress.
  *
- * A batch is read in one transaction, the partitions that it lacks are made in
- * others, and it is applied in a last one: either everything that it causes
- * and the progress past it commit, or nothing does.  See read_batch.c for the
+ * A batch is read in one transaction, which also makes partitions that it lacks,
+ * or the first of many; it is applied in another one: either everything that it
+ * causes and the progress past it commit, or nothing does.  See read_batch.c for the
  * first, pace.c for how much that is, piece.c for what follows when something fails,
  * and upkeep.c for what is done between two batches.
  *

@@ -27,7 +27,7 @@
 #define PARTITIONS_INTERVAL_MS 30000
 #define MISSING_INTERVAL_MS	   5000 /* where something is missing */
 #define DOUBT_INTERVAL_MS	   1000
-#define MANY_PARTITIONS		   8
+#define MANY_PARTITIONS		   8 /* fewer are read well by any client */
 
 /* Open the client with the options of server and user mapping, for so many
  * partitions. */
