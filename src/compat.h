@@ -105,6 +105,16 @@
 #define compat_wait_event(name) PG_WAIT_EXTENSION
 #endif
 
+/* ---- Wait event sets: of a resource owner since 17; ours are freed by hand ---- */
+
+#include "storage/latch.h"
+#include "utils/memutils.h"
+#if PG_VERSION_NUM >= 170000
+#define compat_create_wait_event_set(nevents) CreateWaitEventSet(NULL, (nevents))
+#else
+#define compat_create_wait_event_set(nevents) CreateWaitEventSet(TopMemoryContext, (nevents))
+#endif
+
 /* ---- Workers of roles that may not log in: possible since 17 ---- */
 
 #include "postmaster/bgworker.h"

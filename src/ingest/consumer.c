@@ -22,9 +22,7 @@
 #include "ingest/consumer_internal.h"
 #include "ingest/stream_decoder.h"
 #include "miscadmin.h"
-#include "pgstat.h"
 #include "storage/bufmgr.h"
-#include "storage/latch.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -46,10 +44,6 @@
 /* Messages that are staged together.  The library keeps some 500 bytes of each
  * beside the message until they are; and an applier may be waiting for the first. */
 #define MAX_POLLED 16000
-
-/* So few may be the beginning of an answer, the rest of which comes within this. */
-#define FEW_EVENTS		500
-#define WHOLE_ANSWER_MS 1
 
 /*
  * The consumer of this number for a stream; it connects when it first runs.
@@ -87,15 +81,15 @@ consumer_is_connected(const Consumer *consumer)
 }
 
 /*
- * What the worker waits on beside its latch; -1 when nothing is to be waited
- * for, or when it pays to let more messages arrive.
+ * What the worker waits on, its latch among it; NULL when there is nothing else, or
+ * when it pays to let more messages arrive.
  */
-int
-consumer_event_fd(const Consumer *consumer)
+WaitEventSet *
+consumer_wait_events(const Consumer *consumer)
 {
 	if (!consumer->is_connected || GetCurrentTimestamp() < consumer->linger_until)
-		return -1;
-	return kafka_event_fd(consumer->client);
+		return NULL;
+	return kafka_wait_events(consumer->client);
 }
 
 /* Whether partitions are to be looked at again soon. */
@@ -259,58 +253,6 @@ remember_progresses(Consumer *consumer, List *progresses)
 	}
 }
 
-/* Whether what was polled changes anything that is kept. */
-static bool
-round_changes_anything(Consumer *consumer)
-{
-	for (int i = 0; i < consumer->nevents; i++)
-	{
-		const KafkaEvent *event = &consumer->events[i];
-		Progress *progress;
-
-		if (event->kind != KAFKA_END_OF_PARTITION)
-			return true;
-		progress = progress_find(consumer->progresses, event->topic, event->partition);
-		if (progress == NULL)
-			continue;
-		if (event->offset > progress->next_offset || event->offset > progress->end_offset)
-			return true;
-		progress->eof_offset = event->offset;
-	}
-	return false;
-}
-
-/* Whether the last thing that was polled is a message or the end of a
- * partition: whatever was wrong before is over. */
-static bool
-broker_has_answered(const Consumer *consumer)
-{
-	KafkaEventKind kind = consumer->events[consumer->nevents - 1].kind;
-
-	return kind == KAFKA_MESSAGE || kind == KAFKA_END_OF_PARTITION;
-}
-
-/* Whether a broker was lost, or a topic: what was polled with that news may
- * come from another one, and is not staged before partitions were looked at. */
-static bool
-must_look_again(Consumer *consumer)
-{
-	if (GetCurrentTimestamp() < consumer->doubt_due)
-		return false;
-	for (int i = 0; i < consumer->nevents; i++)
-	{
-		const KafkaEvent *event = &consumer->events[i];
-
-		if (event->kind != KAFKA_CLIENT_ERROR &&
-			!(event->kind == KAFKA_PARTITION_ERROR && event->is_missing))
-			continue;
-		slot_set_state(my_slot, STREAM_CONNECTING);
-		slot_set_reason(my_slot, event->error);
-		return true;
-	}
-	return consumer->is_doubtful && consumer->nevents == 0;
-}
-
 /* Stage what was polled, in one transaction; how many rows, or -1 when the
  * definition has changed and nothing was done. */
 static int
@@ -368,34 +310,6 @@ must_wait_for_applier(Consumer *consumer)
 	return blocks >= STAGED_BLOCKS_LIMIT;
 }
 
-/* Take what Kafka has, so many events at most, behind those that were taken. */
-static void
-poll_events(Consumer *consumer, int at_most)
-{
-	instr_time since;
-
-	INSTR_TIME_SET_CURRENT(since);
-	consumer->is_polling = true;
-	consumer->nevents += kafka_poll(consumer->client, consumer->events + consumer->nevents,
-									at_most - consumer->nevents);
-	consumer->is_polling = false;
-	step_time(STEP_FETCH, &since);
-}
-
-/* The same.  The library hands over a broker's answer partition by partition and
- * wakes us with the first: a moment later the others are there too, and need no
- * round of their own. */
-static void
-poll_whole_answer(Consumer *consumer, int at_most)
-{
-	poll_events(consumer, at_most);
-	if (consumer->nevents == 0 || consumer->nevents >= Min(FEW_EVENTS, at_most) ||
-		list_length(consumer->progresses) == 1)
-		return;
-	(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, WHOLE_ANSWER_MS, PG_WAIT_EXTENSION);
-	poll_events(consumer, at_most);
-}
-
 /*
  * One round: connect if need be, poll so many messages at most, stage them.  True
  * when there may be more to do at once.  rows_of_many is how many rows were staged
@@ -435,9 +349,9 @@ consumer_run(Consumer *consumer, int wanted, int *rows_of_many)
 				TimestampTzPlusMilliseconds(GetCurrentTimestamp(), APPLIER_WAIT_MS);
 			return false;
 		}
-		poll_whole_answer(consumer, at_most);
+		consumer_poll(consumer, at_most);
 	}
-	if (must_look_again(consumer))
+	if (consumer_must_look_again(consumer))
 	{
 		consumer_look_again(consumer);
 		return true;
@@ -452,10 +366,10 @@ consumer_run(Consumer *consumer, int wanted, int *rows_of_many)
 		return !consumer_flush_unknown(consumer) || !consumer_look_for_transactions(consumer);
 
 	FAULT_POINT("after_poll");
-	rows = round_changes_anything(consumer) ? stage_round(consumer) : 0;
+	rows = consumer_has_news(consumer) ? stage_round(consumer) : 0;
 	if (rows < 0)
 		return true;
-	if (!consumer->is_doubtful && broker_has_answered(consumer))
+	if (!consumer->is_doubtful && consumer_is_answered(consumer))
 		consumer_note_running(consumer);
 	kafka_release_messages(consumer->client);
 	is_cut = consumer->nevents == at_most;

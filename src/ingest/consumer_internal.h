@@ -63,6 +63,12 @@ typedef struct Connection
 	char *missing;	  /* what to say of a topic that never existed, or NULL */
 } Connection;
 
+/* in ingest/poll.c */
+extern void consumer_poll(Consumer *consumer, int at_most);
+extern bool consumer_has_news(Consumer *consumer);
+extern bool consumer_is_answered(const Consumer *consumer);
+extern bool consumer_must_look_again(Consumer *consumer);
+
 /* in ingest/linger.c */
 extern bool consumer_linger(Consumer *consumer, int rows, bool is_cut);
 

@@ -35,6 +35,7 @@
 #include <malloc.h>
 #endif
 
+#include "compat.h"
 #include "ingest/kafka_internal.h"
 #include "miscadmin.h"
 #include "port.h"
@@ -83,6 +84,8 @@ give_back_to_library(void *argument)
 		rd_kafka_destroy_flags(client->handle, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
 	if (client->conf)
 		rd_kafka_conf_destroy(client->conf);
+	if (client->wait_events)
+		FreeWaitEventSet(client->wait_events);
 	if (client->wake_read_fd >= 0)
 	{
 		close(client->wake_read_fd);
@@ -323,11 +326,21 @@ kafka_close(KafkaClient *client)
 }
 
 /*
- * A descriptor that is readable when kafka_poll() may have something to give.
- * It can be readable without need, never the other way round.
+ * What to wait on: the process' latch, and a descriptor that is readable when
+ * kafka_poll() may have something to give.  It can be readable without need, never
+ * the other way round.  The set is the client's.
  */
-int
-kafka_event_fd(KafkaClient *client)
+WaitEventSet *
+kafka_wait_events(KafkaClient *client)
 {
-	return client->wake_read_fd;
+	if (client->wait_events == NULL)
+	{
+		WaitEventSet *events = compat_create_wait_event_set(3);
+
+		AddWaitEventToSet(events, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+		AddWaitEventToSet(events, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+		AddWaitEventToSet(events, WL_SOCKET_READABLE, client->wake_read_fd, NULL, NULL);
+		client->wait_events = events;
+	}
+	return client->wait_events;
 }

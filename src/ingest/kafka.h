@@ -19,6 +19,7 @@
 
 #include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
+#include "storage/latch.h"
 
 /* Of a dead letter whose message was too large to be kept. */
 #define ERRCODE_MESSAGE_TOO_LARGE MAKE_SQLSTATE('5', '4', 'D', 'M', '1')
@@ -96,7 +97,7 @@ typedef struct KafkaEvent
 extern KafkaClient *kafka_open(const KafkaProperty *properties, int nproperties,
 							   const char *client_name, int partitions, MemoryContext context);
 extern void kafka_close(KafkaClient *client);
-extern int kafka_event_fd(KafkaClient *client);
+extern WaitEventSet *kafka_wait_events(KafkaClient *client);
 extern int kafka_poll(KafkaClient *client, KafkaEvent *events, int max_events);
 extern void kafka_release_messages(KafkaClient *client);
 extern char *kafka_message_headers(const KafkaEvent *event);

@@ -40,6 +40,7 @@ struct KafkaClient
 	rd_kafka_queue_t *consumer_queue;
 	int wake_read_fd;
 	int wake_write_fd;
+	WaitEventSet *wait_events; /* NULL until something is waited for */
 
 	const char *group;	  /* which our commits are made for */
 	const char *brokers;  /* bootstrap.servers, for error messages */

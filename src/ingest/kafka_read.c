@@ -286,6 +286,7 @@ static void
 wait_for_events(const KafkaReading *reading)
 {
 	int wait_ms = kafka_remaining_ms(reading->deadline);
+	WaitEvent event;
 
 	if (wait_ms <= 0)
 		ereport(
@@ -295,9 +296,8 @@ wait_for_events(const KafkaReading *reading)
 			 reading->trouble ? errdetail("%s", reading->trouble) : 0,
 			 errhint(
 				 "Give it more time, or check that all of its brokers can be reached from the database server.")));
-	(void) WaitLatchOrSocket(MyLatch,
-							 WL_LATCH_SET | WL_SOCKET_READABLE | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-							 kafka_event_fd(reading->client), wait_ms, PG_WAIT_EXTENSION);
+	(void) WaitEventSetWait(kafka_wait_events(reading->client), wait_ms, &event, 1,
+							PG_WAIT_EXTENSION);
 	ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 }

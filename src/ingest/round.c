@@ -71,27 +71,26 @@ round_answer_interrupts(void)
 	}
 }
 
-/* Wait for the latch, and for a socket unless it is PGINVALID_SOCKET; false when
- * neither had something. */
+/* Wait for what a set has, or without one for the latch; false when nothing came. */
 static bool
-round_wait_latch(pgsocket socket, long wait_ms)
+round_wait_for(WaitEventSet *set, long wait_ms)
 {
 	static uint32 wait_event = 0;
-	int events = WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH;
-	int occurred;
+	WaitEvent event;
+	bool occurred;
 
 	if (wait_event == 0)
 		wait_event = compat_wait_event("DetectWorkerMain");
 	pgstat_report_activity(STATE_IDLE, NULL);
-	/* with a socket, what to wait on is set up for each wait anew */
-	if (socket == PGINVALID_SOCKET)
-		occurred = WaitLatch(MyLatch, events, wait_ms, wait_event);
+	if (set)
+		occurred = WaitEventSetWait(set, wait_ms, &event, 1, wait_event) > 0;
 	else
-		occurred =
-			WaitLatchOrSocket(MyLatch, events | WL_SOCKET_READABLE, socket, wait_ms, wait_event);
+		occurred = (WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, wait_ms,
+							  wait_event) &
+					WL_LATCH_SET) != 0;
 	ResetLatch(MyLatch);
 	pgstat_report_activity(STATE_RUNNING, NULL);
-	return (occurred & (WL_LATCH_SET | WL_SOCKET_READABLE)) != 0;
+	return occurred;
 }
 
 /* ---------------------------------------------------------------------
@@ -249,7 +248,7 @@ round_back_off(const ErrorData *error)
 	while (!watch_stale &&
 		   (wait_ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until)) > 0)
 	{
-		(void) round_wait_latch(PGINVALID_SOCKET, wait_ms);
+		(void) round_wait_for(NULL, wait_ms);
 		round_answer_interrupts();
 		AcceptInvalidationMessages();
 	}
@@ -395,7 +394,7 @@ round_run(void)
 static void
 round_wait(long flush_ms)
 {
-	pgsocket socket = PGINVALID_SOCKET;
+	WaitEventSet *set = NULL;
 	long wait_ms = flush_ms > 0 ? Min(flush_ms, IDLE_WAIT_MS) : IDLE_WAIT_MS;
 
 	if (applier)
@@ -403,10 +402,9 @@ round_wait(long flush_ms)
 	if (consumer)
 	{
 		wait_ms = Min(wait_ms, consumer_wait_ms(consumer));
-		if (consumer_event_fd(consumer) >= 0)
-			socket = consumer_event_fd(consumer);
+		set = consumer_wait_events(consumer);
 	}
-	if (round_wait_latch(socket, Max(wait_ms, 0)))
+	if (round_wait_for(set, Max(wait_ms, 0)))
 		keeps_memory = true;
 	else if (keeps_memory && wait_ms >= RELEASE_WAIT_MS)
 	{
