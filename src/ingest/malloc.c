@@ -21,8 +21,10 @@
 #include <malloc.h>
 #endif
 
-/* Larger pieces are mapped one by one: the library knows no higher limit. */
-#define MAPPED_BYTES (32 * 1024 * 1024)
+/* Larger pieces are mapped one by one.  The blocks of a memory context are smaller;
+ * an array of identities, which grows little by little, would leave holes in the heap
+ * wherever it has been. */
+#define MAPPED_BYTES (9 * 1024 * 1024)
 #define KEPT_BYTES	 (128 * 1024 * 1024)
 
 /*
