@@ -116,6 +116,7 @@ OBJS = \
 	src/apply/attempt_file.o \
 	src/apply/chore.o \
 	src/apply/chore_command.o \
+	src/apply/constraint.o \
 	src/apply/dead_letter.o \
 	src/apply/dead_letter_row.o \
 	src/apply/decide.o \

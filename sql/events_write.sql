@@ -68,9 +68,16 @@ END $$;
 CALL feed('(id int, at timestamptz NOT NULL, v int, word text) PARTITION BY RANGE (at)',
     'CREATE TABLE other (word text, gone int, v int CHECK (v > -5), at timestamptz NOT NULL, id int); ALTER TABLE other DROP COLUMN gone; CALL attach(''other'')');
 
--- row by row: a row that is refused, and all beside it in its piece
+-- without a row that a constraint refuses
 CALL feed('(id int, at timestamptz, v int CHECK (v >= 0), word text)', bad => 50);
 CALL feed('(id int, at timestamptz NOT NULL, v int CHECK (v >= 0), word text) PARTITION BY RANGE (at)', bad => 50);
+CALL feed('(id int, at timestamptz NOT NULL, v int, word text) PARTITION BY RANGE (at)',
+    'CREATE TABLE other (word text, gone int, v int CHECK (v > -1), at timestamptz NOT NULL, id int); ALTER TABLE other DROP COLUMN gone; CALL attach(''other'')', bad => 49);
+
+-- row by row: a row that is refused otherwise, and all beside it in its piece
+CREATE DOMAIN positive AS int CHECK (VALUE >= 0);
+CALL feed('(id int, at timestamptz, v positive, word text)', bad => 50);
+CALL feed('(id int, at timestamptz, v int CHECK (1 / (v + 1) >= 0), word text)', bad => 50);
 
 -- row by row: something else happens to rows
 CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
@@ -87,6 +94,23 @@ CALL feed('(id int, at timestamptz, v int, word text, UNIQUE (id, word) DEFERRAB
 CREATE FUNCTION lower_word() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.word := lower(NEW.word); RETURN NEW; END';
 CALL feed('(id int, at timestamptz NOT NULL, v int, word text) PARTITION BY RANGE (at)',
     'CREATE TABLE other (word text, v int, at timestamptz NOT NULL, id int); CREATE TRIGGER lower_word BEFORE INSERT ON other FOR EACH ROW EXECUTE FUNCTION lower_word(); CALL attach(''other'')');
+
+-- Many rows that constraints refuse, in few commits, each with PostgreSQL's own words;
+-- an identity that one of them had is free for a row that comes later.
+CREATE TABLE fed (id int PRIMARY KEY, v int NOT NULL CONSTRAINT low CHECK (v < 1000), word text CONSTRAINT short CHECK (length(word) < 12));
+SELECT detect.create_stream('fed', server => '');
+SELECT detect.create_rollup('fed_rollup', 'SELECT v % 7 AS v, count(*) AS n, sum(id) AS ids FROM fed GROUP BY 1');
+SELECT detect.pause('fed');
+INSERT INTO detect_staging.fed (id, v, word)
+    SELECT n, CASE n % 10 WHEN 3 THEN NULL WHEN 6 THEN 1000 ELSE n % 100 END, CASE n % 10 WHEN 9 THEN 'much too long' ELSE 'word ' || n END FROM generate_series(1, 6000) n;
+INSERT INTO detect_staging.fed (id, v, word) SELECT n, 1, 'again' FROM generate_series(1, 13) n;
+SELECT detect.resume('fed');
+SELECT detect.wait_for('fed');
+SELECT accepted, duplicates, dead_letters, batches < 60 AS in_few_commits FROM detect.stat_stream WHERE stream = 'fed';
+SELECT sqlstate, reason, count(*) FROM detect.dead_letter WHERE stream = 'fed' GROUP BY 1, 2 ORDER BY 1, 2;
+SELECT * FROM fed WHERE word = 'again' ORDER BY id;
+SELECT regress.compare('fed_rollup', 'SELECT v % 7 AS v, count(*) AS n, sum(id) AS ids FROM fed GROUP BY 1');
+SELECT detect.drop_stream('fed');
 
 RESET SESSION AUTHORIZATION;
 RESET search_path;

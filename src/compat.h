@@ -105,6 +105,14 @@
 #define compat_wait_event(name) PG_WAIT_EXTENSION
 #endif
 
+/* ---- CHECK constraints: some are not enforced since 18 ---- */
+
+#if PG_VERSION_NUM >= 180000
+#define compat_check_is_enforced(check) ((check)->ccenforced)
+#else
+#define compat_check_is_enforced(check) true
+#endif
+
 /* ---- Wait event sets: of a resource owner since 17; ours are freed by hand ---- */
 
 #include "storage/latch.h"

@@ -128,6 +128,7 @@ extern void events_set_witness(Events *events, AcceptedWitness witness, void *ar
 
 /* in apply/refused.c */
 extern bool events_look_for_refused(Events *events, bool look);
+extern bool events_searched_for(const Events *events, const Element *element);
 extern void events_keep_order(Events *events, const Element *next);
 extern bool events_failed_at_row(const Events *events);
 extern const Element *events_piece_end(const Events *events);

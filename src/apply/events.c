@@ -243,6 +243,8 @@ write_rows(Events *events, SPIPlanPtr plan, QueryEnvironment *environment)
 	/* they are among the accepted ones now; rollups need the memory */
 	tuplestore_end(events->rows);
 	events->rows = NULL;
+	if (events->nrows == 0)
+		return true;
 	rel = table_open(events->stream->events_table, NoLock);
 	hand_over(events, rel, events->accepted);
 	table_close(rel, NoLock);

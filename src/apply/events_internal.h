@@ -34,6 +34,7 @@ struct Events
 	bool rollups_guarded;	 /* one that fails is set aside */
 	bool looks_for_refused;	 /* rows that the events table refuses */
 	bool has_other_targets;	 /* partitions that only the executor can write to */
+	bool checks_rows;		 /* rows that a constraint refuses are found at once */
 	AcceptedWitness witness; /* NULL: nobody looks */
 	void *witness_argument;
 
@@ -60,6 +61,12 @@ struct Events
 extern Tuplestorestate *events_begin_rows(const Events *events);
 extern void events_insert(Events *events);
 
+/* in apply/constraint.c */
+extern ExprState **constraints_prepare(Relation rel, EState *estate);
+extern bool
+constraints_pass(Relation rel, ExprState **checks, TupleTableSlot *slot, EState *estate);
+extern ErrorData *constraints_refusal(ResultRelInfo *result, HeapTuple tuple, EState *estate);
+
 /* in apply/events_seen.c */
 extern void events_mark_seen(Events *events, TriggerData *trigdata);
 extern void events_settle_dropped(Events *events, Element **candidates, int ncandidates);
@@ -69,6 +76,7 @@ extern bool events_write(Events *events, SPIPlanPtr plan, QueryEnvironment *envi
 
 /* in apply/refused.c */
 extern void events_insert_unrefused(Events *events);
+extern void events_refuse(Events *events, Element *element, ErrorData *error);
 
 /* in apply/plan.c */
 extern QueryEnvironment *plan_register_relation(const char *name, Oid relid, TupleDesc desc,

@@ -15,7 +15,8 @@
  * ours, no policy, no rule, no generated column, ordinary heaps, and no plan
  * that another extension has changed.  All rows find their partition before the
  * first one is written, so that it is not too late to leave the whole piece to
- * the executor.  A row that is refused here is looked for there, too.
+ * the executor.  Rows that NOT NULL or CHECK refuse are left out here, which costs
+ * the others nothing; any other row that is refused is looked for there (refused.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -47,10 +48,19 @@ typedef struct Target
 	ResultRelInfo *result;	 /* the key */
 	TupleConversionMap *map; /* from the events table's columns to its own, or NULL */
 	TupleTableSlot *slot;	 /* of its layout, if there is a map */
+	ExprState **checks;		 /* its CHECK constraints */
 	HeapTuple *tuples;
 	int ntuples;
 	int allocated;
 } Target;
+
+/* A row that a constraint refuses. */
+typedef struct RefusedRow
+{
+	int64 number; /* among those of the plan, from 0 */
+	Target *target;
+	HeapTuple tuple;
+} RefusedRow;
 
 /* Takes the rows of the plan. */
 typedef struct Writer
@@ -64,7 +74,9 @@ typedef struct Writer
 	Target *last;
 	MemoryContext rows_context; /* of the rows of all targets */
 	Tuplestorestate *accepted;
-	bool fits; /* every target so far can be written to */
+	int64 nreceived; /* rows of the plan, which are those that passed, in their order */
+	List *refused;	 /* of RefusedRow * */
+	bool fits;		 /* every target so far can be written to */
 } Writer;
 
 /* Whether an insert into the events table fires our own trigger and no other. */
@@ -133,6 +145,7 @@ find_target(Writer *writer, ResultRelInfo *result)
 				? ExecInitExtraTupleSlot(writer->estate, RelationGetDescr(result->ri_RelationDesc),
 										 &TTSOpsVirtual)
 				: NULL;
+		target->checks = constraints_prepare(result->ri_RelationDesc, writer->estate);
 		target->ntuples = 0;
 		target->allocated = TARGET_ROWS;
 		target->tuples = palloc(target->allocated * sizeof(HeapTuple));
@@ -140,6 +153,18 @@ find_target(Writer *writer, ResultRelInfo *result)
 	}
 	writer->last = target;
 	return target;
+}
+
+/* Keep a row, which is of the target's layout, for writing. */
+static void
+keep_tuple(Target *target, HeapTuple tuple)
+{
+	if (target->ntuples == target->allocated)
+	{
+		target->allocated *= 2;
+		target->tuples = repalloc_huge(target->tuples, target->allocated * sizeof(HeapTuple));
+	}
+	target->tuples[target->ntuples++] = tuple;
 }
 
 /* Check a row as its table would, and keep it for writing and for the rollups. */
@@ -151,24 +176,32 @@ keep_row(Writer *writer, Target *target, TupleTableSlot *row)
 	TupleTableSlot *slot =
 		target->map ? execute_attr_map_slot(target->map->attrMap, row, target->slot) : row;
 	MemoryContext saved_context;
+	bool passes;
 
 	slot->tts_tableOid = RelationGetRelid(rel);
-	if (RelationGetDescr(rel)->constr)
-		ExecConstraints(result, slot, writer->estate);
-	if (writer->routing == NULL && rel->rd_rel->relispartition)
+	passes = constraints_pass(rel, target->checks, slot, writer->estate);
+	if (passes && writer->routing == NULL && rel->rd_rel->relispartition)
 		ExecPartitionCheck(result, slot, writer->estate, true);
 
-	if (target->ntuples == target->allocated)
-	{
-		target->allocated *= 2;
-		target->tuples = repalloc_huge(target->tuples, target->allocated * sizeof(HeapTuple));
-	}
 	saved_context = MemoryContextSwitchTo(writer->rows_context);
-	target->tuples[target->ntuples++] = ExecCopySlotHeapTuple(slot);
-	/* others are copied when they are written, and freed: there is one of each */
-	if (target->map)
-		tuplestore_puttupleslot(writer->accepted, row);
+	if (passes)
+	{
+		keep_tuple(target, ExecCopySlotHeapTuple(slot));
+		/* others are copied when they are written, and freed: there is one of each */
+		if (target->map)
+			tuplestore_puttupleslot(writer->accepted, row);
+	}
+	else
+	{
+		RefusedRow *refused = palloc(sizeof(RefusedRow));
+
+		refused->number = writer->nreceived;
+		refused->target = target;
+		refused->tuple = ExecCopySlotHeapTuple(slot);
+		writer->refused = lappend(writer->refused, refused);
+	}
 	MemoryContextSwitchTo(saved_context);
+	writer->nreceived++;
 }
 
 /* Take a row of the plan; false ends it. */
@@ -223,6 +256,38 @@ collect_rows(Writer *writer, const PlannedStmt *stmt, const ModifyTable *insert,
 	ExecutorFinish(query);
 	ExecutorEnd(query);
 	FreeQueryDesc(query);
+}
+
+/* Tell the elements of rows that are refused why.  Other errors than those of data are
+ * raised. */
+static void
+refuse_rows(Events *events, const Writer *writer)
+{
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(events->row_desc, &TTSOpsMinimalTuple);
+	int64 number = -1;
+	ListCell *cell;
+
+	Assert(writer->nreceived == events->nrows);
+	tuplestore_select_read_pointer(events->rows, 0);
+	tuplestore_rescan(events->rows);
+	foreach(cell, writer->refused)
+	{
+		const RefusedRow *row = lfirst(cell);
+		bool isnull;
+
+		for (; number < row->number; number++)
+		{
+			if (!tuplestore_gettupleslot(events->rows, true, false, slot))
+				elog(ERROR, "a row that has passed the query is missing");
+		}
+		events_refuse(
+			events,
+			&events->batch
+				 ->elements[DatumGetInt64(slot_getattr(slot, events->ordinal_attnum, &isnull))],
+			constraints_refusal(row->target->result, row->tuple, writer->estate));
+	}
+	events->nrows -= list_length(writer->refused);
+	ExecDropSingleTupleTableSlot(slot);
 }
 
 /* Prepare for rows of a plan; end_writer() ends it. */
@@ -301,15 +366,19 @@ events_write(Events *events, SPIPlanPtr plan, QueryEnvironment *environment)
 	Writer writer = {.pub = {writer_receive, writer_startup, writer_end, writer_end, DestNone},
 					 .accepted = events->accepted};
 
+	events->checks_rows = false;
 	if (insert != NULL && !events->has_other_targets)
 	{
 		PushActiveSnapshot(GetTransactionSnapshot());
 		begin_writer(&writer, stmt, insert);
 		if (writer.fits)
 		{
+			events->checks_rows = true;
 			collect_rows(&writer, stmt, insert, environment);
 			events->has_other_targets = !writer.fits;
 		}
+		if (writer.fits && writer.refused != NIL)
+			refuse_rows(events, &writer);
 		if (writer.fits)
 			write_rows(&writer);
 		end_writer(&writer);

@@ -298,7 +298,7 @@ piece_succeeded(Applier *applier, const Batch *batch, int from, int to)
 
 	for (int i = from; i < to; i++)
 	{
-		refused += batch->elements[i].is_refused;
+		refused += events_searched_for(applier->events, &batch->elements[i]);
 		has_passed |= batch->elements[i].sqlstate == 0;
 	}
 	if (has_passed)

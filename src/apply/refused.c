@@ -7,7 +7,8 @@
  * by a constraint, a type or a row trigger, it is the row that was read last.
  * So the insert runs in a subtransaction, and again without the row that was
  * refused, from the first row on: what a row is refused for may be another one
- * before it.  Rows are in the order of their elements, so each is refused or
+ * before it.  (A row that NOT NULL or CHECK refuses is refused for itself, and is
+ * mostly found without all that: events_write.c.)  Rows are in the order of their elements, so each is refused or
  * not as if it had come alone after those before it.
  *
  * An element whose identity becomes free by that has its place before rows that
@@ -109,10 +110,16 @@ refused_element(Events *events, const PassedRow *rows)
 	return NULL;
 }
 
-/* The element has its outcome, unless the piece fails after all. */
-static void
-refuse_element(Events *events, Element *element, ErrorData *error)
+/*
+ * The row of an element is refused: it has its outcome, unless the piece fails after
+ * all.  Raises the error if it is not about data.
+ */
+void
+events_refuse(Events *events, Element *element, ErrorData *error)
 {
+	if (failure_kind(error) != FAILURE_DATA)
+		ReThrowError(error);
+	failure_check_definition(events->stream, error);
 	events->refusal = error;
 	element->is_refused = true;
 	element->has_row = false;
@@ -152,13 +159,12 @@ events_insert_unrefused(Events *events)
 		element = refused_element(events, rows);
 		if (element == NULL || failure_kind(error) != FAILURE_DATA)
 			ReThrowError(error);
-		failure_check_definition(events->stream, error);
 		if (++nrefused > MAX_REFUSED)
 		{
 			events->piece_end = element;
 			ReThrowError(error);
 		}
-		refuse_element(events, element, error);
+		events_refuse(events, element, error);
 		events_stage = "insert";
 	}
 	ExecDropSingleTupleTableSlot(slot);
@@ -175,6 +181,18 @@ events_look_for_refused(Events *events, bool look)
 
 	events->looks_for_refused = look;
 	return changed;
+}
+
+/*
+ * Whether this element's row had to be looked for: it was refused for something else
+ * than what is found at once.
+ */
+bool
+events_searched_for(const Events *events, const Element *element)
+{
+	return element->is_refused &&
+		   !(events->checks_rows && (element->sqlstate == ERRCODE_NOT_NULL_VIOLATION ||
+									 element->sqlstate == ERRCODE_CHECK_VIOLATION));
 }
 
 /*
