@@ -5,11 +5,14 @@ SET synchronous_commit = off;
 SELECT count(*) AS messages FROM bench.message \gset
 SELECT bench.make_table(NULL, NULL);
 SELECT CASE WHEN :'contestant' = 'reject30' THEN 'CASE WHEN b.detection_oid % 10 < 3 THEN ''not yet'' END' ELSE 'NULL::text' END AS reject \gset
+SELECT CASE :'contestant' WHEN 'refuse1' THEN 1 WHEN 'refuse30' THEN 30 ELSE 0 END AS refused \gset
 CHECKPOINT;
 SELECT clock_timestamp() AS begin \gset
 SET ROLE city_ops;
 SELECT bench.make_stream('location', 0, false, topic => :'topic', query => $q$
-    SELECT b.*, l.geographical_location AS location_name, l.zone_id, ST_Point(b.lon, b.lat, 4326) AS geom, $q$ || :'reject' || $q$ AS reject_reason
+    SELECT b.detection_oid, b.video_camera_oid, b.geographical_location_oid, b.item_name,
+           CASE WHEN b.detection_oid % 100 < $q$ || :refused || $q$ THEN 2 ELSE b.confidence END AS confidence, b.timestamp_detected, b.lon, b.lat,
+           l.geographical_location AS location_name, l.zone_id, ST_Point(b.lon, b.lat, 4326) AS geom, $q$ || :'reject' || $q$ AS reject_reason
     FROM batch b LEFT JOIN location l USING (geographical_location_oid) $q$);
 RESET ROLE;
 CALL bench.await(:messages);
