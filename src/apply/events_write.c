@@ -263,6 +263,8 @@ collect_rows(Writer *writer, const PlannedStmt *stmt, const ModifyTable *insert,
 static void
 refuse_rows(Events *events, const Writer *writer)
 {
+	/* the last error may be raised after all, when SPI's memory is gone */
+	MemoryContext saved_context = MemoryContextSwitchTo(events->apply_context);
 	TupleTableSlot *slot = MakeSingleTupleTableSlot(events->row_desc, &TTSOpsMinimalTuple);
 	int64 number = -1;
 	ListCell *cell;
@@ -288,6 +290,7 @@ refuse_rows(Events *events, const Writer *writer)
 	}
 	events->nrows -= list_length(writer->refused);
 	ExecDropSingleTupleTableSlot(slot);
+	MemoryContextSwitchTo(saved_context);
 }
 
 /* Prepare for rows of a plan; end_writer() ends it. */

@@ -7,9 +7,9 @@
  * by a constraint, a type or a row trigger, it is the row that was read last.
  * So the insert runs in a subtransaction, and again without the row that was
  * refused, from the first row on: what a row is refused for may be another one
- * before it.  (A row that NOT NULL or CHECK refuses is refused for itself, and is
- * mostly found without all that: events_write.c.)  Rows are in the order of their elements, so each is refused or
- * not as if it had come alone after those before it.
+ * before it.  Rows are in the order of their elements, so each is refused or
+ * not as if it had come alone after those before it.  What NOT NULL or CHECK refuse
+ * is refused for itself, and mostly found without all that (events_write.c).
  *
  * An element whose identity becomes free by that has its place before rows that
  * are inserted by then: the piece ends before it.
