@@ -110,6 +110,14 @@ SELECT accepted, duplicates, dead_letters, batches < 60 AS in_few_commits FROM d
 SELECT sqlstate, reason, count(*) FROM detect.dead_letter WHERE stream = 'fed' GROUP BY 1, 2 ORDER BY 1, 2;
 SELECT * FROM fed WHERE word = 'again' ORDER BY id;
 SELECT regress.compare('fed_rollup', 'SELECT v % 7 AS v, count(*) AS n, sum(id) AS ids FROM fed GROUP BY 1');
+-- in one batch, too
+SELECT detect.pause('fed');
+INSERT INTO detect_staging.fed (id, v, word) VALUES (9001, NULL, 'bad'), (9002, 2, 'good'), (9001, 1, 'good'), (9003, 1001, 'bad'), (9003, 3, 'good'), (9002, 4, 'known');
+SELECT detect.resume('fed');
+SELECT detect.wait_for('fed');
+SELECT * FROM fed WHERE id > 9000 ORDER BY id;
+SELECT accepted, duplicates, dead_letters FROM detect.stat_stream WHERE stream = 'fed';
+SELECT regress.compare('fed_rollup', 'SELECT v % 7 AS v, count(*) AS n, sum(id) AS ids FROM fed GROUP BY 1');
 SELECT detect.drop_stream('fed');
 
 RESET SESSION AUTHORIZATION;
