@@ -160,13 +160,22 @@ rows_missing(const WaitTarget *target)
 	return missing;
 }
 
-/* How many rows a query of ours gives, which selects their xmin: none of them
- * may be ours.  The caller is connected to SPI. */
+/* How many rows a query of ours gives, which selects their xmin: none of them may be
+ * ours.  Its parameters are the stream, the call's time, the last edit, and the events
+ * table. */
 static int64
-count_missing(const WaitTarget *target, const char *sql, int nargs, Oid *types, Datum *values)
+count_missing(const WaitTarget *target, const char *sql)
 {
-	int64 missing = catalog_execute(sql, nargs, types, values, NULL);
+	Oid types[4] = {INT4OID, TIMESTAMPTZOID, INT8OID, OIDOID};
+	Datum values[4];
+	int64 missing;
 
+	values[0] = Int32GetDatum(target->stream->id);
+	values[1] = TimestampTzGetDatum(target->called_at);
+	values[2] = Int64GetDatum(target->last_edit);
+	values[3] = ObjectIdGetDatum(target->stream->events_table);
+	SPI_connect();
+	missing = catalog_execute(sql, 4, types, values, NULL);
 	for (int64 i = 0; i < missing; i++)
 	{
 		bool isnull;
@@ -174,6 +183,7 @@ count_missing(const WaitTarget *target, const char *sql, int nargs, Oid *types, 
 		check_is_not_ours(target,
 						  SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull));
 	}
+	SPI_finish();
 	return missing;
 }
 
@@ -182,19 +192,8 @@ count_missing(const WaitTarget *target, const char *sql, int nargs, Oid *types, 
 static int64
 retries_missing(const WaitTarget *target)
 {
-	Oid types[2] = {INT4OID, TIMESTAMPTZOID};
-	Datum values[2];
-	int64 missing;
-
-	values[0] = Int32GetDatum(target->stream->id);
-	values[1] = TimestampTzGetDatum(target->called_at);
-	SPI_connect();
-	missing = count_missing(target,
-							"SELECT xmin FROM detect._dead_letter WHERE stream_id = $1 "
-							"AND retry_asked_at <= $2 ORDER BY dead_letter_id LIMIT 1000",
-							2, types, values);
-	SPI_finish();
-	return missing;
+	return count_missing(target, "SELECT xmin FROM detect._dead_letter WHERE stream_id = $1 "
+								 "AND retry_asked_at <= $2 ORDER BY dead_letter_id LIMIT 1000");
 }
 
 /* The last edit of the stream that is queued; 0 if none is. */
@@ -219,44 +218,22 @@ find_last_edit(const WaitTarget *target)
 static int64
 edits_missing(const WaitTarget *target)
 {
-	Oid types[3] = {INT4OID, INT8OID, OIDOID};
-	Datum values[3];
-	int64 missing;
+	int64 missing = count_missing(target, "SELECT xmin FROM detect._edit WHERE stream_id = $1 "
+										  "AND edit_id <= $3 ORDER BY edit_id LIMIT 1000");
 
-	values[0] = Int32GetDatum(target->stream->id);
-	values[1] = Int64GetDatum(target->last_edit);
-	values[2] = ObjectIdGetDatum(target->stream->events_table);
-	SPI_connect();
-	missing = count_missing(target,
-							"SELECT xmin FROM detect._edit WHERE stream_id = $1 "
-							"AND edit_id <= $2 ORDER BY edit_id LIMIT 1000",
-							2, types, values);
-	if (missing == 0)
-		missing = catalog_execute("SELECT FROM detect._repair p JOIN detect._rollup r "
-								  "USING (rollup_id) WHERE r.events_table = $3 "
-								  "AND r.state = 'active' AND NOT p.asked AND p.error IS NULL",
-								  3, types, values, NULL);
-	SPI_finish();
-	return missing;
+	if (missing > 0)
+		return missing;
+	return count_missing(target, "SELECT p.xmin FROM detect._repair p JOIN detect._rollup r "
+								 "USING (rollup_id) WHERE r.events_table = $4 "
+								 "AND r.state = 'active' AND NOT p.asked AND p.error IS NULL");
 }
 
 /* How many rollups that there were at the call the applier has not begun yet. */
 static int64
 rollups_missing(const WaitTarget *target)
 {
-	Oid types[2] = {OIDOID, TIMESTAMPTZOID};
-	Datum values[2];
-	int64 missing;
-
-	values[0] = ObjectIdGetDatum(target->stream->events_table);
-	values[1] = TimestampTzGetDatum(target->called_at);
-	SPI_connect();
-	missing = count_missing(target,
-							"SELECT xmin FROM detect._rollup WHERE events_table = $1 "
-							"AND state = 'new' AND replaces IS NULL AND created_at <= $2",
-							2, types, values);
-	SPI_finish();
-	return missing;
+	return count_missing(target, "SELECT xmin FROM detect._rollup WHERE events_table = $4 "
+								 "AND state = 'new' AND replaces IS NULL AND created_at <= $2");
 }
 
 /* A paused stream applies nothing: waiting for it would be in vain. */
