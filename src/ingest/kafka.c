@@ -34,6 +34,9 @@
 #ifdef __GLIBC__
 #include <malloc.h>
 #endif
+#ifdef __linux__
+#include <sys/prctl.h>
+#endif
 
 #include "compat.h"
 #include "ingest/kafka_internal.h"
@@ -205,6 +208,26 @@ explain_certificate(rd_kafka_t *handle, const char *broker, int32_t broker_id, i
 	return *error == 0;
 }
 
+/* How much later than it asked a thread may be woken by time alone: before 2.4 the
+ * library spins through the last millisecond before each of its timers, unless it
+ * oversleeps. */
+#define THREAD_TIMER_SLACK_NS 2000000
+
+/* Threads begin with the slack of the thread that starts them; what it was, 0 where
+ * there is none. */
+static long
+set_timer_slack(long slack_ns)
+{
+#ifdef PR_SET_TIMERSLACK
+	long former_slack_ns = prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0);
+
+	(void) prctl(PR_SET_TIMERSLACK, slack_ns, 0, 0, 0);
+	return Max(former_slack_ns, 0);
+#else
+	return 0;
+#endif
+}
+
 /*
  * Start the library's threads.
  */
@@ -214,6 +237,7 @@ create_handle(KafkaClient *client)
 	char reason[512];
 	sigset_t all_signals;
 	sigset_t former_signals;
+	long former_slack_ns;
 
 	rd_kafka_conf_set_log_cb(client->conf, ignore_log_line);
 	(void) rd_kafka_conf_set_ssl_cert_verify_cb(client->conf, explain_certificate);
@@ -225,7 +249,9 @@ create_handle(KafkaClient *client)
 	 */
 	sigfillset(&all_signals);
 	pthread_sigmask(SIG_SETMASK, &all_signals, &former_signals);
+	former_slack_ns = set_timer_slack(THREAD_TIMER_SLACK_NS);
 	client->handle = rd_kafka_new(RD_KAFKA_CONSUMER, client->conf, reason, sizeof(reason));
+	(void) set_timer_slack(former_slack_ns);
 	pthread_sigmask(SIG_SETMASK, &former_signals, NULL);
 
 	if (client->handle == NULL)
