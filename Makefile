@@ -95,6 +95,7 @@ OBJS = \
 	src/ingest/linger.o \
 	src/ingest/malloc.o \
 	src/ingest/open_transaction.o \
+	src/ingest/patience.o \
 	src/ingest/poll.o \
 	src/ingest/position.o \
 	src/ingest/probe.o \

@@ -183,8 +183,9 @@ static void
 look_at_kafka(const GapRequest *request, List *gaps)
 {
 	const Stream *stream = request->stream;
-	KafkaClient *client = kafka_open_server(GetForeignServerByName(stream->server, false)->serverid,
-											stream->owner, stream->name, 0, CurrentMemoryContext);
+	KafkaClient *client =
+		kafka_open_server(GetForeignServerByName(stream->server, false)->serverid, stream->owner,
+						  stream->name, NULL, CurrentMemoryContext);
 	ListCell *cell;
 
 	PG_TRY();

@@ -218,8 +218,9 @@ static void
 read_from_server(const LetterChoice *choice)
 {
 	const Stream *stream = choice->stream;
-	KafkaClient *client = kafka_open_server(GetForeignServerByName(stream->server, false)->serverid,
-											stream->owner, stream->name, 0, CurrentMemoryContext);
+	KafkaClient *client =
+		kafka_open_server(GetForeignServerByName(stream->server, false)->serverid, stream->owner,
+						  stream->name, NULL, CurrentMemoryContext);
 
 	PG_TRY();
 	{

@@ -164,7 +164,8 @@ keep_nearest(List *messages, int count, bool newest)
 List *
 peek_messages(Oid server, const char *topic, int count, bool newest, TimestampTz deadline)
 {
-	KafkaClient *client = kafka_open_server(server, GetUserId(), "peek", 0, CurrentMemoryContext);
+	KafkaClient *client =
+		kafka_open_server(server, GetUserId(), "peek", NULL, CurrentMemoryContext);
 	KafkaMessages messages = {.limit_bytes = MAX_PEEK_BYTES};
 
 	PG_TRY();

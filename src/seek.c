@@ -173,8 +173,9 @@ static List *
 find_moves(const SeekRequest *request)
 {
 	const Stream *stream = request->stream;
-	KafkaClient *client = kafka_open_server(GetForeignServerByName(stream->server, false)->serverid,
-											stream->owner, stream->name, 0, CurrentMemoryContext);
+	KafkaClient *client =
+		kafka_open_server(GetForeignServerByName(stream->server, false)->serverid, stream->owner,
+						  stream->name, NULL, CurrentMemoryContext);
 	List *volatile moves = NIL;
 	ListCell *cell;
 

@@ -82,7 +82,7 @@ find_ends(WaitTarget *target)
 	const Stream *stream = target->stream;
 	Oid server = GetForeignServerByName(stream->server, false)->serverid;
 	KafkaClient *client =
-		kafka_open_server(server, stream->owner, stream->name, 0, CurrentMemoryContext);
+		kafka_open_server(server, stream->owner, stream->name, NULL, CurrentMemoryContext);
 	ListCell *cell;
 
 	PG_TRY();

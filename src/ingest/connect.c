@@ -35,13 +35,14 @@ static void
 open_client(Consumer *consumer, int partitions)
 {
 	const Stream *stream = consumer->stream;
+	KafkaFetch fetch = consumer_fetch(consumer, partitions);
 	KafkaClient *client;
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(consumer->round_context);
 	client = kafka_open_server(GetForeignServerByName(stream->server, false)->serverid,
-							   stream->owner, stream->name, partitions, consumer->context);
+							   stream->owner, stream->name, &fetch, consumer->context);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	consumer->client = client;
@@ -163,6 +164,8 @@ consumer_connect(Consumer *consumer)
 	consumer->is_doubtful = false;
 	consumer->doubt_due = TimestampTzPlusMilliseconds(now, DOUBT_INTERVAL_MS);
 	consumer->partitions_due = TimestampTzPlusMilliseconds(now, partitions_interval_ms(consumer));
+	consumer->rounds = 0;
+	consumer->rounds_since = now;
 	consumer->connect_failures = 0;
 	consumer_note_running(consumer);
 	return true;

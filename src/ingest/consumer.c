@@ -337,7 +337,7 @@ consumer_run(Consumer *consumer, int wanted, int *rows_of_many)
 		consumer_disconnect(consumer);
 		return true;
 	}
-	if (consumer_finds_new_partitions(consumer, BUSY_MS))
+	if (consumer_changes_patience(consumer) || consumer_finds_new_partitions(consumer, BUSY_MS))
 		return true;
 	if (consumer->nevents == 0)
 	{
@@ -379,5 +379,6 @@ consumer_run(Consumer *consumer, int wanted, int *rows_of_many)
 	if (consumer->must_assign)
 		consumer_assign(consumer);
 	consumer->has_unpublished |= rows > 0;
+	consumer->rounds += rows > 0;
 	return !consumer_linger(consumer, rows, is_cut);
 }

@@ -40,6 +40,9 @@ struct Consumer
 	KafkaEvent *events;	 /* polled and not staged yet */
 	int nevents;
 	int max_events;
+	bool is_patient; /* brokers answer with single messages, but wait long for one */
+	int rounds;		 /* that had rows, since … */
+	TimestampTz rounds_since;
 	bool is_polling;	   /* or a poll has failed, and has taken messages perhaps */
 	instr_time step_began; /* the step that is being timed */
 	TimestampTz staged_at; /* the last time that there were rows */
@@ -69,7 +72,12 @@ extern bool consumer_has_news(Consumer *consumer);
 extern bool consumer_is_answered(const Consumer *consumer);
 extern bool consumer_must_look_again(Consumer *consumer);
 
+/* in ingest/patience.c */
+extern KafkaFetch consumer_fetch(const Consumer *consumer, int partitions);
+extern bool consumer_changes_patience(Consumer *consumer);
+
 /* in ingest/linger.c */
+extern bool consumer_is_behind(const Consumer *consumer);
 extern bool consumer_linger(Consumer *consumer, int rows, bool is_cut);
 
 /* in ingest/stage.c */

@@ -298,12 +298,11 @@ connect_queues(KafkaClient *client)
  * Start a client in a child of context; nothing is fetched before
  * kafka_assign(), and no broker needs to be up.  The caller must not be the
  * postmaster, and closes the client with kafka_close(), or by letting go of
- * context.  Brokers hold fetches until these are worth while for so many partitions;
- * 0: whoever asks for some messages is not kept waiting.
+ * context.  fetch: NULL if brokers are to answer as soon as they have any message.
  */
 KafkaClient *
 kafka_open(const KafkaProperty *properties, int nproperties, const char *client_name,
-		   int partitions, MemoryContext context)
+		   const KafkaFetch *fetch, MemoryContext context)
 {
 	MemoryContext client_context;
 	KafkaClient *client;
@@ -328,7 +327,7 @@ kafka_open(const KafkaProperty *properties, int nproperties, const char *client_
 	PG_TRY();
 	{
 		client->conf = rd_kafka_conf_new();
-		kafka_set_properties(client, properties, nproperties, client_name, partitions);
+		kafka_set_properties(client, properties, nproperties, client_name, fetch);
 		create_handle(client);
 		connect_queues(client);
 	}

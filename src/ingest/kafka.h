@@ -93,9 +93,17 @@ typedef struct KafkaEvent
 	void *handle;	   /* the library's message, opaque */
 } KafkaEvent;
 
+/* When brokers answer a fetch, unless the options of the server say otherwise. */
+typedef struct KafkaFetch
+{
+	int min_bytes; /* at once, if they have so much … */
+	int wait_ms;   /* … else after so long */
+} KafkaFetch;
+
 /* in kafka.c */
-extern KafkaClient *kafka_open(const KafkaProperty *properties, int nproperties,
-							   const char *client_name, int partitions, MemoryContext context);
+extern KafkaClient *
+kafka_open(const KafkaProperty *properties, int nproperties, const char *client_name,
+		   const KafkaFetch *fetch, MemoryContext context);
 extern void kafka_close(KafkaClient *client);
 extern WaitEventSet *kafka_wait_events(KafkaClient *client);
 extern int kafka_poll(KafkaClient *client, KafkaEvent *events, int max_events);
@@ -146,8 +154,8 @@ extern bool kafka_event_timestamp(const KafkaEvent *event, TimestampTz *timestam
 extern KafkaMessage *kafka_copy_message(const KafkaEvent *event);
 extern void kafka_keep_message(const KafkaEvent *event, void *messages);
 extern int kafka_compare_messages(const ListCell *a, const ListCell *b);
-extern KafkaClient *kafka_open_server(Oid server, Oid user, const char *client_name, int partitions,
-									  MemoryContext context);
+extern KafkaClient *kafka_open_server(Oid server, Oid user, const char *client_name,
+									  const KafkaFetch *fetch, MemoryContext context);
 extern void kafka_read_ranges(KafkaClient *client, const KafkaRange *ranges, int nranges,
 							  TimestampTz deadline, KafkaReceiver receive, void *argument);
 extern void kafka_read_positions(KafkaClient *client, KafkaPosition *positions, int npositions,

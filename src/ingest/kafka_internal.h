@@ -76,7 +76,7 @@ extern bool kafka_take_from_main_queue(KafkaClient *client, KafkaEvent *event, b
 
 /* in kafka_property.c */
 extern void kafka_set_properties(KafkaClient *client, const KafkaProperty *properties,
-								 int nproperties, const char *client_name, int partitions);
+								 int nproperties, const char *client_name, const KafkaFetch *fetch);
 
 /* in kafka_request.c */
 extern rd_kafka_topic_partition_list_t *

@@ -25,25 +25,13 @@ typedef struct FixedProperty
 	bool is_optional;
 } FixedProperty;
 
-/*
- * What a server's options may override.
- *
- * Of a fetch that brings a few messages the library's thread takes as much time as
- * the worker for their rows, and a producer that lingers for 5 ms would cause 200 a
- * second.  So brokers hold a fetch until it is worth while, but for 150 ms at most.
- */
+/* What a server's options may override. */
 static const FixedProperty default_properties[] = {
 	{"fetch.error.backoff.ms", "100", false},	  {"fetch.max.bytes", "8388608", false},
 	{"fetch.message.max.bytes", "524288", false}, {"fetch.queue.backoff.ms", "10", true},
 	{"fetch.wait.max.ms", "150", false},		  {"queued.max.messages.kbytes", "8192", false},
 	{"reconnect.backoff.max.ms", "3000", false},
 };
-
-/* What a broker gathers, or as much as it has in that time: so much, and more for
- * each partition, for each of which the library looks through its answer. */
-#define FETCH_BYTES			  (32 * 1024)
-#define FETCH_PARTITION_BYTES 1024
-#define FETCH_MOST_BYTES	  (1024 * 1024)
 
 /* What nothing may override: the promises of the pipeline rest on these. */
 static const FixedProperty fixed_properties[] = {
@@ -104,13 +92,12 @@ set_client_name(KafkaClient *client, const char *client_name)
 	set_property(client, "group.id", id, false, false);
 }
 
-/* Have brokers hold a fetch for these partitions until it is worth while. */
+/* Have brokers hold a fetch. */
 static void
-set_fetch_bytes(KafkaClient *client, int partitions)
+set_fetch(KafkaClient *client, const KafkaFetch *fetch)
 {
-	int bytes = Min(FETCH_BYTES + (int64) partitions * FETCH_PARTITION_BYTES, FETCH_MOST_BYTES);
-
-	set_property(client, "fetch.min.bytes", psprintf("%d", bytes), false, false);
+	set_property(client, "fetch.min.bytes", psprintf("%d", fetch->min_bytes), false, false);
+	set_property(client, "fetch.wait.max.ms", psprintf("%d", fetch->wait_ms), false, false);
 }
 
 /*
@@ -118,7 +105,7 @@ set_fetch_bytes(KafkaClient *client, int partitions)
  */
 void
 kafka_set_properties(KafkaClient *client, const KafkaProperty *properties, int nproperties,
-					 const char *client_name, int partitions)
+					 const char *client_name, const KafkaFetch *fetch)
 {
 	const char *mechanism = NULL;
 	bool has_mechanism = false;
@@ -127,8 +114,8 @@ kafka_set_properties(KafkaClient *client, const KafkaProperty *properties, int n
 	for (int i = 0; i < (int) lengthof(default_properties); i++)
 		set_property(client, default_properties[i].name, default_properties[i].value,
 					 default_properties[i].is_optional, false);
-	if (partitions > 0)
-		set_fetch_bytes(client, partitions);
+	if (fetch)
+		set_fetch(client, fetch);
 
 	for (int i = 0; i < nproperties; i++)
 	{

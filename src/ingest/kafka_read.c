@@ -157,7 +157,7 @@ kafka_compare_messages(const ListCell *a, const ListCell *b)
  * Open a client with the options of a server and of a user's mapping.
  */
 KafkaClient *
-kafka_open_server(Oid server, Oid user, const char *client_name, int partitions,
+kafka_open_server(Oid server, Oid user, const char *client_name, const KafkaFetch *fetch,
 				  MemoryContext context)
 {
 	List *properties = kafka_connection_properties(server, user);
@@ -167,7 +167,7 @@ kafka_open_server(Oid server, Oid user, const char *client_name, int partitions,
 
 	foreach(cell, properties)
 		array[count++] = *(KafkaProperty *) lfirst(cell);
-	return kafka_open(array, count, client_name, partitions, context);
+	return kafka_open(array, count, client_name, fetch, context);
 }
 
 /* The range that an event is about, or -1. */

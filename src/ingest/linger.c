@@ -23,15 +23,14 @@
 #define LINGER_MIN_MS	 20
 #define LINGER_MAX_MS	 80
 
-/* Whether messages are known to be there that have not been staged; a round that
- * was cut short leaves some, though their end may not be known yet. */
-static bool
-is_behind(const Consumer *consumer, bool is_cut)
+/*
+ * Whether messages are known to be there that have not been staged.
+ */
+bool
+consumer_is_behind(const Consumer *consumer)
 {
 	ListCell *cell;
 
-	if (is_cut)
-		return true;
 	foreach(cell, consumer->progresses)
 	{
 		const Progress *progress = lfirst(cell);
@@ -43,8 +42,9 @@ is_behind(const Consumer *consumer, bool is_cut)
 }
 
 /*
- * After a round of so many rows, cut short or not: let more arrive, at the rate at
- * which these have come.  False when it was no small one, or more is there already.
+ * After a round of so many rows: let more arrive, at the rate at which these have
+ * come.  False when it was no small one, or more is there already: a round that was
+ * cut short leaves some, though their end may not be known yet.
  */
 bool
 consumer_linger(Consumer *consumer, int rows, bool is_cut)
@@ -54,7 +54,7 @@ consumer_linger(Consumer *consumer, int rows, bool is_cut)
 	int enough = ENOUGH_ROWS + PARTITION_ROWS * partitions;
 	double wait_ms = LINGER_MIN_MS;
 
-	if (rows >= SMALL_ROUND_ROWS + partitions || is_behind(consumer, is_cut))
+	if (rows >= SMALL_ROUND_ROWS + partitions || is_cut || consumer_is_behind(consumer))
 		return false;
 	if (rows > 0)
 	{

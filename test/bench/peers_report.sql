@@ -34,8 +34,9 @@ FROM (VALUES (1, 'zones', 'detect'),
              (6, 'kafka_fdw', 'kafka_fdw'),
              (7, 'connect', 'Kafka Connect, flat table'),
              (8, 'connect_triggers', 'Kafka Connect, triggers'),
-             (9, 'flink', 'Flink SQL, zone of location'),
-             (10, 'clickhouse', 'ClickHouse')) c (place, contestant, label)
+             (9, 'connect_rows', 'Kafka Connect, row triggers'),
+             (10, 'flink', 'Flink SQL, zone of location'),
+             (11, 'clickhouse', 'ClickHouse')) c (place, contestant, label)
 JOIN (SELECT contestant,
              max(value) FILTER (WHERE what = 'elapsed') AS elapsed,
              max(value) FILTER (WHERE what = 'x COPY') AS x_copy,

@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 #
-# connect.sh: Kafka Connect with the Debezium JDBC sink, as two contestants of
-# peers: into a flat table, and with triggers that do the rest of the work.
+# connect.sh: Kafka Connect with the Debezium JDBC sink, as three contestants of
+# peers: into a flat table, and with triggers that do the rest of the work, for
+# each statement or for each row.
 #
 # The worker is a process of its own, whose code gets fast as it runs.  So it
 # drains the topic twice, by two connectors one after another: the first drain is
@@ -75,11 +76,14 @@ connect_schema() {
 
 # The definition of a connector, as it should be fastest: one INSERT from arrays for
 # a batch, batches of 10,000, a task for each core.  An upsert needs the duplicates
-# of a batch folded.  The settings of its sessions are those of measure.sql.
+# of a batch folded.  With row triggers the batches are those of its defaults, which
+# is what most will have.  The settings of its sessions are those of measure.sql.
 connect_definition() {
     local name=$1 contestant=$2 mode settings='-c%20jit=off%20-c%20work_mem=64MB%20-c%20synchronous_commit=off'
     mode='{"insert.mode": "upsert", "primary.key.mode": "record_value", "primary.key.fields": "detection_oid", "use.reduction.buffer": "true"}'
     [ "$contestant" = connect ] || mode='{"insert.mode": "insert", "primary.key.mode": "none"}'
+    [ "$contestant" != connect_rows ] || mode=$(jq -c '. + {"dialect.postgres.unnest.insert.enabled": "false",
+        "batch.size": "500", "consumer.override.max.poll.records": "500", "flush.max.retries": "1000"}' <<<"$mode")
     jq -n --arg name "$name" --argjson mode "$mode" --arg schema "$(connect_schema)" --arg password "$PASSWORD" \
         --arg url "jdbc:postgresql://127.0.0.1:$PGPORT/city?options=$settings" '
         {name: $name, config: ({
@@ -138,7 +142,7 @@ drain_connect() {
 measure_connect() {
     local run=$1 contestant=$2 begin=$EPOCHREALTIME table=city.flat check="bench.check_flat('city.flat')" last_commit
     start_connect
-    if [ "$contestant" = connect_triggers ]; then
+    if [ "$contestant" != connect ]; then
         table=city.detection
         check="bench.check_events(true), bench.check_rollups(true, 'bench.items', 'bench.town')"
     fi
