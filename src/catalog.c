@@ -132,10 +132,30 @@ catalog_owner(void)
 	return relation_owner(catalog_relation("_stream", false), false);
 }
 
+/* Run SQL, once or by a plan that is kept. */
+static int
+run_sql(SPIPlanPtr *plan, const char *sql, int nargs, Oid *argtypes, Datum *values,
+		const char *nulls, bool read_only)
+{
+	if (plan == NULL)
+		return SPI_execute_with_args(sql, nargs, argtypes, values, nulls, read_only, 0);
+	if (*plan == NULL)
+	{
+		SPIPlanPtr prepared = SPI_prepare(sql, nargs, argtypes);
+
+		if (prepared == NULL)
+			return SPI_result;
+		SPI_keepplan(prepared);
+		*plan = prepared;
+	}
+	return SPI_execute_plan(*plan, values, nulls, read_only, 0);
+}
+
 /* Run SQL of ours as the owner of our tables; if it only reads, under the
  * active snapshot. */
 static int
-execute(const char *sql, int nargs, Oid *argtypes, Datum *values, const char *nulls, bool read_only)
+execute(SPIPlanPtr *plan, const char *sql, int nargs, Oid *argtypes, Datum *values,
+		const char *nulls, bool read_only)
 {
 	Oid saved_user;
 	int saved_context;
@@ -146,7 +166,7 @@ execute(const char *sql, int nargs, Oid *argtypes, Datum *values, const char *nu
 	SetUserIdAndSecContext(catalog_owner(), saved_context | SECURITY_LOCAL_USERID_CHANGE);
 	sql_set("search_path", "pg_catalog, pg_temp");
 
-	result = SPI_execute_with_args(sql, nargs, argtypes, values, nulls, read_only, 0);
+	result = run_sql(plan, sql, nargs, argtypes, values, nulls, read_only);
 	if (result < 0)
 		elog(ERROR, "could not execute \"%s\": %s", sql, SPI_result_code_string(result));
 
@@ -163,7 +183,17 @@ execute(const char *sql, int nargs, Oid *argtypes, Datum *values, const char *nu
 int
 catalog_execute(const char *sql, int nargs, Oid *argtypes, Datum *values, const char *nulls)
 {
-	return execute(sql, nargs, argtypes, values, nulls, false);
+	return execute(NULL, sql, nargs, argtypes, values, nulls, false);
+}
+
+/*
+ * The same for what is run again and again: its plan stays in *plan, which begins as
+ * NULL and is this statement's for the life of the process.
+ */
+int
+catalog_execute_often(SPIPlanPtr *plan, const char *sql, int nargs, Oid *argtypes, Datum *values)
+{
+	return execute(plan, sql, nargs, argtypes, values, NULL, false);
 }
 
 /*
@@ -172,7 +202,7 @@ catalog_execute(const char *sql, int nargs, Oid *argtypes, Datum *values, const 
 int
 catalog_read(const char *sql, int nargs, Oid *argtypes, Datum *values)
 {
-	return execute(sql, nargs, argtypes, values, NULL, true);
+	return execute(NULL, sql, nargs, argtypes, values, NULL, true);
 }
 
 /*

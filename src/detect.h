@@ -19,6 +19,7 @@
 #include "postgres.h"
 
 #include "access/attnum.h"
+#include "executor/spi.h"
 #include "executor/tuptable.h"
 #include "monitor/log_limit.h"
 #include "nodes/execnodes.h"
@@ -363,6 +364,8 @@ extern void
 catalog_upsert(CatalogWriter *writer, int nkeys, const Datum *values, const bool *nulls);
 extern int
 catalog_execute(const char *sql, int nargs, Oid *argtypes, Datum *values, const char *nulls);
+extern int
+catalog_execute_often(SPIPlanPtr *plan, const char *sql, int nargs, Oid *argtypes, Datum *values);
 extern int catalog_read(const char *sql, int nargs, Oid *argtypes, Datum *values);
 extern void catalog_use_default_storage(void);
 extern int64 catalog_next_id(const char *sequence);

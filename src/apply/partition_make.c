@@ -48,6 +48,10 @@
  * of more than 8 MB none are made ahead. */
 #define SMALL_DEFAULT_BLOCKS 1024
 
+/* When to try again what failed ahead; 0: nothing did.  Of this process, for its one
+ * stream. */
+static TimestampTz lead_retry_at = 0;
+
 /* What the statements that make a partition need to know. */
 typedef struct PartitionMaker
 {
@@ -292,17 +296,34 @@ default_is_small(Oid default_partition)
 	return small;
 }
 
+/* Tells whether the partitions of now and of what comes next are there. */
+static bool
+has_lead(const PartitionRanges *ranges, const Interval *interval, TimestampTz now)
+{
+	TimestampTz time = now;
+	int i;
+
+	for (i = 0; i < LEAD_PARTITIONS; i++)
+	{
+		TimestampTz from;
+
+		if (partition_range_of(ranges, time) < 0)
+			return false;
+		(void) partition_interval_around(interval, time, now, &from, &time);
+	}
+	return true;
+}
+
 /* Makes the partitions of now and of what comes next; the number made. */
 static int
 make_lead(const PartitionMaker *maker, PartitionRanges *ranges, TimestampTz now)
 {
-	static TimestampTz retry_at = 0; /* of this process, for its one stream */
 	static int retry_ms = LEAD_FIRST_RETRY_MS;
 	TimestampTz time = now;
 	int made = 0;
 	int i;
 
-	if (now < retry_at)
+	if (now < lead_retry_at)
 		return 0;
 
 	for (i = 0; i < LEAD_PARTITIONS; i++)
@@ -315,16 +336,16 @@ make_lead(const PartitionMaker *maker, PartitionRanges *ranges, TimestampTz now)
 			at = plan_partition(ranges, maker->interval, time, now);
 		if (at >= 0 && !make_partition_ahead(maker, &ranges->ranges[at]))
 		{
-			retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), retry_ms);
+			lead_retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), retry_ms);
 			retry_ms = Min(retry_ms * 2, LEAD_LAST_RETRY_MS);
 			return made;
 		}
 		made += at >= 0;
 		(void) partition_interval_around(maker->interval, time, now, &from, &time);
 	}
-	if (my_slot != NULL && retry_at != 0)
+	if (my_slot != NULL && lead_retry_at != 0)
 		slot_clear_reason(my_slot, DUTY_APPLY);
-	retry_at = 0;
+	lead_retry_at = 0;
 	retry_ms = LEAD_FIRST_RETRY_MS;
 	return made;
 }
@@ -381,10 +402,15 @@ partition_ensure(const Stream *stream, const TimestampTz *times, int ntimes, boo
 
 	table = table_open(stream->events_table, AccessShareLock);
 	ranges = partition_ranges(table);
+	needed = plan_needed(ranges, stream->partition_interval, times, ntimes, now);
+	/* as before most batches */
+	if (needed == 0 && lead_retry_at == 0 && has_lead(ranges, stream->partition_interval, now))
+	{
+		table_close(table, NoLock);
+		return 0;
+	}
 	maker = partition_maker(stream, table, indexed);
 	table_close(table, NoLock);
-
-	needed = plan_needed(ranges, stream->partition_interval, times, ntimes, now);
 	for (i = 0; i < ranges->n && needed > 0; i++)
 	{
 		if (!OidIsValid(ranges->ranges[i].partition))

@@ -332,6 +332,7 @@ rollup_absorb(const Rollup *rollup, PartialPlan *plan, const PartialSource *sour
 static void
 write_applied_until(RollupSet *set)
 {
+	static SPIPlanPtr plan = NULL;
 	TimestampTz now = GetCurrentTimestamp();
 	Oid types[1] = {OIDOID};
 	Datum values[1];
@@ -341,9 +342,10 @@ write_applied_until(RollupSet *set)
 		return;
 	values[0] = ObjectIdGetDatum(set->stream->events_table);
 	SPI_connect();
-	catalog_execute("UPDATE detect._rollup SET applied_until = now() "
-					"WHERE events_table = $1 AND state IN ('filling', 'active')",
-					1, types, values, NULL);
+	catalog_execute_often(&plan,
+						  "UPDATE detect._rollup SET applied_until = now() "
+						  "WHERE events_table = $1 AND state IN ('filling', 'active')",
+						  1, types, values);
 	SPI_finish();
 	set->applied_until = now;
 }
