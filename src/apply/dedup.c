@@ -233,13 +233,13 @@ dedup_watch(Dedup *dedup)
 Identity
 dedup_identity(const Dedup *dedup, const Datum *values)
 {
-	Identity number = {0, 0};
+	uint64 number;
 
 	if (dedup->hasher != NULL)
 		return identity_hash(dedup->hasher, values);
 	/* spread over all of its range, as hashes are: Fibonacci hashing (Knuth) */
-	number.low = identity_values_number(dedup->values_seen, values) * FIBONACCI;
-	return number;
+	number = identity_values_number(dedup->values_seen, values) * FIBONACCI;
+	return (Identity){.words = {number >> 32, number, 0}};
 }
 
 /*

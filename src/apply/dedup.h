@@ -11,15 +11,21 @@
 #include "apply/edit.h"
 #include "detect.h"
 
-/* 128 bits over the canonical bytes of (key, event time), or of the key alone
+/* 96 bits over the canonical bytes of (key, event time), or of the key alone
  * where the events table is not partitioned by the event time.  For types
  * without canonical bytes it is a number that holds for the open batch only,
  * so always hand the values along. */
 typedef struct Identity
 {
-	uint64 low;
-	uint64 high;
+	uint32 words[3];
 } Identity;
+
+static inline bool
+identity_equals(const Identity *left, const Identity *right)
+{
+	return left->words[0] == right->words[0] && left->words[1] == right->words[1] &&
+		   left->words[2] == right->words[2];
+}
 
 typedef struct Dedup Dedup;
 

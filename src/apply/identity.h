@@ -28,6 +28,13 @@ typedef struct IdentitySet IdentitySet;
 typedef struct IdentityValues IdentityValues;
 typedef struct IndexProbe IndexProbe;
 
+/* All zeros: no identity. */
+static inline bool
+identity_is_empty(const Identity *identity)
+{
+	return (identity->words[0] | identity->words[1] | identity->words[2]) == 0;
+}
+
 /* in apply/identity.c */
 extern IdentityHasher *identity_hasher_create(int ncolumns, const Oid *types, const Oid *collations,
 											  MemoryContext context);

@@ -1,11 +1,11 @@
 /*-------------------------------------------------------------------------
  *
  * identity_set.c
- *	  A set of identities in memory: 16 bytes each, 86 to 92 % full when large.
+ *	  A set of identities in memory: 12 bytes each, 86 to 92 % full when large.
  *
  * Open addressing with linear probing in one array, in which identities stand in
- * order (Amble and Knuth, Ordered hash tables, 1974): the home of one is where the
- * upper half of its low word lies in the range of all, so homes have the order of
+ * order (Amble and Knuth, Ordered hash tables, 1974): the home of one is where its
+ * first word lies in the range of all, so homes have the order of
  * identities.  A look-up that meets a greater one is over, which keeps it short in an
  * array that is nearly full, and the array may have any length: it grows by a sixteenth,
  * in place and in one sequential pass.  Some places behind the last home take what is
@@ -40,22 +40,24 @@ struct IdentitySet
 	int64 count;
 };
 
-static inline bool
-is_empty(const Identity *place)
+/* The first two words, which decide the order but for one pair in 2^64. */
+static inline uint64
+beginning(const Identity *identity)
 {
-	return place->low == 0 && place->high == 0;
+	return (uint64) identity->words[0] << 32 | identity->words[1];
 }
 
 static inline bool
 is_before(const Identity *left, const Identity *right)
 {
-	return left->low < right->low || (left->low == right->low && left->high < right->high);
+	return beginning(left) < beginning(right) ||
+		   (beginning(left) == beginning(right) && left->words[2] < right->words[2]);
 }
 
 static inline uint64
 home_of(const IdentitySet *set, const Identity *identity)
 {
-	return (identity->low >> 32) * set->nhomes >> 32;
+	return identity->words[0] * set->nhomes >> 32;
 }
 
 static uint64
@@ -107,8 +109,8 @@ find_place(const IdentitySet *set, const Identity *identity)
 {
 	uint64 at = home_of(set, identity);
 
-	Assert(!is_empty(identity));
-	while (at < set->nplaces && !is_empty(&set->places[at]) &&
+	Assert(!identity_is_empty(identity));
+	while (at < set->nplaces && !identity_is_empty(&set->places[at]) &&
 		   is_before(&set->places[at], identity))
 		at++;
 	return at;
@@ -117,8 +119,7 @@ find_place(const IdentitySet *set, const Identity *identity)
 static inline bool
 is_at(const IdentitySet *set, uint64 at, const Identity *identity)
 {
-	return at < set->nplaces && set->places[at].low == identity->low &&
-		   set->places[at].high == identity->high;
+	return at < set->nplaces && identity_equals(&set->places[at], identity);
 }
 
 /* Lets the processor fetch an identity's place while it does other things. */
@@ -157,7 +158,7 @@ grow(IdentitySet *set, uint64 nhomes)
 		Identity identity = set->places[from];
 		uint64 to;
 
-		if (is_empty(&identity))
+		if (identity_is_empty(&identity))
 			continue;
 		to = Max(free, home_of(set, &identity));
 		memset(&set->places[from], 0, sizeof(Identity));
@@ -170,7 +171,7 @@ grow(IdentitySet *set, uint64 nhomes)
 static uint64
 find_empty(const IdentitySet *set, uint64 at)
 {
-	while (at < set->nplaces && !is_empty(&set->places[at]))
+	while (at < set->nplaces && !identity_is_empty(&set->places[at]))
 		at++;
 	return at;
 }
@@ -217,7 +218,7 @@ identity_set_remove(IdentitySet *set, const Identity *identity)
 	if (!is_at(set, at, identity))
 		return false;
 	/* those that are not at home move by one */
-	while (end < set->nplaces && !is_empty(&set->places[end]) &&
+	while (end < set->nplaces && !identity_is_empty(&set->places[end]) &&
 		   home_of(set, &set->places[end]) < end)
 		end++;
 	memmove(&set->places[at], &set->places[at + 1], (end - at - 1) * sizeof(Identity));

@@ -138,7 +138,7 @@ check_identity(RowReceiver *receiver, const Element *element, TupleTableSlot *sl
 		values[i] = slot->tts_values[attnum - 1];
 	}
 	identity = dedup_identity(receiver->events->dedup, values);
-	if (identity.low != element->identity.low || identity.high != element->identity.high)
+	if (!identity_equals(&identity, &element->identity))
 		refuse_row(receiver->events, element, "changes the key or the event time of an element",
 				   "Let the query output the columns of key and event_time as they are.");
 }
