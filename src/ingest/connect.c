@@ -149,12 +149,19 @@ consumer_connect(Consumer *consumer)
 
 	if (GetCurrentTimestamp() < consumer->connect_due)
 		return false;
-	slot_set_state(my_slot, STREAM_CONNECTING);
+	/* one that runs does so with another client in a moment, unless it finds no broker */
+	if (my_entry->state != STREAM_RUNNING)
+		slot_set_state(my_slot, STREAM_CONNECTING);
 	if (!read_progresses(consumer, &connection.staged, &connection.applied))
 		return false;
 	if (consumer->client == NULL)
 		open_client(consumer, Max(list_length(connection.applied), 1));
-	if (!find_progresses(consumer, &connection) || !positions_write(consumer, &connection))
+	if (!find_progresses(consumer, &connection))
+	{
+		slot_set_state(my_slot, STREAM_CONNECTING);
+		return false;
+	}
+	if (!positions_write(consumer, &connection))
 		return false;
 	positions_keep(consumer, &connection);
 	open_for_partitions(consumer);
