@@ -350,6 +350,7 @@ consumer_run(Consumer *consumer, int wanted, int *rows_of_many)
 			return false;
 		}
 		consumer_poll(consumer, at_most);
+		consumer_end_lingering(consumer);
 	}
 	if (consumer_must_look_again(consumer))
 	{

@@ -92,10 +92,16 @@ set_client_name(KafkaClient *client, const char *client_name)
 	set_property(client, "group.id", id, false, false);
 }
 
-/* Have brokers hold a fetch. */
+/* Have brokers hold a fetch.  Who asks for so many bytes has not asked for more time. */
 static void
-set_fetch(KafkaClient *client, const KafkaFetch *fetch)
+set_fetch(KafkaClient *client, const KafkaFetch *fetch, const KafkaProperty *properties,
+		  int nproperties)
 {
+	for (int i = 0; i < nproperties; i++)
+	{
+		if (strcmp(properties[i].name, "fetch.min.bytes") == 0)
+			return;
+	}
 	set_property(client, "fetch.min.bytes", psprintf("%d", fetch->min_bytes), false, false);
 	set_property(client, "fetch.wait.max.ms", psprintf("%d", fetch->wait_ms), false, false);
 }
@@ -115,7 +121,7 @@ kafka_set_properties(KafkaClient *client, const KafkaProperty *properties, int n
 		set_property(client, default_properties[i].name, default_properties[i].value,
 					 default_properties[i].is_optional, false);
 	if (fetch)
-		set_fetch(client, fetch);
+		set_fetch(client, fetch, properties, nproperties);
 
 	for (int i = 0; i < nproperties; i++)
 	{

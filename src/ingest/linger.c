@@ -9,7 +9,8 @@
  * answer one after another, and many partitions make many bytes of few messages.  So
  * the consumer lingers until about ENOUGH_ROWS have come, and some for each
  * partition, whose progress is looked at and written; but for less time than a broker
- * may hold a fetch, and not while it is behind.
+ * may hold a fetch, and not while it is behind.  What nothing has come of is left out
+ * for a while.
  *
  *-------------------------------------------------------------------------
  */
@@ -22,6 +23,9 @@
 #define PARTITION_ROWS	 8
 #define LINGER_MIN_MS	 20
 #define LINGER_MAX_MS	 80
+
+/* So many rounds are not lingered after when nothing had come after one. */
+#define VAIN_ROUNDS 10
 
 /*
  * Whether messages are known to be there that have not been staged.
@@ -39,6 +43,17 @@ consumer_is_behind(const Consumer *consumer)
 			return true;
 	}
 	return false;
+}
+
+/*
+ * After a poll: whether something has come of lingering.
+ */
+void
+consumer_end_lingering(Consumer *consumer)
+{
+	if (consumer->linger_until != 0 && consumer->nevents == 0)
+		consumer->vain_rounds = VAIN_ROUNDS;
+	consumer->linger_until = 0;
 }
 
 /*
@@ -61,6 +76,11 @@ consumer_linger(Consumer *consumer, int rows, bool is_cut)
 		wait_ms = (now - consumer->staged_at) / 1000.0 / rows * enough;
 		wait_ms = Max(Min(wait_ms, LINGER_MAX_MS), LINGER_MIN_MS);
 		consumer->staged_at = now;
+	}
+	if (consumer->vain_rounds > 0)
+	{
+		consumer->vain_rounds--;
+		return true;
 	}
 	consumer->linger_until = TimestampTzPlusMilliseconds(now, (int) wait_ms);
 	return true;

@@ -12,7 +12,7 @@
  *
  * A client of the library can't change that, so the consumer gets another one, which
  * reads on from committed progress as after any loss of a broker.  What decides is how
- * many rounds have had rows.
+ * many rounds have had rows.  The options of a server come before all of this.
  *
  *-------------------------------------------------------------------------
  */
