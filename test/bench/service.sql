@@ -45,6 +45,18 @@ LANGUAGE sql IMMUTABLE AS $$
                    FROM city.%I GROUP BY 1, 2', name)
 $$;
 
+-- Has each shared buffer used once: in a server that has just started, the first use of
+-- one makes the kernel find it a page.
+CREATE PROCEDURE bench.use_all_buffers()
+LANGUAGE plpgsql AS $$
+BEGIN
+    CREATE UNLOGGED TABLE bench.filler (a_page text);
+    ALTER TABLE bench.filler ALTER a_page SET STORAGE PLAIN;
+    INSERT INTO bench.filler SELECT repeat('x', 6000) FROM generate_series(1, (SELECT setting::int FROM pg_settings WHERE name = 'shared_buffers'));
+    DROP TABLE bench.filler;
+END
+$$;
+
 -- CPU of all workers until now, by thread in nanoseconds, for hundredths of a second are
 -- too much of what an idle one takes; and what they have applied.
 CREATE TABLE bench.load_begun (seconds float8, events bigint);
