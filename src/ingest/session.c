@@ -78,6 +78,15 @@ static const PinnedSetting pinned_settings[] = {
 	{"jit", "off", false},
 };
 
+static bool is_undone = false; /* what was left, and no transaction has run since */
+
+/* Code of users runs in transactions. */
+static void
+transaction_ended(XactEvent event, void *argument)
+{
+	is_undone = false;
+}
+
 /* Whether PostgreSQL has a setting of this name. */
 static bool
 has_setting(const char *name)
@@ -91,6 +100,7 @@ has_setting(const char *name)
 void
 session_pin_settings(WorkerDuty duty)
 {
+	RegisterXactCallback(transaction_ended, NULL);
 	for (int i = 0; i < lengthof(pinned_settings); i++)
 	{
 		if (has_setting(pinned_settings[i].name))
@@ -159,6 +169,8 @@ session_undo(void)
 {
 	MemoryContext context = CurrentMemoryContext;
 
+	if (is_undone)
+		return;
 	PortalHashTableDeleteAll();
 	LockReleaseSession(USER_LOCKMETHOD);
 	DropAllPreparedStatements();
@@ -174,4 +186,5 @@ session_undo(void)
 	}
 	drop_temporary();
 	MemoryContextSwitchTo(context);
+	is_undone = true;
 }
