@@ -5,10 +5,10 @@
  *
  * Open addressing with linear probing in one array, in which identities stand in
  * order (Amble and Knuth, Ordered hash tables, 1974): the home of one is where its
- * first word lies in the range of all, so homes have the order of
- * identities.  A look-up that meets a greater one is over, which keeps it short in an
- * array that is nearly full, and the array may have any length: it grows by a sixteenth,
- * in place and in one sequential pass.  Some places behind the last home take what is
+ * first word lies in the range of all, so homes have the order of identities.  A look-up
+ * that meets a greater one is over, which keeps it short in an array that is nearly full,
+ * and the array may have any length: it grows by a sixteenth, in place and in one
+ * sequential pass.  Some places behind the last home take what is
  * pushed out.  Removal shifts what follows back instead of leaving tombstones, so that
  * the set is the same as if the identity had never been in it.
  *

@@ -32,14 +32,14 @@
 #define PATIENT_MS 500
 
 /* Fewer rounds than so many in that time make a consumer patient … */
-#define QUIET_ROUNDS   60
-#define QUIET_MS	   30000
-#define SMALL_QUIET_MS 2000 /* under the limits of tests */
+#define QUIET_ROUNDS		  60
+#define QUIET_WITHIN_MS		  30000
+#define SMALL_QUIET_WITHIN_MS 2000 /* under the limits of tests */
 
 /* … and so many in that time, beside linger.c, have brokers gather again. */
 #define BUSY_ROUNDS		  8
 #define SMALL_BUSY_ROUNDS 3
-#define BUSY_MS			  1000
+#define BUSY_WITHIN_MS	  1000
 
 /*
  * How brokers are to answer a consumer that reads so many partitions.
@@ -62,7 +62,8 @@ bool
 consumer_changes_patience(Consumer *consumer)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	long interval_ms = consumer->is_patient ? BUSY_MS : FAULT_LIMIT(QUIET_MS, SMALL_QUIET_MS);
+	long interval_ms =
+		consumer->is_patient ? BUSY_WITHIN_MS : FAULT_LIMIT(QUIET_WITHIN_MS, SMALL_QUIET_WITHIN_MS);
 	bool is_over = TimestampDifferenceExceeds(consumer->rounds_since, now, interval_ms);
 	bool changes;
 
