@@ -51,6 +51,7 @@ compare_fields(const void *a, const void *b)
 void
 consumer_write_unknown(const Consumer *consumer)
 {
+	static SPIPlanPtr plan = NULL;
 	Oid types[3] = {INT4OID, TEXTOID, INT8OID};
 	Datum values[3];
 	int nfields;
@@ -64,10 +65,12 @@ consumer_write_unknown(const Consumer *consumer)
 		values[1] = CStringGetTextDatum(fields[i].of_item ? psprintf("@.%s", fields[i].name)
 														  : fields[i].name);
 		values[2] = Int64GetDatum((int64) fields[i].count);
-		catalog_execute("INSERT INTO detect._unknown_field AS u VALUES ($1, $2, $3, now()) "
-						"ON CONFLICT (stream_id, name) DO UPDATE SET "
-						"elements = u.elements + EXCLUDED.elements, last_seen = EXCLUDED.last_seen",
-						3, types, values, NULL);
+		catalog_execute_often(
+			&plan,
+			"INSERT INTO detect._unknown_field AS u VALUES ($1, $2, $3, now()) "
+			"ON CONFLICT (stream_id, name) DO UPDATE SET "
+			"elements = u.elements + EXCLUDED.elements, last_seen = EXCLUDED.last_seen",
+			3, types, values);
 	}
 	SPI_finish();
 }
