@@ -39,8 +39,7 @@ GRANT SELECT, INSERT, UPDATE ON bench.items_per_minute, bench.town_per_minute TO
 \elif :row_triggers
     ALTER TABLE city.flat SET UNLOGGED;
 
-    -- The same for each row, as one begins.  Both tasks want the same groups, in the
-    -- order of their rows: what ends in a deadlock, the sink tries again.
+    -- The same for each row, as one begins.
     CREATE OR REPLACE FUNCTION bench.flat_row_inserted() RETURNS trigger
     LANGUAGE plpgsql AS $$
     DECLARE
