@@ -10,6 +10,7 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "catalog/namespace.h"
@@ -24,6 +25,7 @@
 #include "partitioning/partdesc.h"
 #include "utils/builtins.h"
 #include "utils/date.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/partcache.h"
 #include "utils/rel.h"
@@ -110,6 +112,31 @@ bound_time(PartitionBoundInfo bounds, int at, Oid type)
 }
 
 /*
+ * Tells whether a partition is being detached, or is one no more: who asks may have a
+ * list that is older than the end of a detach.  PostgreSQL's own function raises an
+ * error then.
+ */
+bool
+partition_is_detaching(Oid partition)
+{
+	Relation inherits = table_open(InheritsRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple tuple;
+	bool is_detaching;
+
+	ScanKeyInit(&key, Anum_pg_inherits_inhrelid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(partition));
+	scan = systable_beginscan(inherits, InheritsRelidSeqnoIndexId, true, NULL, 1, &key);
+	tuple = systable_getnext(scan);
+	is_detaching =
+		!HeapTupleIsValid(tuple) || ((Form_pg_inherits) GETSTRUCT(tuple))->inhdetachpending;
+	systable_endscan(scan);
+	table_close(inherits, AccessShareLock);
+	return is_detaching;
+}
+
+/*
  * Lists the partitions of a table partitioned by event time, those being
  * detached included.  Result is allocated in the current context; the caller
  * has the table open.
@@ -140,8 +167,7 @@ partition_ranges(Relation table)
 		range->from = bound_time(bounds, i - 1, type);
 		range->to = bound_time(bounds, i, type);
 		range->partition = partitions->oids[bounds->indexes[i]];
-		range->detaching =
-			partitions->detached_exist && PartitionHasPendingDetach(range->partition);
+		range->detaching = partitions->detached_exist && partition_is_detaching(range->partition);
 		ranges->n++;
 	}
 	return ranges;

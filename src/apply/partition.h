@@ -33,6 +33,7 @@ typedef struct PartitionRanges
 } PartitionRanges;
 
 /* in apply/partition.c */
+extern bool partition_is_detaching(Oid partition);
 extern PartitionRanges *partition_ranges(Relation table);
 extern int partition_range_after(const PartitionRanges *ranges, TimestampTz time);
 extern int partition_range_of(const PartitionRanges *ranges, TimestampTz time);

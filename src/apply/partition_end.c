@@ -12,7 +12,6 @@
 #include "postgres.h"
 
 #include "access/relation.h"
-#include "catalog/pg_inherits.h"
 #include "fault_point.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -68,7 +67,7 @@ check_pending(Oid partition, const char *name)
 	chore_begin_reading();
 	is_attached = get_rel_relispartition(partition);
 	if (is_attached)
-		is_pending = PartitionHasPendingDetach(partition);
+		is_pending = partition_is_detaching(partition);
 	chore_end_reading();
 
 	if (is_attached && !is_pending)
