@@ -23,6 +23,7 @@
 #include "ingest/stream_decoder.h"
 #include "miscadmin.h"
 #include "storage/bufmgr.h"
+#include "storage/lmgr.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -35,6 +36,7 @@
  * then the applier waits for it, so that should not be often. */
 #define STAGED_BLOCKS_LIMIT 32768
 #define APPLIER_WAIT_MS		50
+#define EMPTYING_MS			3000
 
 /* How often partitions are looked at without news from Kafka, and how often while
  * one may wait for an open transaction, have lost messages, or be missing. */
@@ -291,23 +293,46 @@ stage_round(Consumer *consumer)
 	return rows;
 }
 
-/* Whether the applier, of another process, is so far behind that it must be
- * waited for. */
+/* Whether the staging table can be used now.  The applier may be emptying it, which
+ * takes a while where the disk is busy and is no error; whoever else has locked it is
+ * waited for by staging, which says so. */
+static bool
+can_use_table(Consumer *consumer, Oid table)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (ConditionalLockRelationOid(table, AccessShareLock))
+	{
+		consumer->locked_out_since = 0;
+		return true;
+	}
+	if (consumer->locked_out_since == 0)
+		consumer->locked_out_since = now;
+	return TimestampDifferenceExceeds(consumer->locked_out_since, now, EMPTYING_MS);
+}
+
+/* Whether the applier, of another process, must be waited for: because it is so far
+ * behind, or because it empties the table. */
 static bool
 must_wait_for_applier(Consumer *consumer)
 {
-	Relation rel;
-	BlockNumber blocks;
+	bool must_wait = true;
+	Oid table;
 
 	if (consumer->stream->consumers == 0)
 		return false;
 	if (!stream_transaction_begin(consumer->stream))
 		return true;
-	rel = table_open(staging_table_ensure(consumer->stream, consumer->number), AccessShareLock);
-	blocks = staging_blocks(rel);
-	table_close(rel, AccessShareLock);
+	table = staging_table_ensure(consumer->stream, consumer->number);
+	if (can_use_table(consumer, table))
+	{
+		Relation rel = table_open(table, AccessShareLock);
+
+		must_wait = staging_blocks(rel) >= STAGED_BLOCKS_LIMIT;
+		table_close(rel, NoLock);
+	}
 	stream_transaction_commit();
-	return blocks >= STAGED_BLOCKS_LIMIT;
+	return must_wait;
 }
 
 /*

@@ -43,12 +43,13 @@ struct Consumer
 	bool is_patient; /* brokers answer with single messages, but wait long for one */
 	int rounds;		 /* that had rows, since … */
 	TimestampTz rounds_since;
-	bool is_polling;		  /* or a poll has failed, and has taken messages perhaps */
-	instr_time step_began;	  /* the step that is being timed */
-	TimestampTz staged_at;	  /* the last time that there were rows */
-	TimestampTz linger_until; /* 0: it does not */
-	int vain_rounds;		  /* that are not lingered after */
-	bool has_unpublished;	  /* progress that the group was not told */
+	bool is_polling;			  /* or a poll has failed, and has taken messages perhaps */
+	instr_time step_began;		  /* the step that is being timed */
+	TimestampTz staged_at;		  /* the last time that there were rows */
+	TimestampTz linger_until;	  /* 0: it does not */
+	int vain_rounds;			  /* that are not lingered after */
+	TimestampTz locked_out_since; /* of the staging table; 0: it was not */
+	bool has_unpublished;		  /* progress that the group was not told */
 	TimestampTz publish_due;
 	TimestampTz partitions_due;		/* when to look for new partitions */
 	TimestampTz ends_due;			/* when to look whether partitions shrink */
