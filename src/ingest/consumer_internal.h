@@ -47,7 +47,8 @@ struct Consumer
 	instr_time step_began;		  /* the step that is being timed */
 	TimestampTz staged_at;		  /* the last time that there were rows */
 	TimestampTz linger_until;	  /* 0: it does not */
-	int vain_rounds;			  /* that are not lingered after */
+	int vain_lingers;			  /* in a row */
+	int left_out_rounds;		  /* that are not lingered after */
 	TimestampTz locked_out_since; /* of the staging table; 0: it was not */
 	bool has_unpublished;		  /* progress that the group was not told */
 	TimestampTz publish_due;

@@ -9,8 +9,8 @@
  * answer one after another, and many partitions make many bytes of few messages.  So
  * the consumer lingers until about ENOUGH_ROWS have come, and some for each
  * partition, whose progress is looked at and written; but for less time than a broker
- * may hold a fetch, and not while it is behind.  What nothing has come of is left out
- * for a while.
+ * may hold a fetch, and not while it is behind.  Where nothing comes of it several
+ * times in a row, as with one broker that gathers, it is left out for a while.
  *
  *-------------------------------------------------------------------------
  */
@@ -24,8 +24,9 @@
 #define LINGER_MIN_MS	 20
 #define LINGER_MAX_MS	 80
 
-/* So many rounds are not lingered after when nothing had come after one. */
-#define VAIN_ROUNDS 10
+/* After so many times in a row that nothing came, so many rounds are left out. */
+#define VAIN_LINGERS	3
+#define LEFT_OUT_ROUNDS 20
 
 /*
  * Whether messages are known to be there that have not been staged.
@@ -51,9 +52,12 @@ consumer_is_behind(const Consumer *consumer)
 void
 consumer_end_lingering(Consumer *consumer)
 {
-	if (consumer->linger_until != 0 && consumer->nevents == 0)
-		consumer->vain_rounds = VAIN_ROUNDS;
+	if (consumer->linger_until == 0)
+		return;
 	consumer->linger_until = 0;
+	consumer->vain_lingers = consumer->nevents == 0 ? consumer->vain_lingers + 1 : 0;
+	if (consumer->vain_lingers >= VAIN_LINGERS)
+		consumer->left_out_rounds = LEFT_OUT_ROUNDS;
 }
 
 /*
@@ -77,9 +81,9 @@ consumer_linger(Consumer *consumer, int rows, bool is_cut)
 		wait_ms = Max(Min(wait_ms, LINGER_MAX_MS), LINGER_MIN_MS);
 		consumer->staged_at = now;
 	}
-	if (consumer->vain_rounds > 0)
+	if (consumer->left_out_rounds > 0)
 	{
-		consumer->vain_rounds--;
+		consumer->left_out_rounds--;
 		return true;
 	}
 	consumer->linger_until = TimestampTzPlusMilliseconds(now, (int) wait_ms);
