@@ -49,6 +49,27 @@ sub renew_producer
 	return;
 }
 
+# A coordinator says that a transaction is committed before its partitions know: until
+# then nobody finds its messages, nor an end of the topic behind them.
+sub produce_messages
+{
+	my ($self, $topic, @messages) = @_;
+	my $deadline = time() + $PostgreSQL::Test::Utils::timeout_default;
+	my %last;
+
+	$self->SUPER::produce_messages($topic, @messages);
+	return if $messages[-1] ne 'commit';
+	$last{ $_->{partition} } = $_->{offset} foreach grep { ref($_) } @messages;
+	while (1)
+	{
+		my @ends = $self->broker_ends($topic);
+
+		return if !grep { $ends[$_] <= $last{$_} } keys %last;
+		die "a committed transaction does not come into topic $topic" if time() > $deadline;
+	}
+	return;
+}
+
 sub has_transactions { return 1; }
 
 sub stop
