@@ -220,6 +220,16 @@ consumer_disconnect(Consumer *consumer)
 }
 
 /*
+ * Whether the client may be closed for another one: it reads, and nothing that it gave
+ * is in hand.
+ */
+bool
+consumer_can_change_client(const Consumer *consumer)
+{
+	return consumer->nevents == 0 && my_entry->state != STREAM_CONNECTING;
+}
+
+/*
  * Look now and then, or if it has been due for so long, whether the topics have
  * got other partitions.  If so, the client is closed, and the next run reads what
  * is there.
@@ -232,7 +242,7 @@ consumer_finds_new_partitions(Consumer *consumer, int overdue_ms)
 	ListCell *cell;
 
 	if (now < TimestampTzPlusMilliseconds(consumer->partitions_due, overdue_ms) ||
-		consumer->nevents > 0 || my_entry->state == STREAM_CONNECTING)
+		!consumer_can_change_client(consumer))
 		return false;
 	consumer->partitions_due = TimestampTzPlusMilliseconds(now, partitions_interval_ms(consumer));
 	foreach(cell, consumer->stream->topics)

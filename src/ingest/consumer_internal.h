@@ -116,6 +116,7 @@ extern void consumer_note_running(Consumer *consumer);
 extern void consumer_look_again(Consumer *consumer);
 extern void consumer_take_broker_error(Consumer *consumer);
 extern void consumer_disconnect(Consumer *consumer);
+extern bool consumer_can_change_client(const Consumer *consumer);
 extern void consumer_publish_applied(Consumer *consumer);
 extern bool consumer_finds_new_partitions(Consumer *consumer, int overdue_ms);
 

@@ -93,6 +93,9 @@ typedef struct KafkaEvent
 	void *handle;	   /* the library's message, opaque */
 } KafkaEvent;
 
+/* How long a broker holds a fetch, unless it is asked otherwise. */
+#define KAFKA_FETCH_WAIT_MS 150
+
 /* When brokers answer a fetch, unless the options of the server say otherwise. */
 typedef struct KafkaFetch
 {

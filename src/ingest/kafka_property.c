@@ -27,9 +27,12 @@ typedef struct FixedProperty
 
 /* What a server's options may override. */
 static const FixedProperty default_properties[] = {
-	{"fetch.error.backoff.ms", "100", false},	  {"fetch.max.bytes", "8388608", false},
-	{"fetch.message.max.bytes", "524288", false}, {"fetch.queue.backoff.ms", "10", true},
-	{"fetch.wait.max.ms", "150", false},		  {"queued.max.messages.kbytes", "8192", false},
+	{"fetch.error.backoff.ms", "100", false},
+	{"fetch.max.bytes", "8388608", false},
+	{"fetch.message.max.bytes", "524288", false},
+	{"fetch.queue.backoff.ms", "10", true},
+	{"fetch.wait.max.ms", CppAsString2(KAFKA_FETCH_WAIT_MS), false},
+	{"queued.max.messages.kbytes", "8192", false},
 	{"reconnect.backoff.max.ms", "3000", false},
 };
 

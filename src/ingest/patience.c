@@ -6,9 +6,9 @@
  * Of a fetch that brings a few messages the library's thread takes as much time as
  * the worker for their rows, and a producer that lingers for 5 ms would cause 200 a
  * second.  So brokers gather messages until a fetch is worth while, which delays none
- * by more than GATHER_MS.  Where next to nothing comes that is of no use: empty answers
- * are all that the stream costs.  There a consumer is patient: a broker answers as soon
- * as it has a message, and holds a fetch for longer when there is none.
+ * by more than KAFKA_FETCH_WAIT_MS.  Where next to nothing comes that is of no use:
+ * empty answers are all that the stream costs.  There a consumer is patient: a broker
+ * answers as soon as it has a message, and holds a fetch for longer when there is none.
  *
  * A client of the library can't change that, so the consumer gets another one, which
  * reads on from committed progress as after any loss of a broker.  What decides is how
@@ -26,7 +26,6 @@
 #define GATHER_BYTES		   (32 * 1024)
 #define GATHER_PARTITION_BYTES 1024
 #define GATHER_MOST_BYTES	   (1024 * 1024)
-#define GATHER_MS			   150
 
 /* No more: other questions to a broker are answered after the fetch. */
 #define PATIENT_MS 500
@@ -51,7 +50,7 @@ consumer_fetch(const Consumer *consumer, int partitions)
 		return (KafkaFetch){.min_bytes = 1, .wait_ms = PATIENT_MS};
 	return (KafkaFetch){.min_bytes = Min(GATHER_BYTES + (int64) partitions * GATHER_PARTITION_BYTES,
 										 GATHER_MOST_BYTES),
-						.wait_ms = GATHER_MS};
+						.wait_ms = KAFKA_FETCH_WAIT_MS};
 }
 
 /*
@@ -67,7 +66,7 @@ consumer_changes_patience(Consumer *consumer)
 	bool is_over = TimestampDifferenceExceeds(consumer->rounds_since, now, interval_ms);
 	bool changes;
 
-	if (consumer->nevents > 0 || my_entry->state == STREAM_CONNECTING)
+	if (!consumer_can_change_client(consumer))
 		return false;
 	changes = consumer->is_patient
 				  ? consumer->rounds >= FAULT_LIMIT(BUSY_ROUNDS, SMALL_BUSY_ROUNDS)
