@@ -108,6 +108,7 @@ OBJS = \
 	src/ingest/slot.o \
 	src/ingest/stage.o \
 	src/ingest/staging.o \
+	src/ingest/staging_pages.o \
 	src/ingest/stream_decoder.o \
 	src/ingest/unknown_field.o \
 	src/ingest/watch.o \

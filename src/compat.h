@@ -191,6 +191,26 @@
 	 (rel)->rd_newRelfilenodeSubid != InvalidSubTransactionId)
 #endif
 
+/* ---- A page more, locked: under a lock of the caller's before 16 ---- */
+
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
+#if PG_VERSION_NUM >= 160000
+#define compat_extend_relation(rel) \
+	ExtendBufferedRel(BMR_REL(rel), MAIN_FORKNUM, NULL, EB_LOCK_FIRST)
+#else
+static inline Buffer
+compat_extend_relation(Relation rel)
+{
+	Buffer buffer;
+
+	LockRelationForExtension(rel, ExclusiveLock);
+	buffer = ReadBufferExtended(rel, MAIN_FORKNUM, P_NEW, RBM_ZERO_AND_LOCK, NULL);
+	UnlockRelationForExtension(rel, ExclusiveLock);
+	return buffer;
+}
+#endif
+
 /* ---- Index scans: can be instrumented since 18 ---- */
 
 #include "access/genam.h"

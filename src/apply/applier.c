@@ -201,6 +201,18 @@ advance_without_messages(Applier *applier, Batch *batch)
 	return true;
 }
 
+/* Begin again at the front of the staging table when all in it is applied, and
+ * nobody but this process stages more. */
+static void
+reuse_staging(Applier *applier, const Batch *batch)
+{
+	if (applier->stream->consumers > 0 || batch->is_cut ||
+		!staging_is_drained(applier->stream, 0, batch->staged_progress, applier->applied))
+		return;
+	staging_reuse();
+	staged_reader_restart(applier->readers[0]);
+}
+
 /* Read and apply once; true when there is more to do at once. */
 static bool
 apply_once(Applier *applier, BatchSource source, int *next_look_ms)
@@ -224,7 +236,10 @@ apply_once(Applier *applier, BatchSource source, int *next_look_ms)
 	{
 		applier->has_backlog = batch->is_cut;
 		if (batch->count > 0)
+		{
 			applier->element_bytes = batch->bytes / batch->count;
+			reuse_staging(applier, batch);
+		}
 	}
 	if (source == SOURCE_LETTERS && batch->has_locked_rows)
 		retry_rewind(applier->retry_reader);

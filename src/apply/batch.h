@@ -94,6 +94,7 @@ extern bool staged_read(StagedReader *reader, Batch *batch, List *applied);
 extern void staged_read_sql(StagedReader *reader, Batch *batch, Progress *sql_progress);
 extern void staged_take_sql(const Stream *stream, Batch *batch, int from, int to);
 extern void staged_reader_rewind(StagedReader *reader);
+extern void staged_reader_restart(StagedReader *reader);
 extern BlockNumber staged_reader_blocks(const StagedReader *reader);
 
 /* in apply/element.c */

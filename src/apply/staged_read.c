@@ -91,12 +91,21 @@ staged_reader_create(const Stream *stream, int writer, MemoryContext context)
 }
 
 /*
- * Look at the whole table next time.
+ * Look at the table from its front on: the next rows will stand there.
+ */
+void
+staged_reader_restart(StagedReader *reader)
+{
+	ItemPointerSet(&reader->next, 0, FirstOffsetNumber);
+}
+
+/*
+ * Look at the whole table next time, of which nothing is known.
  */
 void
 staged_reader_rewind(StagedReader *reader)
 {
-	ItemPointerSet(&reader->next, 0, FirstOffsetNumber);
+	staged_reader_restart(reader);
 	reader->blocks = 0;
 }
 
@@ -219,7 +228,7 @@ read_forward(StagedReader *reader, Relation rel, Batch *batch, List *applied)
 	TableScanDesc scan;
 	bool in_order = true;
 
-	ItemPointerSet(&last, MaxBlockNumber, MaxOffsetNumber);
+	ItemPointerSet(&last, staging_end(), InvalidOffsetNumber); /* before the first row there */
 	scan = table_beginscan_tidrange(rel, GetActiveSnapshot(), &reader->next, &last);
 	while (table_scan_getnextslot_tidrange(scan, ForwardScanDirection, slot))
 	{

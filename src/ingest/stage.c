@@ -17,10 +17,8 @@
  */
 #include "detect.h"
 
-#include "access/heapam.h"
 #include "access/htup_details.h"
 #include "access/table.h"
-#include "access/tableam.h"
 #include "access/xact.h"
 #include "fault_point.h"
 #include "ingest/consumer_internal.h"
@@ -43,17 +41,15 @@ struct StageWriter
 {
 	Consumer *consumer;
 	Relation rel;
-	TupleDesc desc;
-	BulkInsertState bulk;
-	CommandId cid;
-	MemoryContext rows_context; /* of what the rows collected so far point to */
+	MemoryContext rows_context; /* of the rows collected so far, and what they were made of */
 	bool repeats_payload;		/* a column of each element wants it */
-	int nslots;
+	HeapTuple rows[STAGE_ROWS];
 	int nrows;
 	Size bytes; /* of these rows */
-	TupleTableSlot **slots;
-	Datum *decoded; /* of the decoder's columns */
-	bool *decoded_nulls;
+
+	/* The row that is being made: the fixed columns, then those of the decoder. */
+	Datum *row_values;
+	bool *row_nulls;
 
 	/* The message that is being taken apart: what each of its rows has. */
 	bool is_large;
@@ -81,15 +77,10 @@ stage_begin(Consumer *consumer)
 					consumer->stream->name)));
 	for (int i = 0; i < consumer->stream->ncolumns; i++)
 		writer->repeats_payload |= consumer->stream->columns[i].source == COLUMN_KAFKA_VALUE;
-	/* a copy: slots would pin that of the table, each of them */
-	writer->desc = CreateTupleDescCopy(RelationGetDescr(writer->rel));
-	writer->bulk = GetBulkInsertState();
-	writer->cid = GetCurrentCommandId(true);
 	writer->rows_context =
 		AllocSetContextCreate(CurrentMemoryContext, "detect staged rows", ALLOCSET_DEFAULT_SIZES);
-	writer->slots = palloc0(STAGE_ROWS * sizeof(TupleTableSlot *));
-	writer->decoded = palloc(Max(consumer->nfields, 1) * sizeof(Datum));
-	writer->decoded_nulls = palloc(Max(consumer->nfields, 1) * sizeof(bool));
+	writer->row_values = palloc(RelationGetDescr(writer->rel)->natts * sizeof(Datum));
+	writer->row_nulls = palloc(RelationGetDescr(writer->rel)->natts * sizeof(bool));
 	decoder_begin_batch(consumer->decoder);
 	return writer;
 }
@@ -103,10 +94,9 @@ stage_flush(StageWriter *writer)
 	step_time(STEP_DECODE, &writer->consumer->step_began);
 	FAULT_POINT("after_decode");
 	if (writer->nrows > 0)
-		table_multi_insert(writer->rel, writer->slots, writer->nrows, writer->cid,
-						   TABLE_INSERT_SKIP_FSM, writer->bulk);
+		staging_write(writer->rel, writer->rows, writer->nrows);
 	for (int i = 0; i < writer->nrows; i++)
-		ExecClearTuple(writer->slots[i]);
+		heap_freetuple(writer->rows[i]);
 	writer->nrows = 0;
 	writer->bytes = 0;
 	FAULT_POINT("after_staging_insert");
@@ -120,8 +110,6 @@ void
 stage_end(StageWriter *writer)
 {
 	stage_flush(writer);
-	FreeBulkInsertState(writer->bulk);
-	table_finish_bulk_insert(writer->rel, TABLE_INSERT_SKIP_FSM);
 	table_close(writer->rel, NoLock);
 }
 
@@ -190,86 +178,65 @@ take_bytes(StageWriter *writer, const KafkaEvent *event)
 					   LARGE_MESSAGE_BYTES;
 }
 
-/* A row for an element of the message; what the decoder gives is to be filled
+/* Begin a row for an element of the message; what the decoder gives is to be filled
  * in.  Of many elements the first has the payload, which a dead letter keeps,
  * unless each event wants it. */
-static TupleTableSlot *
-next_row(StageWriter *writer, int32 element)
+static void
+begin_row(StageWriter *writer, int32 element)
 {
-	TupleTableSlot *slot;
-
 	make_room(writer);
-	if (writer->nrows == writer->nslots)
-	{
-		MemoryContext saved_context = MemoryContextSwitchTo(GetMemoryChunkContext(writer));
-
-		writer->slots[writer->nslots++] =
-			MakeTupleTableSlot(writer->desc, table_slot_callbacks(writer->rel));
-		MemoryContextSwitchTo(saved_context);
-	}
-	slot = writer->slots[writer->nrows++];
-	ExecClearTuple(slot);
-	memset(slot->tts_isnull, true, slot->tts_tupleDescriptor->natts);
-	memcpy(slot->tts_values, writer->values, sizeof(writer->values));
-	memcpy(slot->tts_isnull, writer->nulls, sizeof(writer->nulls));
-	slot->tts_values[STAGED_ELEMENT - 1] = Int32GetDatum(element);
-	slot->tts_isnull[STAGED_PAYLOAD - 1] |= element > 0 && !writer->repeats_payload;
-	return slot;
+	memcpy(writer->row_values, writer->values, sizeof(writer->values));
+	memcpy(writer->row_nulls, writer->nulls, sizeof(writer->nulls));
+	writer->row_values[STAGED_ELEMENT - 1] = Int32GetDatum(element);
+	writer->row_nulls[STAGED_PAYLOAD - 1] |= element > 0 && !writer->repeats_payload;
 }
 
-/* What the decoder made of an element, or why nothing. */
+/* The element could not be decoded. */
 static void
-fill_decoded(const StageWriter *writer, TupleTableSlot *slot, bool decoded,
-			 const DecodeError *error)
+fill_error(StageWriter *writer, const DecodeError *error)
 {
-	if (!decoded)
-	{
-		slot->tts_values[STAGED_SQLSTATE - 1] = Int32GetDatum(error->sqlstate);
-		slot->tts_values[STAGED_REASON - 1] = CStringGetTextDatum(error->reason);
-		slot->tts_isnull[STAGED_REASON - 1] = false;
-		return;
-	}
-	memcpy(&slot->tts_values[STAGED_FIXED_COLUMNS], writer->decoded,
-		   writer->consumer->nfields * sizeof(Datum));
-	memcpy(&slot->tts_isnull[STAGED_FIXED_COLUMNS], writer->decoded_nulls,
+	writer->row_values[STAGED_SQLSTATE - 1] = Int32GetDatum(error->sqlstate);
+	writer->row_values[STAGED_REASON - 1] = CStringGetTextDatum(error->reason);
+	writer->row_nulls[STAGED_REASON - 1] = false;
+	memset(&writer->row_nulls[STAGED_FIXED_COLUMNS], true,
 		   writer->consumer->nfields * sizeof(bool));
 }
 
 static Size
-row_bytes(const TupleTableSlot *slot)
+row_bytes(const StageWriter *writer)
 {
-	return heap_compute_data_size(slot->tts_tupleDescriptor, slot->tts_values, slot->tts_isnull);
+	return heap_compute_data_size(RelationGetDescr(writer->rel), writer->row_values,
+								  writer->row_nulls);
 }
 
 /* The row has all of its values, which can be too many bytes: several columns may
  * have the same part of the payload. */
 static void
-end_row(StageWriter *writer, TupleTableSlot *slot)
+end_row(StageWriter *writer)
 {
 	Size limit = FAULT_LIMIT(MAX_ROW_BYTES, SMALL_ROW_BYTES);
 	DecodeError error = {ERRCODE_PROGRAM_LIMIT_EXCEEDED, NULL};
+	HeapTuple row;
 
-	if (writer->is_large && row_bytes(slot) > limit)
+	if (writer->is_large && row_bytes(writer) > limit)
 	{
 		error.reason = psprintf("payload and columns have %zu bytes together, more than %zu",
-								row_bytes(slot), limit);
-		memset(&slot->tts_isnull[STAGED_FIXED_COLUMNS], true,
-			   writer->consumer->nfields * sizeof(bool));
-		fill_decoded(writer, slot, false, &error);
+								row_bytes(writer), limit);
+		fill_error(writer, &error);
 	}
+	row = heap_form_tuple(RelationGetDescr(writer->rel), writer->row_values, writer->row_nulls);
 	if (writer->is_large)
-		writer->bytes += row_bytes(slot);
-	ExecStoreVirtualTuple(slot);
+		writer->bytes += row->t_len;
+	writer->rows[writer->nrows++] = row;
 }
 
 /* Stage a message that is bad as a whole. */
 static void
 stage_bad_message(StageWriter *writer, const DecodeError *error)
 {
-	TupleTableSlot *slot = next_row(writer, writer->consumer->stream->unnest ? ELEMENT_MESSAGE : 0);
-
-	fill_decoded(writer, slot, false, error);
-	end_row(writer, slot);
+	begin_row(writer, writer->consumer->stream->unnest ? ELEMENT_MESSAGE : 0);
+	fill_error(writer, error);
+	end_row(writer);
 }
 
 /* A row for each element of a message; returns how many. */
@@ -295,12 +262,11 @@ stage_elements(StageWriter *writer, const KafkaEvent *event, const Progress *pro
 	count = decoder_element_count(decoder);
 	for (int element = 0; element < count; element++)
 	{
-		TupleTableSlot *slot = next_row(writer, element);
-		bool decoded =
-			decoder_next_element(decoder, writer->decoded, writer->decoded_nulls, &error);
-
-		fill_decoded(writer, slot, decoded, &error);
-		end_row(writer, slot);
+		begin_row(writer, element);
+		if (!decoder_next_element(decoder, &writer->row_values[STAGED_FIXED_COLUMNS],
+								  &writer->row_nulls[STAGED_FIXED_COLUMNS], &error))
+			fill_error(writer, &error);
+		end_row(writer);
 	}
 	return count;
 }

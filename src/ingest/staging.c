@@ -233,14 +233,15 @@ staging_blocks(Relation rel)
 	return blocks;
 }
 
-/* Whether all that a writer has staged is applied. */
-static bool
-is_drained(const Stream *stream, int writer)
+/*
+ * Whether all that a writer has staged is applied, by staged and applied progress.
+ */
+bool
+staging_is_drained(const Stream *stream, int writer, List *staged, List *applied)
 {
-	List *applied = progress_read_applied(stream);
 	ListCell *cell;
 
-	foreach(cell, progress_read_staged(stream))
+	foreach(cell, staged)
 	{
 		Progress *progress = lfirst(cell);
 		Progress *effect = progress_find(applied, progress->topic, progress->partition);
@@ -272,7 +273,9 @@ staging_truncate(const Stream *stream, int writer, BlockNumber at_least)
 	if (!OidIsValid(relid) || !ConditionalLockRelationOid(relid, AccessExclusiveLock))
 		return false;
 	rel = table_open(relid, NoLock);
-	drained = staging_blocks(rel) >= at_least && is_drained(stream, writer);
+	drained = staging_blocks(rel) >= at_least &&
+			  staging_is_drained(stream, writer, progress_read_staged(stream),
+								 progress_read_applied(stream));
 	if (drained)
 	{
 		FAULT_POINT("before_staging_truncation");

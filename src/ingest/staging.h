@@ -77,7 +77,13 @@ extern Oid staging_table_ensure(const Stream *stream, int writer);
 extern void staging_tables_drop(int32 stream_id);
 extern BlockNumber staging_blocks(Relation rel);
 extern void staging_discard(const Stream *stream);
+extern bool staging_is_drained(const Stream *stream, int writer, List *staged, List *applied);
 extern bool staging_truncate(const Stream *stream, int writer, BlockNumber at_least);
+
+/* in ingest/staging_pages.c */
+extern void staging_write(Relation rel, HeapTuple *rows, int nrows);
+extern void staging_reuse(void);
+extern BlockNumber staging_end(void);
 
 /* in ingest/progress.c */
 extern List *progress_read_applied(const Stream *stream);

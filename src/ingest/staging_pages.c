@@ -1,0 +1,157 @@
+/*-------------------------------------------------------------------------
+ *
+ * staging_pages.c
+ *	  Rows onto the pages of a staging table, and onto the same ones again.
+ *
+ * A worker of both duties has mostly applied all that it staged when it stages
+ * more.  Then the next rows go to the front of the table, onto pages whose rows
+ * are applied, so that a few pages which the processor's cache has serve for good:
+ * each new one would be added to a file, find a buffer, and be thrown away later.
+ * How PostgreSQL's own heap chooses pages knows neither that nor the order in which
+ * they are read, so rows are put there by us.
+ *
+ * Where the rows end is known to this process alone, and is a matter of speed: each
+ * row says which one it follows, and what lies behind the end is below applied
+ * progress.  A process that does not know it appends, and reads to the table's end.
+ *
+ * A page is emptied under a cleanup lock, as VACUUM does, because somebody who looks
+ * at the table may have rows of it in hand; a page that is not to be had is left
+ * out.  There is no WAL: a crash empties the table.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "detect.h"
+
+#include "access/heaptoast.h"
+#include "access/hio.h"
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "compat.h"
+#include "ingest/staging.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/bufmgr.h"
+#include "storage/bufpage.h"
+#include "utils/rel.h"
+
+static BlockNumber rows_end = InvalidBlockNumber; /* where the next rows go, if known */
+
+/*
+ * Have the next rows go to the front of the table.  The caller has applied all of
+ * them, and is the process that stages them.
+ */
+void
+staging_reuse(void)
+{
+	rows_end = 0;
+}
+
+/*
+ * The block before which all rows stand that are not applied.
+ */
+BlockNumber
+staging_end(void)
+{
+	return BlockNumberIsValid(rows_end) ? rows_end : MaxBlockNumber;
+}
+
+/* An empty page that has rows which are applied, locked; InvalidBuffer when it cannot be
+ * had.  One that VACUUM has marked in the visibility map is left to be truncated. */
+static Buffer
+reuse_page(Relation rel, BlockNumber block)
+{
+	Buffer buffer = ReadBuffer(rel, block);
+
+	if (ConditionalLockBufferForCleanup(buffer))
+	{
+		if (!PageIsAllVisible(BufferGetPage(buffer)))
+		{
+			PageInit(BufferGetPage(buffer), BufferGetPageSize(buffer), 0);
+			return buffer;
+		}
+		LockBuffer(buffer, BUFFER_LOCK_UNLOCK);
+	}
+	ReleaseBuffer(buffer);
+	return InvalidBuffer;
+}
+
+/* The next page for rows, empty and locked. */
+static Buffer
+next_page(Relation rel, BlockNumber *next, BlockNumber nblocks)
+{
+	Buffer buffer = InvalidBuffer;
+
+	while (!BufferIsValid(buffer) && *next < nblocks)
+		buffer = reuse_page(rel, (*next)++);
+	if (BufferIsValid(buffer))
+		return buffer;
+	buffer = compat_extend_relation(rel);
+	PageInit(BufferGetPage(buffer), BufferGetPageSize(buffer), 0);
+	*next = BufferGetBlockNumber(buffer) + 1;
+	return buffer;
+}
+
+/* What a row must have before it is put on a page; large values go to the toast table. */
+static HeapTuple
+prepare_row(Relation rel, HeapTuple row, TransactionId xid, CommandId cid)
+{
+	row->t_data->t_infomask &= ~HEAP_XACT_MASK;
+	row->t_data->t_infomask2 &= ~HEAP2_XACT_MASK;
+	row->t_data->t_infomask |= HEAP_XMAX_INVALID;
+	HeapTupleHeaderSetXmin(row->t_data, xid);
+	HeapTupleHeaderSetXmax(row->t_data, InvalidTransactionId);
+	HeapTupleHeaderSetCmin(row->t_data, cid);
+	row->t_tableOid = RelationGetRelid(rel);
+	if (row->t_len > TOAST_TUPLE_THRESHOLD)
+		row = heap_toast_insert_or_update(rel, row, NULL, 0);
+	if (MAXALIGN(row->t_len) > MaxHeapTupleSize)
+		ereport(ERROR,
+				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+				 errmsg("row is too big: size %zu, maximum size %zu", MAXALIGN(row->t_len),
+						MaxHeapTupleSize),
+				 errhint("Let the stream have fewer columns, or types that can be stored apart.")));
+	return row;
+}
+
+/* Put rows on a page until it is full; how many. */
+static int
+fill_page(Relation rel, Buffer buffer, HeapTuple *rows, int nrows)
+{
+	Page page = BufferGetPage(buffer);
+	int put = 0;
+
+	START_CRIT_SECTION();
+	do
+		RelationPutHeapTuple(rel, buffer, rows[put++], false);
+	while (put < nrows && PageGetHeapFreeSpace(page) >= MAXALIGN(rows[put]->t_len));
+	MarkBufferDirty(buffer);
+	END_CRIT_SECTION();
+	return put;
+}
+
+/*
+ * Put rows into a staging table, behind all that are not applied, in their order.  The
+ * caller is in the transaction, and no subtransaction, that stages them.
+ */
+void
+staging_write(Relation rel, HeapTuple *rows, int nrows)
+{
+	TransactionId xid = GetCurrentTransactionId();
+	CommandId cid = GetCurrentCommandId(true);
+	BlockNumber nblocks = RelationGetNumberOfBlocks(rel);
+	BlockNumber next = Min(staging_end(), nblocks);
+	int written = 0;
+
+	for (int i = 0; i < nrows; i++)
+		rows[i] = prepare_row(rel, rows[i], xid, cid);
+	while (written < nrows)
+	{
+		Buffer buffer = next_page(rel, &next, nblocks);
+
+		written += fill_page(rel, buffer, rows + written, nrows - written);
+		UnlockReleaseBuffer(buffer);
+	}
+	if (BlockNumberIsValid(rows_end))
+		rows_end = next;
+	pgstat_count_heap_insert(rel, nrows);
+}
