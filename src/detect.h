@@ -533,7 +533,7 @@ extern List *slot_chores_wanted(const StreamSlot *slot);
  * in ingest/freshness.c
  * ---------------------------------------------------------------------
  */
-extern void slot_record_freshness(StreamSlot *slot, int64 age_us, uint32 events);
+extern void slot_record_freshness(StreamSlot *slot, TimestampTz now, int64 age_us, uint32 events);
 extern bool
 freshness_percentile(const Freshness *freshness, double fraction, TimestampTz now, double *age_ms);
 

@@ -20,6 +20,7 @@
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "parser/parse_func.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
@@ -79,6 +80,8 @@ events_create(const Stream *stream, MemoryContext context)
 	events->context = context;
 	events->query_sql = query_text(stream);
 	events->insert_sql = insert_text(stream);
+	events->accepted_trigger = LookupFuncName(
+		list_make2(makeString(DETECT_SCHEMA), makeString("_accepted")), 0, NULL, false);
 	callback->func = free_plans;
 	callback->arg = events;
 	MemoryContextRegisterResetCallback(context, callback);

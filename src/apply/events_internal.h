@@ -26,6 +26,7 @@ struct Events
 	MemoryContext context;
 	char *query_sql;
 	char *insert_sql;
+	Oid accepted_trigger; /* the function of our trigger */
 	SizedPlan query;
 	SizedPlan insert;
 	RollupSet *rollups;

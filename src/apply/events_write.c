@@ -31,7 +31,6 @@
 #include "executor/executor.h"
 #include "heap_rows.h"
 #include "miscadmin.h"
-#include "parser/parse_func.h"
 #include "tcop/dest.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
@@ -81,10 +80,8 @@ typedef struct Writer
 
 /* Whether an insert into the events table fires our own trigger and no other. */
 static bool
-fires_ours_alone(const TriggerDesc *triggers)
+fires_ours_alone(const TriggerDesc *triggers, Oid ours)
 {
-	List *name = list_make2(makeString(DETECT_SCHEMA), makeString("_accepted"));
-	Oid ours = LookupFuncName(name, 0, NULL, false);
 	int fired = 0;
 
 	if (triggers == NULL || triggers->trig_insert_before_statement)
@@ -295,7 +292,8 @@ refuse_rows(Events *events, const Writer *writer)
 
 /* Prepare for rows of a plan; end_writer() ends it. */
 static void
-begin_writer(Writer *writer, const PlannedStmt *stmt, const ModifyTable *insert)
+begin_writer(Writer *writer, const Events *events, const PlannedStmt *stmt,
+			 const ModifyTable *insert)
 {
 	HASHCTL control = {.keysize = sizeof(ResultRelInfo *), .entrysize = sizeof(Target)};
 	EState *estate = CreateExecutorState();
@@ -322,7 +320,7 @@ begin_writer(Writer *writer, const PlannedStmt *stmt, const ModifyTable *insert)
 	else
 		ExecOpenIndices(writer->root, false);
 	writer->fits =
-		fires_ours_alone(writer->root->ri_TrigDesc) &&
+		fires_ours_alone(writer->root->ri_TrigDesc, events->accepted_trigger) &&
 		(writer->routing ? heap_rows_are_plain(writer->root) : heap_rows_can_write(writer->root));
 	MemoryContextSwitchTo(saved_context);
 }
@@ -373,7 +371,7 @@ events_write(Events *events, SPIPlanPtr plan, QueryEnvironment *environment)
 	if (insert != NULL && !events->has_other_targets)
 	{
 		PushActiveSnapshot(GetTransactionSnapshot());
-		begin_writer(&writer, stmt, insert);
+		begin_writer(&writer, events, stmt, insert);
 		if (writer.fits)
 		{
 			events->checks_rows = true;

@@ -144,7 +144,7 @@ remember_commit(Applier *applier, Batch *batch, int from, int to, List *advanced
 		/* a letter is as old as it is, however fast it is retried */
 		if (element->kafka_timestamp == DT_NOBEGIN || element->letter != NULL)
 			continue;
-		slot_record_freshness(my_slot, now - element->kafka_timestamp, 1);
+		slot_record_freshness(my_slot, now, now - element->kafka_timestamp, 1);
 		newest = Max(newest, element->kafka_timestamp);
 	}
 	applier->lag_ms = newest == DT_NOBEGIN ? 0 : TimestampDifferenceMilliseconds(newest, now);

@@ -99,6 +99,7 @@ letter_from_row(int row)
 static List *
 select_letters(RetryReader *reader)
 {
+	static SPIPlanPtr plan = NULL;
 	const Stream *stream = reader->stream;
 	MemoryContext context = CurrentMemoryContext;
 	Oid types[4] = {INT4OID, INT4OID, INT8OID, INT8OID};
@@ -111,12 +112,13 @@ select_letters(RetryReader *reader)
 	values[2] = Int64GetDatum((int64) detect_max_batch_kilobytes * 1024);
 	values[3] = Int64GetDatum(reader->read_until);
 	SPI_connect();
-	rows = catalog_execute(
+	rows = catalog_execute_often(
+		&plan,
 		"SELECT * FROM (SELECT d.*, sum(payload_bytes) OVER (ORDER BY dead_letter_id) AS bytes "
 		"FROM (SELECT * FROM detect._dead_letter WHERE stream_id = $1 "
 		"AND retry_asked_at IS NOT NULL AND dead_letter_id > $4 ORDER BY dead_letter_id LIMIT $2) d) b "
 		"WHERE COALESCE(bytes - payload_bytes, 0) < $3 ORDER BY dead_letter_id",
-		4, types, values, NULL);
+		4, types, values);
 	MemoryContextSwitchTo(context);
 	for (int i = 0; i < rows; i++)
 		letters = lappend(letters, letter_from_row(i));

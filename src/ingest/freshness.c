@@ -52,10 +52,9 @@ freshness_bucket_start_ms(int bucket)
  * the stream's applier, after its commit.
  */
 void
-slot_record_freshness(StreamSlot *slot, int64 age_us, uint32 events)
+slot_record_freshness(StreamSlot *slot, TimestampTz now, int64 age_us, uint32 events)
 {
 	Freshness *freshness = &slot->freshness;
-	TimestampTz now = GetCurrentTimestamp();
 
 	if (TimestampDifferenceExceeds(freshness->since, now, GENERATION_MS))
 	{

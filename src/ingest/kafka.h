@@ -91,6 +91,8 @@ typedef struct KafkaEvent
 	bool is_missing;   /* the error: this topic or partition does not exist */
 	const char *error; /* text without secrets, NULL if no error */
 	void *handle;	   /* the library's message, opaque */
+	void *headers;	   /* those of a message, likewise; NULL: it has none … */
+	int headers_error; /* … or they cannot be read */
 } KafkaEvent;
 
 /* How long a broker holds a fetch, unless it is asked otherwise. */

@@ -53,23 +53,20 @@ append_header_text(StringInfo json, const char *bytes, size_t nbytes)
 char *
 kafka_message_headers(const KafkaEvent *event)
 {
-	rd_kafka_headers_t *headers;
-	rd_kafka_resp_err_t error;
 	StringInfoData json;
 	const char *name;
 	const void *value;
 	size_t value_bytes;
 
-	error = rd_kafka_message_headers(event->handle, &headers);
-	if (error == RD_KAFKA_RESP_ERR__NOENT)
-		return NULL;
-	if (error != RD_KAFKA_RESP_ERR_NO_ERROR)
+	if (event->headers_error != RD_KAFKA_RESP_ERR_NO_ERROR)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_BINARY_REPRESENTATION),
 						errmsg("could not read the headers of a Kafka message"),
-						errdetail_internal("%s", rd_kafka_err2str(error))));
+						errdetail_internal("%s", rd_kafka_err2str(event->headers_error))));
+	if (event->headers == NULL)
+		return NULL;
 
 	initStringInfo(&json);
-	for (size_t i = 0; rd_kafka_header_get_all(headers, i, &name, &value, &value_bytes) ==
+	for (size_t i = 0; rd_kafka_header_get_all(event->headers, i, &name, &value, &value_bytes) ==
 					   RD_KAFKA_RESP_ERR_NO_ERROR;
 		 i++)
 	{

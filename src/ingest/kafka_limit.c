@@ -29,15 +29,14 @@
 static Size
 header_bytes(const KafkaEvent *event)
 {
-	rd_kafka_headers_t *headers;
 	const char *name;
 	const void *value;
 	size_t value_bytes;
 	Size bytes = 0;
 
-	if (rd_kafka_message_headers(event->handle, &headers) != RD_KAFKA_RESP_ERR_NO_ERROR)
+	if (event->headers == NULL)
 		return 0;
-	for (size_t i = 0; rd_kafka_header_get_all(headers, i, &name, &value, &value_bytes) ==
+	for (size_t i = 0; rd_kafka_header_get_all(event->headers, i, &name, &value, &value_bytes) ==
 					   RD_KAFKA_RESP_ERR_NO_ERROR;
 		 i++)
 		bytes += strlen(name) + value_bytes + HEADER_EXTRA_BYTES;

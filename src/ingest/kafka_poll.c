@@ -83,6 +83,17 @@ describe_error(KafkaClient *client, const rd_kafka_message_t *message, KafkaEven
 	return true;
 }
 
+/* Find the headers of a message: the library looks anew each time that it is asked. */
+static void
+find_headers(rd_kafka_message_t *message, KafkaEvent *event)
+{
+	rd_kafka_headers_t *headers;
+	rd_kafka_resp_err_t error = rd_kafka_message_headers(message, &headers);
+
+	event->headers = error == RD_KAFKA_RESP_ERR_NO_ERROR ? headers : NULL;
+	event->headers_error = error == RD_KAFKA_RESP_ERR__NOENT ? RD_KAFKA_RESP_ERR_NO_ERROR : error;
+}
+
 /*
  * Describe what the consumer queue gave.  Returns false if it is nothing for
  * the caller: delivered before, or of a partition that is not assigned.
@@ -130,6 +141,7 @@ describe_message(KafkaClient *client, rd_kafka_message_t *message, KafkaEvent *e
 	event->key_bytes = message->key_len;
 	event->timestamp_ms = rd_kafka_message_timestamp(message, &timestamp_type);
 	event->has_timestamp = (timestamp_type != RD_KAFKA_TIMESTAMP_NOT_AVAILABLE);
+	find_headers(message, event);
 	return true;
 }
 

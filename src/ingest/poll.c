@@ -33,6 +33,19 @@ poll_more(Consumer *consumer, int at_most)
 	step_time(STEP_FETCH, &since);
 }
 
+/* Whether something was taken of each partition, so that an answer is whole: the library
+ * hands over all that it has of one together. */
+static bool
+is_of_all_partitions(const Consumer *consumer)
+{
+	int runs = 1;
+
+	for (int i = 1; i < consumer->nevents; i++)
+		runs += consumer->events[i].partition != consumer->events[i - 1].partition ||
+				consumer->events[i].topic != consumer->events[i - 1].topic;
+	return runs >= list_length(consumer->progresses);
+}
+
 /*
  * Take what Kafka has, so many events at most.
  */
@@ -41,7 +54,7 @@ consumer_poll(Consumer *consumer, int at_most)
 {
 	poll_more(consumer, at_most);
 	if (consumer->nevents == 0 || consumer->nevents >= Min(FEW_EVENTS, at_most) ||
-		list_length(consumer->progresses) == 1)
+		is_of_all_partitions(consumer))
 		return;
 	(void) WaitLatch(NULL, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, WHOLE_ANSWER_MS, PG_WAIT_EXTENSION);
 	poll_more(consumer, at_most);
