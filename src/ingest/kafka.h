@@ -96,7 +96,7 @@ typedef struct KafkaEvent
 } KafkaEvent;
 
 /* How long a broker holds a fetch, unless it is asked otherwise. */
-#define KAFKA_FETCH_WAIT_MS 150
+#define KAFKA_FETCH_WAIT_MS 170
 
 /* When brokers answer a fetch, unless the options of the server say otherwise. */
 typedef struct KafkaFetch

@@ -60,7 +60,7 @@ $$;
 -- CPU of all workers until now, by thread in nanoseconds, for hundredths of a second are
 -- too much of what an idle one takes; and what they have applied.
 CREATE TABLE bench.load_begun (seconds float8, events bigint);
-CREATE TABLE bench.load (what text, us_an_event float8, p50_ms float8, p99_ms float8);
+CREATE TABLE bench.load (number int GENERATED ALWAYS AS IDENTITY, what text, us_an_event float8, p50_ms float8, p99_ms float8);
 
 CREATE FUNCTION bench.load_now(OUT seconds float8, OUT events bigint)
 LANGUAGE sql VOLATILE AS $$
@@ -75,9 +75,18 @@ LANGUAGE sql AS $$
     INSERT INTO bench.load_begun SELECT * FROM bench.load_now();
 $$;
 
+-- One stream and ten are measured twice, in turn, for the machine is not the same all the time.
+CREATE PROCEDURE bench.compare_loads()
+LANGUAGE sql AS $$
+    SELECT bench.keep(format('CPU for %s of the same sum, times that of one', what), avg(us_an_event) / (SELECT avg(us_an_event) FROM bench.load WHERE what = 'one stream'),
+                      'times', 1.5, format('%s µs an event; half visible in %s ms, 99 %% in %s ms',
+                                           string_agg(bench.digits(us_an_event), ' and ' ORDER BY us_an_event), bench.digits(max(p50_ms)), bench.digits(max(p99_ms))))
+    FROM bench.load WHERE what <> 'one stream' GROUP BY what ORDER BY min(number);
+$$;
+
 CREATE PROCEDURE bench.end_load(what text)
 LANGUAGE sql AS $$
-    INSERT INTO bench.load
+    INSERT INTO bench.load (what, us_an_event, p50_ms, p99_ms)
     SELECT what, (n.seconds - b.seconds) * 1e6 / nullif(n.events - b.events, 0), f.*
     FROM bench.load_begun b, bench.load_now() n, (SELECT avg(freshness_p50_ms), max(freshness_p99_ms) FROM detect.stat_stream) f
 $$;
