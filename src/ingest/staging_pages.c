@@ -91,7 +91,18 @@ next_page(Relation rel, BlockNumber *next, BlockNumber nblocks)
 	return buffer;
 }
 
-/* What a row must have before it is put on a page; large values go to the toast table. */
+/* Have large values of a row stored apart; the row is freed if another one is returned. */
+static HeapTuple
+toast_row(Relation rel, HeapTuple row)
+{
+	HeapTuple toasted = heap_toast_insert_or_update(rel, row, NULL, 0);
+
+	if (toasted != row)
+		heap_freetuple(row);
+	return toasted;
+}
+
+/* What a row must have before it is put on a page. */
 static HeapTuple
 prepare_row(Relation rel, HeapTuple row, TransactionId xid, CommandId cid)
 {
@@ -103,7 +114,7 @@ prepare_row(Relation rel, HeapTuple row, TransactionId xid, CommandId cid)
 	HeapTupleHeaderSetCmin(row->t_data, cid);
 	row->t_tableOid = RelationGetRelid(rel);
 	if (row->t_len > TOAST_TUPLE_THRESHOLD)
-		row = heap_toast_insert_or_update(rel, row, NULL, 0);
+		row = toast_row(rel, row);
 	if (MAXALIGN(row->t_len) > MaxHeapTupleSize)
 		ereport(ERROR,
 				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
@@ -130,8 +141,9 @@ fill_page(Relation rel, Buffer buffer, HeapTuple *rows, int nrows)
 }
 
 /*
- * Put rows into a staging table, behind all that are not applied, in their order.  The
- * caller is in the transaction, and no subtransaction, that stages them.
+ * Put rows into a staging table, behind all that are not applied, in their order.  They
+ * may be freed, and others stand for them afterwards.  The caller is in the transaction,
+ * and no subtransaction, that stages them.
  */
 void
 staging_write(Relation rel, HeapTuple *rows, int nrows)

@@ -132,6 +132,68 @@ ok($node->poll_query_until('city', q{SELECT batches >= 10 FROM detect.stat_strea
 cmp_ok($node->safe_psql('city', $behind),
 	'<=', 2 * 1000, 'and no more is staged meanwhile than two commits may apply');
 
+# ---------------------------------------------------------------------
+# One worker stages onto the same pages, and leaves out those that are in use
+# ---------------------------------------------------------------------
+
+use constant {
+	ROUNDS         => 20,
+	ROUND_MESSAGES => 500,
+};
+
+my $produced = 0;
+
+# Produces a round of messages, and waits until it is applied.
+sub apply_round
+{
+	my ($first, $last) = ($produced + 1, $produced + ROUND_MESSAGES);
+
+	$broker->produce('paged', map { sprintf('{"id": %d, "name": "%s"}', $_, 'x' x 400) } $first .. $last);
+	$produced = $last;
+	wait_for($node, 'city', 'paged');
+	return;
+}
+
+$broker->create_topic('paged', 1);
+$node->safe_psql(
+	'city', q{
+	SET ROLE ops;
+	CREATE TABLE paged (id int PRIMARY KEY, name text);
+	SELECT detect.create_stream('paged', server => 'city')});
+apply_round();
+
+my $staging = $node->safe_psql('city', q{SELECT format('detect._staged_%s_0', stream_id) FROM detect._stream WHERE name = 'paged'});
+my $most_bytes = 0;
+
+foreach (1 .. ROUNDS)
+{
+	my $bytes;
+
+	apply_round();
+	$bytes = $node->safe_psql('city', "SELECT pg_relation_size('$staging')");
+	$most_bytes = $bytes if $bytes > $most_bytes;
+}
+cmp_ok($most_bytes, '<', 3 * ROUND_MESSAGES * 1000, 'the staging table has room for a few rounds, not for all');
+
+# who looks at the table has a page in hand; it is truncated when the stream is idle
+my $looks = $node->background_psql('city');
+my $seen  = '';
+
+$looks->query_safe('BEGIN');
+while ($seen eq '')
+{
+	apply_round();
+	$seen = $looks->query_safe("COMMIT; BEGIN; DECLARE rows CURSOR FOR SELECT kafka_offset, length(payload) FROM $staging; FETCH 1 FROM rows");
+}
+apply_round() foreach (1 .. 3);
+is($looks->query_safe('FETCH 10 FROM rows') =~ s/^\d+\|4\d\d$//mgr =~ s/\n//gr, '', 'its rows stay as they were');
+$looks->quit;
+
+$node->safe_psql('city', "VACUUM $staging");
+apply_round() foreach (1 .. 3);
+is($node->safe_psql('city', 'SELECT count(*), count(DISTINCT id), max(id) FROM paged'),
+	"$produced|$produced|$produced", 'every message is applied once');
+
 log_is_clean($node);
 $node->stop;
 done_testing();
