@@ -18,6 +18,8 @@
 #include "apply/batch.h"
 #include "executor/tuptable.h"
 #include "fmgr.h"
+#include "storage/bufmgr.h"
+#include "utils/rel.h"
 #include "utils/snapmgr.h"
 
 /* Whether a staged row is of an element's message. */
@@ -35,9 +37,13 @@ is_of_message(const Stream *stream, const Element *element, const Datum *values)
 static HeapTuple
 fetch_row(Relation rel, ItemPointerData tid)
 {
-	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	TupleTableSlot *slot;
 	HeapTuple tuple = NULL;
 
+	/* a table that was rewritten is shorter perhaps */
+	if (ItemPointerGetBlockNumber(&tid) >= RelationGetNumberOfBlocks(rel))
+		return NULL;
+	slot = table_slot_create(rel, NULL);
 	if (table_tuple_fetch_row_version(rel, &tid, SnapshotAny, slot))
 		tuple = ExecCopySlotHeapTuple(slot);
 	ExecDropSingleTupleTableSlot(slot);

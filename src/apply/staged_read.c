@@ -4,7 +4,8 @@
  *	  Staged rows become the elements of a batch.
  *
  * Each writer appends to its table, so the applier reads it from where it
- * stopped to its end, and after a start from block 0, skipping what lies below
+ * stopped to its end, or to where its rows end if they go onto the same pages again
+ * (staging_pages.c), and after a start from block 0, skipping what lies below
  * applied progress.  That rows stand in the order of their offsets is usual
  * but not certain: an aborted staging transaction leaves room that later rows
  * may fill.  Therefore each row carries the offset of the message staged

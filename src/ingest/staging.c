@@ -13,7 +13,8 @@
  * everything in it can be read from Kafka again.
  *
  * Only the applier empties the table, once everything in it is applied, by
- * truncating its file in place.  Truncation in place is not transactional;
+ * truncating its file in place; one that also consumes has the same pages serve
+ * again until then (staging_pages.c).  Truncation in place is not transactional;
  * that is right here, because it happens only after the commit that applied
  * the rows, and under a lock that keeps the consumer out.
  *
