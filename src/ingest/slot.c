@@ -251,7 +251,8 @@ slot_tell_staged(StreamSlot *slot)
 {
 	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
 	slot->staged_commits++;
-	if (slot->workers[DUTY_APPLY].proc)
+	/* one that stages itself looks next */
+	if (slot->workers[DUTY_APPLY].proc && slot->workers[DUTY_APPLY].proc != MyProc)
 		SetLatch(&slot->workers[DUTY_APPLY].proc->procLatch);
 	LWLockRelease(detect_shared->lock);
 }
