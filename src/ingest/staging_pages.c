@@ -25,6 +25,7 @@
 #include "access/heaptoast.h"
 #include "access/hio.h"
 #include "access/htup_details.h"
+#include "access/visibilitymap.h"
 #include "access/xact.h"
 #include "compat.h"
 #include "ingest/staging.h"
@@ -55,24 +56,42 @@ staging_end(void)
 	return BlockNumberIsValid(rows_end) ? rows_end : MaxBlockNumber;
 }
 
-/* An empty page that has rows which are applied, locked; InvalidBuffer when it cannot be
- * had.  One that VACUUM has marked in the visibility map is left to be truncated. */
+/* Take applied rows off a page that is locked for that.  What VACUUM has said of them in
+ * the visibility map, whose page is pinned, is not true of others. */
+static void
+empty_page(Relation rel, Buffer buffer, Buffer map)
+{
+	Page page = BufferGetPage(buffer);
+
+	if (PageIsAllVisible(page))
+		visibilitymap_clear(rel, BufferGetBlockNumber(buffer), map, VISIBILITYMAP_VALID_BITS);
+	PageInit(page, BufferGetPageSize(buffer), 0);
+}
+
+/* A page with applied rows, emptied and locked; InvalidBuffer when it cannot be had. */
 static Buffer
 reuse_page(Relation rel, BlockNumber block)
 {
 	Buffer buffer = ReadBuffer(rel, block);
+	Buffer map = InvalidBuffer;
+	bool is_ours = false;
 
+	/* which may read it, and so comes before the lock */
+	if (PageIsAllVisible(BufferGetPage(buffer)))
+		visibilitymap_pin(rel, block, &map);
 	if (ConditionalLockBufferForCleanup(buffer))
 	{
-		if (!PageIsAllVisible(BufferGetPage(buffer)))
-		{
-			PageInit(BufferGetPage(buffer), BufferGetPageSize(buffer), 0);
-			return buffer;
-		}
-		LockBuffer(buffer, BUFFER_LOCK_UNLOCK);
+		is_ours = !PageIsAllVisible(BufferGetPage(buffer)) || BufferIsValid(map);
+		if (is_ours)
+			empty_page(rel, buffer, map);
+		else
+			LockBuffer(buffer, BUFFER_LOCK_UNLOCK);
 	}
-	ReleaseBuffer(buffer);
-	return InvalidBuffer;
+	if (BufferIsValid(map))
+		ReleaseBuffer(map);
+	if (!is_ours)
+		ReleaseBuffer(buffer);
+	return is_ours ? buffer : InvalidBuffer;
 }
 
 /* The next page for rows, empty and locked. */
