@@ -48,8 +48,8 @@ freshness_bucket_start_ms(int bucket)
 }
 
 /*
- * Count events that took age_us from kafka_timestamp to commit.  The caller is
- * the stream's applier, after its commit.
+ * Count events that took age_us from kafka_timestamp to their commit, which was now.
+ * The caller is the stream's applier, after it.
  */
 void
 slot_record_freshness(StreamSlot *slot, TimestampTz now, int64 age_us, uint32 events)

@@ -167,13 +167,13 @@ apply_round();
 my $staging = $node->safe_psql('city', q{SELECT format('detect._staged_%s_0', stream_id) FROM detect._stream WHERE name = 'paged'});
 my $most_bytes = 0;
 
+# What the staging table has on disk.
+sub staging_bytes { return $node->safe_psql('city', "SELECT pg_relation_size('$staging')") }
+
 foreach (1 .. ROUNDS)
 {
-	my $bytes;
-
 	apply_round();
-	$bytes = $node->safe_psql('city', "SELECT pg_relation_size('$staging')");
-	$most_bytes = $bytes if $bytes > $most_bytes;
+	$most_bytes = max($most_bytes, staging_bytes());
 }
 cmp_ok($most_bytes, '<', 3 * ROUND_BYTES, 'the staging table has room for a few rounds, not for all');
 
@@ -193,9 +193,9 @@ $looks->quit;
 
 # what VACUUM says of a page does not keep it from serving again
 $node->safe_psql('city', "VACUUM $staging");
-my $bytes = $node->safe_psql('city', "SELECT pg_relation_size('$staging')");
+my $bytes = staging_bytes();
 apply_round() foreach (1 .. 3);
-cmp_ok($node->safe_psql('city', "SELECT pg_relation_size('$staging')"), '<=', max($bytes, ROUND_BYTES), 'the table has not grown');
+cmp_ok(staging_bytes(), '<=', max($bytes, ROUND_BYTES), 'the table has not grown');
 is($node->safe_psql('city', 'SELECT count(*), count(DISTINCT id), max(id) FROM paged'),
 	"$produced|$produced|$produced", 'every message is applied once');
 
