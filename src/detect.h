@@ -95,8 +95,9 @@ typedef struct StreamColumn
 	int32 typmod;
 	Oid collation;
 	ColumnSource source;
-	char *path;			 /* of COLUMN_FIELD */
-	bool staged_as_text; /* type that a consumer's table can't name */
+	char *path;		 /* of COLUMN_FIELD */
+	Oid staged_type; /* in a consumer's table, see stream_columns.c */
+	int32 staged_typmod;
 } StreamColumn;
 
 /* Times from one on and before another; either may be infinite. */
@@ -435,10 +436,19 @@ extern bool history_forget_old(void);
  */
 extern ErrorData *subtransaction_try(void (*step)(void *arg), void *arg, bool keep);
 
+/* Whether a time that was at most so far ahead when it was set is over: also after the
+ * clock was set back, when it is further ahead than that. */
+static inline bool
+time_is_over(TimestampTz until, TimestampTz now, int64 most_ms)
+{
+	return now >= until || until - now > most_ms * 1000;
+}
+
 /* ---------------------------------------------------------------------
- * in stream_transaction.c: transactions of a stream's workers
+ * in stream_transaction.c: transactions of workers
  * ---------------------------------------------------------------------
  */
+extern void transaction_begin(void);
 extern bool stream_transaction_begin(const Stream *stream);
 extern void stream_transaction_commit(void);
 
@@ -446,6 +456,8 @@ extern void stream_transaction_commit(void);
  * in events_trigger.c: the triggers of an events table and its partitions
  * ---------------------------------------------------------------------
  */
+#define EVENTS_TRIGGER "_detect_accepted" /* a table that has any of them has this one */
+
 extern void events_triggers_make(Oid relation);
 extern bool events_triggers_may_make(Oid partition);
 extern bool events_triggers_watch(Relation table);

@@ -26,6 +26,7 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
+#include "stream.h"
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -104,9 +105,7 @@ column_path(const char *name, bool of_item, List *field_columns, List *field_pat
 }
 
 /*
- * Fill the columns of a stream from its staging table.  A type that is not
- * built in is staged as text, because a consumer's table must not depend on a
- * user's objects.
+ * Fill the columns of a stream from its staging table.
  */
 static void
 stream_load_columns(Stream *stream, List *field_columns, List *field_paths)
@@ -130,7 +129,7 @@ stream_load_columns(Stream *stream, List *field_columns, List *field_paths)
 		column->typmod = attribute->atttypmod;
 		column->collation = attribute->attcollation;
 		column->source = stream_column_source(column->name, &reserved_type);
-		column->staged_as_text = column->type >= FirstNormalObjectId;
+		stream_column_set_staged_type(column);
 		if (column->source == COLUMN_FIELD)
 			column->path =
 				column_path(column->name, stream->unnest != NULL, field_columns, field_paths);

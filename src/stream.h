@@ -97,6 +97,7 @@ extern void stream_check_definition(const Stream *stream);
 extern List *stream_columns_parse(const char *columns);
 extern List *stream_columns_default(Oid events_table);
 extern Oid stream_columns_create_table(const char *name, List *column_defs, Oid owner);
+extern void stream_column_set_staged_type(StreamColumn *column);
 extern bool stream_columns_differ(Oid staging_table, List *column_defs);
 extern void stream_columns_alter_table(const Stream *stream, List *column_defs);
 

@@ -14,6 +14,7 @@
 
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/objectaddress.h"
 #include "catalog/pg_type.h"
@@ -250,4 +251,20 @@ stream_columns_alter_table(const Stream *stream, List *column_defs)
 	sql_execute(psprintf("ALTER TABLE %s %s",
 						 quote_qualified_identifier(DETECT_STAGING_SCHEMA, stream->name),
 						 alter_table_actions(stream->staging_table, column_defs)));
+}
+
+/*
+ * Set as what a column is staged.  A consumer's table must not depend on a user's
+ * objects: a domain is staged as the type below it, any other type of a user as text.
+ */
+void
+stream_column_set_staged_type(StreamColumn *column)
+{
+	column->staged_typmod = column->typmod;
+	column->staged_type = getBaseTypeAndTypmod(column->type, &column->staged_typmod);
+	if (column->staged_type >= FirstNormalObjectId || column->source == COLUMN_KAFKA_HEADERS)
+	{
+		column->staged_type = TEXTOID;
+		column->staged_typmod = -1;
+	}
 }

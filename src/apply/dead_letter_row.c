@@ -34,8 +34,8 @@ const LetterColumn letter_message[LETTER_MESSAGE_COLUMNS] = {
 
 /*
  * How a row that SQL staged is shown as JSON: without the ordinal, which is
- * ours.  Types that are not built in are shown as text: what their casts make
- * of them need not lead back.
+ * ours.  Types that are not built in are shown as what they are staged as, so most as
+ * text: what their casts make of them need not lead back.
  */
 TupleDesc
 dead_letter_row_desc(const Stream *stream)
@@ -46,13 +46,13 @@ dead_letter_row_desc(const Stream *stream)
 	table_close(rel, NoLock);
 	desc->tdtypeid = RECORDOID;
 	TupleDescAttr(desc, stream->ordinal_attnum - 1)->attisdropped = true;
-	for (int i = 0; i < desc->natts; i++)
+	for (int i = 0; i < stream->ncolumns; i++)
 	{
-		Form_pg_attribute attribute = TupleDescAttr(desc, i);
-		char *name = pstrdup(NameStr(attribute->attname));
+		const StreamColumn *column = &stream->columns[i];
 
-		if (!attribute->attisdropped && attribute->atttypid >= FirstNormalObjectId)
-			TupleDescInitEntry(desc, i + 1, name, TEXTOID, -1, 0);
+		if (column->type >= FirstNormalObjectId)
+			TupleDescInitEntry(desc, column->attnum, column->name, column->staged_type,
+							   column->staged_typmod, 0);
 	}
 	return BlessTupleDesc(desc);
 }
@@ -75,7 +75,7 @@ sql_row_payload(DeadLetters *letters, const Element *element)
 		Oid output;
 		bool is_varlena;
 
-		if (nulls[at] || column->type < FirstNormalObjectId)
+		if (nulls[at] || column->type < FirstNormalObjectId || column->staged_type != TEXTOID)
 			continue;
 		getTypeOutputInfo(column->type, &output, &is_varlena);
 		values[at] = CStringGetTextDatum(OidOutputFunctionCall(output, values[at]));

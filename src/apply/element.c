@@ -4,16 +4,18 @@
  *	  Elements of a batch, with the values of the stream's columns.
  *
  * Of a staged row the columns of the stream are kept, and not the message, which is
- * the larger part (staged_message.c).  Values that are staged as text are converted
- * when the element is tried, because their input functions may fail.
+ * the larger part (staged_message.c).  Values that are staged as another type are
+ * converted when the element is tried, because that may fail.
  *
  *-------------------------------------------------------------------------
  */
 #include "detect.h"
 
 #include "apply/staged_read.h"
+#include "catalog/pg_type.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
+#include "utils/lsyscache.h"
 
 /*
  * Room for one more element.
@@ -72,8 +74,7 @@ values_bytes(const StagedReader *reader, const Datum *staged, const bool *staged
 }
 
 /*
- * The values of a stream's columns, as copies of those of a staged row.  Columns staged
- * as text wait for element_convert(), because their input functions may fail.
+ * The values of a stream's columns, as copies of those of a staged row, not converted.
  */
 static void
 element_set_values(const StagedReader *reader, Element *element, const Datum *staged,
@@ -108,27 +109,55 @@ element_set_values(const StagedReader *reader, Element *element, const Datum *st
 }
 
 /*
- * Convert the columns that are staged as text, headers too.  Called in the transaction that
- * applies the element, with the batch's memory current, so that a value that
- * its type refuses costs one element.
+ * Prepare the conversion of a column, in the current context.
+ */
+void
+conversion_prepare(Conversion *conversion, const StreamColumn *column)
+{
+	Oid function;
+
+	conversion->column = column;
+	getTypeInputInfo(column->type, &function, &conversion->input_parameter);
+	fmgr_info(function, &conversion->input);
+}
+
+/* A value of a column's own type; an error if the type refuses it. */
+static Datum
+convert(Conversion *conversion, Datum value)
+{
+	const StreamColumn *column = conversion->column;
+
+	if (column->staged_type == TEXTOID)
+		return InputFunctionCall(&conversion->input, TextDatumGetCString(value),
+								 conversion->input_parameter, column->typmod);
+	domain_check(value, false, column->type, &conversion->domain, conversion->input.fn_mcxt);
+	return value;
+}
+
+/*
+ * Convert the columns that are staged as another type.  Called in the transaction that
+ * applies the element, with the batch's memory current, so that a value that its type
+ * refuses costs one element.  Such an element is converted again, alone: until all of
+ * its values can be converted it keeps those that are staged.
  */
 void
 element_convert(StagedReader *reader, Element *element)
 {
-	for (int i = 0; i < reader->stream->ncolumns; i++)
+	for (int i = 0; i < reader->nconversions; i++)
 	{
-		const StreamColumn *column = &reader->stream->columns[i];
-		int at = column->attnum - 1;
+		Conversion *conversion = &reader->conversions[i];
+		int at = conversion->column->attnum - 1;
 
-		if (element->nulls[at])
-			continue;
-		if (column->source == COLUMN_KAFKA_HEADERS)
-			element->values[at] = DirectFunctionCall1(
-				jsonb_in, CStringGetDatum(TextDatumGetCString(element->values[at])));
-		else if (column->staged_as_text)
-			element->values[at] =
-				InputFunctionCall(&reader->input[i], TextDatumGetCString(element->values[at]),
-								  reader->typioparam[i], column->typmod);
+		if (!element->nulls[at])
+			conversion->value = convert(conversion, element->values[at]);
+	}
+	for (int i = 0; i < reader->nconversions; i++)
+	{
+		const Conversion *conversion = &reader->conversions[i];
+		int at = conversion->column->attnum - 1;
+
+		if (!element->nulls[at])
+			element->values[at] = conversion->value;
 	}
 	element->is_converted = true;
 }

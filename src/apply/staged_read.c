@@ -47,11 +47,10 @@ staged_columns(const Stream *stream)
 			[COLUMN_ORDINAL] = -1,
 		};
 		const StreamColumn *column = &stream->columns[i];
-		bool is_text = column->staged_as_text || column->source == COLUMN_KAFKA_HEADERS;
 		bool by_value;
 
 		columns[i].source = column->source == COLUMN_FIELD ? field++ : sources[column->source];
-		get_typlenbyval(is_text ? TEXTOID : column->type, &columns[i].length, &by_value);
+		get_typlenbyval(column->staged_type, &columns[i].length, &by_value);
 		if (by_value)
 			columns[i].length = 0;
 	}
@@ -69,22 +68,17 @@ staged_reader_create(const Stream *stream, int writer, MemoryContext context)
 
 	reader->stream = stream;
 	reader->writer = writer;
-	reader->input = palloc0(Max(stream->ncolumns, 1) * sizeof(FmgrInfo));
-	reader->typioparam = palloc0(Max(stream->ncolumns, 1) * sizeof(Oid));
+	reader->conversions = palloc0(Max(stream->ncolumns, 1) * sizeof(Conversion));
 	reader->columns = staged_columns(stream);
 	for (int i = 0; i < stream->ncolumns; i++)
 	{
-		Oid function;
-
 		if (stream->event_time && strcmp(stream->columns[i].name, stream->event_time) == 0)
 		{
 			reader->event_time_attnum = stream->columns[i].attnum;
 			reader->event_time_type = getBaseType(stream->columns[i].type);
 		}
-		if (!stream->columns[i].staged_as_text)
-			continue;
-		getTypeInputInfo(stream->columns[i].type, &function, &reader->typioparam[i]);
-		fmgr_info_cxt(function, &reader->input[i], context);
+		if (stream->columns[i].staged_type != stream->columns[i].type)
+			conversion_prepare(&reader->conversions[reader->nconversions++], &stream->columns[i]);
 	}
 	MemoryContextSwitchTo(old_context);
 	staged_reader_rewind(reader);

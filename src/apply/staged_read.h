@@ -18,6 +18,16 @@ typedef struct StagedColumn
 	int16 length; /* of its type, as pg_type has it; 0: the value is no pointer */
 } StagedColumn;
 
+/* How a column that is staged as another type gets its own. */
+typedef struct Conversion
+{
+	const StreamColumn *column;
+	FmgrInfo input; /* from text */
+	Oid input_parameter;
+	void *domain; /* domain_check()'s own: from the type below */
+	Datum value;  /* of the element that is converted */
+} Conversion;
+
 /* Where the reader stands in a writer's table. */
 struct StagedReader
 {
@@ -30,12 +40,15 @@ struct StagedReader
 	int64 message_offset;
 	AttrNumber event_time_attnum; /* in the stream's staging table, or 0 */
 	Oid event_time_type;
-	FmgrInfo *input; /* by column: for those staged as text */
-	Oid *typioparam;
+	int nconversions;
+	Conversion *conversions;
 	StagedColumn *columns; /* by column */
 	Datum *staged_values;  /* scratch for one row, of the batch's life */
 	bool *staged_nulls;
 };
+
+/* in apply/element.c */
+extern void conversion_prepare(Conversion *conversion, const StreamColumn *column);
 
 /* in apply/staged_read.c */
 extern bool batch_is_full(const Batch *batch);

@@ -102,9 +102,7 @@ staging_table_sql(const Stream *stream, int writer)
 
 		if (column->source == COLUMN_FIELD)
 			appendStringInfo(&sql, ", column_%d %s", column->attnum,
-							 column->staged_as_text
-								 ? "text"
-								 : format_type_with_typemod(column->type, column->typmod));
+							 format_type_with_typemod(column->staged_type, column->staged_typmod));
 	}
 	appendStringInfoString(&sql,
 						   ") WITH (autovacuum_enabled = off, toast.autovacuum_enabled = off)");
@@ -132,8 +130,8 @@ staging_table_fits(const Stream *stream, Oid relid)
 			break;
 		attribute = TupleDescAttr(desc, at++);
 		fits = strcmp(NameStr(attribute->attname), psprintf("column_%d", column->attnum)) == 0 &&
-			   attribute->atttypid == (column->staged_as_text ? TEXTOID : column->type) &&
-			   (column->staged_as_text || attribute->atttypmod == column->typmod);
+			   attribute->atttypid == column->staged_type &&
+			   attribute->atttypmod == column->staged_typmod;
 	}
 	fits = fits && at == desc->natts;
 	table_close(rel, NoLock);

@@ -5,14 +5,13 @@
  *
  * A message gives the columns that have a path.  A dead letter of a row that
  * SQL staged is that row as JSON, and gives all columns, each as the member of
- * its name.  Columns that a consumer's table has as text are decoded as text,
- * and converted where the element is applied (element_convert).
+ * its name.  Each is decoded as what a consumer's table has it as, and converted
+ * where the element is applied (element_convert).
  *
  *-------------------------------------------------------------------------
  */
 #include "detect.h"
 
-#include "catalog/pg_type.h"
 #include "ingest/stream_decoder.h"
 
 /*
@@ -33,8 +32,8 @@ stream_message_decoder(const Stream *stream, MemoryContext context, int *nfields
 			continue;
 		columns[*nfields].name = column->name;
 		columns[*nfields].path = column->path;
-		columns[*nfields].type = column->staged_as_text ? TEXTOID : column->type;
-		columns[*nfields].typmod = column->staged_as_text ? -1 : column->typmod;
+		columns[*nfields].type = column->staged_type;
+		columns[*nfields].typmod = column->staged_typmod;
 		(*nfields)++;
 	}
 	return decoder_create(columns, *nfields, stream->unnest, context);
@@ -52,12 +51,11 @@ stream_row_decoder(const Stream *stream, MemoryContext context)
 	for (int i = 0; i < stream->ncolumns; i++)
 	{
 		const StreamColumn *column = &stream->columns[i];
-		bool is_text = column->staged_as_text || column->source == COLUMN_KAFKA_HEADERS;
 
 		columns[i].name = column->name;
 		columns[i].path = stream_member_path("$", column->name);
-		columns[i].type = is_text ? TEXTOID : column->type;
-		columns[i].typmod = is_text ? -1 : column->typmod;
+		columns[i].type = column->staged_type;
+		columns[i].typmod = column->staged_typmod;
 	}
 	return decoder_create(columns, stream->ncolumns, NULL, context);
 }

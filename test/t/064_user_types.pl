@@ -1,0 +1,181 @@
+# Columns of types that users made, which consumers stage as text: a value that its
+# type refuses costs one message, in whichever column it stands, and an event time is
+# what its message says, whatever its type is called.
+
+use strict;
+use warnings;
+
+use FindBin;
+use lib "$FindBin::RealBin/../perl";
+
+use DetectTest;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use POSIX qw(strftime);
+use Test::More;
+
+use constant {
+	EVENTS  => 100,
+	STEP_S  => 4 * 3600,    # between two of them: 17 days in all
+	DAY_S   => 86_400,
+	REFUSED => 25,          # days ago or one more, as no other event is
+};
+
+my $broker = DetectTest::Broker->start();
+my $node   = make_node('main');
+my $now    = time();
+# an even day, as no partition of two days begins on: its bounds are values, too
+my $refused_ago = REFUSED + (int($now / DAY_S) - REFUSED) % 2;
+
+# What a query gives.
+sub gives
+{
+	my ($sql, $value, $what) = @_;
+
+	return is($node->safe_psql('city', $sql), $value, $what);
+}
+
+# As the owner of the streams.
+sub ask
+{
+	my ($sql) = @_;
+
+	return $node->safe_psql('city', "SET ROLE ops; SET search_path = city, public; $sql");
+}
+
+# what is staged together is one commit, however slow the machine is
+$node->append_conf('postgresql.conf', 'detect.max_batch_time = 0');
+$node->start;
+install_detect($node, 'city');
+my $refused_day = strftime('%Y-%m-%d', gmtime($now - $refused_ago * DAY_S));
+$node->safe_psql(
+	'city', qq{
+	CREATE SERVER city FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstrap_servers '@{[$broker->bootstrap]}');
+	GRANT USAGE ON FOREIGN SERVER city TO ops;
+	SET ROLE ops;
+	SET search_path = city, public;
+	CREATE TYPE mood AS ENUM ('calm', 'cross');
+	CREATE TYPE colour AS ENUM ('red', 'green');
+	CREATE DOMAIN few AS int CHECK (VALUE < 10);
+	CREATE DOMAIN moment AS timestamptz CONSTRAINT whole CHECK (date_trunc('second', VALUE) = VALUE);
+	CREATE DOMAIN local_moment AS timestamp CONSTRAINT whole CHECK (date_trunc('second', VALUE) = VALUE);
+	CREATE DOMAIN day AS date CONSTRAINT whole CHECK (VALUE <> '$refused_day')});
+
+# ---------------------------------------------------------------------
+# One of two columns is refused
+# ---------------------------------------------------------------------
+
+$broker->create_topic('bystander', 1);
+ask("CREATE TABLE bystander (id int PRIMARY KEY); SELECT detect.create_stream('bystander')");
+my $bystander = worker_pid($node, 'city', 'bystander');
+
+# Some messages of many have a colour that there is not, behind a good value of another
+# column: $text is of all of them, $kept of those that are events.
+sub cost_themselves
+{
+	my ($name, $column, $text, $kept) = @_;
+	my $message = sub { sprintf('{"id": %d%s, "colour": "%s"}', $_[0], $text, $_[0] % 10 == 5 ? 'mauve' : 'green') };
+
+	$broker->create_topic($name, 1);
+	# in few answers of the broker, and so in few batches
+	$broker->produce_messages($name, map { { partition => 0, payload => $message->($_), header => 'h=v' } } 1 .. 60);
+	ask("CREATE TABLE $name (id int PRIMARY KEY, $column, colour colour); SELECT detect.create_stream('$name')");
+	# not wait_for: a server that crashes cannot be asked
+	ok( $node->poll_query_until(
+			'city', "SELECT accepted = 54 AND dead_letters = 6 FROM detect.stat_stream WHERE stream = '$name'"),
+		"$name: they are dead letters, and no other");
+	gives(
+		"SELECT sqlstate, reason, string_agg(kafka_offset::text, ' ' ORDER BY kafka_offset) FROM detect.dead_letter WHERE stream = '$name' GROUP BY 1, 2",
+		'22P02|invalid input value for enum city.colour: "mauve"|4 14 24 34 44 54',
+		"$name: for the column that its type refuses");
+	gives("SELECT count(*), sum(id), string_agg(DISTINCT e, ' ') FROM (SELECT id, (to_jsonb(t) - 'id')::text AS e FROM city.$name t) s",
+		"54|1650|$kept", "$name: the others are events");
+	return;
+}
+
+cost_themselves('two_enums', 'mood mood', ', "mood": "cross"', '{"mood": "cross", "colour": "green"}');
+cost_themselves('domain_and_enum', 'n few', ', "n": 5', '{"n": 5, "colour": "green"}');
+cost_themselves('headers_and_enum', 'kafka_headers jsonb', '', '{"colour": "green", "kafka_headers": [["h", "v"]]}');
+
+# a crash would have taken all processes
+is(worker_pid($node, 'city', 'bystander'), $bystander, 'the worker of another stream has stayed');
+
+# ---------------------------------------------------------------------
+# Event times
+# ---------------------------------------------------------------------
+
+# Outcomes of a stream, in the order accepted, duplicate, expired, dead letter.
+sub outcomes_are
+{
+	my ($stream, $outcomes, $what) = @_;
+
+	wait_for($node, 'city', $stream);
+	return gives("SELECT accepted, duplicates, expired, dead_letters FROM detect.stat_stream WHERE stream = '$stream'", $outcomes, $what);
+}
+
+# Messages of so many seconds after $now, each with its number.
+sub timed_messages
+{
+	my ($format, %times) = @_;
+
+	return map { sprintf('{"id": %d, "at": "%s"}', $_, strftime($format, gmtime($now + $times{$_}))) } sort { $a <=> $b } keys %times;
+}
+
+# An event time of type $type, whose base type is $base, and which messages have in
+# $format, with $fraction if the domain is to refuse it; with or without retention.
+sub event_times_are_right
+{
+	my ($type, $base, $format, $fraction, $retention) = @_;
+	my $name      = "by_$type";
+	my $arguments = "'$name', key => '{id}', event_time => 'at', partition_interval => '@{[$base eq 'date' ? 2 : 1]} days'" . ($retention ? ", retention => '30 days'" : '');
+	my $expired   = $retention ? 5 : 0;
+	my @in_time   = timed_messages($format, map { ($_, -$_ * STEP_S) } 1 .. EVENTS);
+	my $sent      = "SELECT g, (to_timestamp($now - g * @{[STEP_S]}) AT TIME ZONE 'UTC')::$base FROM generate_series(1, @{[EVENTS]}) g";
+	my $mended    = "SELECT 4000, (to_timestamp($now - @{[$refused_ago * DAY_S]} + 0$fraction) AT TIME ZONE 'UTC')::$base";
+	my $too_far   = strftime($base eq 'date' ? '%Y-%m-%d 00:00:00+00' : '%Y-%m-%d %H:%M:%S+00', gmtime($now + 3 * DAY_S));
+	my $no_time   = { timestamptz => 'timestamp with time zone' }->{$base} // $base;
+	my ($refused) = timed_messages($format =~ s/%S/%S$fraction/r, 4000 => -$refused_ago * DAY_S);
+
+	$broker->create_topic($name, 1);
+	$broker->produce_messages($name, map { { partition => 0, payload => $_ } }
+		  @in_time, ($retention ? timed_messages($format, map { (1000 + $_, -(40 + $_) * DAY_S) } 1 .. 5) : ()),
+		timed_messages($format, 2000 => 3 * DAY_S), '{"id": 3000, "at": "soon"}', $refused);
+	ask("CREATE TABLE $name (id int NOT NULL, at $type NOT NULL) PARTITION BY RANGE (at)");
+	is( ask("SELECT outcome, count(*) FROM detect.try_stream($arguments) GROUP BY 1 ORDER BY 1"),
+		join("\n", 'accepted|' . EVENTS, 'dead_letter|3', $retention ? "expired|$expired" : ()),
+		"$type: as detect.try_stream tells it");
+	ask("SELECT detect.create_stream($arguments)");
+	outcomes_are($name, join('|', EVENTS, 0, $expired, 3), "$type: what is in time is accepted, what is old has expired");
+	gives("SELECT count(*) FROM ((TABLE city.$name EXCEPT ALL $sent) UNION ALL ($sent EXCEPT ALL TABLE city.$name)) d", 0, "$type: each event has its time");
+	gives(
+		qq{SELECT count(*) FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+		WHERE inhparent = 'city.$name'::regclass
+		AND substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM \\(''([^'']+)''\\)')::timestamptz < now() - interval '31 days'},
+		0, "$type: there is no partition for another time");
+	gives(
+		qq{SELECT sqlstate, reason FROM detect.dead_letter WHERE stream = '$name' ORDER BY kafka_offset},
+		join("\n",
+			"22008|event time $too_far is more than 24 hours in the future",
+			qq{22007|column "at": invalid input syntax for type $no_time: "soon"},
+			qq{23514|value for domain city.$type violates check constraint "whole"}),
+		"$type: what is too far ahead, no time, or refused by the domain is a dead letter");
+
+	$broker->produce_messages($name, map { { partition => 0, payload => $_ } } @in_time);
+	outcomes_are($name, join('|', EVENTS, EVENTS, $expired, 3), "$type: what comes again is known");
+
+	# no partition takes it yet
+	$node->safe_psql('city', "ALTER DOMAIN city.$type DROP CONSTRAINT whole");
+	gives("SELECT detect.retry_dead_letters('$name', sqlstate => '23514')", 1, "$type: once the domain takes it, it is retried");
+	outcomes_are($name, join('|', EVENTS + 1, EVENTS, $expired, 2), "$type: and accepted");
+	gives("SELECT count(*) FROM ((TABLE city.$name EXCEPT ALL ($sent UNION ALL $mended)) UNION ALL (($sent UNION ALL $mended) EXCEPT ALL TABLE city.$name)) d",
+		0, "$type: with its own time");
+	return;
+}
+
+event_times_are_right('moment', 'timestamptz', '%Y-%m-%dT%H:%M:%SZ', '.5', 1);
+event_times_are_right('day', 'date', '%Y-%m-%d', '', 1);
+event_times_are_right('local_moment', 'timestamp', '%Y-%m-%dT%H:%M:%S', '.5', 0);
+
+log_is_clean($node);
+$node->stop;
+done_testing();
