@@ -18,6 +18,17 @@
 #include "utils/snapmgr.h"
 
 /*
+ * Begin a transaction of a worker, whose now() is this moment: nobody sends statements
+ * that would tell PostgreSQL when the one at hand began.
+ */
+void
+transaction_begin(void)
+{
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+}
+
+/*
  * Begin a transaction with an active snapshot under the stream's lock.  False
  * when the definition may have changed, and then no transaction is open.
  */
@@ -25,7 +36,7 @@ bool
 stream_transaction_begin(const Stream *stream)
 {
 	session_undo();
-	StartTransactionCommand();
+	transaction_begin();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	stream_lock(stream->id, AccessShareLock);
 	/* ALTER TABLE of the staging table takes no stream's lock */

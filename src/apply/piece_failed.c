@@ -36,7 +36,7 @@ static void
 blame_element(Applier *applier, Element *element, const ErrorData *error)
 {
 	/* the failed transaction is over, and looking at an index needs one */
-	StartTransactionCommand();
+	transaction_begin();
 	element->is_known = failure_is_duplicate(applier->dedup, error);
 	failure_check_definition(applier->stream, error);
 	CommitTransactionCommand();

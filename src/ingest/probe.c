@@ -90,7 +90,7 @@ connectable_databases(void)
 	TableScanDesc scan;
 	HeapTuple tuple;
 
-	StartTransactionCommand();
+	transaction_begin();
 	(void) GetTransactionSnapshot();
 	rel = table_open(DatabaseRelationId, AccessShareLock);
 	scan = table_beginscan_catalog(rel, 0, NULL);
@@ -270,7 +270,7 @@ database_is_locked(Oid database)
 	bool available;
 
 	SET_LOCKTAG_OBJECT(tag, InvalidOid, DatabaseRelationId, database, 0);
-	StartTransactionCommand();
+	transaction_begin();
 	available = LockAcquire(&tag, RowExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL;
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(caller_context);

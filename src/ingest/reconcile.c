@@ -248,8 +248,7 @@ probe_read(void)
 	List *streams = NIL;
 	ListCell *lc;
 
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
+	transaction_begin();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(caller_context);
 	if (catalog_installed())
@@ -279,8 +278,7 @@ probe_pause_obstructed(List *streams)
 
 		if (stream->obstacle == NULL)
 			continue;
-		SetCurrentStatementStartTimestamp();
-		StartTransactionCommand();
+		transaction_begin();
 		PushActiveSnapshot(GetTransactionSnapshot());
 		stream_set_paused(stream->id, stream->obstacle, stream->remedy);
 		PopActiveSnapshot();

@@ -156,8 +156,7 @@ undo_session(const ErrorData *error)
 static void
 write_pause(const ErrorData *error)
 {
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
+	transaction_begin();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	stream_set_paused(me.order.stream_id, error->message, failure_remedy(error));
 	PopActiveSnapshot();

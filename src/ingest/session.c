@@ -151,7 +151,7 @@ drop_temporary(void)
 	GetTempNamespaceState(&schema, &toast_schema);
 	if (!OidIsValid(schema))
 		return;
-	StartTransactionCommand();
+	transaction_begin();
 	/* catalogs may have values out of line */
 	PushActiveSnapshot(GetTransactionSnapshot());
 	ResetTempTableNamespace();

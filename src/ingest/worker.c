@@ -119,8 +119,7 @@ worker_follow_definition(void)
 	const char *why;
 
 	watch_stale = false;
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
+	transaction_begin();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	if (me.stream == NULL)
 	{

@@ -264,7 +264,7 @@ merge_chunk(Chunk *chunk)
 static void
 measure_chunk(const Chunk *chunk, instr_time since)
 {
-	StartTransactionCommand();
+	transaction_begin();
 	fill_measure_chunk(chunk->stream, &chunk->source, chunk->rows, since, CHUNK_MS);
 	CommitTransactionCommand();
 	/* few events say little about many */
@@ -281,7 +281,7 @@ fill_chunk(Chunk *chunk)
 
 	session_undo();
 	INSTR_TIME_SET_CURRENT(since);
-	StartTransactionCommand();
+	transaction_begin();
 	MemoryContextSwitchTo(chunk->context);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	read_chunk(chunk);
