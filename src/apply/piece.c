@@ -50,7 +50,7 @@ advance_progress(Applier *applier, Batch *batch, int from, int to)
 		Element *element = &batch->elements[i];
 		Progress *progress = element->progress->advanced;
 
-		if (element->is_gone)
+		if (element->is_gone || element->progress->is_forgotten)
 			continue;
 		if (progress == NULL)
 		{

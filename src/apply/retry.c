@@ -38,6 +38,8 @@ struct RetryReader
 	Decoder *current; /* that has a batch open, or NULL */
 	int64 read_until; /* dead_letter_id: a look goes on where the last one ended */
 
+	List *forgotten; /* of Progress: partitions of letters that Kafka has no more */
+
 	/* The message that is being taken apart: letters of one mostly follow one
 	 * another. */
 	const RetriedLetter *open;
@@ -323,19 +325,39 @@ append_row(RetryReader *reader, StagedReader *staged_reader, Batch *batch, Progr
 	element->event_time = element_event_time(staged_reader, element);
 }
 
+/* The progress of a letter's partition.  One that Kafka has no more was forgotten with
+ * its outcomes, so those of its letters are counted nowhere. */
+static Progress *
+letter_progress(RetryReader *reader, List *applied, const RetriedLetter *letter)
+{
+	bool from_sql = letter->nulls[LETTER_TOPIC];
+	char *topic = from_sql ? pstrdup(SQL_TOPIC) : TextDatumGetCString(letter->values[LETTER_TOPIC]);
+	int32 partition = from_sql ? SQL_PARTITION : DatumGetInt32(letter->values[LETTER_PARTITION]);
+	Progress *progress = progress_find(applied, topic, partition);
+
+	if (progress == NULL)
+		progress = progress_find(reader->forgotten, topic, partition);
+	if (progress == NULL)
+	{
+		progress = palloc0(sizeof(Progress));
+		progress->topic = topic;
+		progress->partition = partition;
+		progress->last_timestamp = DT_NOBEGIN;
+		progress->is_forgotten = true;
+		reader->forgotten = lappend(reader->forgotten, progress);
+	}
+	return progress;
+}
+
 /* Add the elements of a letter to the batch. */
 static void
 append_letter(RetryReader *reader, StagedReader *staged_reader, Batch *batch, List *applied,
 			  RetriedLetter *letter)
 {
 	bool from_sql = letter->nulls[LETTER_TOPIC];
-	Progress *progress = progress_find(
-		applied, from_sql ? SQL_TOPIC : TextDatumGetCString(letter->values[LETTER_TOPIC]),
-		from_sql ? SQL_PARTITION : DatumGetInt32(letter->values[LETTER_PARTITION]));
+	Progress *progress = letter_progress(reader, applied, letter);
 	DecodeError error;
 
-	if (progress == NULL)
-		elog(ERROR, "no progress of the partition of a dead letter");
 	use_decoder(reader, from_sql ? reader->rows : reader->messages);
 	if (from_sql)
 	{
@@ -384,6 +406,7 @@ retry_read(RetryReader *reader, StagedReader *staged_reader, List *applied)
 	}
 	open_decoders(reader);
 	reader->open = NULL;
+	reader->forgotten = NIL;
 	reader->current = NULL; /* an error may have left it */
 	reader->staged = palloc0(ncolumns * sizeof(Datum));
 	reader->staged_nulls = palloc0(ncolumns * sizeof(bool));

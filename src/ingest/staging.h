@@ -60,6 +60,7 @@ typedef struct Progress
 	int32 read_element;			/* and the element of it */
 	const struct Element *last; /* the applier's piece: the last element applied */
 	struct Progress *advanced;	/* likewise: the copy in which it is counted */
+	bool is_forgotten;			/* of letters alone: nobody counts its outcomes */
 } Progress;
 
 /* A message is none that is known. */

@@ -275,6 +275,63 @@ partitions_are('event', 'applied', map { "paused $_ the topic was made again.*" 
 is(ask("SELECT detect.accept_gap('event')"), 2, 'then the gap may be accepted');
 has_events(419, 'nothing that was delivered is lost');
 
+# ---------------------------------------------------------------------
+# Dead letters of a partition that is forgotten
+# ---------------------------------------------------------------------
+# So many messages to each partition, of which the last two have a bad number.
+sub produce_letters
+{
+	my ($broker, @counts) = @_;
+
+	$broker->produce_messages('letter', map {
+			my $partition = $_;
+			my $good      = $counts[$partition] - 2;
+			map { { partition => $partition, payload => sprintf('{"id": %d, "n": "%s"}', $next_id++, $_ > $good ? 'bad' : 1) } } 1 .. $counts[$partition]
+		} 0 .. $#counts);
+	return;
+}
+
+# The stream goes on: all that is there is applied, and its dead letters have failed
+# so often.
+sub letters_are
+{
+	my ($events, $letters, $what) = @_;
+	my ($rc) = $node->psql('city', "SELECT detect.wait_for('letter', '60s')");
+
+	is($rc, 0, "$what: the stream goes on") or diag(ask(q{SELECT state, reason FROM detect.stat_stream WHERE stream = 'letter'}));
+	is(ask('SELECT count(*) FROM letter'), $events, "$what: events");
+	return is(
+		ask(q{SELECT string_agg(concat_ws(' ', kafka_partition, n, attempts), ', ' ORDER BY kafka_partition)
+			FROM (SELECT kafka_partition, count(*) AS n, attempts FROM detect.dead_letter WHERE stream = 'letter' GROUP BY 1, 3) l}),
+		$letters, "$what: dead letters");
+}
+
+my $sixth = DetectTest::Broker->start();
+$sixth->create_topic('letter', 3);
+produce_letters($sixth, 4, 4, 4);
+$node->safe_psql('city', "CREATE SERVER town FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstrap_servers '"
+	  . $sixth->bootstrap . "'); GRANT USAGE ON FOREIGN SERVER town TO ops");
+ask(q{CREATE TABLE letter (id int PRIMARY KEY, n int); SELECT detect.create_stream('letter', server => 'town')});
+letters_are(6, '0 2 1, 1 2 1, 2 2 1', 'a topic of three partitions');
+
+my $seventh = DetectTest::Broker->start();
+$seventh->create_topic('letter', 2);
+produce_letters($seventh, 7, 7);
+$node->safe_psql('city', "ALTER SERVER town OPTIONS (SET bootstrap_servers '" . $seventh->bootstrap . "')");
+partitions_are('letter', 'made again with two', ('paused 4 the topic was made again: .*') x 2, 'paused 4 the topic has 2 partitions and was made again');
+is(ask("SELECT detect.accept_gap('letter')"), 3, 'accepted, and one of them forgotten');
+letters_are(16, '0 4 1, 1 4 1, 2 2 1', 'all is read');
+is(ask("SELECT detect.retry_dead_letters('letter')"), 10, 'its dead letters are retried with the others');
+letters_are(16, '0 4 2, 1 4 2, 2 2 2', 'they fail again');
+ask(q{ALTER TABLE letter ALTER n TYPE text; SELECT detect.alter_stream('letter', columns => 'id int, n text')});
+is(ask("SELECT detect.retry_dead_letters('letter')"), 10, 'mended');
+letters_are(26, '', 'they are events');
+$node->restart;
+$seventh->produce_messages('letter', map { { partition => $_, payload => '{"id": ' . $next_id++ . '}' } } 0 .. 1);
+letters_are(28, '', 'after a restart');
+partitions_are('letter', 'what was forgotten stays so', 'running 8', 'running 8');
+is(ask("SELECT min(dead_letters) FROM detect.stat_partition WHERE stream = 'letter'"), 0, 'no partition has fewer than no dead letters');
+
 log_is_clean($node);
 $node->stop;
 done_testing();
