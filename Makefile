@@ -153,6 +153,7 @@ OBJS = \
 	src/apply/segment.o \
 	src/apply/segment_bound.o \
 	src/apply/segment_follow.o \
+	src/apply/segment_watch.o \
 	src/apply/segment_probe.o \
 	src/apply/segment_read.o \
 	src/apply/staged_message.o \

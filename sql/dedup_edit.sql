@@ -256,6 +256,46 @@ SELECT detect.drop_stream('daily');
 SELECT count(*) FROM pg_trigger WHERE tgname ~ '^_detect' AND tgrelid::regclass::text ~ '^daily';
 
 -- ---------------------------------------------------------------------
+-- What is queued is taken, also of a value that its type takes no more
+-- ---------------------------------------------------------------------
+CREATE DOMAIN number AS int;
+CREATE DOMAIN moment AS timestamptz;
+CREATE TABLE guarded (id number, seen_at timestamptz, v text);
+CREATE TABLE guarded_parts (id number, seen_at moment, v text) PARTITION BY RANGE (seen_at);
+CREATE TABLE guarded_rest PARTITION OF guarded_parts DEFAULT;
+SELECT detect.create_stream('guarded', key => '{id}', event_time => 'seen_at'), detect.create_stream('guarded_parts', key => '{id}');
+SELECT detect.create_rollup('guarded_days', 'SELECT date_trunc(''day'', seen_at) AS day, count(*) AS n, sum(id) AS ids FROM guarded GROUP BY 1'),
+       detect.create_rollup('guarded_part_days', 'SELECT date_trunc(''day'', seen_at) AS day, count(*) AS n, sum(id) AS ids FROM guarded_parts GROUP BY 1');
+SELECT detect.wait_for_rollup('guarded_days'), detect.wait_for_rollup('guarded_part_days');
+INSERT INTO detect_staging.guarded VALUES (-3, '2024-01-01', 'staged'), (-2, '2024-01-02', 'staged'), (-1, '2024-01-03', 'staged'), (1, '2024-01-01', 'staged');
+INSERT INTO detect_staging.guarded_parts SELECT id, seen_at, 'staged' FROM generate_series(-2, 2) id, (VALUES (timestamptz '2024-01-01'), ('1990-01-01')) t (seen_at);
+SELECT detect.wait_for('guarded');
+SELECT detect.wait_for('guarded_parts');
+-- they are deleted, or get a value that it takes
+BEGIN;
+DELETE FROM guarded WHERE id < -1;
+UPDATE guarded SET id = 2 WHERE id = -1;
+DELETE FROM guarded_parts WHERE id < -1;
+UPDATE guarded_parts SET id = 11 WHERE id = -1;
+UPDATE guarded_parts SET seen_at = '2024-01-02' WHERE seen_at < '2000-01-01' AND id = 11;
+DELETE FROM guarded_parts WHERE seen_at < '2000-01-01';
+ALTER DOMAIN number ADD CHECK (VALUE >= 0);
+ALTER DOMAIN moment ADD CHECK (VALUE >= '2000-01-01');
+COMMIT;
+INSERT INTO detect_staging.guarded SELECT n, '2024-01-01', 'again' FROM generate_series(1, 3) n;
+INSERT INTO detect_staging.guarded_parts
+    SELECT id, seen_at, 'again' FROM unnest('{0,1,2,3,11}'::int[]) id, (VALUES (timestamptz '2024-01-01'), ('2024-01-02')) t (seen_at);
+SELECT detect.wait_for('guarded', '1 minute');
+SELECT detect.wait_for('guarded_parts', '1 minute');
+SELECT * FROM guarded ORDER BY id;
+SELECT * FROM guarded_parts ORDER BY seen_at, id;
+SELECT stream, accepted, duplicates, dead_letters, sum FROM regress.outcomes ORDER BY stream;
+SELECT regress.wait_for_rows($$ SELECT FROM detect.stat_stream WHERE identities = CASE stream WHEN 'guarded' THEN 3 ELSE 10 END $$, 2) AS memory_is_table;
+SELECT regress.compare('guarded_days', 'SELECT date_trunc(''day'', seen_at), count(*), sum(id) FROM guarded GROUP BY 1'),
+       regress.compare('guarded_part_days', 'SELECT date_trunc(''day'', seen_at), count(*), sum(id) FROM guarded_parts GROUP BY 1');
+SELECT detect.drop_stream('guarded'), detect.drop_stream('guarded_parts');
+
+-- ---------------------------------------------------------------------
 -- Writers need no right on anything of ours, and have none
 -- ---------------------------------------------------------------------
 CREATE TABLE shared (id int, v text);

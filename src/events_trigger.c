@@ -30,11 +30,10 @@ static const struct
 	const char *name;
 	const char *definition;
 } events_triggers[] = {
-	{"_detect_accepted", "INSERT ON %s REFERENCING NEW TABLE AS _detect_new FOR EACH STATEMENT "
-						 "EXECUTE FUNCTION detect._accepted()"},
+	{EVENTS_TRIGGER, "INSERT ON %s REFERENCING NEW TABLE AS _detect_new FOR EACH STATEMENT "
+					 "EXECUTE FUNCTION detect._accepted()"},
 	{"_detect_deleted", "DELETE ON %s REFERENCING OLD TABLE AS _detect_old FOR EACH STATEMENT "
 						"EXECUTE FUNCTION detect._edited()"},
-	{"_detect_truncated", "TRUNCATE ON %s FOR EACH STATEMENT EXECUTE FUNCTION detect._truncated()"},
 	{"_detect_updated",
 	 "UPDATE ON %s REFERENCING OLD TABLE AS _detect_old NEW TABLE AS _detect_new "
 	 "FOR EACH STATEMENT EXECUTE FUNCTION detect._edited()"},

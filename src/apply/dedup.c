@@ -192,6 +192,8 @@ dedup_begin_batch(Dedup *dedup, bool look_for_edits)
 		identity_values_clear(dedup->values_seen);
 	if (dedup->columns->n > 0 && !segment_map_refresh(dedup->map))
 		return false;
+	if (dedup->map->watched != dedup->map->changes)
+		return false;
 	return !look_for_edits || !edit_is_queued(dedup->stream_id);
 }
 

@@ -13,6 +13,7 @@
 #include "apply/edit.h"
 
 #include "apply/dedup.h"
+#include "catalog/partition.h"
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
 #include "utils/date.h"
@@ -115,6 +116,8 @@ add_unqueued(EditTimes *times, const Edit *edit)
 		add_all(times);
 	else if (partition_bounds(edit->relation, &bounds.from, &bounds.until))
 		add_range(times, bounds.from, bounds.until);
+	else if (edit->relation == get_default_partition_oid(times->stream->events_table))
+		add_all(times);
 }
 
 /*

@@ -43,6 +43,9 @@ typedef struct SegmentMap
 	uint32 changes;		/* as in Segment, of the events table */
 	uint32 examined;
 	bool repeats_ended; /* the last repeat of some segment has gone */
+	uint32 watched;		/* value of changes when partitions were last watched */
+	uint32 watched_now; /* the same, once the open transaction commits */
+	bool leaves_unwatched;
 } SegmentMap;
 
 /* Lookups in the indexes of segments, open until the transaction ends. */
@@ -67,6 +70,10 @@ extern int64 segment_bytes(const Segment *segment);
 extern void segment_map_follow(SegmentMap *map, int32 stream_id, EditTimes *times);
 extern void segment_map_followed(SegmentMap *map);
 extern void segment_map_not_followed(SegmentMap *map);
+
+/* in apply/segment_watch.c */
+extern bool segment_watch(Oid relation);
+extern void segment_map_watch_partitions(SegmentMap *map, EditTimes *times);
 extern void segment_map_watch(SegmentMap *map);
 
 /* in apply/segment_probe.c */

@@ -23,24 +23,9 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "apply/applier.h"
 #include "apply/edit.h"
 #include "apply/segment.h"
-
-/*
- * Has the edits of a segment queued from now on, unless it is another owner's
- * or somebody writes to it just now: the applier waits for nobody.
- */
-static void
-watch_segment(Segment *segment)
-{
-	if (!events_triggers_may_make(segment->relation) ||
-		!ConditionalLockRelationOid(segment->relation, ShareRowExclusiveLock))
-		return;
-	if (get_rel_name(segment->relation) == NULL)
-		return;
-	events_triggers_make(segment->relation);
-	segment->watched = true;
-}
 
 /* Locks the segments that must be read. */
 static void
@@ -57,7 +42,7 @@ lock_unread(SegmentMap *map)
 		segment->read_now = true;
 		LockRelationOid(segment->relation, AccessShareLock);
 		if (!segment->watched)
-			watch_segment(segment);
+			segment->watched = segment_watch(segment->relation);
 	}
 }
 
@@ -84,48 +69,69 @@ read_segments(SegmentMap *map, Snapshot snapshot)
 	}
 }
 
-/* The values of a queued row's identity; false if one of them is NULL. */
-static bool
-row_values(const SegmentMap *map, Jsonb *row, Datum *values)
+/* A queued row whose identity is wanted. */
+typedef struct RowStep
 {
+	const SegmentMap *map;
+	Jsonb *row;
+	Datum values[INDEX_MAX_KEYS];
+	bool has_null;
+} RowStep;
+
+/* For subtransaction_try(): the values of a queued row's identity. */
+static void
+row_step(void *arg)
+{
+	RowStep *step = arg;
+	const IdentityColumns *columns = step->map->columns;
 	int i;
 
-	for (i = 0; i < map->columns->n; i++)
+	for (i = 0; i < columns->n && !step->has_null; i++)
 	{
-		char *text = edit_row_value(row, map->columns->names[i]);
+		char *text = edit_row_value(step->row, columns->names[i]);
 		Oid input;
 		Oid parameter;
 
-		if (text == NULL)
-			return false;
-		getTypeInputInfo(map->columns->types[i], &input, &parameter);
-		values[i] = OidInputFunctionCall(input, text, parameter, -1);
+		step->has_null = text == NULL;
+		if (step->has_null)
+			break;
+		getTypeInputInfo(columns->types[i], &input, &parameter);
+		step->values[i] = OidInputFunctionCall(input, text, parameter, -1);
 	}
-	return true;
 }
 
-/* Counts a queued row in or out, unless its segment has it from reading. */
-static void
+/* Counts a queued row in or out, unless its segment has it from reading.  False if
+ * its values are none of the columns' types any more, which may have changed. */
+static bool
 count_row(SegmentMap *map, Jsonb *row, bool is_new)
 {
-	Datum values[INDEX_MAX_KEYS];
+	RowStep step = {.map = map, .row = row};
 	Segment *segment;
 	Identity identity;
+	ErrorData *error;
 
-	if (row == NULL || map->hasher == NULL || map->columns->n == 0 || !row_values(map, row, values))
-		return;
-	segment = segment_find(map, values);
+	if (row == NULL || map->hasher == NULL || map->columns->n == 0)
+		return true;
+	error = subtransaction_try(row_step, &step, true);
+	if (error != NULL && failure_kind(error) == FAILURE_DATA)
+		return false;
+	if (error != NULL)
+		ReThrowError(error);
+	if (step.has_null)
+		return true;
+	segment = segment_find(map, step.values);
 	if (segment == NULL || segment->identities == NULL || segment->read_now || segment->must_read)
-		return;
+		return true;
 	segment->edited_now = true;
-	identity = identity_hash(map->hasher, values);
+	identity = identity_hash(map->hasher, step.values);
 	if (is_new)
 		segment_add_row(map, segment, &identity);
 	else
 		segment_remove_row(map, segment, &identity);
+	return true;
 }
 
-/* Has a segment read again, or all, after more edits than were queued. */
+/* Has a segment read again, or all, after edits that can't be counted one by one. */
 static void
 read_again(SegmentMap *map, Oid relation)
 {
@@ -157,10 +163,9 @@ take_edits(SegmentMap *map, int32 stream_id, Snapshot snapshot, EditTimes *times
 		MemoryContext old = MemoryContextSwitchTo(context);
 
 		CHECK_FOR_INTERRUPTS();
-		if (edit.old_row == NULL && edit.new_row == NULL)
+		if ((edit.old_row == NULL && edit.new_row == NULL) ||
+			!count_row(map, edit.old_row, false) || !count_row(map, edit.new_row, true))
 			read_again(map, edit.relation);
-		count_row(map, edit.old_row, false);
-		count_row(map, edit.new_row, true);
 		if (times != NULL)
 			edit_times_add(times, &edit);
 		MemoryContextSwitchTo(old);
@@ -182,6 +187,7 @@ segment_map_follow(SegmentMap *map, int32 stream_id, EditTimes *times)
 {
 	Snapshot snapshot;
 
+	segment_map_watch_partitions(map, times);
 	lock_unread(map);
 	snapshot = RegisterSnapshot(GetLatestSnapshot());
 	read_segments(map, snapshot);
@@ -197,6 +203,7 @@ segment_map_followed(SegmentMap *map)
 {
 	int i;
 
+	map->watched = map->watched_now;
 	for (i = 0; i < map->n; i++)
 		map->segments[i]->read_now = map->segments[i]->edited_now = false;
 }
@@ -210,6 +217,7 @@ segment_map_not_followed(SegmentMap *map)
 {
 	int i;
 
+	map->watched_now = map->watched;
 	for (i = 0; i < map->n; i++)
 	{
 		Segment *segment = map->segments[i];
@@ -222,24 +230,4 @@ segment_map_not_followed(SegmentMap *map)
 		segment_forget(segment);
 	}
 	segment_map_followed(map);
-}
-
-/*
- * Has those segments read again, with their edits queued from then on, whose
- * triggers could not be made when they came.
- */
-void
-segment_map_watch(SegmentMap *map)
-{
-	int i;
-
-	for (i = 0; i < map->n; i++)
-	{
-		Segment *segment = map->segments[i];
-
-		if (segment->identities != NULL && !segment->watched &&
-			events_triggers_may_make(segment->relation) &&
-			ConditionalLockRelationOid(segment->relation, ShareRowExclusiveLock))
-			segment->must_read = true;
-	}
 }
