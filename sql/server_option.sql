@@ -23,7 +23,7 @@ $$;
 CREATE SERVER regress_city FOREIGN DATA WRAPPER detect_kafka OPTIONS (
     bootstrap_servers 'kafka1:9092, kafka-2.example.org:9093,[2001:db8::1]:9094,[::1],10.0.0.1',
     broker_address_family 'V4', client_id 'city', client_rack 'a', fetch_max_bytes '1000000', fetch_message_max_bytes '1024',
-    fetch_min_bytes '1', fetch_wait_max_ms '5000', queued_max_messages_kbytes '1048576', sasl_mechanism 'scram-sha-512',
+    fetch_min_bytes '1', fetch_wait_max_ms '2000', queued_max_messages_kbytes '1048576', sasl_mechanism 'scram-sha-512',
     security_protocol 'SASL_SSL', socket_timeout_ms '1000', ssl_ca_pem '-----BEGIN CERTIFICATE-----',
     ssl_cipher_suites 'TLS_AES_256_GCM_SHA384', ssl_endpoint_identification_algorithm 'none');
 CREATE USER MAPPING FOR CURRENT_USER SERVER regress_city OPTIONS (
@@ -69,7 +69,7 @@ FROM (VALUES
     ('fetch_min_bytes', '1048577'),
     ('fetch_wait_max_ms', ''),
     ('fetch_wait_max_ms', '1.5s'),
-    ('fetch_wait_max_ms', '5001'),
+    ('fetch_wait_max_ms', '2001'),
     ('queued_max_messages_kbytes', '99999999999999999999'),
     ('socket_timeout_ms', '-1000'),
     ('sasl_mechanism', 'GSSAPI'),

@@ -38,7 +38,7 @@ open_client(Consumer *consumer, int partitions)
 	KafkaFetch fetch = consumer_fetch(consumer, partitions);
 	KafkaClient *client;
 
-	StartTransactionCommand();
+	transaction_begin();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(consumer->round_context);
 	client = kafka_open_server(GetForeignServerByName(stream->server, false)->serverid,
@@ -96,24 +96,33 @@ note_broker_away(Consumer *consumer, const ErrorData *error)
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Min(delay_ms, CONNECT_RETRY_MAX_MS));
 }
 
-/*
- * A broker that does not answer was asked, and an error was raised: tell of
- * it.  Any other error is raised again.
- */
-void
-consumer_take_broker_error(Consumer *consumer)
+/* A broker that does not answer was asked, or one that does not know of a partition,
+ * which comes or goes just now, and an error was raised: which one.  Any other error is
+ * raised again. */
+static ErrorData *
+take_broker_error(Consumer *consumer)
 {
 	ErrorData *error;
 
 	MemoryContextSwitchTo(consumer->round_context);
 	error = CopyErrorData();
-	if (failure_kind(error) != FAILURE_ENVIRONMENT)
+	if (failure_kind(error) != FAILURE_ENVIRONMENT && error->sqlerrcode != ERRCODE_UNDEFINED_OBJECT)
 	{
 		consumer_disconnect(consumer);
 		PG_RE_THROW();
 	}
 	FlushErrorState();
-	note_broker_away(consumer, error);
+	return error;
+}
+
+/*
+ * The error of a broker that was asked was raised: tell of it.  Any other error is raised
+ * again.
+ */
+void
+consumer_take_broker_error(Consumer *consumer)
+{
+	note_broker_away(consumer, take_broker_error(consumer));
 }
 
 /* Ask the broker for the progress of each partition; false when it does not
@@ -136,6 +145,23 @@ find_progresses(Consumer *consumer, Connection *connection)
 	return found;
 }
 
+/* Find out where to read from, and commit it. */
+static bool
+find_positions(Consumer *consumer, Connection *connection)
+{
+	memset(connection, 0, sizeof(Connection));
+	if (!read_progresses(consumer, &connection->staged, &connection->applied))
+		return false;
+	if (consumer->client == NULL)
+		open_client(consumer, Max(list_length(connection->applied), 1));
+	if (!find_progresses(consumer, connection))
+	{
+		slot_set_state(my_slot, STREAM_CONNECTING);
+		return false;
+	}
+	return positions_write(consumer, connection);
+}
+
 /*
  * Connect, find the partitions, and take up reading where it stopped.  False
  * when there is no broker, when it is too early to look again, or when the
@@ -144,24 +170,18 @@ find_progresses(Consumer *consumer, Connection *connection)
 bool
 consumer_connect(Consumer *consumer)
 {
-	Connection connection = {.staged = NIL};
-	TimestampTz now;
+	Connection connection;
+	TimestampTz now = GetCurrentTimestamp();
 
-	if (GetCurrentTimestamp() < consumer->connect_due)
+	if (!time_is_over(consumer->connect_due, now, CONNECT_RETRY_MAX_MS))
 		return false;
 	/* one that runs does so with another client in a moment, unless it finds no broker */
 	if (my_entry->state != STREAM_RUNNING)
 		slot_set_state(my_slot, STREAM_CONNECTING);
-	if (!read_progresses(consumer, &connection.staged, &connection.applied))
+	if (!find_positions(consumer, &connection))
 		return false;
-	if (consumer->client == NULL)
-		open_client(consumer, Max(list_length(connection.applied), 1));
-	if (!find_progresses(consumer, &connection))
-	{
-		slot_set_state(my_slot, STREAM_CONNECTING);
-		return false;
-	}
-	if (!positions_write(consumer, &connection))
+	/* another consumer may have been first to say where reading begins: that counts */
+	if (connection.starts != NIL && !find_positions(consumer, &connection))
 		return false;
 	positions_keep(consumer, &connection);
 	open_for_partitions(consumer);
@@ -229,6 +249,28 @@ consumer_can_change_client(const Consumer *consumer)
 	return consumer->nevents == 0 && my_entry->state != STREAM_CONNECTING;
 }
 
+/* How many partitions the topics have; -1 when a broker does not answer. */
+static int
+count_partitions(Consumer *consumer)
+{
+	volatile int npartitions = 0;
+	ListCell *cell;
+
+	PG_TRY();
+	{
+		foreach(cell, consumer->stream->topics)
+			npartitions += kafka_partition_count(consumer->client, lfirst(cell), BROKER_TIMEOUT_MS);
+	}
+	PG_CATCH();
+	{
+		/* what is known of is read on */
+		round_log_failure(take_broker_error(consumer));
+		npartitions = -1;
+	}
+	PG_END_TRY();
+	return npartitions;
+}
+
 /*
  * Look now and then, or if it has been due for so long, whether the topics have
  * got other partitions.  If so, the client is closed, and the next run reads what
@@ -238,16 +280,14 @@ bool
 consumer_finds_new_partitions(Consumer *consumer, int overdue_ms)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	int npartitions = 0;
-	ListCell *cell;
+	int npartitions;
 
 	if (now < TimestampTzPlusMilliseconds(consumer->partitions_due, overdue_ms) ||
 		!consumer_can_change_client(consumer))
 		return false;
 	consumer->partitions_due = TimestampTzPlusMilliseconds(now, partitions_interval_ms(consumer));
-	foreach(cell, consumer->stream->topics)
-		npartitions += kafka_partition_count(consumer->client, lfirst(cell), BROKER_TIMEOUT_MS);
-	if (npartitions == consumer->npartitions)
+	npartitions = count_partitions(consumer);
+	if (npartitions < 0 || npartitions == consumer->npartitions)
 		return false;
 	consumer_disconnect(consumer);
 	return true;

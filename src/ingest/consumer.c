@@ -66,7 +66,7 @@ consumer_create(const Stream *stream, int number, MemoryContext context)
 		AllocSetContextCreate(context, "detect progress", ALLOCSET_SMALL_SIZES);
 	consumer->max_events = Min(detect_max_batch_rows, MAX_POLLED);
 	consumer->events = MemoryContextAllocHuge(context, consumer->max_events * sizeof(KafkaEvent));
-	StartTransactionCommand();
+	transaction_begin();
 	consumer->decoder = stream_message_decoder(stream, context, &consumer->nfields);
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(old_context);
@@ -89,7 +89,7 @@ consumer_is_connected(const Consumer *consumer)
 WaitEventSet *
 consumer_wait_events(const Consumer *consumer)
 {
-	if (!consumer->is_connected || GetCurrentTimestamp() < consumer->linger_until)
+	if (!consumer->is_connected || consumer_lingers(consumer, GetCurrentTimestamp()))
 		return NULL;
 	return kafka_wait_events(consumer->client);
 }
@@ -120,7 +120,7 @@ consumer_wait_ms(const Consumer *consumer)
 {
 	TimestampTz now = GetCurrentTimestamp();
 
-	if (now < consumer->linger_until)
+	if (consumer_lingers(consumer, now))
 		return (consumer->linger_until - now) / 1000 + 1;
 	return watches_any(consumer) ? WATCH_WAIT_MS : IDLE_WAIT_MS;
 }
@@ -354,7 +354,7 @@ consumer_run(Consumer *consumer, int wanted, int *rows_of_many)
 		consumer_look_again(consumer);
 	if (!consumer->is_connected && !consumer_connect(consumer))
 		return false;
-	if (GetCurrentTimestamp() < consumer->linger_until)
+	if (consumer_lingers(consumer, GetCurrentTimestamp()))
 		return false;
 	consumer_publish_applied(consumer);
 	if (consumer->nevents == 0 && kafka_commit_hangs(consumer->client))

@@ -82,6 +82,7 @@ extern bool consumer_changes_patience(Consumer *consumer);
 /* in ingest/linger.c */
 extern bool consumer_is_behind(const Consumer *consumer);
 extern void consumer_end_lingering(Consumer *consumer);
+extern bool consumer_lingers(const Consumer *consumer, TimestampTz now);
 extern bool consumer_linger(Consumer *consumer, int rows, bool is_cut);
 
 /* in ingest/stage.c */

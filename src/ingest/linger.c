@@ -47,6 +47,15 @@ consumer_is_behind(const Consumer *consumer)
 }
 
 /*
+ * Whether the consumer lets messages arrive now.
+ */
+bool
+consumer_lingers(const Consumer *consumer, TimestampTz now)
+{
+	return !time_is_over(consumer->linger_until, now, LINGER_MAX_MS);
+}
+
+/*
  * After a poll: whether something has come of lingering.
  */
 void

@@ -152,20 +152,27 @@ choose_missing(Consumer *consumer, Connection *connection, const char *topic, in
 }
 
 /* The progress of each partition of a topic that this consumer reads; false if
- * the topic does not exist and never did. */
+ * the topic does not exist and never did.  Who first looks at a topic finds the starts of
+ * all its partitions: for whoever comes later they would be new ones. */
 static bool
 choose_topic(Consumer *consumer, Connection *connection, const char *topic)
 {
 	int count = kafka_partition_count(consumer->client, topic, BROKER_TIMEOUT_MS);
 	bool has_missing = choose_missing(consumer, connection, topic, count);
+	bool is_new = !topic_is_known(connection->applied, topic);
 
 	consumer->has_missing |= has_missing || count == 0;
 	consumer->npartitions += count;
 	for (int i = 0; i < count; i++)
 	{
-		if (staging_writer_of(consumer->stream, topic, i) == consumer->number)
-			connection->progresses =
-				lappend(connection->progresses, choose_progress(consumer, connection, topic, i));
+		bool is_ours = staging_writer_of(consumer->stream, topic, i) == consumer->number;
+		Progress *progress;
+
+		if (!is_ours && !is_new)
+			continue;
+		progress = choose_progress(consumer, connection, topic, i);
+		if (is_ours)
+			connection->progresses = lappend(connection->progresses, progress);
 	}
 	return count > 0 || has_missing;
 }

@@ -41,7 +41,7 @@ static const KafkaOption kafka_options[] = {
 	{"fetch_message_max_bytes", "fetch.message.max.bytes", ON_SERVER, OPTION_NUMBER, NULL, 1024,
 	 100000000},
 	{"fetch_min_bytes", "fetch.min.bytes", ON_SERVER, OPTION_NUMBER, NULL, 1, 1048576},
-	{"fetch_wait_max_ms", "fetch.wait.max.ms", ON_SERVER, OPTION_NUMBER, NULL, 1, 5000},
+	{"fetch_wait_max_ms", "fetch.wait.max.ms", ON_SERVER, OPTION_NUMBER, NULL, 1, 2000},
 	{"queued_max_messages_kbytes", "queued.max.messages.kbytes", ON_SERVER, OPTION_NUMBER, NULL,
 	 1024, 1048576},
 	{"sasl_mechanism", "sasl.mechanism", ON_SERVER, OPTION_CHOICE,

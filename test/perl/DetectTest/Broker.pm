@@ -76,13 +76,13 @@ sub produce
 
 # Produce messages, each to its partition, and note its offset there; returns
 # when all are in the topic.  A message is a hash of partition, payload,
-# undefined or bytes, key, if it has one, and ms, its time if not now; a string among them is one of begin, commit and abort.
+# undefined or bytes, key, if it has one, ms, its time if not now, and header, a name=value, if it has one; a string among them is one of begin, commit and abort.
 sub produce_messages
 {
 	my ($self, $topic, @messages) = @_;
 	my @lines = map {
 		ref($_)
-		  ? join("\t", $_->{partition}, $_->{key} // '-', escaped($_->{payload}), defined $_->{ms} ? "\@$_->{ms}" : ())
+		  ? join("\t", $_->{partition}, $_->{key} // '-', escaped($_->{payload}), defined $_->{ms} ? "\@$_->{ms}" : (), $_->{header} // ())
 		  : $_
 	} @messages;
 	my @offsets = split(/ /, $self->command('messages', $topic, DetectTest::write_lines(@lines)));
