@@ -43,7 +43,8 @@ staged_read_sql(StagedReader *reader, Batch *batch, Progress *sql_progress)
 {
 	Relation rel = table_open(reader->stream->staging_table, AccessShareLock);
 	TupleTableSlot *slot = table_slot_create(rel, NULL);
-	TableScanDesc scan = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);
+	/* from its front, wherever others scan it just now */
+	TableScanDesc scan = table_beginscan_strat(rel, GetActiveSnapshot(), 0, NULL, true, false);
 
 	while (table_scan_getnextslot(scan, ForwardScanDirection, slot))
 	{

@@ -13,9 +13,12 @@
 #include "detect.h"
 
 #include "apply/applier_internal.h"
+#include "fault_point.h"
 
-/* A staging table this large is emptied as soon as it is drained. */
+/* A staging table this large is emptied as soon as it is drained, and one that is not
+ * small when the stream is idle: PostgreSQL looks through all shared buffers for it. */
 #define TRUNCATE_BLOCKS	  2048
+#define IDLE_BLOCKS		  FAULT_LIMIT(64, 1)
 #define IDLE_MS			  1000
 #define TRUNCATE_RETRY_MS 20 /* of a large one that was in use */
 
@@ -37,14 +40,14 @@ staged_blocks(const Applier *applier)
 	return blocks;
 }
 
-/* Empty staging tables that are drained and large, or all if the stream is
+/* Empty staging tables that are drained and large, or not small if the stream is
  * idle. */
 static void
 truncate_staging(Applier *applier)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	bool is_idle = TimestampDifferenceExceeds(applier->last_batch_at, now, IDLE_MS);
-	BlockNumber at_least = is_idle ? 1 : TRUNCATE_BLOCKS;
+	BlockNumber at_least = is_idle ? IDLE_BLOCKS : TRUNCATE_BLOCKS;
 	bool failed = false;
 
 	if (applier->stream->server == NULL || staged_blocks(applier) < at_least ||
@@ -172,11 +175,11 @@ upkeep_run(Applier *applier, bool more)
 	more |= tend_rollups(applier);
 	more |= tend_retention(applier);
 	expire_dead_letters(applier);
-	if (!more)
-	{
+	/* consumers may be waiting for the room, whatever else there is to do */
+	if (!more || staged_blocks(applier) >= TRUNCATE_BLOCKS)
 		truncate_staging(applier);
+	if (!more)
 		tend_compaction(applier);
-	}
 	tend_partitions(applier);
 	tend_history(applier);
 	return more;
@@ -200,7 +203,7 @@ upkeep_due(const Applier *applier)
 	due = Min(due, applier->next_compaction);
 	if (staged_blocks(applier) >= TRUNCATE_BLOCKS)
 		due = Min(due, applier->truncate_due);
-	else if (staged_blocks(applier) > 0)
+	else if (staged_blocks(applier) >= IDLE_BLOCKS)
 		due = Min(due, Max(TimestampTzPlusMilliseconds(applier->last_batch_at, IDLE_MS + 1),
 						   applier->truncate_due));
 	return due;

@@ -33,6 +33,7 @@
 #include "pgstat.h"
 #include "storage/bufmgr.h"
 #include "storage/bufpage.h"
+#include "utils/builtins.h"
 #include "utils/rel.h"
 
 static BlockNumber rows_end = InvalidBlockNumber; /* where the next rows go, if known */
@@ -110,21 +111,45 @@ next_page(Relation rel, BlockNumber *next, BlockNumber nblocks)
 	return buffer;
 }
 
+/* The row of an element whose columns take more room than there is on a page. */
+static HeapTuple
+refused_row(Relation rel, HeapTuple row, Size bytes)
+{
+	TupleDesc desc = RelationGetDescr(rel);
+	Datum *values = palloc0(desc->natts * sizeof(Datum));
+	bool *nulls = palloc0(desc->natts * sizeof(bool));
+	bool *replaces = palloc0(desc->natts * sizeof(bool));
+
+	values[STAGED_SQLSTATE - 1] = Int32GetDatum(ERRCODE_PROGRAM_LIMIT_EXCEEDED);
+	values[STAGED_REASON - 1] = CStringGetTextDatum(
+		psprintf("columns have %zu bytes together that cannot be stored apart, more than %zu",
+				 bytes, MaxHeapTupleSize));
+	replaces[STAGED_SQLSTATE - 1] = replaces[STAGED_REASON - 1] = true;
+	for (int i = STAGED_FIXED_COLUMNS; i < desc->natts; i++)
+		nulls[i] = replaces[i] = true;
+	return heap_modify_tuple(row, desc, values, nulls, replaces);
+}
+
 /* Have large values of a row stored apart; the row is freed if another one is returned. */
 static HeapTuple
-toast_row(Relation rel, HeapTuple row)
+fit_row(Relation rel, HeapTuple row)
 {
-	HeapTuple toasted = heap_toast_insert_or_update(rel, row, NULL, 0);
+	HeapTuple fitting = row;
 
-	if (toasted != row)
+	if (row->t_len > TOAST_TUPLE_THRESHOLD)
+		fitting = heap_toast_insert_or_update(rel, row, NULL, 0);
+	if (MAXALIGN(fitting->t_len) > MaxHeapTupleSize)
+		fitting = heap_toast_insert_or_update(rel, refused_row(rel, row, fitting->t_len), NULL, 0);
+	if (fitting != row)
 		heap_freetuple(row);
-	return toasted;
+	return fitting;
 }
 
 /* What a row must have before it is put on a page. */
 static HeapTuple
 prepare_row(Relation rel, HeapTuple row, TransactionId xid, CommandId cid)
 {
+	row = fit_row(rel, row);
 	row->t_data->t_infomask &= ~HEAP_XACT_MASK;
 	row->t_data->t_infomask2 &= ~HEAP2_XACT_MASK;
 	row->t_data->t_infomask |= HEAP_XMAX_INVALID;
@@ -132,14 +157,6 @@ prepare_row(Relation rel, HeapTuple row, TransactionId xid, CommandId cid)
 	HeapTupleHeaderSetXmax(row->t_data, InvalidTransactionId);
 	HeapTupleHeaderSetCmin(row->t_data, cid);
 	row->t_tableOid = RelationGetRelid(rel);
-	if (row->t_len > TOAST_TUPLE_THRESHOLD)
-		row = toast_row(rel, row);
-	if (MAXALIGN(row->t_len) > MaxHeapTupleSize)
-		ereport(ERROR,
-				(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
-				 errmsg("row is too big: size %zu, maximum size %zu", MAXALIGN(row->t_len),
-						MaxHeapTupleSize),
-				 errhint("Let the stream have fewer columns, or types that can be stored apart.")));
 	return row;
 }
 

@@ -198,6 +198,128 @@ apply_round() foreach (1 .. 3);
 cmp_ok(staging_bytes(), '<=', max($bytes, ROUND_BYTES), 'the table has not grown');
 is($node->safe_psql('city', 'SELECT count(*), count(DISTINCT id), max(id) FROM paged'),
 	"$produced|$produced|$produced", 'every message is applied once');
+# ---------------------------------------------------------------------
+# What SQL has staged keeps nobody from emptying the tables
+# ---------------------------------------------------------------------
+
+use constant {
+	SPOOL_ITEMS   => 2500,                  # of PAYLOAD_BYTES each: more than a consumer may stage
+	SPOOL_LIMIT   => 256 * 1024 * 1024,
+	HEAVY_ROUNDS  => 20,
+	HEAVY_PAYLOAD => 4096,
+	HEAVY_LIMIT   => 32 * 1024 * 1024,      # half of that is emptied at once
+};
+
+# The condition of a query that an event staged by SQL, whose id is negative, takes long
+# to meet.
+sub slow_for_sql
+{
+	my ($work) = @_;
+
+	return "CASE WHEN id > 0 THEN true ELSE (SELECT count(*) FROM generate_series(1, $work) n WHERE n > id) > 0 END";
+}
+
+# What a stream has staged, large values included.
+sub all_staged_bytes
+{
+	my ($stream) = @_;
+
+	return $node->safe_psql('city', qq{
+		SELECT pg_total_relation_size(format('detect._staged_%s_0', stream_id)::regclass) FROM detect._stream WHERE name = '$stream'});
+}
+
+# Stages so many such rows.
+sub stage_by_sql
+{
+	my ($stream, $rows) = @_;
+
+	$node->safe_psql('city', "INSERT INTO detect_staging.$stream (id) SELECT -n FROM generate_series(1, $rows) n");
+	return;
+}
+
+# Waits until all of a topic's one partition up to there is applied, or all that SQL has
+# staged; whether both are, and which is the former.
+sub comes_before_sql
+{
+	my ($stream, $end) = @_;
+	my $is_applied = "SELECT next_offset = $end FROM detect._applied_progress JOIN detect._stream USING (stream_id) "
+	  . "WHERE name = '$stream' AND kafka_partition = 0";
+	my $is_left = "EXISTS (SELECT FROM detect_staging.$stream)";
+
+	$node->poll_query_until('city', "SELECT ($is_applied) OR NOT $is_left");
+	return $node->safe_psql('city', "SELECT ($is_applied) AND $is_left") eq 't';
+}
+
+$node->safe_psql('city', 'ALTER SYSTEM SET detect.max_batch_rows = 10');
+$node->reload;
+$broker->create_topic('spool', 1);
+$node->safe_psql(
+	'city', q{
+	SET ROLE ops;
+	CREATE TABLE spool (id int PRIMARY KEY);
+	SELECT detect.create_stream('spool', server => 'city', consumers => 1, unnest => '$.items', columns => 'id int, kafka_value bytea',
+		query => 'SELECT id FROM batch WHERE } . slow_for_sql(100_000) . q{')});
+$broker->produce('spool', message(1, 1));
+wait_for($node, 'city', 'spool');
+
+# while nothing is applied, the consumer stages as much as it may, and more comes
+$session = $node->background_psql('city');
+$session->query_safe('BEGIN; LOCK TABLE spool IN SHARE MODE');
+$broker->produce('spool', message(2, SPOOL_ITEMS));
+ok($node->poll_query_until('city', $staged =~ s/'plain'/'spool'/r =~ s/sum\(next_offset\)/sum(next_offset) = 2/r), 'a large message is staged');
+cmp_ok(all_staged_bytes('spool'), '>', SPOOL_LIMIT, 'which is all that a consumer may stage');
+$broker->produce('spool', message(SPOOL_ITEMS + 2, 1));
+stage_by_sql('spool', 2000);
+$session->quit;
+ok(comes_before_sql('spool', 3), 'a consumer that waits for room goes on while rows that SQL has staged are left');
+$node->safe_psql('city', q{SET ROLE ops; SELECT detect.drop_stream('spool')});
+
+# one worker, and payloads that are stored apart
+$node->safe_psql('city', 'ALTER SYSTEM SET detect.max_batch_rows = 100');
+$node->reload;
+$broker->create_topic('heavy', 1);
+$node->safe_psql(
+	'city', q{
+	SET ROLE ops;
+	CREATE TABLE heavy (id int PRIMARY KEY);
+	SELECT detect.create_stream('heavy', server => 'city', columns => 'id int',
+		query => 'SELECT id FROM batch WHERE } . slow_for_sql(10_000) . q{')});
+
+my $heavy = 0;
+
+# Applies so many rounds of heavy messages one after another; the most that was staged
+# between two of them, or nothing when one came after all that SQL has staged.
+sub most_of_heavy_rounds
+{
+	my ($beside_sql) = @_;
+	my $most = 0;
+
+	foreach (1 .. HEAVY_ROUNDS)
+	{
+		my ($first, $last) = ($heavy + 1, $heavy + ROUND_MESSAGES);
+
+		$broker->produce('heavy', map { sprintf('{"id": %d, "padding": "%s"}', $_, 'x' x HEAVY_PAYLOAD) } $first .. $last);
+		$heavy = $last;
+		if ($beside_sql)
+		{
+			return unless comes_before_sql('heavy', $heavy);
+		}
+		else
+		{
+			wait_for($node, 'city', 'heavy');
+		}
+		$most = max($most, all_staged_bytes('heavy'));
+	}
+	return $most;
+}
+
+cmp_ok(most_of_heavy_rounds(0), '<', HEAVY_LIMIT, 'large payloads have room for some rounds, not for all');
+stage_by_sql('heavy', 100_000);
+my $most = most_of_heavy_rounds(1);
+ok(defined $most, 'all rounds come before what SQL has staged');
+cmp_ok($most // 0, '<', HEAVY_LIMIT, 'and large payloads have no more room then');
+is($node->safe_psql('city', 'SELECT count(*) FROM heavy WHERE id > 0'), $heavy, 'every message is applied');
+$node->safe_psql('city', q{SET ROLE ops; SELECT detect.drop_stream('heavy')});
 
 log_is_clean($node);
 $node->stop;

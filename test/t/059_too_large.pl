@@ -18,7 +18,8 @@ use Test::More;
 
 use constant {
 	PAYLOAD => 64 * 1024,       # the small limits
-	KEY     => 4 * 1024 };
+	KEY     => 4 * 1024,
+	WIDE    => 400 };          # columns
 
 my $broker = DetectTest::Broker->start();
 my $node   = make_node('main');
@@ -132,6 +133,35 @@ $node->safe_psql('city', "ALTER SERVER web OPTIONS (ADD fetch_max_bytes '2000000
 tells("SELECT detect.peek('web', 'sizes')", qr/answer has 1213486160 bytes, more than 200000512: /, 'and the option lets larger ones in');
 kill('TERM', $web);
 waitpid($web, 0);
+
+# Many values, none of which is large enough to be stored apart, and which fit on no page
+# together: that message is an event or a dead letter, and keeps nobody.
+my @wide = map { "c$_" } 1 .. WIDE;
+
+# An event that has so many bytes in each of them.
+sub wide_event
+{
+	my ($id, $bytes) = @_;
+
+	return sprintf('{"id": %d, %s}', $id, join(', ', map { sprintf('"%s": "%s"', $_, 'x' x $bytes) } @wide));
+}
+
+my @events = map { wide_event(@$_) } ([ 1, 2 ], [ 2, 22 ], [ 3, 2 ]);
+my $bytes  = length($events[1]);
+my $fields = join(', ', map { "$_ text" } @wide);
+
+$broker->create_topic('wide', 1);
+$broker->produce('wide', @events);
+$node->safe_psql('city', qq{SET ROLE ops; SET search_path = city, public; CREATE TABLE wide (id int PRIMARY KEY, bytes int);
+	SELECT detect.create_stream('wide', server => 'city', columns => 'id int, $fields',
+		query => 'SELECT id, length($wide[0] || $wide[-1]) AS bytes FROM batch')});
+ok($node->poll_query_until('city', q{SELECT accepted + dead_letters = 3 OR retries > 2 FROM detect.stat_stream WHERE stream = 'wide'}),
+	'messages with many columns come');
+gives(q{SELECT retries, accepted + dead_letters FROM detect.stat_stream WHERE stream = 'wide'}, '0|3', 'each has its outcome at once');
+gives(q{SELECT string_agg(concat_ws(' ', id, bytes), ', ' ORDER BY id) FROM wide WHERE id <> 2}, '1 4, 3 4', 'those that fit on a page are events');
+gives(qq{SELECT (SELECT count(*) FROM wide WHERE id = 2 AND bytes = 44) + (SELECT count(*) FROM detect.dead_letter
+		WHERE stream = 'wide' AND kafka_offset = 1 AND sqlstate = '54000' AND is_whole AND length(payload) = $bytes)},
+	1, 'the one that does not has all of its bytes, too');
 
 log_is_clean($node);
 $node->stop;
