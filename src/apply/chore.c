@@ -47,9 +47,11 @@ typedef struct Retry
 	int delay_ms;
 } Retry;
 
-/* Tells whether a relation carries the comment of retired partitions. */
-static bool
-is_retired(Oid relation)
+/*
+ * Tells whether a relation carries the comment that marks partitions whose end has begun.
+ */
+bool
+chore_is_marked(Oid relation)
 {
 	char *comment = GetComment(relation, RelationRelationId, 0);
 
@@ -127,9 +129,11 @@ any_detaching(const PartitionRanges *ranges)
 	return false;
 }
 
-/* Lists the chores of a stream's partitions, oldest first. */
+/* Lists the chores of a stream's partitions, oldest first.  Of those that are marked
+ * (if they are given) the ones that are to be kept, since retention is longer now, are
+ * unmarked. */
 static List *
-partition_chores(const Stream *stream)
+partition_chores(const Stream *stream, const List *marked)
 {
 	List *chores = NIL;
 	IdentityColumns *columns = identity_columns(stream);
@@ -144,10 +148,12 @@ partition_chores(const Stream *stream)
 	{
 		const PartitionRange *range = &ranges->ranges[i];
 
+		if (!range->detaching && range->to > limit && list_member_oid(marked, range->partition))
+			chores = add_chore(chores, CHORE_UNMARK, range->partition);
 		if (range->detaching)
 		{
 			/* What others detach is theirs. */
-			if (is_retired(range->partition))
+			if (chore_is_marked(range->partition))
 				chores = add_chore(chores, CHORE_FINISH_DETACH, range->partition);
 		}
 		else if (range->to <= limit && !any_detaching(ranges))
@@ -177,11 +183,12 @@ is_left_behind(const Stream *stream, Oid relation)
 	return result;
 }
 
-/* Adds the partitions that were detached, but not dropped, when it crashed. */
+/* The relations that are marked, whosesoever they are. */
 static List *
-add_left_behind(List *chores, const Stream *stream)
+marked_relations(void)
 {
 	Relation descriptions = table_open(DescriptionRelationId, AccessShareLock);
+	List *marked = NIL;
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple tuple;
@@ -197,12 +204,28 @@ add_left_behind(List *chores, const Stream *stream)
 										 RelationGetDescr(descriptions), &isnull);
 
 		if (form->objsubid == 0 && !isnull &&
-			strcmp(TextDatumGetCString(description), PARTITION_RETIRED_COMMENT) == 0 &&
-			is_left_behind(stream, form->objoid))
-			chores = add_chore(chores, CHORE_DROP, form->objoid);
+			strcmp(TextDatumGetCString(description), PARTITION_RETIRED_COMMENT) == 0)
+			marked = lappend_oid(marked, form->objoid);
 	}
 	systable_endscan(scan);
 	table_close(descriptions, AccessShareLock);
+	return marked;
+}
+
+/* Lists the chores of partitions with those that an interruption has left: detached and
+ * not dropped, or marked and kept. */
+static List *
+all_partition_chores(const Stream *stream)
+{
+	List *marked = marked_relations();
+	List *chores = partition_chores(stream, marked);
+	ListCell *cell;
+
+	foreach(cell, marked)
+	{
+		if (is_left_behind(stream, lfirst_oid(cell)))
+			chores = add_chore(chores, CHORE_DROP, lfirst_oid(cell));
+	}
 	return chores;
 }
 
@@ -235,7 +258,7 @@ chore_list(const Stream *stream, const List *wanted)
 	List *chores = NIL;
 
 	if (partition_is_by_event_time(stream))
-		chores = add_left_behind(partition_chores(stream), stream);
+		chores = all_partition_chores(stream);
 	return add_wanted(chores, stream, wanted);
 }
 
@@ -294,14 +317,17 @@ is_due(HTAB *retries, Oid partition, TimestampTz now)
 bool
 maintain_is_due(const Stream *stream, const List *wanted)
 {
+	static bool has_looked = false;
 	HTAB *retries = retry_table();
 	TimestampTz now = GetCurrentTimestamp();
 	bool due = false;
 	List *chores = NIL;
 	ListCell *cell;
 
+	/* what an interruption has left is there when the process starts, or never */
 	if (partition_is_by_event_time(stream))
-		chores = partition_chores(stream);
+		chores = has_looked ? partition_chores(stream, NIL) : all_partition_chores(stream);
+	has_looked = true;
 	foreach(cell, chores)
 		due |= is_due(retries, ((const Chore *) lfirst(cell))->partition, now);
 	foreach(cell, wanted)

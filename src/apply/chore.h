@@ -16,6 +16,7 @@ typedef enum ChoreKind
 	CHORE_RETIRE,		 /* detach and drop */
 	CHORE_FINISH_DETACH, /* the same, interrupted */
 	CHORE_DROP,			 /* the same, interrupted later */
+	CHORE_UNMARK,		 /* it was marked, and is to be kept now */
 	CHORE_INDEX,
 	CHORE_VACUUM /* of a state table, whose end is empty */
 } ChoreKind;
@@ -28,6 +29,7 @@ typedef struct Chore
 
 /* in apply/chore.c */
 extern List *chore_list(const Stream *stream, const List *wanted);
+extern bool chore_is_marked(Oid relation);
 extern bool chore_lacks_index(Oid partition, const IdentityColumns *columns);
 
 /* in apply/chore_command.c */
@@ -36,6 +38,8 @@ extern void chores_end(const Stream *stream);
 extern void chore_begin_reading(void);
 extern void chore_end_reading(void);
 extern ErrorData *chore_run_command(const char *sql, int lock_timeout_ms);
+extern ErrorData *chore_run_command_if(bool (*holds)(Oid relation), Oid relation, const char *sql,
+									   int lock_timeout_ms);
 extern const char *chore_remedy(const char *partition, const ErrorData *error);
 extern void chore_failed(const char *chore, const char *partition, const ErrorData *error);
 extern char *chore_relation_name(Oid relation);
@@ -45,7 +49,8 @@ extern char *chore_read_relation_name(Oid relation);
 extern void partition_build_index(const Stream *stream, Oid partition, const char *name);
 
 /* in apply/partition_end.c */
-extern void partition_drop(const char *name);
+extern void partition_drop(Oid partition, const char *name);
+extern bool partition_unmark(const char *name);
 extern bool
 partition_retire(const Stream *stream, Oid partition, const char *name, bool is_pending);
 

@@ -61,7 +61,7 @@ chore_begin_reading(void)
 {
 	MemoryContext context = CurrentMemoryContext;
 
-	StartTransactionCommand();
+	transaction_begin();
 	MemoryContextSwitchTo(context);
 }
 
@@ -78,12 +78,13 @@ chore_end_reading(void)
 }
 
 /*
- * Runs a command in transactions of its own.  Result is NULL, or the error,
- * in the current context, which outlives transactions.  Zero means no
- * lock_timeout.
+ * Runs a command in transactions of its own, if a condition holds for a relation in
+ * the first of them.  Result is NULL, or the error, in the current context, which
+ * outlives transactions.  Zero means no lock_timeout.
  */
 ErrorData *
-chore_run_command(const char *sql, int lock_timeout_ms)
+chore_run_command_if(bool (*holds)(Oid relation), Oid relation, const char *sql,
+					 int lock_timeout_ms)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ErrorData *volatile error = NULL;
@@ -93,9 +94,10 @@ chore_run_command(const char *sql, int lock_timeout_ms)
 	pgstat_report_activity(STATE_RUNNING, sql);
 	PG_TRY();
 	{
-		StartTransactionCommand();
+		transaction_begin();
 		MemoryContextSwitchTo(context);
-		run_through_portal(sql);
+		if (holds == NULL || holds(relation))
+			run_through_portal(sql);
 		CommitTransactionCommand();
 	}
 	PG_CATCH();
@@ -112,6 +114,15 @@ chore_run_command(const char *sql, int lock_timeout_ms)
 	debug_query_string = NULL;
 	pgstat_report_activity(STATE_IDLE, NULL);
 	return error;
+}
+
+/*
+ * Runs a command without a condition.
+ */
+ErrorData *
+chore_run_command(const char *sql, int lock_timeout_ms)
+{
+	return chore_run_command_if(NULL, InvalidOid, sql, lock_timeout_ms);
 }
 
 /*

@@ -63,7 +63,10 @@ do_chore(const Stream *stream, const Chore *chore, bool *may_detach)
 											   chore->kind == CHORE_FINISH_DETACH);
 			break;
 		case CHORE_DROP:
-			partition_drop(name);
+			partition_drop(chore->partition, name);
+			break;
+		case CHORE_UNMARK:
+			(void) partition_unmark(name);
 			break;
 		case CHORE_INDEX:
 			partition_build_index(stream, chore->partition, name);

@@ -13,6 +13,7 @@
 
 #include "access/relation.h"
 #include "fault_point.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
@@ -20,14 +21,26 @@
 #include "apply/chore.h"
 #include "apply/partition.h"
 
+/* Whether a relation is still what was detached to be dropped: somebody may have attached
+ * it again, or taken its mark off, to keep it.  Nobody can until the end of the
+ * transaction. */
+static bool
+is_detached(Oid relation)
+{
+	LockRelationOid(relation, AccessExclusiveLock);
+	return get_rel_name(relation) != NULL && !get_rel_relispartition(relation) &&
+		   chore_is_marked(relation);
+}
+
 /*
  * Drops a partition that is detached.  Called outside any transaction.
  */
 void
-partition_drop(const char *name)
+partition_drop(Oid partition, const char *name)
 {
 	ErrorData *error =
-		chore_run_command(psprintf("DROP TABLE IF EXISTS %s", name), partition_lock_timeout_ms());
+		chore_run_command_if(is_detached, partition, psprintf("DROP TABLE IF EXISTS %s", name),
+							 partition_lock_timeout_ms());
 
 	if (error != NULL)
 		chore_failed("drop", name, error);
@@ -53,16 +66,27 @@ way_to_detach(Oid events_table)
 }
 
 /*
- * Sees to a partition that was not detached after all: unless its detach is
- * pending, its comment is taken off, lest it be dropped when somebody else
- * detaches it.  Result tells whether the detach is pending.
+ * Takes the mark off a partition that stays, lest it be dropped when somebody else
+ * detaches it; false when that failed.  Called outside any transaction.
  */
+bool
+partition_unmark(const char *name)
+{
+	ErrorData *error = chore_run_command(psprintf("COMMENT ON TABLE %s IS NULL", name),
+										 partition_lock_timeout_ms());
+
+	if (error != NULL)
+		chore_failed("uncomment", name, error);
+	return error == NULL;
+}
+
+/* Sees to a partition that was not detached after all: unless its detach is
+ * pending, it is no more marked.  Result tells whether the detach is pending. */
 static bool
 check_pending(Oid partition, const char *name)
 {
 	bool is_attached;
 	bool is_pending = false;
-	ErrorData *error = NULL;
 
 	chore_begin_reading();
 	is_attached = get_rel_relispartition(partition);
@@ -71,10 +95,7 @@ check_pending(Oid partition, const char *name)
 	chore_end_reading();
 
 	if (is_attached && !is_pending)
-		error = chore_run_command(psprintf("COMMENT ON TABLE %s IS NULL", name),
-								  partition_lock_timeout_ms());
-	if (error != NULL)
-		chore_failed("uncomment", name, error);
+		(void) partition_unmark(name);
 	return is_pending;
 }
 
@@ -110,7 +131,7 @@ partition_retire(const Stream *stream, Oid partition, const char *name, bool is_
 		return !check_pending(partition, name);
 	}
 	FAULT_POINT("before_partition_drop");
-	partition_drop(name);
+	partition_drop(partition, name);
 	FAULT_POINT("after_partition_drop");
 	return true;
 }
