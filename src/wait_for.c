@@ -26,6 +26,7 @@
 #include "pgstat.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
@@ -332,6 +333,9 @@ detect_wait_for(PG_FUNCTION_ARGS)
 {
 	Stream *stream = stream_load(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
 	WaitTarget target = {.stream = stream};
+	MemoryContext look_context =
+		AllocSetContextCreate(CurrentMemoryContext, "detect look", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old_context;
 	char *missing;
 
 	launcher_require();
@@ -352,6 +356,7 @@ detect_wait_for(PG_FUNCTION_ARGS)
 	PopActiveSnapshot();
 	if (stream->server)
 		find_ends(&target);
+	old_context = MemoryContextSwitchTo(look_context);
 	while ((missing = look(&target)) != NULL)
 	{
 		if (GetCurrentTimestamp() >= target.deadline)
@@ -360,7 +365,9 @@ detect_wait_for(PG_FUNCTION_ARGS)
 					 errmsg("stream \"%s\" is behind: %s are not applied", stream->name, missing),
 					 errhint("See state, reason and remedy in detect.stat_stream.")));
 		wait_a_little();
+		MemoryContextReset(look_context);
 	}
+	MemoryContextSwitchTo(old_context);
 	UnregisterSnapshot(target.at_call);
 	PG_RETURN_VOID();
 }

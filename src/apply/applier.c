@@ -98,17 +98,28 @@ applier_rewind(Applier *applier)
 		staged_reader_rewind(applier->readers[i]);
 }
 
+/* Make the staging tables that are missing, in a transaction of its own: consumers,
+ * which begin at the same time, wait for it. */
+static bool
+ensure_staging_tables(Applier *applier)
+{
+	if (!stream_transaction_begin(applier->stream))
+		return false;
+	stream_check_objects(applier->stream);
+	for (int writer = 0; writer < staging_writers(applier->stream); writer++)
+		staging_table_ensure(applier->stream, writer);
+	stream_transaction_commit();
+	return true;
+}
+
 /* Load what an applier keeps from batch to batch. */
 static bool
 load(Applier *applier)
 {
 	MemoryContextReset(applier->context);
 	applier->progress_context = NULL;
-	if (!stream_transaction_begin(applier->stream))
+	if (!ensure_staging_tables(applier) || !stream_transaction_begin(applier->stream))
 		return false;
-	stream_check_objects(applier->stream);
-	for (int writer = 0; writer < staging_writers(applier->stream); writer++)
-		staging_table_ensure(applier->stream, writer);
 	if (FAULT_MUTANT("staged_survives"))
 	{
 		SPI_connect();

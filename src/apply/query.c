@@ -215,6 +215,9 @@ check_reads_batch(SPIPlanPtr plan, const Stream *stream)
 	{
 		ListCell *query;
 
+		/* one that could not be analyzed again says why, and is tried again */
+		if (((CachedPlanSource *) lfirst(source))->query_list == NIL)
+			return;
 		foreach(query, ((CachedPlanSource *) lfirst(source))->query_list)
 		{
 			ListCell *rte;

@@ -162,6 +162,38 @@ is_survived(
 		WHERE rollup = 'camera_per_minute' AND state = 'failed' AND events_missed > 0)",
 	'rollup locked: it is set aside');
 
+# A table that the query joins, locked for longer than the applier waits just when the
+# query must be planned anew, as after ANALYZE: nothing is wrong with the query.
+$node->safe_psql(
+	'city', q{
+	SET ROLE ops;
+	CREATE TABLE place (id int PRIMARY KEY, name text);
+	INSERT INTO place VALUES (1, 'Market'), (2, 'Station');
+	CREATE TABLE placed (id int PRIMARY KEY, name text);
+	SELECT detect.create_stream('placed', server => '', columns => 'id int', query => 'SELECT b.id, p.name FROM batch b LEFT JOIN place p USING (id)')});
+$node->safe_psql('city', 'INSERT INTO detect_staging.placed VALUES (1)');
+wait_for($node, 'city', 'placed');
+$node->safe_psql('city', 'ANALYZE place');
+
+my $placer  = $node->background_psql('city');
+my $retries = $node->safe_psql('city', "SELECT retries FROM detect.stat_stream WHERE stream = 'placed'");
+
+$placer->query_safe("BEGIN; TRUNCATE place; INSERT INTO place VALUES (2, 'Harbour')");
+$node->safe_psql('city', 'INSERT INTO detect_staging.placed VALUES (2)');
+ok( $node->poll_query_until(
+		'city', "SELECT state = 'paused' OR retries >= $retries + 2 FROM detect.stat_stream WHERE stream = 'placed'"),
+	'a joined table is locked: the batch is tried again');
+$placer->query_safe('COMMIT');
+$placer->quit;
+ok( $node->poll_query_until(
+		'city', "SELECT state = 'paused' OR EXISTS (SELECT FROM placed WHERE id = 2) FROM detect.stat_stream WHERE stream = 'placed'"),
+	'and again, until the lock is gone');
+is($node->safe_psql('city', "SELECT concat_ws(': ', state, reason) FROM detect.stat_stream WHERE stream = 'placed'"),
+	'running', 'then the stream runs');
+is($node->safe_psql('city', q{SELECT string_agg(id || ' ' || name, ', ' ORDER BY id) FROM placed}),
+	'1 Market, 2 Harbour', 'and has joined what was committed');
+$node->safe_psql('city', "SELECT detect.drop_stream('placed')");
+
 # A deadlock: the applier reads location, then waits for detection; the other
 # session does it the other way round.  The applier gives up before PostgreSQL
 # has to choose a victim: nobody's command fails because a stream runs.
