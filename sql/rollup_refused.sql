@@ -22,6 +22,12 @@ SELECT detect.create_stream('refused_sighting');
 SELECT detect.create_stream('refused_reading');
 GRANT SELECT ON ALL TABLES IN SCHEMA rollup_refused TO regress_rollup_stranger;
 CREATE VIEW sighting_view AS SELECT * FROM refused_sighting;
+CREATE VIEW newest AS SELECT camera, max(seen_at) AS newest FROM refused_sighting GROUP BY camera;
+CREATE VIEW newest_of_newest AS SELECT * FROM newest WHERE newest > '2024-01-01';
+CREATE VIEW lottery AS SELECT zone_id AS camera FROM zone WHERE random() < 0.5;
+CREATE TABLE refused_parted (camera int, seen_at timestamptz) PARTITION BY RANGE (seen_at);
+CREATE TABLE refused_parted_1 PARTITION OF refused_parted FOR VALUES FROM ('2024-01-01') TO ('2024-02-01');
+SELECT detect.create_stream('refused_parted', key => '{}', event_time => 'seen_at');
 CREATE TEMP TABLE temporary_zone (zone_id int);
 CREATE FUNCTION a_volatile_function() RETURNS int LANGUAGE sql VOLATILE AS 'SELECT 1';
 CREATE AGGREGATE sum_without_combine(int) (sfunc = int4pl, stype = int);
@@ -64,6 +70,10 @@ FROM (VALUES
     ('in a subquery',     'SELECT count(*) FROM (SELECT * FROM refused_sighting) s'),
     ('twice',             'SELECT count(*) FROM refused_sighting a, refused_sighting b'),
     ('again in WHERE',    'SELECT count(*) FROM refused_sighting WHERE camera > (SELECT avg(camera) FROM refused_sighting)'),
+    ('in a partition',    'SELECT count(*) FROM refused_parted p, refused_parted_1 q WHERE q.camera = p.camera'),
+    ('in a joined view',  'SELECT count(*) FROM refused_sighting JOIN newest USING (camera)'),
+    ('a view of a view',  'SELECT count(*) FROM refused_sighting JOIN newest_of_newest USING (camera)'),
+    ('volatile view',     'SELECT count(*) FROM refused_sighting JOIN lottery USING (camera)'),
     ('of two streams',    'SELECT count(*) FROM refused_sighting, refused_reading'),
     ('right of LEFT',     'SELECT count(*) FROM zone LEFT JOIN refused_sighting ON zone_id = camera'),
     ('left of RIGHT',     'SELECT count(*) FROM refused_sighting RIGHT JOIN zone ON zone_id = camera'),

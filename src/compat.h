@@ -105,6 +105,16 @@
 #define compat_wait_event(name) PG_WAIT_EXTENSION
 #endif
 
+/* ---- Generated columns: some are not stored since 18 ---- */
+
+#if PG_VERSION_NUM >= 180000
+#define compat_has_virtual_columns(constr) ((constr)->has_generated_virtual)
+#define compat_is_virtual(generated)	   ((generated) == ATTRIBUTE_GENERATED_VIRTUAL)
+#else
+#define compat_has_virtual_columns(constr) false
+#define compat_is_virtual(generated)	   false
+#endif
+
 /* ---- CHECK constraints: some are not enforced since 18 ---- */
 
 #if PG_VERSION_NUM >= 180000

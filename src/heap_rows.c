@@ -36,7 +36,7 @@ heap_rows_are_plain(const ResultRelInfo *result)
 
 	return !(triggers && (triggers->trig_insert_before_row || triggers->trig_insert_after_row ||
 						  triggers->trig_insert_instead_row)) &&
-		   !(constr && constr->has_generated_stored);
+		   !(constr && (constr->has_generated_stored || compat_has_virtual_columns(constr)));
 }
 
 /*

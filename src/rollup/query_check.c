@@ -16,7 +16,10 @@
 #include "rollup/rollup.h"
 
 #include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/partition.h"
 #include "catalog/pg_aggregate.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "nodes/nodeFuncs.h"
@@ -24,8 +27,11 @@
 #include "optimizer/tlist.h"
 #include "parser/parse_relation.h"
 #include "parser/parsetree.h"
+#include "compat.h"
+#include "rewrite/rewriteHandler.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
+#include "utils/rel.h"
 #include "utils/regproc.h"
 #include "utils/syscache.h"
 #include "utils/typcache.h"
@@ -37,6 +43,7 @@ typedef struct CheckContext
 	int events_rti;
 	int levels_up;
 	int mentions; /* of the events table, at any depth */
+	Oid view;	  /* whose query is looked at, which names the view itself, too */
 	Oid volatile_function;
 } CheckContext;
 
@@ -117,11 +124,10 @@ check_groups(const Query *query)
 	ListCell *cell;
 
 	if (list_length(query->groupClause) > INDEX_MAX_KEYS)
-		ereport(
-			ERROR,
-			(errcode(ERRCODE_TOO_MANY_COLUMNS),
-			 errmsg("a rollup cannot have more than %d group columns", INDEX_MAX_KEYS),
-			 errhint("Group by an expression that joins several of them, such as ROW or a hash.")));
+		ereport(ERROR,
+				(errcode(ERRCODE_TOO_MANY_COLUMNS),
+				 errmsg("a rollup cannot have more than %d group columns", INDEX_MAX_KEYS),
+				 errhint("Group by an expression that joins several of them, such as a hash.")));
 	foreach(cell, query->groupClause)
 	{
 		SortGroupClause *clause = lfirst_node(SortGroupClause, cell);
@@ -220,8 +226,41 @@ is_volatile(Oid function, void *context)
 	return true;
 }
 
-/* Walker over the whole query: other mentions of the events table, its system
- * columns, and volatile functions. */
+static bool check_everywhere(Node *node, CheckContext *context);
+
+/* Look at what FROM reads: the events table, whole or in part, or a view, which may read
+ * it in its turn. */
+static void
+check_relation(Oid relid, CheckContext *context)
+{
+	Oid outer_view = context->view;
+	Relation view;
+
+	if (relid == context->events_table ||
+		(get_rel_relispartition(relid) &&
+		 list_member_oid(get_partition_ancestors(relid), context->events_table)))
+		context->mentions++;
+	if (relid == outer_view || get_rel_relkind(relid) != RELKIND_VIEW)
+		return;
+	view = table_open(relid, AccessShareLock);
+	context->view = relid;
+	(void) check_everywhere((Node *) get_view_query(view), context);
+	context->view = outer_view;
+	table_close(view, NoLock);
+}
+
+/* Columns of events that are not stored are not in the rows of a batch. */
+static void
+check_events_column(const CheckContext *context, AttrNumber attnum)
+{
+	if (attnum < 0)
+		refuse("system columns of the events table", "Use columns that the stream fills.");
+	if (attnum > 0 && compat_is_virtual(get_attgenerated(context->events_table, attnum)))
+		refuse("virtual columns of the events table", "Make them STORED.");
+}
+
+/* Walker over the whole query, with the views that it reads: other mentions of the
+ * events table, columns of it that are not stored, and volatile functions. */
 static bool
 check_everywhere(Node *node, CheckContext *context)
 {
@@ -239,17 +278,16 @@ check_everywhere(Node *node, CheckContext *context)
 	}
 	if (IsA(node, RangeTblEntry))
 	{
-		context->mentions += ((RangeTblEntry *) node)->rtekind == RTE_RELATION &&
-							 ((RangeTblEntry *) node)->relid == context->events_table;
+		if (((RangeTblEntry *) node)->rtekind == RTE_RELATION)
+			check_relation(((RangeTblEntry *) node)->relid, context);
 		return false;
 	}
 	if (IsA(node, Var))
 	{
 		Var *var = (Var *) node;
 
-		if (var->varno == context->events_rti && var->varlevelsup == context->levels_up &&
-			var->varattno < 0)
-			refuse("system columns of the events table", "Use columns that the stream fills.");
+		if (var->varno == context->events_rti && var->varlevelsup == context->levels_up)
+			check_events_column(context, var->varattno);
 	}
 	if (check_functions_in_node(node, is_volatile, context))
 		ereport(
