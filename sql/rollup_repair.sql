@@ -85,6 +85,14 @@ DELETE FROM item WHERE at >= '2024-10-27 02:15+01' AND at < '2024-10-27 02:30+01
 SELECT detect.wait_for('item');
 SELECT * FROM wrong();
 
+-- in one statement, from before the clock is set back until after it: the range ends in an earlier bucket than it begins in
+INSERT INTO item SELECT 60000 + n, 'a', n, n, '2024-10-27 00:50Z'::timestamptz + n * interval '0.1 s' FROM generate_series(0, 11999) n;
+SELECT detect.wait_for('item');
+SELECT * FROM wrong();
+DELETE FROM item WHERE item_id BETWEEN 60000 AND 71999;
+SELECT detect.wait_for('item');
+SELECT * FROM wrong();
+
 -- whole groups go, and come back by hand
 DELETE FROM item WHERE at >= '2024-03-29 10:00+01' AND at < '2024-03-29 12:00+01';
 SELECT detect.wait_for('item');
@@ -160,10 +168,14 @@ SELECT detect.rebuild_rollup('districts');
 SELECT detect.wait_for_rollup('districts');
 SELECT regress.differences(name, query) FROM asked WHERE name = 'districts';
 
+-- events on both sides of the change of the clock
+INSERT INTO item SELECT 80000 + n, 'b', n, n, '2024-10-26 22:00Z'::timestamptz + n * interval '5 minutes' FROM generate_series(0, 72) n;
+SELECT detect.wait_for('item');
 -- states that somebody has spoilt, those in the range alone
 RESET SESSION AUTHORIZATION;
 UPDATE detect_state.per_minute SET n = n + 1;
 UPDATE detect_state.per_day SET n = n + 1;
+UPDATE detect_state.per_local_quarter SET n = n + 1;
 SET SESSION AUTHORIZATION regress_repair;
 SELECT detect.rebuild_rollup('per_minute', '2024-03-30 00:00:30+01', '2024-03-30 00:05:01+01');
 SELECT detect.rebuild_rollup('per_day', to_time => '2024-03-31 01:00+01');
@@ -172,6 +184,12 @@ SELECT min(minute), max(minute), count(DISTINCT minute) AS right_minutes
 FROM (SELECT minute, kind, n FROM per_minute INTERSECT SELECT date_bin('1 minute', at, 'epoch'), kind, count(*) FROM item GROUP BY 1, 2) r;
 SELECT min(day), max(day), count(DISTINCT day) AS right_days
 FROM (SELECT day, n FROM per_day INTERSECT SELECT date_trunc('day', at), count(*) FROM item GROUP BY 1) r;
+-- and those of local times that come twice: the last quarter of the hour, and the first one again
+SELECT detect.rebuild_rollup('per_local_quarter', '2024-10-27 00:50Z', '2024-10-27 01:10Z');
+SELECT detect.wait_for_rollup('per_local_quarter');
+SELECT quarter, k.n = count(*) AS is_right
+FROM per_local_quarter k JOIN item i ON date_bin('15 minutes', i.at AT TIME ZONE 'Europe/Berlin', '2000-01-01') = quarter
+WHERE quarter IN ('2024-10-27 02:00', '2024-10-27 02:45') GROUP BY quarter, k.n ORDER BY quarter;
 SELECT detect.rebuild_rollup(name) FROM kept;
 SELECT count(*) FROM (SELECT detect.wait_for_rollup(name) FROM kept) w;
 SELECT * FROM wrong();
@@ -187,6 +205,8 @@ CREATE TABLE others (name text, query text);
 INSERT INTO others VALUES
 ('plain_hours', $$ SELECT date_trunc('hour', at) AS hour, count(*) AS events, sum(n) AS n FROM plain GROUP BY 1 $$),
 ('plain_utc', $$ SELECT date_trunc('day', at AT TIME ZONE 'UTC') AS day, count(*) AS events, sum(n) AS n FROM plain GROUP BY 1 $$),
+-- an hour of it comes twice here too
+('plain_quarters', $$ SELECT date_bin('15 minutes', at AT TIME ZONE 'UTC' AT TIME ZONE 'Europe/Berlin', '2000-01-01') AS quarter, count(*) AS events, sum(n) AS n FROM plain GROUP BY 1 $$),
 ('dated_weeks', $$ SELECT date_trunc('week', at) AS week, count(*) AS events, sum(n) AS n FROM dated GROUP BY 1 $$),
 ('dated_days', $$ SELECT at, count(*) AS events, sum(n) AS n FROM dated GROUP BY 1 $$);
 SELECT count(detect.create_rollup(name, query)) FROM others;
@@ -201,6 +221,15 @@ UPDATE dated SET n = 1000 WHERE dated_id % 50 = 0;
 DELETE FROM dated WHERE at = '2024-04-05';
 SELECT detect.wait_for('plain'), detect.wait_for('dated');
 SELECT name, regress.differences(name, query) FROM others ORDER BY name COLLATE "C";
+-- one event of the hour that comes twice: its group has events of an hour before, or after
+INSERT INTO detect_staging.plain SELECT 600 + n, '2024-10-26 23:50'::timestamp + n * interval '5 minutes', n FROM generate_series(0, 30) n;
+SELECT detect.wait_for('plain'), detect.wait_for('dated');
+UPDATE plain SET n = 2000 WHERE at = '2024-10-27 01:20';
+SELECT detect.wait_for('plain'), detect.wait_for('dated');
+SELECT name, regress.differences(name, query) FROM others ORDER BY name COLLATE "C";
+DELETE FROM plain WHERE at = '2024-10-27 00:40';
+SELECT detect.wait_for('plain'), detect.wait_for('dated');
+SELECT name, regress.differences(name, query) FROM others ORDER BY name COLLATE "C";
 -- a row without a time may be of any bucket
 INSERT INTO plain VALUES (1001, NULL, 5), (1002, 'infinity', 6), (1003, '-infinity', 7);
 INSERT INTO dated VALUES (1001, NULL, 5), (1002, 'infinity', 6), (1003, '-infinity', 7);
@@ -213,6 +242,83 @@ SELECT name, regress.differences(name, query) FROM others ORDER BY name COLLATE 
 TRUNCATE plain, dated;
 SELECT detect.wait_for('plain'), detect.wait_for('dated');
 SELECT name, regress.differences(name, query) FROM others ORDER BY name COLLATE "C";
+
+-- ---------------------------------------------------------------------
+-- Partitions that the user makes, empties and attaches
+-- ---------------------------------------------------------------------
+-- one table whose partitions have a unique index from the start, so that dedup need not read them, and one whose stream has no key
+CREATE TABLE indexed (id int, at timestamptz, n int, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
+CREATE TABLE indexed_rest PARTITION OF indexed DEFAULT;
+CREATE TABLE keyless (id int, at timestamptz, n int) PARTITION BY RANGE (at);
+CREATE TABLE keyless_rest PARTITION OF keyless DEFAULT;
+SELECT detect.create_stream('indexed'), detect.create_stream('keyless', key => '{}', event_time => 'at');
+CREATE FUNCTION stage_parted(first int, last int, since timestamptz) RETURNS void LANGUAGE sql AS $$
+    INSERT INTO detect_staging.indexed SELECT n, since + n * interval '10 minutes', n FROM generate_series(first, last) n;
+    INSERT INTO detect_staging.keyless SELECT n, since + n * interval '10 minutes', n FROM generate_series(first, last) n
+$$;
+CREATE TABLE parted AS
+    SELECT t || '_' || width AS name, format('SELECT date_trunc(%L, at, ''UTC'') AS since, count(*) AS events, sum(n) AS n FROM %I GROUP BY 1', width, t) AS query
+    FROM unnest('{indexed,keyless}'::text[]) t, unnest('{hour,month}'::text[]) width;
+CREATE FUNCTION parted_wrong() RETURNS TABLE (name text, groups bigint) LANGUAGE sql AS $$
+    SELECT p.name, d.n FROM parted p, LATERAL (SELECT regress.differences(p.name, p.query)) d (n) WHERE d.n > 0 ORDER BY 1
+$$;
+SELECT count(detect.create_rollup(name, query)) FROM parted;
+SELECT count(*) FROM (SELECT detect.wait_for_rollup(name) FROM parted) w;
+
+-- made while the stream runs, and edited by their own names
+CREATE TABLE indexed_1 PARTITION OF indexed FOR VALUES FROM ('2024-05-01Z') TO ('2024-05-02Z');
+CREATE TABLE keyless_1 PARTITION OF keyless FOR VALUES FROM ('2024-05-01Z') TO ('2024-05-02Z');
+SELECT stage_parted(1, 140, '2024-05-01Z');
+SELECT detect.wait_for('indexed'), detect.wait_for('keyless');
+SELECT * FROM parted_wrong();
+UPDATE indexed_1 SET n = n + 1000 WHERE id % 10 = 0;
+UPDATE keyless_1 SET n = n + 1000 WHERE id % 10 = 0;
+SELECT detect.wait_for('indexed'), detect.wait_for('keyless');
+SELECT * FROM parted_wrong();
+DELETE FROM indexed_1 WHERE id <= 20;
+DELETE FROM keyless_1 WHERE id <= 20;
+SELECT detect.wait_for('indexed'), detect.wait_for('keyless');
+SELECT * FROM parted_wrong();
+INSERT INTO indexed_1 VALUES (1001, '2024-05-01 12:00Z', 7);
+INSERT INTO keyless_1 VALUES (1001, '2024-05-01 12:00Z', 7);
+SELECT detect.wait_for('indexed'), detect.wait_for('keyless');
+SELECT * FROM parted_wrong();
+TRUNCATE indexed_1;
+TRUNCATE keyless_1;
+SELECT detect.wait_for('indexed'), detect.wait_for('keyless');
+SELECT * FROM parted_wrong();
+
+-- a default partition, which has the times that no other has
+SELECT stage_parted(1, 140, '2024-05-01Z');
+SELECT stage_parted(1, 140, '2024-05-02Z');
+SELECT stage_parted(1, 140, '2023-05-01Z');
+INSERT INTO indexed VALUES (0, '-infinity', 6), (0, 'infinity', 7);
+INSERT INTO keyless VALUES (0, '-infinity', 6), (0, 'infinity', 7), (0, NULL, 8);
+SELECT detect.wait_for('indexed'), detect.wait_for('keyless');
+SELECT * FROM parted_wrong();
+TRUNCATE indexed_rest;
+TRUNCATE keyless_rest;
+SELECT detect.wait_for('indexed'), detect.wait_for('keyless');
+SELECT * FROM parted_wrong();
+SELECT count(*) FROM indexed;
+
+-- attached with events of times that had none: the next batch finds them, and some are the same as its own
+CREATE TABLE indexed_2 (LIKE indexed INCLUDING INDEXES);
+INSERT INTO indexed_2 SELECT n, '2024-06-01Z'::timestamptz + n * interval '10 minutes', n FROM generate_series(1, 140) n;
+CREATE TABLE keyless_2 (LIKE keyless);
+INSERT INTO keyless_2 TABLE indexed_2;
+ALTER TABLE indexed ATTACH PARTITION indexed_2 FOR VALUES FROM ('2024-06-01Z') TO ('2024-06-02Z');
+ALTER TABLE keyless ATTACH PARTITION keyless_2 FOR VALUES FROM ('2024-06-01Z') TO ('2024-06-02Z');
+SELECT stage_parted(101, 143, '2024-06-01Z');
+SELECT detect.wait_for('indexed'), detect.wait_for('keyless');
+SELECT count(*) FROM (SELECT detect.wait_for_rollup(name) FROM parted) w;
+SELECT * FROM parted_wrong();
+SELECT i.events AS indexed, k.events AS keyless FROM indexed_month i JOIN keyless_month k USING (since) WHERE since = '2024-06-01Z';
+DELETE FROM indexed_2 WHERE id <= 20;
+DELETE FROM keyless_2 WHERE id <= 20;
+SELECT detect.wait_for('indexed'), detect.wait_for('keyless');
+SELECT * FROM parted_wrong();
+DROP TABLE indexed, keyless CASCADE;
 
 -- ---------------------------------------------------------------------
 -- Refusals, and what fails

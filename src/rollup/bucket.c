@@ -10,7 +10,7 @@
  * so for date_trunc, date_bin and conversions between types and time zones.  A
  * conversion to local time goes back by an hour when summer ends: there a
  * bucket can have a second part, which lies no further away than
- * BUCKET_SLACK_USEC.
+ * BUCKET_SLACK_USEC, and later times fall into earlier buckets.
  *
  * Everything here works under the rollup's time zone, which the caller has set
  * (partial_enter_time_zone).
@@ -20,6 +20,7 @@
 #include "rollup/rollup.h"
 
 #include "access/transam.h"
+#include "apply/partition.h"
 #include "catalog/pg_type.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
@@ -31,6 +32,9 @@
 
 /* How far apart the parts of a bucket of local time may be. */
 #define BUCKET_SLACK_USEC USECS_PER_DAY
+
+/* So far apart times are looked at to see whether local time goes back. */
+#define PROBE_USEC (15 * USECS_PER_MINUTE)
 
 /* The event time in an expression, and what stands for it. */
 typedef struct EventTimeVar
@@ -201,6 +205,17 @@ find_local_time(Node *node, void *context)
 	return expression_tree_walker(node, find_local_time, context);
 }
 
+/* Walker: find a time with time zone. */
+static bool
+find_absolute_time(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (!IsA(node, List) && exprType(node) == TIMESTAMPTZOID)
+		return true;
+	return expression_tree_walker(node, find_absolute_time, context);
+}
+
 /* The last time in a direction, 1 or -1, that lies in the same bucket as one;
  * infinite when all do. */
 static TimestampTz
@@ -286,5 +301,53 @@ bucket_slack_usec(const RollupShape *shape, const Stream *stream, int key)
 
 	if (type == TIMESTAMPTZOID && find_local_time((Node *) shape->keys[key].expr, NULL))
 		return BUCKET_SLACK_USEC;
+	/* one that is in UTC becomes local time by way of that */
+	if (type == TIMESTAMPOID && find_absolute_time((Node *) shape->keys[key].expr, NULL))
+		return BUCKET_SLACK_USEC;
 	return 0;
+}
+
+/* The bucket of a time as a time. */
+static TimestampTz
+bucket_time(const RollupShape *shape, const Stream *stream, int key, TimestampTz time)
+{
+	const Const *bucket = bucket_of(shape, stream, key, time);
+
+	return partition_time(getBaseType(bucket->consttype), bucket->constvalue);
+}
+
+/* Whether later times of a range fall into earlier buckets somewhere. */
+static bool
+goes_back(const RollupShape *shape, const Stream *stream, int key, TimestampTz from,
+		  TimestampTz until)
+{
+	TimestampTz before = bucket_time(shape, stream, key, from);
+
+	for (TimestampTz time = from + PROBE_USEC; time <= until; time += PROBE_USEC)
+	{
+		TimestampTz after = bucket_time(shape, stream, key, time);
+
+		if (after < before)
+			return true;
+		before = after;
+	}
+	return false;
+}
+
+/*
+ * The time itself, or, where local time goes back near it, one in a direction (1 or -1)
+ * that is so far away that the buckets of all times on the other side of the given one
+ * are no later, or no earlier, than that of the result.
+ */
+TimestampTz
+bucket_reach(const RollupShape *shape, const Stream *stream, int key, TimestampTz time,
+			 int direction)
+{
+	int64 slack_usec = bucket_slack_usec(shape, stream, key);
+
+	if (slack_usec == 0 || !IS_VALID_TIMESTAMP(time - slack_usec) ||
+		!IS_VALID_TIMESTAMP(time + slack_usec) ||
+		!goes_back(shape, stream, key, time - slack_usec, time + slack_usec))
+		return time;
+	return time + direction * slack_usec;
 }

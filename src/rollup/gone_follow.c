@@ -146,7 +146,6 @@ follow_partitions(const Stream *stream)
 
 	if (vanished == NIL && added == NIL)
 		return;
-	followed_now = true;
 	if (vanished != NIL)
 		add_gone(events_table, gone_lost_ranges(stream, recorded, vanished));
 	foreach(cell, vanished)
@@ -171,7 +170,7 @@ gone_follow(const Stream *stream)
 	register_callbacks();
 	/* first, since it may change while they are read */
 	followed_table = stream->events_table;
-	is_followed = true;
+	is_followed = followed_now = true;
 	if (get_rel_relkind(stream->events_table) != RELKIND_PARTITIONED_TABLE)
 		return;
 

@@ -41,13 +41,18 @@ has_plain_loop(const Plan *plan)
 	return has_plain_loop(plan->lefttree) || has_plain_loop(plan->righttree);
 }
 
-/* Plan a query with nested loops where nothing else can join. */
+/* Plan a query, with nested loops only where nothing else can join if there are to be
+ * none.  Its aggregation is in one piece, of which the upper half is taken off
+ * (partial.c): not one for each partition, below another one. */
 static PlannedStmt *
-plan_other_joins(Query *query, const char *text)
+plan_query(Query *query, const char *text, bool with_loops)
 {
-	int nest_level = sql_begin("enable_nestloop", "off");
-	PlannedStmt *stmt = pg_plan_query(query, text, 0, NULL);
+	int nest_level = sql_begin("enable_partitionwise_aggregate", "off");
+	PlannedStmt *stmt;
 
+	if (!with_loops)
+		sql_set("enable_nestloop", "off");
+	stmt = pg_plan_query(query, text, 0, NULL);
 	AtEOXact_GUC(true, nest_level);
 	return stmt;
 }
@@ -60,11 +65,11 @@ PlannedStmt *
 join_plan(Query *query, const char *text)
 {
 	Query *copy = list_length(query->rtable) > 1 ? copyObject(query) : NULL;
-	PlannedStmt *stmt = pg_plan_query(query, text, 0, NULL);
+	PlannedStmt *stmt = plan_query(query, text, true);
 	PlannedStmt *other;
 
 	if (copy == NULL || !has_plain_loop(stmt->planTree))
 		return stmt;
-	other = plan_other_joins(copy, text);
+	other = plan_query(copy, text, false);
 	return has_plain_loop(other->planTree) ? stmt : other;
 }

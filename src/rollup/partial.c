@@ -195,7 +195,7 @@ stop_half_way(PlannedStmt *stmt, const Rollup *rollup)
 	Agg *agg = (Agg *) stmt->planTree;
 	ListCell *cell;
 
-	if (!IsA(agg, Agg))
+	if (!IsA(agg, Agg) || agg->aggsplit != AGGSPLIT_SIMPLE)
 		elog(ERROR, "unexpected plan node %d for rollup \"%s\"", (int) nodeTag(agg), rollup->name);
 	agg->aggsplit = AGGSPLIT_INITIAL_SERIAL;
 	foreach(cell, agg->plan.targetlist)

@@ -115,30 +115,47 @@ has_time_range(const Stream *stream)
 	return type == TIMESTAMPTZOID || type == TIMESTAMPOID;
 }
 
+/* The times whose first and last buckets have those of the chunk between them: more than
+ * the chunk where local time goes back, unless events of these are gone. */
+static TimeRange
+reach_of_chunk(const RepairStep *step)
+{
+	const Stream *stream = step->rollup->stream;
+	TimeRange reach = step->chunk;
+	TimeRange gone;
+
+	if (!TIMESTAMP_NOT_FINITE(reach.from))
+		reach.from = bucket_reach(step->shape, stream, step->key, reach.from, -1);
+	if (!TIMESTAMP_NOT_FINITE(reach.until))
+		reach.until = bucket_reach(step->shape, stream, step->key, reach.until, 1);
+	return repair_find_gone(stream, reach.from, reach.until, &gone) ? step->chunk : reach;
+}
+
 /* The events of the step's chunk. */
 static PartialSource
 chunk_source(const RepairStep *step)
 {
 	const Stream *stream = step->rollup->stream;
-	const TimeRange *chunk = &step->chunk;
 	PartialSource source = {0};
+	TimeRange reach;
 	int64 slack_usec;
 
 	if (step->key < 0)
 		return source;
 	source.bucket_key = step->key;
 	slack_usec = bucket_slack_usec(step->shape, stream, step->key);
-	if (!TIMESTAMP_NOT_FINITE(chunk->from))
+	reach = reach_of_chunk(step);
+	if (!TIMESTAMP_NOT_FINITE(reach.from))
 	{
-		source.first_bucket = bucket_of(step->shape, stream, step->key, chunk->from);
+		source.first_bucket = bucket_of(step->shape, stream, step->key, reach.from);
 		source.has_from = has_time_range(stream);
-		source.from = chunk->from - slack_usec;
+		source.from = reach.from - slack_usec;
 	}
-	if (!TIMESTAMP_NOT_FINITE(chunk->until))
+	if (!TIMESTAMP_NOT_FINITE(reach.until))
 	{
-		source.last_bucket = bucket_of(step->shape, stream, step->key, chunk->until - 1);
+		source.last_bucket = bucket_of(step->shape, stream, step->key, reach.until - 1);
 		source.has_until = has_time_range(stream);
-		source.until = chunk->until + slack_usec;
+		source.until = reach.until + slack_usec;
 	}
 	return source;
 }

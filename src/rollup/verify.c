@@ -149,6 +149,12 @@ choose_buckets(Verification *verification)
 	scope->has_wanted = verification->has_from || verification->has_to;
 	if (!scope->has_wanted)
 		return;
+	if (verification->has_from && !TIMESTAMP_NOT_FINITE(verification->from))
+		verification->from = bucket_reach(verification->shape, verification->stream, scope->bucket,
+										  verification->from, -1);
+	if (verification->has_to && !TIMESTAMP_NOT_FINITE(verification->to))
+		verification->to = bucket_reach(verification->shape, verification->stream, scope->bucket,
+										verification->to, 1);
 	scope->wanted.first = bucket_at(verification, DT_NOBEGIN);
 	scope->wanted.last = bucket_at(verification, DT_NOEND);
 	if (verification->has_from)
