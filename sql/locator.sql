@@ -365,6 +365,20 @@ SELECT kept_zone_of(1.5, 1.5);
 DELETE FROM zones WHERE zone_id = 1;
 REFRESH MATERIALIZED VIEW kept_zone;
 SELECT kept_zone_of(1.5, 1.5);
+-- REFRESH CONCURRENTLY changes the rows in place, and tells no more of it
+CREATE UNIQUE INDEX ON kept_zone (zone_id);
+INSERT INTO zones VALUES (1, 'city', 1, 7, 'SRID=25832;POLYGON((0 0, 10 0, 10 10, 0 10, 0 0))');
+REFRESH MATERIALIZED VIEW CONCURRENTLY kept_zone;
+SELECT kept_zone_of(1.5, 1.5);
+BEGIN;
+DELETE FROM zones WHERE zone_id = 1;
+REFRESH MATERIALIZED VIEW CONCURRENTLY kept_zone;
+SELECT kept_zone_of(1.5, 1.5) AS deleted;
+ROLLBACK;
+SELECT kept_zone_of(1.5, 1.5) AS rolled_back;
+DELETE FROM zones WHERE zone_id = 1;
+REFRESH MATERIALIZED VIEW CONCURRENTLY kept_zone;
+SELECT kept_zone_of(1.5, 1.5) AS deleted;
 
 -- ---------------------------------------------------------------------
 -- Its definition makes it again, and the history knows

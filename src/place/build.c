@@ -124,11 +124,15 @@ add_rows(const Locator *locator, Places *places)
 	{
 		HeapTuple tuple = SPI_tuptable->vals[i];
 		TupleDesc tupdesc = SPI_tuptable->tupdesc;
-		bool isnull;
-		Datum key = SPI_getbinval(tuple, tupdesc, 1, &isnull);
+		bool has_no_key;
+		bool has_no_place;
+		Datum key = SPI_getbinval(tuple, tupdesc, 1, &has_no_key);
+		Datum place = SPI_getbinval(tuple, tupdesc, 2, &has_no_place);
 
 		CHECK_FOR_INTERRUPTS();
-		(void) places_add_row(locator, places, key, SPI_getbinval(tuple, tupdesc, 2, &isnull));
+		/* the view leaves these out, unless its owner has changed it */
+		if (!has_no_key && !has_no_place)
+			(void) places_add_row(locator, places, key, place);
 	}
 }
 

@@ -37,8 +37,14 @@ static const Var *
 table_column(const Query *query, int column)
 {
 	TargetEntry *target = list_nth(query->targetList, column - 1);
+	List *vars =
+		pull_var_clause((Node *) target->expr, PVC_RECURSE_AGGREGATES | PVC_RECURSE_WINDOWFUNCS);
 
-	return linitial_node(Var, pull_var_clause((Node *) target->expr, 0));
+	if (vars == NIL)
+		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+						errmsg("the view of the locator is not as it was made"),
+						errhint("Drop the locator with detect.drop_locator and create it again.")));
+	return linitial_node(Var, vars);
 }
 
 /* An expression over the place table as SQL. */

@@ -58,25 +58,31 @@ lookup_query(Lookup *lookup, LookupPoint *point, int limit, Nearest **nearest)
 	MemoryContext caller_context = CurrentMemoryContext;
 	Datum values[2] = {lookup_point_datum(lookup, point), Int64GetDatum(limit)};
 	char nulls[2] = {' ', limit == 0 ? 'n' : ' '};
-	int count;
+	int count = 0;
 
 	locator->stats.from_query++;
 	SPI_connect();
 	if (SPI_execute_plan(query_plan(locator), values, nulls, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not look up: %s", SPI_result_code_string(SPI_result));
-	count = (int) SPI_processed;
-	*nearest = MemoryContextAlloc(caller_context, (count + 1) * sizeof(Nearest));
-	for (int i = 0; i < count; i++)
+	*nearest = MemoryContextAlloc(caller_context, (SPI_processed + 1) * sizeof(Nearest));
+	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple tuple = SPI_tuptable->vals[i];
-		bool isnull;
-		Datum key = SPI_getbinval(tuple, SPI_tuptable->tupdesc, 1, &isnull);
-		Datum distance = SPI_getbinval(tuple, SPI_tuptable->tupdesc, 2, &isnull);
-		MemoryContext spi_context = MemoryContextSwitchTo(caller_context);
+		bool has_no_key;
+		bool has_no_distance;
+		Datum key = SPI_getbinval(tuple, SPI_tuptable->tupdesc, 1, &has_no_key);
+		Datum distance = SPI_getbinval(tuple, SPI_tuptable->tupdesc, 2, &has_no_distance);
+		Nearest *next = &(*nearest)[count];
+		MemoryContext spi_context;
 
-		(*nearest)[i].key = datumCopy(key, locator->key_by_value, locator->key_length);
-		(*nearest)[i].distance = isnull ? 0 : DatumGetFloat8(distance);
+		/* the view leaves these out, unless its owner has changed it */
+		if (has_no_key)
+			continue;
+		spi_context = MemoryContextSwitchTo(caller_context);
+		next->key = datumCopy(key, locator->key_by_value, locator->key_length);
+		next->distance = has_no_distance ? 0 : DatumGetFloat8(distance);
 		MemoryContextSwitchTo(spi_context);
+		count++;
 	}
 	SPI_finish();
 	return count;

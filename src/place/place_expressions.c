@@ -20,6 +20,7 @@
 #include "optimizer/optimizer.h"
 #include "optimizer/tlist.h"
 #include "parser/parse_oper.h"
+#include "parser/parsetree.h"
 #include "rewrite/rewriteManip.h"
 #include "utils/lsyscache.h"
 
@@ -37,6 +38,22 @@ is_not_empty(const Locator *locator, Expr *place)
 	call = (Expr *) makeFuncExpr(postgis_function(locator, "st_isempty", 1, &geometry), BOOLOID,
 								 list_make1(place), InvalidOid, InvalidOid, COERCE_EXPLICIT_CALL);
 	return makeBoolExpr(NOT_EXPR, list_make1(call), -1);
+}
+
+/* Whether the view is a selection of rows of the place table, as create_locator makes
+ * it: its owner may have replaced its rule. */
+static bool
+reads_table(const Query *query, Oid place_table)
+{
+	const RangeTblRef *from;
+
+	if (list_length(query->jointree->fromlist) != 1 || query->hasAggs || query->hasWindowFuncs ||
+		query->hasTargetSRFs || query->hasSubLinks || query->cteList != NIL ||
+		query->setOperations != NULL || query->groupClause != NIL || query->distinctClause != NIL ||
+		query->limitCount != NULL || query->limitOffset != NULL || query->rowMarks != NIL)
+		return false;
+	from = linitial(query->jointree->fromlist);
+	return IsA(from, RangeTblRef) && rt_fetch(from->rtindex, query->rtable)->relid == place_table;
 }
 
 /* Whether all that is looked at are columns, of which each row has its own. */
@@ -111,10 +128,15 @@ place_expressions_begin(const Locator *locator)
 	const TargetEntry *key = list_nth(query->targetList, LOCATOR_KEY_COLUMN - 1);
 	const TargetEntry *place = list_nth(query->targetList, LOCATOR_PLACE_COLUMN - 1);
 	List *conditions;
-	Var *var = linitial_node(Var, pull_var_clause((Node *) key->expr, 0));
+	List *vars;
+	Var *var;
 
-	if (!has_only_columns(query))
+	if (!reads_table(query, locator->place_table) || !has_only_columns(query))
 		return NULL;
+	vars = pull_var_clause((Node *) key->expr, 0);
+	if (vars == NIL)
+		return NULL;
+	var = linitial_node(Var, vars);
 	ChangeVarNodes((Node *) query->targetList, var->varno, 1, 0);
 	ChangeVarNodes(query->jointree->quals, var->varno, 1, 0);
 	conditions = make_ands_implicit((Expr *) query->jointree->quals);

@@ -208,12 +208,17 @@ take_row(RowReader *reader, TupleTableSlot *slot)
 	caller_context = MemoryContextSwitchTo(context->ecxt_per_tuple_memory);
 	if (ExecQual(expressions->condition, context))
 	{
-		bool isnull; /* the condition says that they are not */
-		Datum key = ExecEvalExpr(expressions->key, context, &isnull);
+		bool has_no_key;
+		bool has_no_place;
+		Datum key = ExecEvalExpr(expressions->key, context, &has_no_key);
+		Datum place = ExecEvalExpr(expressions->place, context, &has_no_place);
 
-		index = places_add_row(reader->locator, reader->places, key,
-							   ExecEvalExpr(expressions->place, context, &isnull));
-		keep_order(reader, context, index);
+		/* the view leaves these out, unless its owner has changed it */
+		if (!has_no_key && !has_no_place)
+		{
+			index = places_add_row(reader->locator, reader->places, key, place);
+			keep_order(reader, context, index);
+		}
 	}
 	MemoryContextSwitchTo(caller_context);
 	return index;

@@ -4,7 +4,7 @@
  *	  Is a place table still what it was when places were made of it?
  *
  * What replaces the rows without a trigger, TRUNCATE of a partition, ATTACH,
- * DETACH, a refreshed materialized view, changes the files of the table: it is
+ * DETACH, changes the files of the table: it is
  * recognized by a fingerprint of these, looked at whenever the place table or
  * one of its partitions is invalidated.  A file that this transaction has made is
  * looked at by each statement: TRUNCATE empties it in place and tells nobody.
@@ -97,24 +97,18 @@ add_file(Relation rel, uint64 *structure)
 		*structure = hash_combine64(*structure, RelationGetNumberOfBlocks(rel) == 0);
 }
 
-/*
- * If the place table of a locator was invalidated, see whether it is still what it
- * was; if not, its places are stale.
- */
-void
-place_table_look(Locator *locator)
+/* See whether the place table of a locator is still what it was; if not, its places are
+ * stale. */
+static void
+look(Locator *locator)
 {
 	bool has_triggers =
 		locator->relkind == RELKIND_RELATION || locator->relkind == RELKIND_PARTITIONED_TABLE;
+	int fallback = FALLBACK_NONE;
 	uint64 structure = 0;
-	List *members;
+	List *members = find_members(locator);
 	ListCell *cell;
 
-	if (!locator->is_suspect)
-		return;
-	locator->is_suspect = false;
-	locator->table_fallback = FALLBACK_NONE;
-	members = find_members(locator);
 	remember_members(locator, members);
 	foreach(cell, members)
 	{
@@ -123,16 +117,42 @@ place_table_look(Locator *locator)
 		add_file(rel, &structure);
 		locator->is_suspect |= compat_has_new_storage(rel);
 		if (has_triggers && !has_trigger(RelationGetRelid(rel), &structure))
-			locator->table_fallback = FALLBACK_TRIGGER;
+			fallback = FALLBACK_TRIGGER;
 		relation_close(rel, AccessShareLock);
 	}
 	if (locator->relkind == RELKIND_RELATION && list_length(members) > 1)
-		locator->table_fallback = FALLBACK_CHILDREN;
-	if (structure != locator->structure || locator->table_fallback != FALLBACK_NONE)
+		fallback = FALLBACK_CHILDREN;
+	/* REFRESH … CONCURRENTLY changes rows in place and fires no trigger */
+	if (structure != locator->structure || fallback != FALLBACK_NONE ||
+		locator->relkind == RELKIND_MATVIEW)
 	{
 		locator->is_stale = true;
 		locator->is_sparse = false;
 		locator_end_transaction_places(locator); /* it may have been this transaction */
 	}
 	locator->structure = structure;
+	locator->table_fallback = fallback;
+}
+
+/*
+ * If the place table of a locator was invalidated, look at it.  A look that fails,
+ * because somebody has it locked for long, is taken again.
+ */
+void
+place_table_look(Locator *locator)
+{
+	if (!locator->is_suspect)
+		return;
+	/* first, since it may be invalidated meanwhile */
+	locator->is_suspect = false;
+	PG_TRY();
+	{
+		look(locator);
+	}
+	PG_CATCH();
+	{
+		locator->is_suspect = true;
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 }
