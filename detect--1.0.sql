@@ -197,7 +197,7 @@ CREATE TABLE detect._rollup (
 	state text NOT NULL,					-- new, filling, active, failed, behind
 	filled_from timestamptz,				-- while filling: older events are not in yet
 	rows_filled bigint NOT NULL,
-	applied_until timestamptz,				-- kafka_timestamp of the newest event in it
+	applied_until timestamptz,				-- when events were added last
 	error text,
 	created_at timestamptz NOT NULL,
 	retention interval,						-- NULL: for ever
@@ -589,21 +589,21 @@ CREATE TYPE detect.aggregate_state (
 COMMENT ON TYPE detect.aggregate_state IS 'the partial state of an aggregate, as its own functions serialized it';
 
 CREATE FUNCTION detect._combine(aggregate regprocedure, state anyelement, other anyelement) RETURNS anyelement
-	AS 'MODULE_PATHNAME', 'detect_combine' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+	AS 'MODULE_PATHNAME', 'detect_combine' LANGUAGE C STABLE PARALLEL SAFE;
 COMMENT ON FUNCTION detect._combine(regprocedure, anyelement, anyelement) IS
 	'merges two partial states of an aggregate';
 
 CREATE FUNCTION detect._finalize(result anyelement, aggregate regprocedure, state "any") RETURNS anyelement
-	AS 'MODULE_PATHNAME', 'detect_finalize' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+	AS 'MODULE_PATHNAME', 'detect_finalize' LANGUAGE C STABLE PARALLEL SAFE;
 COMMENT ON FUNCTION detect._finalize(anyelement, regprocedure, "any") IS
 	'the result of an aggregate from its partial state; the first argument only names the type';
 
 CREATE FUNCTION detect._merge_step(merged internal, aggregate regprocedure, state anyelement) RETURNS internal
-	AS 'MODULE_PATHNAME', 'detect_merge_step' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+	AS 'MODULE_PATHNAME', 'detect_merge_step' LANGUAGE C STABLE PARALLEL SAFE;
 COMMENT ON FUNCTION detect._merge_step(internal, regprocedure, anyelement) IS 'transition of the aggregate _merge';
 
 CREATE FUNCTION detect._merged(merged internal, aggregate regprocedure, state anyelement) RETURNS anyelement
-	AS 'MODULE_PATHNAME', 'detect_merged' LANGUAGE C IMMUTABLE PARALLEL SAFE;
+	AS 'MODULE_PATHNAME', 'detect_merged' LANGUAGE C STABLE PARALLEL SAFE;
 COMMENT ON FUNCTION detect._merged(internal, regprocedure, anyelement) IS 'result of the aggregate _merge';
 
 CREATE AGGREGATE detect._merge(aggregate regprocedure, state anyelement) (
@@ -1025,7 +1025,7 @@ CREATE VIEW detect.stat_worker WITH (security_barrier) AS
 	WHERE (d.duty NOT IN ('maintain', 'fill') OR w.pid IS NOT NULL)
 	AND detect._may_see(detect._stream_owner(s.name));
 COMMENT ON VIEW detect.stat_worker IS
-	'workers of each stream, and where their time goes; a worker that should run and does not has no pid';
+	'workers of each stream, and where their time goes; one that does not run has no pid';
 
 CREATE VIEW detect.dead_letter WITH (security_barrier) AS
 	SELECT d.dead_letter_id, s.name AS stream, NULLIF(d.kafka_server, '') AS kafka_server,
@@ -1087,7 +1087,7 @@ CREATE VIEW detect._backlog WITH (security_barrier) AS
 		   d.letters, d.sqlstates, b.bound
 	FROM detect._stream s
 	CROSS JOIN LATERAL (SELECT detect._stream_owner(s.name) AS owner) o
-	CROSS JOIN LATERAL (SELECT COALESCE(current_setting('detect.max_batch_rows', true)::bigint, 50000) * 10 + 1 AS bound) b
+	CROSS JOIN LATERAL (SELECT COALESCE(current_setting('detect.max_batch_rows', true)::bigint, 100000) * 10 + 1 AS bound) b
 	CROSS JOIN LATERAL (
 		SELECT count(*) AS letters, string_agg(DISTINCT l.sqlstate, ', ') AS sqlstates
 		FROM (SELECT l.sqlstate FROM detect._dead_letter l

@@ -1,4 +1,5 @@
--- What a dashboard sends.  psql -f dashboard.sql, as city_dashboard or its owner.
+-- What a dashboard sends.  psql -f dashboard.sql, as city_ops, or after SET ROLE
+-- city_dashboard.
 
 SET search_path = city, public;
 

@@ -17,7 +17,7 @@ CREATE EXTENSION pgtap;
 SET client_min_messages = warning;
 SET search_path = city, public;
 
-SELECT plan(29);
+SELECT plan(30);
 
 -- One detection as a camera sends it.  Locations lie on a grid; so do zones.
 CREATE FUNCTION pg_temp.detect(oid bigint, item text, at timestamptz, lon float8 DEFAULT 13.41, lat float8 DEFAULT 52.508,
@@ -125,6 +125,7 @@ SET ROLE city_dashboard;
 \ir ../../examples/city_cameras/dashboard.sql
 \o
 SELECT pass('the queries of the dashboard run');
+SELECT is(count(*), 1::bigint, 'the dashboard sees how the stream does') FROM detect.stat_stream;
 SELECT lives_ok('TABLE city.items_per_minute', 'the dashboard reads rollups');
 SELECT throws_ok('INSERT INTO detect_staging.camera DEFAULT VALUES', '42501', NULL, 'but feeds no stream');
 SELECT throws_ok('SELECT detect.pause(''camera'')', '42501', NULL, 'and pauses none');

@@ -36,12 +36,41 @@ sub produce
 	return;
 }
 
+# The tables that are the user's own.
+my $places = q{
+	CREATE TABLE zones (zone_id int PRIMARY KEY, geom geometry(Polygon, 4326));
+	INSERT INTO zones VALUES (7, ST_MakeEnvelope(0, 0, 2, 2, 4326));};
+my $tables = q{
+	CREATE TABLE location (geographical_location_oid int PRIMARY KEY, location_name text NOT NULL);
+	INSERT INTO location SELECT i, 'Street ' || i FROM generate_series(1, 100) i;
+	CREATE TABLE detection (
+		detection_oid bigint NOT NULL, video_camera_oid int NOT NULL, geographical_location_oid int NOT NULL,
+		item_name text NOT NULL, confidence real CHECK (confidence BETWEEN 0 AND 1), timestamp_detected timestamptz NOT NULL,
+		location_name text) PARTITION BY RANGE (timestamp_detected);};
+
+# A database with these tables, where the owner has run the definitions.
+sub make_twin
+{
+	my ($definitions) = @_;
+
+	install_detect($node, 'twin');
+	$node->safe_psql('twin',
+		"CREATE SERVER city FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstrap_servers '"
+		  . $broker->bootstrap
+		  . "'); GRANT USAGE ON FOREIGN SERVER city TO ops; CREATE USER MAPPING FOR ops SERVER city");
+	$node->safe_psql('twin', "SET ROLE ops; $places $tables " . slurp_file($definitions));
+	return;
+}
+
 # What is after a section, beside that nothing failed.
 my %after = (
 	'Start and stop' => sub { ledger_is_exact($node, 'city', $broker, 'after starting and stopping'); },
 	'Back up'        => sub {
-		like(slurp_file("$place{BACKUP}/streams.sql"), qr/detect\.create_stream\('camera'/, 'the definition is kept');
 		unlike(slurp_file("$place{BACKUP}/city-schema.sql"), qr/^COPY detect\._stream/m, '--schema-only has no streams');
+		make_twin("$place{BACKUP}/streams.sql");
+		ledger_is_exact($node, 'twin', $broker, 'an empty twin, from the definitions');
+		is($node->safe_psql('twin', 'SELECT zone_of(1, 1)'), '7', 'which has the locator, too');
+		$node->safe_psql('postgres', 'DROP DATABASE twin WITH (FORCE)');
 	},
 	'Restore' => sub {
 		$node->safe_psql('postgres', 'ALTER DATABASE restored SET search_path = city, public');
@@ -92,7 +121,7 @@ local @ENV{ keys %place } = values %place;
 $broker->create_topic('camera', 4);
 $new_broker->create_topic('camera', 4);
 create_camera($node, 'city', $broker);
-$node->safe_psql('city', 'CREATE USER MAPPING FOR ops SERVER city');
+$node->safe_psql('city', "CREATE USER MAPPING FOR ops SERVER city; SET ROLE ops; $places SELECT detect.create_locator('zone_of', 'zones')");
 produce();
 
 my $section = '';
