@@ -248,6 +248,7 @@ run_trial(Trial *trial, StreamDefinition *definition, List *messages)
 	trial->columns_desc = columns_desc(stream);
 	trial->reader = staged_reader_create(stream, 0, trial->context);
 	trial->batch = sample_decode(stream, trial->reader, messages);
+	batch_check_event_times(trial->reader, trial->batch);
 	make_partitions(trial);
 	trial->dedup = dedup_create(stream, trial->context);
 	trial->events = events_create(stream, trial->context);

@@ -104,6 +104,7 @@ extern Element *batch_append_staged(const StagedReader *reader, Batch *batch, Pr
 extern char *element_allocate_values(const Stream *stream, Element *element, Size more_bytes);
 extern TimestampTz element_event_time(const StagedReader *reader, const Element *element);
 extern void element_convert(StagedReader *reader, Element *element);
+extern void batch_check_event_times(StagedReader *reader, Batch *batch);
 
 /* in apply/staged_message.c */
 extern void

@@ -11,8 +11,10 @@
  */
 #include "detect.h"
 
+#include "apply/applier.h"
 #include "apply/staged_read.h"
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
@@ -160,6 +162,68 @@ element_convert(StagedReader *reader, Element *element)
 			element->values[at] = conversion->value;
 	}
 	element->is_converted = true;
+}
+
+/* Elements whose event times are converted, for nothing but the error. */
+typedef struct EventTimesStep
+{
+	StagedReader *reader;
+	const Batch *batch;
+	int from;
+	int to;
+} EventTimesStep;
+
+/* For subtransaction_try(). */
+static void
+event_times_step(void *arg)
+{
+	const EventTimesStep *step = arg;
+	Conversion *conversion = step->reader->event_time_conversion;
+	int at = conversion->column->attnum - 1;
+
+	for (int i = step->from; i < step->to; i++)
+	{
+		const Element *element = &step->batch->elements[i];
+
+		CHECK_FOR_INTERRUPTS();
+		if (element->sqlstate == 0 && !element->is_converted && !element->nulls[at])
+			(void) convert(conversion, element->values[at]);
+	}
+}
+
+/* Refuse those of some elements whose event time its domain refuses. */
+static void
+refuse_event_times(StagedReader *reader, Batch *batch, int from, int to)
+{
+	EventTimesStep step = {reader, batch, from, to};
+	ErrorData *error = subtransaction_try(event_times_step, &step, false);
+	int middle = from + (to - from) / 2;
+
+	if (error == NULL)
+		return;
+	if (failure_kind(error) != FAILURE_DATA && failure_kind(error) != FAILURE_UNKNOWN)
+		ReThrowError(error);
+	if (to - from > 1)
+	{
+		refuse_event_times(reader, batch, from, middle);
+		refuse_event_times(reader, batch, middle, to);
+		return;
+	}
+	batch->elements[from].sqlstate = error->sqlerrcode;
+	batch->elements[from].stage = "apply";
+	batch->elements[from].reason = error->message;
+}
+
+/*
+ * Refuse the elements of a batch whose event time its domain refuses, before partitions
+ * are made: it would refuse the bounds of theirs, too.  Called in a transaction, with the
+ * batch's memory current.
+ */
+void
+batch_check_event_times(StagedReader *reader, Batch *batch)
+{
+	if (reader->event_time_conversion != NULL && batch->count > 0)
+		refuse_event_times(reader, batch, 0, batch->count);
 }
 
 /*

@@ -175,6 +175,7 @@ read_batch(Applier *applier, BatchSource source)
 		batch = read_staged(applier);
 	FAULT_POINT("after_staged_read");
 	batch->now = GetCurrentTimestamp();
+	batch_check_event_times(applier->readers[0], batch);
 	/* few batches lack one: what finds that out is not worth a transaction */
 	made = make_partitions(applier, batch);
 	MemoryContextSwitchTo(old_context);

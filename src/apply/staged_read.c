@@ -72,13 +72,20 @@ staged_reader_create(const Stream *stream, int writer, MemoryContext context)
 	reader->columns = staged_columns(stream);
 	for (int i = 0; i < stream->ncolumns; i++)
 	{
-		if (stream->event_time && strcmp(stream->columns[i].name, stream->event_time) == 0)
+		const StreamColumn *column = &stream->columns[i];
+		Conversion *conversion = NULL;
+
+		if (column->staged_type != column->type)
 		{
-			reader->event_time_attnum = stream->columns[i].attnum;
-			reader->event_time_type = getBaseType(stream->columns[i].type);
+			conversion = &reader->conversions[reader->nconversions++];
+			conversion_prepare(conversion, column);
 		}
-		if (stream->columns[i].staged_type != stream->columns[i].type)
-			conversion_prepare(&reader->conversions[reader->nconversions++], &stream->columns[i]);
+		if (stream->event_time && strcmp(column->name, stream->event_time) == 0)
+		{
+			reader->event_time_attnum = column->attnum;
+			reader->event_time_type = getBaseType(column->type);
+			reader->event_time_conversion = conversion;
+		}
 	}
 	MemoryContextSwitchTo(old_context);
 	staged_reader_rewind(reader);

@@ -40,6 +40,7 @@ struct StagedReader
 	int64 message_offset;
 	AttrNumber event_time_attnum; /* in the stream's staging table, or 0 */
 	Oid event_time_type;
+	Conversion *event_time_conversion; /* NULL: it needs none */
 	int nconversions;
 	Conversion *conversions;
 	StagedColumn *columns; /* by column */

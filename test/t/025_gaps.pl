@@ -296,7 +296,7 @@ sub produce_letters
 sub letters_are
 {
 	my ($events, $letters, $what) = @_;
-	my ($rc) = $node->psql('city', "SELECT detect.wait_for('letter', '60s')");
+	my ($rc) = $node->psql('city', "SELECT detect.wait_for('letter', '30s')");
 
 	is($rc, 0, "$what: the stream goes on") or diag(ask(q{SELECT state, reason FROM detect.stat_stream WHERE stream = 'letter'}));
 	is(ask('SELECT count(*) FROM letter'), $events, "$what: events");
@@ -316,20 +316,21 @@ letters_are(6, '0 2 1, 1 2 1, 2 2 1', 'a topic of three partitions');
 
 my $seventh = DetectTest::Broker->start();
 $seventh->create_topic('letter', 2);
-produce_letters($seventh, 7, 7);
+# its dead letters have other offsets
+produce_letters($seventh, 6, 6);
 $node->safe_psql('city', "ALTER SERVER town OPTIONS (SET bootstrap_servers '" . $seventh->bootstrap . "')");
 partitions_are('letter', 'made again with two', ('paused 4 the topic was made again: .*') x 2, 'paused 4 the topic has 2 partitions and was made again');
 is(ask("SELECT detect.accept_gap('letter')"), 3, 'accepted, and one of them forgotten');
-letters_are(16, '0 4 1, 1 4 1, 2 2 1', 'all is read');
+letters_are(14, '0 4 1, 1 4 1, 2 2 1', 'all is read');
 is(ask("SELECT detect.retry_dead_letters('letter')"), 10, 'its dead letters are retried with the others');
-letters_are(16, '0 4 2, 1 4 2, 2 2 2', 'they fail again');
+letters_are(14, '0 4 2, 1 4 2, 2 2 2', 'they fail again');
 ask(q{ALTER TABLE letter ALTER n TYPE text; SELECT detect.alter_stream('letter', columns => 'id int, n text')});
 is(ask("SELECT detect.retry_dead_letters('letter')"), 10, 'mended');
-letters_are(26, '', 'they are events');
+letters_are(24, '', 'they are events');
 $node->restart;
 $seventh->produce_messages('letter', map { { partition => $_, payload => '{"id": ' . $next_id++ . '}' } } 0 .. 1);
-letters_are(28, '', 'after a restart');
-partitions_are('letter', 'what was forgotten stays so', 'running 8', 'running 8');
+letters_are(26, '', 'after a restart');
+partitions_are('letter', 'what was forgotten stays so', 'running 7', 'running 7');
 is(ask("SELECT min(dead_letters) FROM detect.stat_partition WHERE stream = 'letter'"), 0, 'no partition has fewer than no dead letters');
 
 log_is_clean($node);
