@@ -50,7 +50,7 @@ extern void partition_build_index(const Stream *stream, Oid partition, const cha
 
 /* in apply/partition_end.c */
 extern void partition_drop(Oid partition, const char *name);
-extern bool partition_unmark(const char *name);
+extern void partition_unmark(const char *name);
 extern bool
 partition_retire(const Stream *stream, Oid partition, const char *name, bool is_pending);
 

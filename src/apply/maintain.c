@@ -66,7 +66,7 @@ do_chore(const Stream *stream, const Chore *chore, bool *may_detach)
 			partition_drop(chore->partition, name);
 			break;
 		case CHORE_UNMARK:
-			(void) partition_unmark(name);
+			partition_unmark(name);
 			break;
 		case CHORE_INDEX:
 			partition_build_index(stream, chore->partition, name);

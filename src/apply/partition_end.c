@@ -67,9 +67,9 @@ way_to_detach(Oid events_table)
 
 /*
  * Takes the mark off a partition that stays, lest it be dropped when somebody else
- * detaches it; false when that failed.  Called outside any transaction.
+ * detaches it.  Called outside any transaction.
  */
-bool
+void
 partition_unmark(const char *name)
 {
 	ErrorData *error = chore_run_command(psprintf("COMMENT ON TABLE %s IS NULL", name),
@@ -77,7 +77,6 @@ partition_unmark(const char *name)
 
 	if (error != NULL)
 		chore_failed("uncomment", name, error);
-	return error == NULL;
 }
 
 /* Sees to a partition that was not detached after all: unless its detach is
@@ -95,7 +94,7 @@ check_pending(Oid partition, const char *name)
 	chore_end_reading();
 
 	if (is_attached && !is_pending)
-		(void) partition_unmark(name);
+		partition_unmark(name);
 	return is_pending;
 }
 
