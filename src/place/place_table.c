@@ -3,11 +3,12 @@
  * place_table.c
  *	  Is a place table still what it was when places were made of it?
  *
- * What replaces the rows without a trigger, TRUNCATE of a partition, ATTACH,
- * DETACH, changes the files of the table: it is
- * recognized by a fingerprint of these, looked at whenever the place table or
- * one of its partitions is invalidated.  A file that this transaction has made is
- * looked at by each statement: TRUNCATE empties it in place and tells nobody.
+ * What replaces the rows without a trigger, TRUNCATE of a partition, ATTACH, DETACH,
+ * changes the files of the table: it is recognized by a fingerprint of these, looked at
+ * whenever the place table or one of its partitions is invalidated.  A file that this
+ * transaction has made is looked at by each statement: TRUNCATE empties it in place and
+ * tells nobody.  Of a materialized view any invalidation counts, for it can be refreshed
+ * in place.
  *
  *-------------------------------------------------------------------------
  */

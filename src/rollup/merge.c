@@ -8,9 +8,9 @@
  * would do the same, but it has to expect other writers: it locks a row before
  * it updates it, and inserts in two steps, each with a WAL record of its own.
  * The applier is the only writer of a group, beside whoever fills a rollup with groups
- * of other times, so there is nobody to expect; one who changes states by hand at that moment makes the merge fail, and it is
- * tried again.  Groups that are new are written many at a time (heap_rows.c),
- * unless the state table has triggers.
+ * of other times, so there is nobody to expect; one who changes states by hand at that
+ * moment makes the merge fail, and it is tried again.  Groups that are new are written
+ * many at a time (heap_rows.c), unless the state table has triggers.
  *
  *-------------------------------------------------------------------------
  */
