@@ -175,8 +175,9 @@ upkeep_run(Applier *applier, bool more)
 	more |= tend_rollups(applier);
 	more |= tend_retention(applier);
 	expire_dead_letters(applier);
-	/* consumers may be waiting for the room, whatever else there is to do */
-	if (!more || staged_blocks(applier) >= TRUNCATE_BLOCKS)
+	/* when all of it is applied, consumers may be waiting for the room, whatever else there
+	 * is to do */
+	if (!more || (!applier->has_backlog && staged_blocks(applier) >= TRUNCATE_BLOCKS))
 		truncate_staging(applier);
 	if (!more)
 		tend_compaction(applier);
