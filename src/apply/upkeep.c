@@ -18,7 +18,7 @@
 /* A staging table this large is emptied as soon as it is drained, and one that is not
  * small when the stream is idle: PostgreSQL looks through all shared buffers for it. */
 #define TRUNCATE_BLOCKS	  2048
-#define IDLE_BLOCKS		  FAULT_LIMIT(64, 1)
+#define IDLE_BLOCKS		  FAULT_STAGED(64, 1)
 #define IDLE_MS			  1000
 #define TRUNCATE_RETRY_MS 20 /* of a large one that was in use */
 

@@ -154,7 +154,7 @@ sub fail_at
 }
 
 # little is left to be filled here
-@FaultPoint::always = ('mutant_small_limits');
+@FaultPoint::always = ('mutant_small_limits', 'mutant_small_staging');
 $node->append_conf('postgresql.conf', 'detect.retry_interval = 10ms');
 $node->start;
 install_detect($node, 'city');
