@@ -196,16 +196,9 @@ try_element(Trial *trial, int i)
 static void
 make_partitions(const Trial *trial)
 {
-	const Batch *batch = trial->batch;
-	EventTimes accepted = event_times(trial->stream, batch->now);
-	TimestampTz *times = palloc(Max(batch->count, 1) * sizeof(TimestampTz));
-	int ntimes = 0;
+	int ntimes;
+	TimestampTz *times = batch_times_to_cover(trial->stream, trial->batch, &ntimes);
 
-	for (int i = 0; i < batch->count; i++)
-	{
-		if (!element_is_out_of_range(&batch->elements[i], &accepted))
-			times[ntimes++] = batch->elements[i].event_time;
-	}
 	while (partition_ensure(trial->stream, times, ntimes, false) > 0)
 		CHECK_FOR_INTERRUPTS();
 }

@@ -140,7 +140,7 @@ extern void decide_piece(const Stream *stream, StagedReader *reader, Dedup *dedu
 						 Batch *batch, int from, int to);
 extern void element_release_identity(Dedup *dedup, const Element *element);
 extern EventTimes event_times(const Stream *stream, TimestampTz now);
-extern bool element_is_out_of_range(const Element *element, const EventTimes *times);
+extern TimestampTz *batch_times_to_cover(const Stream *stream, const Batch *batch, int *ntimes);
 
 /* in apply/query.c */
 extern void query_check_text(const Stream *stream);

@@ -65,15 +65,31 @@ event_times(const Stream *stream, TimestampTz now)
 	return times;
 }
 
-/*
- * Whether an element needs no partition: its event time is missing, expired or
- * too far ahead.
- */
-bool
-element_is_out_of_range(const Element *element, const EventTimes *times)
+/* Whether an element needs no partition: its event time is missing, expired or
+ * too far ahead. */
+static bool
+is_out_of_range(const Element *element, const EventTimes *times)
 {
 	return element->sqlstate != 0 || TIMESTAMP_NOT_FINITE(element->event_time) ||
 		   element->event_time < times->oldest || element->event_time > times->newest;
+}
+
+/*
+ * The event times of a batch that partitions are made for; *ntimes is how many.
+ */
+TimestampTz *
+batch_times_to_cover(const Stream *stream, const Batch *batch, int *ntimes)
+{
+	TimestampTz *times = palloc(Max(batch->count, 1) * sizeof(TimestampTz));
+	EventTimes accepted = event_times(stream, batch->now);
+
+	*ntimes = 0;
+	for (int i = 0; i < batch->count; i++)
+	{
+		if (!is_out_of_range(&batch->elements[i], &accepted))
+			times[(*ntimes)++] = batch->elements[i].event_time;
+	}
+	return times;
 }
 
 /* The identity of an element; false when a column of it is NULL. */

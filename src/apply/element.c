@@ -222,7 +222,8 @@ refuse_event_times(StagedReader *reader, Batch *batch, int from, int to)
 void
 batch_check_event_times(StagedReader *reader, Batch *batch)
 {
-	if (reader->event_time_conversion != NULL && batch->count > 0)
+	if (reader->stream->partition_interval != NULL && reader->event_time_conversion != NULL &&
+		batch->count > 0)
 		refuse_event_times(reader, batch, 0, batch->count);
 }
 

@@ -16,22 +16,6 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
-/* The event times of a batch that partitions are made for. */
-static TimestampTz *
-times_to_cover(const Stream *stream, const Batch *batch, int *ntimes)
-{
-	TimestampTz *times = palloc(Max(batch->count, 1) * sizeof(TimestampTz));
-	EventTimes accepted = event_times(stream, batch->now);
-
-	*ntimes = 0;
-	for (int i = 0; i < batch->count; i++)
-	{
-		if (!element_is_out_of_range(&batch->elements[i], &accepted))
-			times[(*ntimes)++] = batch->elements[i].event_time;
-	}
-	return times;
-}
-
 /* Make some of the partitions that a batch lacks; how many.  In a transaction that
  * applies nothing. */
 static int
@@ -43,7 +27,7 @@ make_partitions(const Applier *applier, const Batch *batch)
 
 	if (stream->partition_interval == NULL)
 		return 0;
-	times = times_to_cover(stream, batch, &ntimes);
+	times = batch_times_to_cover(stream, batch, &ntimes);
 	return partition_ensure(stream, times, ntimes, applier->is_over_bound);
 }
 

@@ -86,7 +86,7 @@ row_step(void *arg)
 	const IdentityColumns *columns = step->map->columns;
 	int i;
 
-	for (i = 0; i < columns->n && !step->has_null; i++)
+	for (i = 0; i < columns->n; i++)
 	{
 		char *text = edit_row_value(step->row, columns->names[i]);
 		Oid input;
@@ -94,7 +94,7 @@ row_step(void *arg)
 
 		step->has_null = text == NULL;
 		if (step->has_null)
-			break;
+			return;
 		getTypeInputInfo(columns->types[i], &input, &parameter);
 		step->values[i] = OidInputFunctionCall(input, text, parameter, -1);
 	}

@@ -194,26 +194,20 @@ bucket_is_ordered(const RollupShape *shape, int key)
 	return !find_unordered((Node *) shape->keys[key].expr, NULL);
 }
 
-/* Walker: find a time without time zone. */
+/* Walker: find a time that has a time zone, or one that has none. */
 static bool
-find_local_time(Node *node, void *context)
+find_time(Node *node, bool *has_zone)
 {
 	if (node == NULL)
 		return false;
-	if (!IsA(node, List) && (exprType(node) == TIMESTAMPOID || exprType(node) == DATEOID))
-		return true;
-	return expression_tree_walker(node, find_local_time, context);
-}
+	if (!IsA(node, List))
+	{
+		Oid type = exprType(node);
 
-/* Walker: find a time with time zone. */
-static bool
-find_absolute_time(Node *node, void *context)
-{
-	if (node == NULL)
-		return false;
-	if (!IsA(node, List) && exprType(node) == TIMESTAMPTZOID)
-		return true;
-	return expression_tree_walker(node, find_absolute_time, context);
+		if (*has_zone ? type == TIMESTAMPTZOID : type == TIMESTAMPOID || type == DATEOID)
+			return true;
+	}
+	return expression_tree_walker(node, find_time, has_zone);
 }
 
 /* The last time in a direction, 1 or -1, that lies in the same bucket as one;
@@ -298,11 +292,11 @@ bucket_slack_usec(const RollupShape *shape, const Stream *stream, int key)
 {
 	Oid type = getBaseType(
 		get_atttype(stream->events_table, get_attnum(stream->events_table, stream->event_time)));
+	bool finds_zone = type == TIMESTAMPOID;
 
-	if (type == TIMESTAMPTZOID && find_local_time((Node *) shape->keys[key].expr, NULL))
-		return BUCKET_SLACK_USEC;
-	/* one that is in UTC becomes local time by way of that */
-	if (type == TIMESTAMPOID && find_absolute_time((Node *) shape->keys[key].expr, NULL))
+	/* what becomes a time of the other kind goes through local time */
+	if ((type == TIMESTAMPTZOID || type == TIMESTAMPOID) &&
+		find_time((Node *) shape->keys[key].expr, &finds_zone))
 		return BUCKET_SLACK_USEC;
 	return 0;
 }
