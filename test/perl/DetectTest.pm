@@ -26,6 +26,7 @@ use Time::HiRes;
 our @EXPORT = qw(
   camera_lines
   create_camera
+  create_server
   find_process
   install_detect
   ledger_is_exact
@@ -198,6 +199,23 @@ our $per_minute = q{
 		   min(timestamp_detected) AS first_seen, max(confidence) AS surest
 	FROM EVENTS GROUP BY 1, 2};
 
+# A server with the address of a broker, which the owner of streams may use; one that is
+# there already stays as it is.
+sub create_server
+{
+	my ($node, $database, $broker, $name, $owner) = @_;
+	my $bootstrap = ref($broker) ? $broker->bootstrap : $broker;
+
+	$name  //= 'city';
+	$owner //= 'ops';
+	$node->safe_psql(
+		$database, qq{
+		SELECT 'CREATE SERVER $name FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstrap_servers ''$bootstrap'')'
+		WHERE NOT EXISTS (SELECT FROM pg_foreign_server WHERE srvname = '$name') \\gexec
+		GRANT USAGE ON FOREIGN SERVER $name TO $owner});
+	return;
+}
+
 # The standard stream: cameras' detections, each joined with its location, in
 # partitions of an hour, with a rollup over small and exact types.  Options are
 # arguments of create_stream; name, topic, broker and layout, how the table is
@@ -214,8 +232,6 @@ sub create_camera
 	my $server = delete $options{server} // 'city';
 	my $layout = delete $options{layout} // 'PARTITION BY RANGE (timestamp_detected)';
 	my $rollups = delete $options{rollups} // { "${name}_per_minute" => $per_minute };
-	my $bootstrap =
-	  ref($broker) ? $broker->bootstrap : ($broker // '127.0.0.1:1');
 
 	%options = (
 		columns => "'detection_oid bigint, video_camera_oid int,
@@ -234,12 +250,10 @@ sub create_camera
 	my $create_rollups = join('',
 		map { "SELECT detect.create_rollup('$_', \$\$ " . $rollups->{$_} =~ s/\bEVENTS\b/$table/r . " \$\$);\n" }
 		sort keys %$rollups);
+	create_server($node, $database, $broker // '127.0.0.1:1', 'city', $owner);
 	$node->safe_psql(
 		$database, qq{
 		SET client_min_messages = warning;
-		SELECT 'CREATE SERVER city FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstrap_servers ''$bootstrap'')'
-		WHERE NOT EXISTS (SELECT FROM pg_foreign_server WHERE srvname = 'city') \\gexec
-		GRANT USAGE ON FOREIGN SERVER city TO $owner;
 		SET ROLE $owner;
 		SET search_path = $schema, public;
 		CREATE TABLE IF NOT EXISTS location (

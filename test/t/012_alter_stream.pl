@@ -148,10 +148,7 @@ my @overlap = @all[ -CHUNK .. -1 ];
 
 $other->create_topic('camera', 3);
 $other->produce('camera', @overlap, splice(@lines, 0, CHUNK));
-$node->safe_psql('city',
-	"CREATE SERVER town FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstrap_servers '"
-	  . $other->bootstrap
-	  . "'); GRANT USAGE ON FOREIGN SERVER town TO ops");
+create_server($node, 'city', $other, 'town');
 ($rc, $stdout, $stderr) = $node->psql('city',
 	"SET ROLE ops; SELECT detect.alter_stream('camera', server => 'town', topic => 'camera')");
 like($stderr, qr/another server needs start/, 'a move says where to start');

@@ -118,10 +118,9 @@ foreach my $again (grep { /"car"/ } @frames[ 0 .. 40 ])
 $node->append_conf('postgresql.conf', 'detect.max_batch_rows = 150');
 $node->start;
 install_detect($node, 'city');
+create_server($node, 'city', $broker);
 $broker->create_topic('video', 3);
 $node->safe_psql('city', "
-	CREATE SERVER city FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstrap_servers '" . $broker->bootstrap . "');
-	GRANT USAGE ON FOREIGN SERVER city TO ops;
 	SET ROLE ops;
 	SET search_path = city, public;
 	CREATE TABLE video (frame_id bigint NOT NULL, n int NOT NULL, class text CHECK (class <> 'ghost'),

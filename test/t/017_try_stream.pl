@@ -78,8 +78,7 @@ my $arguments = q{server => 'city', topic => 'camera', events_table => 'detectio
 		FROM batch b LEFT JOIN location l USING (geographical_location_oid) WHERE b.video_camera_oid % 23 <> 2 $q$,
 	key => '{detection_oid}', event_time => 'timestamp_detected', partition_interval => '1 hour'};
 ask('CREATE TABLE camera (video_camera_oid int PRIMARY KEY); INSERT INTO camera SELECT * FROM generate_series(0, 1000000) WHERE generate_series % 29 <> 5;' . $tables);
-$node->safe_psql('city', "CREATE SERVER city FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstrap_servers '"
-	  . $broker->bootstrap . "'); GRANT USAGE ON FOREIGN SERVER city TO ops");
+create_server($node, 'city', $broker);
 
 ask('CREATE TABLE kept (kafka_topic text, kafka_partition int, kafka_offset bigint, element int,
 	outcome text, stage text, sqlstate text, reason text, event jsonb)');

@@ -309,8 +309,7 @@ sub letters_are
 my $sixth = DetectTest::Broker->start();
 $sixth->create_topic('letter', 3);
 produce_letters($sixth, 4, 4, 4);
-$node->safe_psql('city', "CREATE SERVER town FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstrap_servers '"
-	  . $sixth->bootstrap . "'); GRANT USAGE ON FOREIGN SERVER town TO ops");
+create_server($node, 'city', $sixth, 'town');
 ask(q{CREATE TABLE letter (id int PRIMARY KEY, n int); SELECT detect.create_stream('letter', server => 'town')});
 letters_are(6, '0 2 1, 1 2 1, 2 2 1', 'a topic of three partitions');
 

@@ -54,10 +54,8 @@ sub make_twin
 	my ($definitions) = @_;
 
 	install_detect($node, 'twin');
-	$node->safe_psql('twin',
-		"CREATE SERVER city FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstrap_servers '"
-		  . $broker->bootstrap
-		  . "'); GRANT USAGE ON FOREIGN SERVER city TO ops; CREATE USER MAPPING FOR ops SERVER city");
+	create_server($node, 'twin', $broker);
+	$node->safe_psql('twin', 'CREATE USER MAPPING FOR ops SERVER city');
 	$node->safe_psql('twin', "SET ROLE ops; $places $tables " . slurp_file($definitions));
 	return;
 }

@@ -113,8 +113,7 @@ sub samples_of
 $node->append_conf('postgresql.conf', 'detect.max_batch_rows = ' . ROWS . "\ndetect.retry_interval = 10ms");
 $node->start;
 install_detect($node, 'city');
-$node->safe_psql('city', "CREATE SERVER city FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstrap_servers '"
-	  . $broker->bootstrap . "'); GRANT USAGE ON FOREIGN SERVER city TO ops");
+create_server($node, 'city', $broker);
 
 create_case('sound', '');
 my @samples = samples_of('sound', BATCHES);

@@ -42,8 +42,7 @@ sub message
 
 $node->start;
 install_detect($node, 'city');
-$node->safe_psql('city', "CREATE SERVER city FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstrap_servers '"
-	  . $broker->bootstrap . "'); GRANT USAGE ON FOREIGN SERVER city TO ops");
+create_server($node, 'city', $broker);
 
 # ---------------------------------------------------------------------
 # Each event wants the payload, and what is common to all
@@ -250,15 +249,21 @@ sub comes_before_sql
 	return $node->safe_psql('city', "SELECT ($is_applied) AND $is_left") eq 't';
 }
 
-$node->safe_psql('city', 'ALTER SYSTEM SET detect.max_batch_rows = 10');
-$node->reload;
-$broker->create_topic('spool', 1);
-$node->safe_psql(
-	'city', q{
-	SET ROLE ops;
-	CREATE TABLE spool (id int PRIMARY KEY);
-	SELECT detect.create_stream('spool', server => 'city', consumers => 1, unnest => '$.items', columns => 'id int, kafka_value bytea',
-		query => 'SELECT id FROM batch WHERE } . slow_for_sql(100_000) . q{')});
+# A stream with batches of so many rows, whose query that condition is in.
+sub create_slow_stream
+{
+	my ($name, $rows, $work, $arguments) = @_;
+
+	$node->safe_psql('city', "ALTER SYSTEM SET detect.max_batch_rows = $rows");
+	$node->reload;
+	$broker->create_topic($name, 1);
+	$node->safe_psql(
+		'city', "SET ROLE ops; CREATE TABLE $name (id int PRIMARY KEY);
+		SELECT detect.create_stream('$name', server => 'city', $arguments, query => 'SELECT id FROM batch WHERE " . slow_for_sql($work) . "')");
+	return;
+}
+
+create_slow_stream('spool', 10, 100_000, q{consumers => 1, unnest => '$.items', columns => 'id int, kafka_value bytea'});
 $broker->produce('spool', message(1, 1));
 wait_for($node, 'city', 'spool');
 
@@ -275,15 +280,7 @@ ok(comes_before_sql('spool', 3), 'a consumer that waits for room goes on while r
 $node->safe_psql('city', q{SET ROLE ops; SELECT detect.drop_stream('spool')});
 
 # one worker, and payloads that are stored apart
-$node->safe_psql('city', 'ALTER SYSTEM SET detect.max_batch_rows = 100');
-$node->reload;
-$broker->create_topic('heavy', 1);
-$node->safe_psql(
-	'city', q{
-	SET ROLE ops;
-	CREATE TABLE heavy (id int PRIMARY KEY);
-	SELECT detect.create_stream('heavy', server => 'city', columns => 'id int',
-		query => 'SELECT id FROM batch WHERE } . slow_for_sql(10_000) . q{')});
+create_slow_stream('heavy', 100, 10_000, q{columns => 'id int'});
 
 my $heavy = 0;
 

@@ -37,8 +37,7 @@ sub message
 $node->start;
 install_detect($node, 'city');
 $kafka->create_topic('timed', 2);
-$node->safe_psql('city', "CREATE SERVER city FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstrap_servers '"
-	  . $kafka->bootstrap . "'); GRANT USAGE ON FOREIGN SERVER city TO ops");
+create_server($node, 'city', $kafka);
 
 # ---------------------------------------------------------------------
 # Seek by time: two messages a second, in partition 1 for half of the time

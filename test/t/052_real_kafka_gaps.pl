@@ -105,8 +105,7 @@ sub make_again
 $node->append_conf('postgresql.conf', 'max_worker_processes = 20');
 $node->start;
 install_detect($node, 'city');
-$node->safe_psql('city', "CREATE SERVER city FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstrap_servers '"
-	  . $kafka->bootstrap . "'); GRANT USAGE ON FOREIGN SERVER city TO ops");
+create_server($node, 'city', $kafka);
 
 # ---------------------------------------------------------------------
 # Transactions: a topic begins, goes on and ends with offsets that have no message

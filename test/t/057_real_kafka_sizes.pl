@@ -72,8 +72,7 @@ sub is_applied
 
 $node->start;
 install_detect($node, 'city');
-$node->safe_psql('city', "CREATE SERVER city FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstrap_servers '"
-	  . $kafka->bootstrap . "'); GRANT USAGE ON FOREIGN SERVER city TO ops");
+create_server($node, 'city', $kafka);
 
 # ---------------------------------------------------------------------
 # Sizes

@@ -91,8 +91,7 @@ $node->start;
 install_detect($node, 'city');
 FaultPoint::configure($node, 'mutant_small_limits');
 $broker->create_topic('sizes', 1);
-$node->safe_psql('city', "CREATE SERVER city FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstrap_servers '"
-	  . $broker->bootstrap . "'); GRANT USAGE ON FOREIGN SERVER city TO ops");
+create_server($node, 'city', $broker);
 produce('-', event(0, PAYLOAD));
 produce('-', event(1, PAYLOAD + 1));
 produce('k' x KEY, event(2, 100));

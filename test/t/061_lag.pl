@@ -40,6 +40,7 @@ sub largest_commit
 
 $node->start;
 install_detect($node, 'city');
+create_server($node, 'city', $broker);
 $node->safe_psql(
 	'city', q{
 	CREATE FUNCTION city.slow(id int) RETURNS int LANGUAGE plpgsql AS $$
@@ -49,9 +50,7 @@ $node->safe_psql(
 		WHILE clock_timestamp() < until LOOP
 		END LOOP;
 		RETURN id;
-	END $$;
-	CREATE SERVER city FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstrap_servers '} . $broker->bootstrap . q{');
-	GRANT USAGE ON FOREIGN SERVER city TO ops});
+	END $$});
 
 my $fresh = largest_commit('fresh', -HOUR_MS());
 cmp_ok($fresh, '<=', 250, 'a commit of fresh events takes detect.max_batch_time');

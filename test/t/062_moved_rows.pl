@@ -51,9 +51,8 @@ sub is_held
 $node->append_conf('postgresql.conf', 'detect.max_batch_time = 0');
 $node->start;
 install_detect($node, 'city');
+create_server($node, 'city', $broker);
 ask(q{
-	CREATE SERVER city FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstrap_servers '} . $broker->bootstrap . q{');
-	GRANT USAGE ON FOREIGN SERVER city TO ops;
 	SET ROLE ops;
 	CREATE TABLE city.moved (id int PRIMARY KEY);
 	CREATE TABLE city.gate AS SELECT 0 AS greatest;

@@ -45,11 +45,10 @@ sub ask
 $node->append_conf('postgresql.conf', 'detect.max_batch_time = 0');
 $node->start;
 install_detect($node, 'city');
+create_server($node, 'city', $broker);
 my $refused_day = strftime('%Y-%m-%d', gmtime($now - REFUSED * DAY_S));
 $node->safe_psql(
 	'city', qq{
-	CREATE SERVER city FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstrap_servers '@{[$broker->bootstrap]}');
-	GRANT USAGE ON FOREIGN SERVER city TO ops;
 	SET ROLE ops;
 	SET search_path = city, public;
 	CREATE TYPE mood AS ENUM ('calm', 'cross');

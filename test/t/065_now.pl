@@ -21,9 +21,8 @@ sub ask { return $node->safe_psql('city', @_) }
 
 $node->start;
 install_detect($node, 'city');
+create_server($node, 'city', $broker);
 ask(q{
-	CREATE SERVER city FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstrap_servers '} . $broker->bootstrap . q{');
-	GRANT USAGE ON FOREIGN SERVER city TO ops;
 	SET ROLE ops;
 	CREATE FUNCTION city.stamp() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.seen_by_trigger := now(); RETURN NEW; END $$});
 

@@ -57,8 +57,7 @@ sub wait_for_start
 
 $node->start;
 install_detect($node, 'city');
-$node->safe_psql('city', "CREATE SERVER city FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstrap_servers '"
-	  . $broker->bootstrap . "'); GRANT USAGE ON FOREIGN SERVER city TO ops");
+create_server($node, 'city', $broker);
 foreach my $stream (sort keys %start)
 {
 	$broker->create_topic($stream, 2);

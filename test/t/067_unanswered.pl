@@ -88,8 +88,7 @@ sub has_events
 
 $node->start;
 install_detect($node, 'city');
-$node->safe_psql('city', "CREATE SERVER city FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstrap_servers '"
-	  . $broker->bootstrap . "'); GRANT USAGE ON FOREIGN SERVER city TO ops");
+create_server($node, 'city', $broker);
 
 # ---------------------------------------------------------------------
 # Its leader does not know a partition yet
