@@ -163,6 +163,7 @@ OBJS = \
 	src/apply/time_limit.o \
 	src/apply/upkeep.o \
 	src/place/build.o \
+	src/place/change_commit.o \
 	src/place/changes.o \
 	src/place/globe.o \
 	src/place/locate.o \

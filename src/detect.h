@@ -24,6 +24,7 @@
 #include "monitor/log_limit.h"
 #include "nodes/execnodes.h"
 #include "nodes/pg_list.h"
+#include "port/atomics.h"
 #include "portability/instr_time.h"
 #include "postmaster/bgworker.h"
 #include "storage/lockdefs.h"
@@ -286,6 +287,7 @@ typedef struct StreamSlot
 } StreamSlot;
 
 #define PROBE_REQUESTS 64
+#define PLACE_COMMITS  64
 
 typedef struct DetectShared
 {
@@ -298,6 +300,7 @@ typedef struct DetectShared
 	bool probe_all;		  /* look at every connectable database */
 	int nprobe_requests;
 	Oid probe_requests[PROBE_REQUESTS];
+	pg_atomic_uint32 place_commits[PLACE_COMMITS]; /* that are under way, by locator */
 	int nslots;
 	StreamSlot slots[FLEXIBLE_ARRAY_MEMBER];
 } DetectShared;

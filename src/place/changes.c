@@ -13,7 +13,8 @@
  * and registers once a command.  Which rows have changed is none of its business:
  * each process sees for itself (place_rows.c).
  *
- * What replaces the rows without a trigger is seen by the files: place_table.c.
+ * A commit that is seen before it has told is change_commit.c's.  What replaces the
+ * rows without a trigger is seen by the files: place_table.c.
  *
  * The trigger fires before its row is there.  So as long as a command changes
  * places, what others have triggers look at while it runs is stale at once, and
@@ -119,9 +120,12 @@ watch_transaction(XactEvent event, void *arg)
 		locator_forget_dropped();
 	if (event == XACT_EVENT_PRE_COMMIT && my_slot)
 		locator_publish_stats();
+	if (event == XACT_EVENT_PRE_COMMIT)
+		change_commit_begin();
 	if (event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PARALLEL_PRE_COMMIT ||
 		event == XACT_EVENT_PRE_PREPARE)
 		return;
+	change_commit_forget();
 	pending_era++;
 	foreach(cell, locator_all())
 		locator_end_transaction_places(lfirst(cell));
@@ -149,6 +153,7 @@ changes_watch(void)
 		return;
 	relation_change_listen(watch_relation);
 	RegisterXactCallback(watch_transaction, NULL);
+	change_commit_watch();
 	RegisterSubXactCallback(watch_subtransaction, NULL);
 	is_watching = true;
 }
@@ -210,6 +215,7 @@ register_change(Oid relid)
 	foreach(cell, views)
 	{
 		CacheInvalidateRelcacheByRelid(lfirst_oid(cell));
+		change_commit_note(lfirst_oid(cell));
 		table->views[table->nviews++] = lfirst_oid(cell);
 	}
 	table->registered_in = pending_era;

@@ -15,8 +15,8 @@
  * the transaction, or a part of it, is rolled back.
  *
  * REPEATABLE READ: those too, if everything they were built from was over when
- * the transaction took its snapshot; else places of its own, built under that
- * snapshot and freed when the transaction ends.  SERIALIZABLE: always its own,
+ * the transaction took its snapshot, and what it sees has been told (change_commit.c);
+ * else places of its own, built under that snapshot and freed when the transaction ends.  SERIALIZABLE: always its own,
  * because reading them is what PostgreSQL must know of.
  *
  *-------------------------------------------------------------------------
@@ -263,7 +263,7 @@ kept_places(Locator *locator)
 	if (places && places->only_in == compat_lxid() && places->own_changes == changes_own() &&
 		is_usable(locator, places))
 		return places;
-	if (!IsolationIsSerializable() && !IsInParallelMode())
+	if (!IsolationIsSerializable() && !IsInParallelMode() && change_commit_is_always_announced())
 	{
 		Places *newest = newest_places(locator);
 

@@ -161,6 +161,14 @@ extern uint64 changes_own(void);
 extern void changes_make_triggers(Oid place_table);
 extern void changes_drop_triggers(Oid place_table);
 
+/* in change_commit.c */
+extern void change_commit_watch(void);
+extern void change_commit_note(Oid view);
+extern void change_commit_begin(void);
+extern void change_commit_forget(void);
+extern bool change_commit_is_under_way(Oid view);
+extern bool change_commit_is_always_announced(void);
+
 /* in place_table.c */
 extern void place_table_look(Locator *locator);
 

@@ -93,12 +93,14 @@ static void
 begin(Lookup *lookup, FunctionCallInfo fcinfo, Oid view, bool has_xy)
 {
 	Snapshot snapshot = GetActiveSnapshot();
+	bool is_changing = change_commit_is_under_way(view);
 	Locator *locator;
 
 	lookup->has_begun = false;
 	end_lookup(lookup);
 	AcceptInvalidationMessages();
 	locator = locator_get(view);
+	locator->is_stale |= is_changing;
 	check_types(fcinfo, locator, has_xy);
 	check_select(locator);
 	lookup->places = locator_places(locator);

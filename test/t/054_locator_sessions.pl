@@ -24,6 +24,9 @@ use constant SESSIONS => 3;
 
 my $edits = $ENV{DETECT_LOCATOR_EDITS} // 300;
 my $node  = make_node('main');
+
+# so that transactions which keep their snapshot share the places of all
+$node->append_conf('postgresql.conf', 'max_prepared_transactions = 0');
 $node->start;
 install_detect($node, 'city');
 
