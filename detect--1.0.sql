@@ -61,7 +61,7 @@ CREATE TABLE detect._stream (
 	name text NOT NULL UNIQUE,
 	server text,							-- NULL: fed by SQL alone
 	topics text[] NOT NULL,					-- empty without a server
-	events_table regclass NOT NULL,
+	events_table regclass NOT NULL UNIQUE,
 	fields jsonb NOT NULL,					-- column to path
 	"unnest" text,							-- path of an array of elements
 	key text[] NOT NULL,
@@ -142,8 +142,9 @@ CREATE TABLE detect._dead_letter (
 	retry_asked_at timestamptz,				-- NULL: no retry is asked for
 	retried_element int NOT NULL			-- of a whole message: its retry has come this far
 );
+-- a topic that is made again has other messages at the same offsets
 CREATE UNIQUE INDEX _dead_letter_element ON detect._dead_letter
-	(stream_id, kafka_server, kafka_topic, kafka_partition, kafka_offset, element);
+	(stream_id, kafka_server, kafka_topic, kafka_partition, kafka_offset, element, kafka_timestamp);
 CREATE INDEX _dead_letter_time ON detect._dead_letter (stream_id, recorded_at);
 CREATE UNIQUE INDEX _dead_letter_retry ON detect._dead_letter (stream_id, dead_letter_id)
 	WHERE retry_asked_at IS NOT NULL;

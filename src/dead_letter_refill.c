@@ -6,7 +6,8 @@
  * Done by the session that asks for a retry, so that the applier reads no
  * topic twice and waits for no broker.  Letters come in the order of their
  * positions, some thousands at a time; messages are written in bounded amounts.
- * A letter whose message Kafka does not have any more stays, and says so.  So does
+ * A letter whose message Kafka does not have any more stays, and says so: also where
+ * a topic that was made again has another one there, of another time.  So does
  * one whose message is too large: nothing would be gained by reading it again.
  *
  *-------------------------------------------------------------------------
@@ -40,13 +41,14 @@ enum
 	REFILL_TOPIC,
 	REFILL_PARTITION,
 	REFILL_OFFSET,
+	REFILL_TIMESTAMP,
 	REFILL_PAYLOAD,
 	REFILL_KEY,
 	REFILL_HEADERS,
 	REFILL_COLUMNS
 };
 
-static const Oid refill_types[REFILL_COLUMNS] = {TEXTOID,  INT4OID,	 INT8OID,
+static const Oid refill_types[REFILL_COLUMNS] = {TEXTOID,  INT4OID,	 INT8OID, TIMESTAMPTZOID,
 												 BYTEAOID, BYTEAOID, TEXTOID};
 
 /* Messages that were read and are not written yet, column by column. */
@@ -132,11 +134,12 @@ write_messages(Refill *refill)
 		"payload_bytes = octet_length(m.payload), kafka_key = m.key, "
 		"kafka_headers = m.headers::jsonb, is_whole = true "
 		"FROM (SELECT payload, key, headers, unnest(ARRAY(SELECT l.ctid FROM detect._dead_letter l "
-		"WHERE l.stream_id = $1 AND l.kafka_server = $8 AND l.kafka_topic = u.topic "
-		"AND l.kafka_partition = u.partition AND l.kafka_offset = u.position AND NOT l.is_whole "
+		"WHERE l.stream_id = $1 AND l.kafka_server = $9 AND l.kafka_topic = u.topic "
+		"AND l.kafka_partition = u.partition AND l.kafka_offset = u.position "
+		"AND l.kafka_timestamp IS NOT DISTINCT FROM u.timestamp AND NOT l.is_whole "
 		"ORDER BY l.element)) AS letter "
-		"FROM unnest($2, $3, $4, $5, $6, $7) "
-		"AS u (topic, partition, position, payload, key, headers)) m "
+		"FROM unnest($2, $3, $4, $5, $6, $7, $8) "
+		"AS u (topic, partition, position, timestamp, payload, key, headers)) m "
 		"WHERE d.ctid = m.letter",
 		2 + REFILL_COLUMNS, types, values, NULL);
 	SPI_finish();
@@ -164,6 +167,8 @@ receive_message(const KafkaEvent *event, void *arg)
 	put(refill, REFILL_TOPIC, CStringGetTextDatum(message->topic), false);
 	put(refill, REFILL_PARTITION, Int32GetDatum(message->partition), false);
 	put(refill, REFILL_OFFSET, Int64GetDatum(message->offset), false);
+	put(refill, REFILL_TIMESTAMP, TimestampTzGetDatum(message->timestamp),
+		TIMESTAMP_IS_NOBEGIN(message->timestamp));
 	put(refill, REFILL_PAYLOAD, PointerGetDatum(message->payload), message->payload == NULL);
 	put(refill, REFILL_KEY, PointerGetDatum(message->key), message->key == NULL);
 	put(refill, REFILL_HEADERS,

@@ -11,8 +11,10 @@
  * delete letters too, or fill them; they invalidate the stream's definition,
  * which has them counted again.
  *
- * A letter is unique by the place of its element.  One that comes again,
- * because it was retried or its message was read again, counts an attempt.
+ * A letter is unique by the place of its element and the time of its message, so
+ * that those of a topic that was made again do not take the place of older ones.
+ * One that comes again, because it was retried or its message was read again,
+ * counts an attempt.
  *
  *-------------------------------------------------------------------------
  */
@@ -144,18 +146,20 @@ find_letter(DeadLetters *letters, Relation index, ScanKey keys, int nkeys)
 	return found;
 }
 
-/* Find the letter of the same place; of many letters of a partition, the first
- * whose offset is not below this one. */
+/* Find the letter of the same place and time; of many letters of a partition, the
+ * first whose offset is not below this one. */
 static bool
-find_by_place(DeadLetters *letters, const Datum *values, bool or_behind)
+find_by_place(DeadLetters *letters, const Datum *values, const bool *nulls, bool or_behind)
 {
 	static const struct
 	{
 		int column;
 		RegProcedure equal;
-	} place[] = {{LETTER_STREAM, F_INT4EQ}, {LETTER_SERVER, F_TEXTEQ},
-				 {LETTER_TOPIC, F_TEXTEQ},	{LETTER_PARTITION, F_INT4EQ},
-				 {LETTER_OFFSET, F_INT8EQ}, {LETTER_ELEMENT, F_INT4EQ}};
+	} place[] = {
+		{LETTER_STREAM, F_INT4EQ},			 {LETTER_SERVER, F_TEXTEQ}, {LETTER_TOPIC, F_TEXTEQ},
+		{LETTER_PARTITION, F_INT4EQ},		 {LETTER_OFFSET, F_INT8EQ}, {LETTER_ELEMENT, F_INT4EQ},
+		{LETTER_TIMESTAMP, F_TIMESTAMPTZ_EQ}};
+	const int last = lengthof(place) - 1;
 	ScanKeyData keys[lengthof(place)];
 
 	for (int i = 0; i < lengthof(place); i++)
@@ -164,6 +168,9 @@ find_by_place(DeadLetters *letters, const Datum *values, bool or_behind)
 					values[place[i].column]);
 		keys[i].sk_collation = letters->element_index->rd_indcollation[i];
 	}
+	if (nulls[LETTER_TIMESTAMP])
+		ScanKeyEntryInitialize(&keys[last], SK_ISNULL | SK_SEARCHNULL, last + 1, InvalidStrategy,
+							   InvalidOid, InvalidOid, InvalidOid, (Datum) 0);
 	if (!or_behind)
 		return find_letter(letters, letters->element_index, keys, lengthof(place));
 	ScanKeyInit(&keys[4], 5, BTGreaterEqualStrategyNumber, F_INT8GE, values[LETTER_OFFSET]);
@@ -173,7 +180,7 @@ find_by_place(DeadLetters *letters, const Datum *values, bool or_behind)
 /* Find the letter that an element has already: its message was read before.
  * Offsets grow, so where no letter lies ahead none needs to be looked for. */
 static bool
-find_older(DeadLetters *letters, const Element *element, const Datum *values)
+find_older(DeadLetters *letters, const Element *element, const Datum *values, const bool *nulls)
 {
 	if (element->progress->partition == SQL_PARTITION)
 		return false;
@@ -181,7 +188,7 @@ find_older(DeadLetters *letters, const Element *element, const Datum *values)
 	{
 		if (list_member_ptr(letters->new_ground, element->progress))
 			return false;
-		if (!find_by_place(letters, values, true))
+		if (!find_by_place(letters, values, nulls, true))
 		{
 			MemoryContext old_context =
 				MemoryContextSwitchTo(GetMemoryChunkContext(letters->writer));
@@ -191,7 +198,7 @@ find_older(DeadLetters *letters, const Element *element, const Datum *values)
 			return false;
 		}
 	}
-	return find_by_place(letters, values, false);
+	return find_by_place(letters, values, nulls, false);
 }
 
 /* The values of the letter that was found. */
@@ -255,7 +262,7 @@ dead_letters_write(DeadLetters *letters, const Element *element)
 		dead_letter_cut_payload(values, nulls);
 	else
 		dead_letter_drop_payload(values, nulls);
-	if (find_older(letters, element, values))
+	if (find_older(letters, element, values, nulls))
 		write_again(letters, values, nulls);
 	else
 	{

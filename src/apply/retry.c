@@ -165,6 +165,8 @@ static bool
 is_same_message(const RetriedLetter *a, const RetriedLetter *b)
 {
 	return DatumGetInt64(a->values[LETTER_OFFSET]) == DatumGetInt64(b->values[LETTER_OFFSET]) &&
+		   a->nulls[LETTER_TIMESTAMP] == b->nulls[LETTER_TIMESTAMP] &&
+		   a->values[LETTER_TIMESTAMP] == b->values[LETTER_TIMESTAMP] &&
 		   datumIsEqual(a->values[LETTER_SERVER], b->values[LETTER_SERVER], false, -1) &&
 		   DatumGetInt32(a->values[LETTER_PARTITION]) ==
 			   DatumGetInt32(b->values[LETTER_PARTITION]) &&
