@@ -286,4 +286,14 @@ compat_extend_relation(Relation rel)
 	ExecInsertIndexTuples((result), (slot), (estate), false, false, NULL, NIL)
 #endif
 
+/* ---- What the check hook of a setting keeps ---- */
+
+#if PG_VERSION_NUM >= 160000
+#define compat_guc_malloc(bytes) guc_malloc(LOG, (bytes))
+#define compat_guc_free(kept)	 guc_free(kept)
+#else
+#define compat_guc_malloc(bytes) malloc(bytes)
+#define compat_guc_free(kept)	 free(kept)
+#endif
+
 #endif /* DETECT_COMPAT_H */

@@ -294,10 +294,11 @@ typedef struct DetectShared
 	LWLock *lock;
 	PGPROC *launcher; /* NULL while it is not running */
 	int launcher_pid;
-	bool probe_succeeded; /* the probe that ran last */
-	bool no_worker_slot;  /* all worker slots of the server are taken */
-	bool slots_exhausted; /* a stream wanted one and got none */
-	bool probe_all;		  /* look at every connectable database */
+	bool probe_succeeded;	/* the probe that ran last … */
+	bool probe_has_written; /* … has paused what can't run, too */
+	bool no_worker_slot;	/* all worker slots of the server are taken */
+	bool slots_exhausted;	/* a stream wanted one and got none */
+	bool probe_all;			/* look at every connectable database */
 	int nprobe_requests;
 	Oid probe_requests[PROBE_REQUESTS];
 	pg_atomic_uint32 place_commits[PLACE_COMMITS]; /* that are under way, by locator */
@@ -389,7 +390,10 @@ extern void stream_require_logged(Oid table);
 extern void stream_check_objects(const Stream *stream);
 extern void stream_check_not_null(const Stream *stream, const char *column);
 extern void stream_lock(int32 stream_id, LOCKMODE mode);
+extern bool stream_try_lock(int32 stream_id);
 extern void stream_check_owner(const Stream *stream);
+extern void stream_raise_changed(const char *name);
+extern Stream *stream_lock_named(const char *name, LOCKMODE mode, bool missing_ok);
 extern void stream_set_paused(int32 stream_id, const char *reason, const char *remedy);
 extern void stream_changed(void);
 
@@ -491,6 +495,7 @@ extern void launcher_wake(void);
 extern bool
 launcher_start(const WorkerOrder *order, const char *object, BackgroundWorkerHandle **handle);
 extern int launcher_retry_delay_ms(int failures);
+extern bool launcher_is_due(TimestampTz due, TimestampTz now);
 extern PGDLLEXPORT void detect_launcher_main(Datum arg);
 
 /* ---------------------------------------------------------------------

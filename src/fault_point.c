@@ -35,6 +35,7 @@
 
 #include "access/xact.h"
 #include "catalog/pg_collation.h"
+#include "compat.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
@@ -121,11 +122,13 @@ parse_fault(const char *item, Fault *fault)
 static bool
 check_setting(char **newval, void **extra, GucSource source)
 {
-	Faults *result = calloc(1, sizeof(Faults));
+	Faults *result = compat_guc_malloc(sizeof(Faults));
 	char *copy = strdup(*newval);
 	char *state = NULL;
 	bool is_valid = result != NULL && copy != NULL;
 
+	if (result)
+		memset(result, 0, sizeof(Faults));
 	for (char *item = is_valid ? strtok_r(copy, ", ", &state) : NULL; item && is_valid;
 		 item = strtok_r(NULL, ", ", &state))
 	{
@@ -134,9 +137,9 @@ check_setting(char **newval, void **extra, GucSource source)
 			GUC_check_errdetail("\"%s\" is not point:action[:nth[:times[:label]]].", item);
 	}
 	free(copy);
-	if (!is_valid)
-		free(result);
-	else
+	if (!is_valid && result)
+		compat_guc_free(result);
+	else if (is_valid)
 		*extra = result;
 	return is_valid;
 }

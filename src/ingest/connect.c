@@ -26,8 +26,7 @@
 #define PUBLISH_INTERVAL_MS	   5000
 #define PARTITIONS_INTERVAL_MS 30000
 #define MISSING_INTERVAL_MS	   5000 /* where something is missing */
-#define DOUBT_INTERVAL_MS	   1000
-#define MANY_PARTITIONS		   8 /* fewer are read well by any client */
+#define MANY_PARTITIONS		   8	/* fewer are read well by any client */
 
 /* Open the client with the options of server and user mapping, for so many
  * partitions. */
@@ -189,7 +188,7 @@ consumer_connect(Consumer *consumer)
 	now = GetCurrentTimestamp();
 	consumer->is_connected = true;
 	consumer->is_doubtful = false;
-	consumer->doubt_due = TimestampTzPlusMilliseconds(now, DOUBT_INTERVAL_MS);
+	consumer->doubt_due = TimestampTzPlusMilliseconds(now, CONSUMER_DOUBT_MS);
 	consumer->partitions_due = TimestampTzPlusMilliseconds(now, partitions_interval_ms(consumer));
 	consumer->rounds = 0;
 	consumer->rounds_since = now;
@@ -282,7 +281,8 @@ consumer_finds_new_partitions(Consumer *consumer, int overdue_ms)
 	TimestampTz now = GetCurrentTimestamp();
 	int npartitions;
 
-	if (now < TimestampTzPlusMilliseconds(consumer->partitions_due, overdue_ms) ||
+	if (!time_is_over(TimestampTzPlusMilliseconds(consumer->partitions_due, overdue_ms), now,
+					  PARTITIONS_INTERVAL_MS + overdue_ms) ||
 		!consumer_can_change_client(consumer))
 		return false;
 	consumer->partitions_due = TimestampTzPlusMilliseconds(now, partitions_interval_ms(consumer));
@@ -307,7 +307,8 @@ consumer_publish_applied(Consumer *consumer)
 	ListCell *cell;
 	int count = 0;
 
-	if (!consumer->has_unpublished || now < consumer->publish_due ||
+	if (!consumer->has_unpublished ||
+		!time_is_over(consumer->publish_due, now, PUBLISH_INTERVAL_MS) ||
 		kafka_is_committing(consumer->client))
 		return;
 	consumer->publish_due = TimestampTzPlusMilliseconds(now, PUBLISH_INTERVAL_MS);

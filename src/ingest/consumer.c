@@ -352,16 +352,14 @@ consumer_run(Consumer *consumer, int wanted, int *rows_of_many)
 	/* what a poll that failed had taken is in nobody's hands: read it again */
 	if (consumer->is_polling)
 		consumer_look_again(consumer);
+	/* also while there is no broker, for however long */
+	if (consumer->client && kafka_commit_hangs(consumer->client))
+		consumer_disconnect(consumer);
 	if (!consumer->is_connected && !consumer_connect(consumer))
 		return false;
 	if (consumer_lingers(consumer, GetCurrentTimestamp()))
 		return false;
 	consumer_publish_applied(consumer);
-	if (consumer->nevents == 0 && kafka_commit_hangs(consumer->client))
-	{
-		consumer_disconnect(consumer);
-		return true;
-	}
 	if (consumer_changes_patience(consumer) || consumer_finds_new_partitions(consumer, BUSY_MS))
 		return true;
 	if (consumer->nevents == 0)

@@ -16,6 +16,9 @@
 /* How long a broker is waited for: the applier may be waiting. */
 #define BROKER_TIMEOUT_MS 3000
 
+/* How often partitions are looked at anew because a broker was lost. */
+#define CONSUMER_DOUBT_MS 1000
+
 struct Consumer
 {
 	const Stream *stream;

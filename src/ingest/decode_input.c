@@ -223,8 +223,10 @@ decode_input_init(DecodeInput *input, const DecodeColumn *column)
 	input->checks_null =
 		get_typtype(column->type) == TYPTYPE_DOMAIN && DomainHasConstraints(column->type);
 
-	/* Extensions report bad input by elog() too: PostGIS that of shapes. */
-	input->is_extension_type = base_type >= FirstNormalObjectId;
+	/* Extensions report bad input by elog() too: PostGIS that of shapes.  And so does
+	 * jsonb of an array that is too long for its memory. */
+	input->reports_internally =
+		base_type >= FirstNormalObjectId || input->takes_json || input->takes_structure;
 	input->context =
 		AllocSetContextCreate(CurrentMemoryContext, "detect input function", ALLOCSET_SMALL_SIZES);
 	input->is_ready = false;
@@ -276,7 +278,7 @@ static bool
 call_input(DecodeInput *input, DecodeGuard *guard, InputCall *call, Datum *result,
 		   DecodeError *error)
 {
-	if (guard_call(guard, run_input, call, input->is_extension_type, result, error))
+	if (guard_call(guard, run_input, call, input->reports_internally, result, error))
 		return true;
 	input->is_ready = false;
 	return false;

@@ -128,7 +128,7 @@ typedef struct DecodeInput
 	bool takes_json;	  /* json and jsonb, and domains over them */
 	bool takes_structure; /* arrays, composites, domains over them */
 	bool checks_null;	  /* a domain with constraints */
-	bool is_extension_type;
+	bool reports_internally;
 
 	/* What is looked up once a batch, and again after a call that failed. */
 	MemoryContext context;

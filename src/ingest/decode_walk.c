@@ -130,7 +130,8 @@ check_by_server(const DecodeBuffer *buffer, DecodeGuard *guard, DecodeError *err
 {
 	Datum result;
 
-	if (!guard_call(guard, run_jsonb_in, buffer->text, false, &result, error))
+	/* of an array that is too long for its memory, jsonb says so as of a fault of its own */
+	if (!guard_call(guard, run_jsonb_in, buffer->text, true, &result, error))
 	{
 		error->reason = psprintf("invalid JSON: %s", error->reason);
 		return false;

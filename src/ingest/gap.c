@@ -36,6 +36,7 @@ typedef struct GapSearch
 	List *suspects; /* of Progress: what Kafka has of them is to be asked */
 	List *failed;	/* those among them that Kafka has refused */
 	List *found;	/* of Progress, a copy: to be paused */
+	bool must_look_again;
 } GapSearch;
 
 /*
@@ -225,7 +226,7 @@ look_at_ends(GapSearch *search)
 	TimestampTz now = GetCurrentTimestamp();
 	ListCell *cell;
 
-	if (now < search->consumer->ends_due)
+	if (!time_is_over(search->consumer->ends_due, now, LOOK_MS))
 		return;
 	search->consumer->ends_due = TimestampTzPlusMilliseconds(now, LOOK_MS);
 	foreach(cell, search->consumer->progresses)
@@ -286,8 +287,9 @@ judge(GapSearch *search, Progress *known, const KafkaRange *range)
 	/* what was applied last is gone by now, which is no matter */
 	if (known->expected_offset < range->from)
 		known->expected_fingerprint = NO_FINGERPRINT;
-	if (list_member_ptr(search->failed, known))
-		search->consumer->must_assign = true;
+	/* refused and yet there: the log was cut, and has grown since.  Whether what was
+	 * applied last is still in it, only its fingerprint tells */
+	search->must_look_again |= list_member_ptr(search->failed, known);
 }
 
 /* Ask Kafka for the ranges of all suspects; false when it does not answer. */
@@ -392,7 +394,7 @@ write_gaps(GapSearch *search)
 /*
  * Look for gaps in what was polled, before any of it is staged, and pause the
  * partitions that have one.  False when this is to be done again: Kafka does
- * not answer, or the definition has changed.
+ * not answer, or has another log, or the definition has changed.
  */
 bool
 consumer_find_gaps(Consumer *consumer)
@@ -402,5 +404,12 @@ consumer_find_gaps(Consumer *consumer)
 	MemoryContextSwitchTo(consumer->round_context);
 	look_at_events(&search);
 	look_at_ends(&search);
-	return judge_suspects(&search) && write_gaps(&search);
+	if (!judge_suspects(&search) || !write_gaps(&search))
+		return false;
+	if (search.must_look_again)
+	{
+		consumer_look_again(consumer);
+		consumer->connect_due = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LOOK_MS);
+	}
+	return !search.must_look_again;
 }

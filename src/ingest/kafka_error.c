@@ -89,6 +89,24 @@ report_log_line(int level, const char *text)
 	pfree(copy);
 }
 
+/* Whether an error is that of a connection that was lost: the library calls whatever
+ * ends a handshake one of authentication or of TLS. */
+static bool
+is_lost_connection(rd_kafka_resp_err_t error, const char *text)
+{
+	static const char *const signs[] = {"Broker transport failure", "imed out",
+										"SSL transport error", "Connection reset", "Broken pipe"};
+
+	if (error != RD_KAFKA_RESP_ERR__AUTHENTICATION && error != RD_KAFKA_RESP_ERR__SSL)
+		return false;
+	for (int i = 0; i < lengthof(signs); i++)
+	{
+		if (strstr(text, signs[i]) != NULL)
+			return true;
+	}
+	return false;
+}
+
 /*
  * Keep a client error, as the reason for the next request that fails.
  */
@@ -99,7 +117,7 @@ remember_trouble(KafkaClient *client, rd_kafka_resp_err_t error, const char *tex
 	if (error == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN || kafka_error_is_missing(error) ||
 		kafka_error_kind(client->trouble) == KAFKA_ERROR_CONFIGURATION)
 		return;
-	client->trouble = error;
+	client->trouble = is_lost_connection(error, text) ? RD_KAFKA_RESP_ERR__TRANSPORT : error;
 	client->trouble_time = GetCurrentTimestamp();
 	if (error == RD_KAFKA_RESP_ERR__SSL && client->certificate_text[0] != '\0')
 		text = client->certificate_text;

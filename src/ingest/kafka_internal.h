@@ -11,6 +11,7 @@
 #include <librdkafka/rdkafka.h>
 
 #include "ingest/kafka.h"
+#include "portability/instr_time.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -59,7 +60,7 @@ struct KafkaClient
 
 	bool cannot_close; /* a topic went away while it was read: see kafka.c */
 	bool is_committing;
-	TimestampTz committing_since;
+	instr_time committing_since;
 	bool was_flooded; /* the last poll left elements behind */
 	TimestampTz last_nudge;
 	rd_kafka_resp_err_t trouble; /* worst client error of this request */

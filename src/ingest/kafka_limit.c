@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * kafka_limit.c
- *	  Messages that are larger than can be kept.
+ *	  Messages that are larger than can be kept, or read.
  *
  * A value of PostgreSQL has less than 1 GB, and so has a row, in which several
  * values of a message stand together on its way to an event or a dead letter;
@@ -57,6 +57,10 @@ kafka_message_excess(const KafkaEvent *event)
 	if (event->payload_bytes > payload_limit)
 		return psprintf("payload has %zu bytes, more than %zu", event->payload_bytes,
 						payload_limit);
+	/* the library reads no more than 100,000 */
+	if (event->headers_error != RD_KAFKA_RESP_ERR_NO_ERROR)
+		return psprintf("headers are too many or can't be read: %s",
+						rd_kafka_err2str(event->headers_error));
 	bytes = event->key_bytes + header_bytes(event);
 	if (bytes > limit)
 		return psprintf("key and headers have %zu bytes, more than %zu", bytes, limit);

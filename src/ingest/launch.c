@@ -234,7 +234,8 @@ launch_tend(int slot_index, const StreamSlot *copy, int entry, TimestampTz now)
 		launch->due = 0;
 		return;
 	}
-	if (worker_is_wanted(copy, entry) && launch->due <= now && !probe_is_open(copy->database))
+	if (worker_is_wanted(copy, entry) && launcher_is_due(launch->due, now) &&
+		!probe_is_open(copy->database))
 		launch_start(launch, slot_index, copy, entry, now);
 	if (worker_is_wanted(copy, entry) && launch->due > now)
 		next_due = Min(next_due, launch->due);

@@ -160,6 +160,15 @@ launcher_retry_delay_ms(int failures)
 }
 
 /*
+ * Whether what such a delay put off is due.
+ */
+bool
+launcher_is_due(TimestampTz due, TimestampTz now)
+{
+	return time_is_over(due, now, (int64) (RETRY_DELAY_MAX_MS * (1 + RETRY_JITTER)));
+}
+
+/*
  * Register a dynamic worker; object is the name of what it works for.  False
  * when all worker slots of the server are taken, which is logged once until a
  * worker is registered again.

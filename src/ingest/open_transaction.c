@@ -79,7 +79,7 @@ consumer_look_for_transactions(Consumer *consumer)
 	List *changed = NIL;
 	ListCell *cell;
 
-	if (now < consumer->transactions_due)
+	if (!time_is_over(consumer->transactions_due, now, LOOK_MS))
 		return true;
 	consumer->transactions_due = TimestampTzPlusMilliseconds(now, LOOK_MS);
 	MemoryContextSwitchTo(consumer->round_context);

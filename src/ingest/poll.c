@@ -102,7 +102,7 @@ consumer_is_answered(const Consumer *consumer)
 bool
 consumer_must_look_again(Consumer *consumer)
 {
-	if (GetCurrentTimestamp() < consumer->doubt_due)
+	if (!time_is_over(consumer->doubt_due, GetCurrentTimestamp(), CONSUMER_DOUBT_MS))
 		return false;
 	for (int i = 0; i < consumer->nevents; i++)
 	{

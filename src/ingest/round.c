@@ -233,8 +233,8 @@ static void
 round_back_off(const ErrorData *error)
 {
 	int delay_ms = launcher_retry_delay_ms(failures);
+	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz until;
-	long wait_ms;
 
 	/*
 	 * Who holds a lock is not helped by more time than he needs.  A definition
@@ -242,14 +242,14 @@ round_back_off(const ErrorData *error)
 	 */
 	if (watch_stale || error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
 		delay_ms = Min(delay_ms, detect_retry_interval_ms);
-	until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay_ms);
+	until = TimestampTzPlusMilliseconds(now, delay_ms);
 	watch_stale = false;
-	while (!watch_stale &&
-		   (wait_ms = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until)) > 0)
+	while (!watch_stale && !launcher_is_due(until, now))
 	{
-		(void) round_wait_for(NULL, wait_ms);
+		(void) round_wait_for(NULL, TimestampDifferenceMilliseconds(now, until));
 		round_answer_interrupts();
 		AcceptInvalidationMessages();
+		now = GetCurrentTimestamp();
 	}
 	watch_stale = true; /* look at it before trying again */
 	worker_definition_changed = true;

@@ -36,6 +36,10 @@
 #define MAX_ROW_BYTES	(768 * 1024 * 1024)
 #define SMALL_ROW_BYTES (160 * 1024) /* under the limits of tests */
 
+/* What the elements of a message may have together of its payload, which each repeats. */
+#define MAX_REPEATED_BYTES	 (1024 * 1024 * 1024)
+#define SMALL_REPEATED_BYTES (1024 * 1024)
+
 /* Rows on their way into the staging table. */
 struct StageWriter
 {
@@ -239,6 +243,20 @@ stage_bad_message(StageWriter *writer, const DecodeError *error)
 	end_row(writer);
 }
 
+/* Whether so many elements of a message may have its payload each. */
+static bool
+may_repeat(const StageWriter *writer, const KafkaEvent *event, int count, DecodeError *error)
+{
+	Size bytes = (Size) count * event->payload_bytes;
+
+	if (!writer->repeats_payload || bytes <= FAULT_LIMIT(MAX_REPEATED_BYTES, SMALL_REPEATED_BYTES))
+		return true;
+	error->sqlstate = ERRCODE_PROGRAM_LIMIT_EXCEEDED;
+	error->reason =
+		psprintf("payload of %zu bytes would be in each of %d events", event->payload_bytes, count);
+	return false;
+}
+
 /* A row for each element of a message; returns how many. */
 static int
 stage_elements(StageWriter *writer, const KafkaEvent *event, const Progress *progress)
@@ -254,7 +272,8 @@ stage_elements(StageWriter *writer, const KafkaEvent *event, const Progress *pro
 		return 1;
 	}
 	take_bytes(writer, event);
-	if (!decoder_begin_message(decoder, event->payload, event->payload_bytes, &error))
+	if (!decoder_begin_message(decoder, event->payload, event->payload_bytes, &error) ||
+		!may_repeat(writer, event, decoder_element_count(decoder), &error))
 	{
 		stage_bad_message(writer, &error);
 		return 1;

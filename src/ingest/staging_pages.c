@@ -34,6 +34,7 @@
 #include "storage/bufmgr.h"
 #include "storage/bufpage.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/rel.h"
 
 static BlockNumber rows_end = InvalidBlockNumber; /* where the next rows go, if known */
@@ -176,6 +177,20 @@ fill_page(Relation rel, Buffer buffer, HeapTuple *rows, int nrows)
 	return put;
 }
 
+/* Raise an error when a staging table has an index: it would point to the rows that were
+ * on a page before. */
+static void
+refuse_index(Relation rel)
+{
+	if (!rel->rd_rel->relhasindex || RelationGetIndexList(rel) == NIL)
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+			 errmsg("staging table \"%s.%s\" has an index",
+					get_namespace_name(RelationGetNamespace(rel)), RelationGetRelationName(rel)),
+			 errhint("Drop the index: rows are read in the order of the table.")));
+}
+
 /*
  * Put rows into a staging table, behind all that are not applied, in their order.  They
  * may be freed, and others stand for them afterwards.  The caller is in the transaction,
@@ -190,6 +205,7 @@ staging_write(Relation rel, HeapTuple *rows, int nrows)
 	BlockNumber next = Min(staging_end(), nblocks);
 	int written = 0;
 
+	refuse_index(rel);
 	for (int i = 0; i < nrows; i++)
 		rows[i] = prepare_row(rel, rows[i], xid, cid);
 	while (written < nrows)

@@ -15,7 +15,7 @@
  * cluster that is there, in transactions.
  *
  *		topic NAME PARTITIONS
- *		produce TOPIC PARTITION KEY PAYLOAD [@MILLISECONDS] [HEADER=VALUE ...]
+ *		produce TOPIC PARTITION KEY PAYLOAD [@MILLISECONDS] [HEADER=VALUE ...] [*HEADERS]
  *		messages TOPIC PATH			each line as in "produce": PARTITION KEY …,
  *									or begin, commit, abort; tells the offsets
  *		file TOPIC PATH				each line a message, partitions in turn
@@ -28,9 +28,9 @@
  *		quit
  *
  * Fields are separated by tabs if the line has one, else by spaces.  A key,
- * payload or header value of "-" is null; \xHH is a byte, \\ a backslash.
- * API keys: Produce 0, Fetch 1, ListOffsets 2, Metadata 3, OffsetCommit 8,
- * FindCoordinator 10.  A partition keeps the last 5 MB.  Topics that are
+ * payload or header value of "-" is null; \xHH is a byte, \\ a backslash; *N are
+ * N headers without name and value.  API keys: Produce 0, Fetch 1, ListOffsets 2,
+ * Metadata 3, OffsetCommit 8, FindCoordinator 10.  A partition keeps the last 5 MB.  Topics that are
  * asked for come into being, with 4 partitions: "topic_error NAME 3" makes
  * one that does not exist.
  *
@@ -194,6 +194,20 @@ split(char *line, char **fields)
 }
 
 /*
+ * Add so many headers without name and value.
+ */
+static bool
+add_empty_headers(rd_kafka_headers_t *headers, int count)
+{
+	for (int i = 0; i < count; i++)
+	{
+		if (rd_kafka_header_add(headers, "", 0, NULL, 0) != RD_KAFKA_RESP_ERR_NO_ERROR)
+			return false;
+	}
+	return true;
+}
+
+/*
  * Read the optional fields of "produce": a time and headers.  The caller
  * owns *headers, which can be NULL.
  */
@@ -212,11 +226,17 @@ read_extras(char **fields, int nfields, int64_t *timestamp_ms, rd_kafka_headers_
 			*timestamp_ms = strtoll(fields[i] + 1, NULL, 10);
 			continue;
 		}
+		if (*headers == NULL)
+			*headers = rd_kafka_headers_new(4);
+		if (fields[i][0] == '*')
+		{
+			if (!add_empty_headers(*headers, atoi(fields[i] + 1)))
+				return false;
+			continue;
+		}
 		if (value == NULL)
 			return false;
 		*value++ = '\0';
-		if (*headers == NULL)
-			*headers = rd_kafka_headers_new(4);
 		if (strcmp(value, "-") == 0)
 			value = NULL;
 		else if (!unescape(value, &nbytes))

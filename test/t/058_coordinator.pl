@@ -9,6 +9,7 @@ use FindBin;
 use lib "$FindBin::RealBin/../perl";
 
 use DetectTest;
+use FaultPoint;
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -66,6 +67,21 @@ ledger_is_exact($node, 'city', $broker, 'it is away again');
 $node->restart;
 $broker->command('clear_errors', FIND_COORDINATOR);
 ledger_is_exact($node, 'city', $broker, 'the stream stops and starts meanwhile');
+
+# All brokers are away for longer than a commit may take.
+FaultPoint::configure($node, 'mutant_small_limits');
+$broker->command('error', FIND_COORDINATOR, 1000, COORDINATOR_NOT_AVAILABLE);
+$log_end = -s $node->logfile;
+produce();
+$node->wait_for_log(qr/Kafka group commit of/, $log_end);
+$broker->command('down', 0);
+$pid = worker_pid($node, 'city', 'camera');
+my $threads = "SELECT task FROM pg_ls_dir('/proc/$pid/task') task WHERE pg_read_file(format('/proc/$pid/task/%s/comm', task), 0, 20, true) = E'rdk:main\n'";
+my $thread  = $node->safe_psql('city', $threads);
+ok($node->poll_query_until('city', "SELECT count(*) = 1 AND min(task) <> '$thread' FROM ($threads) t"), 'the client of a commit that hangs is closed also while there is no broker');
+$broker->command('clear_errors', FIND_COORDINATOR);
+$broker->command('up', 0);
+ledger_is_exact($node, 'city', $broker, 'and the stream goes on');
 log_is_clean($node);
 $node->stop;
 done_testing();

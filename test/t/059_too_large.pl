@@ -124,6 +124,23 @@ gives("SELECT detect.retry_dead_letters('sizes')", 1, 'others are');
 is_applied('0 65518, 2 82, 5 82, 6, 7, 9 82', '1 54DM1 f, 3 54DM1 f, 4 54DM1 f, 8 54DM1 f', 'by themselves');
 tells("SELECT count(*) FROM detect.peek('city', 'sizes')", qr/message at offset 1 of partition 0 of topic "sizes" is too large/, 'nor are they shown');
 
+# The library reads no more than so many headers.
+produce('-', event(10, 100), '*100001');
+produce('-', event(11, 100));
+is_applied('0 65518, 2 82, 5 82, 6, 7, 9 82, 11 81', '1 54DM1 f, 3 54DM1 f, 4 54DM1 f, 8 54DM1 f, 10 54DM1 f', 'a message with too many headers');
+gives(q{SELECT reason ~ '^headers are too many' FROM detect.dead_letter WHERE stream = 'sizes' AND kafka_offset = 10}, 't', 'and why');
+
+# Each event may have the whole payload, and all together too much.
+$broker->create_topic('repeated', 1);
+$broker->command('produce', 'repeated', 0, '-', sprintf('{"a": [%s], "pad": "%s"}', join(', ', map { qq({"id": $_}) } 1 .. 20), 'x' x 60_000));
+$broker->command('produce', 'repeated', 0, '-', sprintf('{"a": [%s], "pad": "%s"}', join(', ', map { qq({"id": $_}) } 21 .. 30), 'x' x 60_000));
+$node->safe_psql('city', q{SET ROLE ops; SET search_path = city, public; CREATE TABLE repeated (id int PRIMARY KEY, kafka_value bytea);
+	SELECT detect.create_stream('repeated', server => 'city', unnest => '$.a')});
+wait_for($node, 'city', 'repeated');
+gives('SELECT count(*), min(id), max(id), min(length(kafka_value)) > 60000 FROM repeated', '10|21|30|t', 'events that repeat a payload');
+gives(q{SELECT kafka_offset, element, sqlstate, is_whole, reason FROM detect.dead_letter WHERE stream = 'repeated'},
+	'0|-1|54000|t|payload of 60249 bytes would be in each of 20 events', 'unless that is too much');
+
 # The library does not take an answer of any length, and speaks of a property that is no option.
 my ($port, $web) = start_web();
 $node->safe_psql('city', "CREATE SERVER web FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstrap_servers '127.0.0.1:$port'); GRANT USAGE ON FOREIGN SERVER web TO ops");
