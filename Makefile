@@ -58,6 +58,7 @@ OBJS = \
 	src/stream_create.o \
 	src/stream_definition.o \
 	src/stream_drop.o \
+	src/stream_lock.o \
 	src/stream_output.o \
 	src/stream_query.o \
 	src/stream_source.o \

@@ -40,10 +40,8 @@ choice_from_call(FunctionCallInfo fcinfo, const char *verb)
 					 errmsg("stream, from_time and to_time of detect.%s must not be null", verb)));
 		choice.values[i] = PG_GETARG_DATUM(i);
 	}
-	choice.stream = stream_load(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
-	stream_check_owner(choice.stream);
-	stream_lock(choice.stream->id, AccessShareLock);
-	choice.stream = stream_load_by_id(choice.stream->id, false);
+	choice.stream =
+		stream_lock_named(text_to_cstring(PG_GETARG_TEXT_PP(0)), AccessShareLock, false);
 	choice.values[0] = Int32GetDatum(choice.stream->id);
 	if (PG_ARGISNULL(3))
 		choice.nulls[3] = 'n';

@@ -27,11 +27,7 @@ PG_FUNCTION_INFO_V1(detect_resume);
 static Stream *
 lock_stream(FunctionCallInfo fcinfo)
 {
-	Stream *stream = stream_load(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
-
-	stream_check_owner(stream);
-	stream_lock(stream->id, AccessExclusiveLock);
-	return stream_load_by_id(stream->id, false);
+	return stream_lock_named(text_to_cstring(PG_GETARG_TEXT_PP(0)), AccessExclusiveLock, false);
 }
 
 /*

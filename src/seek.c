@@ -228,6 +228,7 @@ seek_lock_stream(const Stream *stream, const char *verb)
 		ereport(ERROR, (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 						errmsg("stream \"%s\" was altered or dropped meanwhile", stream->name),
 						errhint("Call %s again.", verb)));
+	stream_check_owner(now);
 }
 
 /* Whether a partition has been given a place to begin. */

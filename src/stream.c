@@ -25,9 +25,7 @@
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
-#include "storage/lmgr.h"
 #include "stream.h"
-#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
@@ -104,6 +102,18 @@ column_path(const char *name, bool of_item, List *field_columns, List *field_pat
 	return stream_member_path(of_item ? "@" : "$", name);
 }
 
+/* Raise an error when the staging table lacks the ordinal. */
+static void
+check_ordinal(const Stream *stream)
+{
+	if (stream->ordinal_attnum == InvalidAttrNumber)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+						errmsg("table \"%s.%s\" has no column \"%s\"", DETECT_STAGING_SCHEMA,
+							   stream->name, DETECT_ORDINAL),
+						errhint("Give it back its name, or drop the stream with "
+								"detect.drop_stream and create it again; its events stay.")));
+}
+
 /*
  * Fill the columns of a stream from its staging table.
  */
@@ -129,6 +139,8 @@ stream_load_columns(Stream *stream, List *field_columns, List *field_paths)
 		column->typmod = attribute->atttypmod;
 		column->collation = attribute->attcollation;
 		column->source = stream_column_source(column->name, &reserved_type);
+		stream_check_staged_type(stream, attribute,
+								 column->source == COLUMN_ORDINAL ? INT8OID : reserved_type);
 		stream_column_set_staged_type(column);
 		if (column->source == COLUMN_FIELD)
 			column->path =
@@ -139,6 +151,7 @@ stream_load_columns(Stream *stream, List *field_columns, List *field_paths)
 			stream->ncolumns++;
 	}
 	table_close(rel, AccessShareLock);
+	check_ordinal(stream);
 }
 
 /* The OID of <schema>.<stream>; an error when a stream has lost it. */
@@ -386,28 +399,6 @@ stream_number(const char *name, Oid *events_table)
 	}
 	SPI_finish();
 	return stream_id;
-}
-
-/*
- * Take the stream's lock until the end of the transaction.
- */
-void
-stream_lock(int32 stream_id, LOCKMODE mode)
-{
-	if (mode == AccessExclusiveLock)
-		slot_end_filling(stream_id);
-	LockDatabaseObject(catalog_relation("_stream", false), (Oid) stream_id, 0, mode);
-}
-
-/*
- * Raise an error unless the caller may change this stream.
- */
-void
-stream_check_owner(const Stream *stream)
-{
-	if (!has_privs_of_role(GetUserId(), stream->owner))
-		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-						errmsg("must be owner of stream \"%s\"", stream->name)));
 }
 
 /*

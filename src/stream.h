@@ -51,6 +51,7 @@ typedef struct StreamDefinition
 	char *query;		/* over batch; NULL: that which the stream has */
 	bool default_query; /* the same-named columns */
 	bool start_is_given;
+	bool moves; /* to another server: offsets get another meaning */
 } StreamDefinition;
 
 /* Where the arguments come from. */
@@ -96,6 +97,7 @@ extern void stream_check_definition(const Stream *stream);
 /* in stream_columns.c */
 extern List *stream_columns_parse(const char *columns);
 extern List *stream_columns_default(Oid events_table);
+extern void stream_check_staged_type(const Stream *stream, Form_pg_attribute attribute, Oid type);
 extern Oid stream_columns_create_table(const char *name, List *column_defs, Oid owner);
 extern void stream_column_set_staged_type(StreamColumn *column);
 extern bool stream_columns_differ(Oid staging_table, List *column_defs);

@@ -17,6 +17,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "foreign/foreign.h"
 #include "fmgr.h"
 #include "ingest/staging.h"
 #include "stream.h"
@@ -35,23 +36,76 @@ find_stream(FunctionCallInfo fcinfo)
 	if (PG_ARGISNULL(ARG_NAME))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 						errmsg("detect.alter_stream needs the name of a stream")));
-	stream = stream_load(arg_text(fcinfo, ARG_NAME), if_exists);
+	stream = stream_lock_named(arg_text(fcinfo, ARG_NAME), AccessExclusiveLock, if_exists);
 	if (stream == NULL)
-	{
 		ereport(NOTICE,
 				(errmsg("stream \"%s\" does not exist, skipping", arg_text(fcinfo, ARG_NAME))));
-		return NULL;
-	}
-	stream_check_owner(stream);
-	stream_lock(stream->id, AccessExclusiveLock);
-	return stream_load_by_id(stream->id, false);
+	return stream;
 }
 
-/* Whether offsets get another meaning. */
+/* Whether progress in topics is known: of a server that the stream has now, or had. */
+static bool
+has_kafka_progress(const Stream *stream)
+{
+	ListCell *cell;
+
+	foreach(cell, progress_read_applied(stream))
+	{
+		if (((const Progress *) lfirst(cell))->partition != SQL_PARTITION)
+			return true;
+	}
+	return false;
+}
+
+/* Whether the server that a stream has is the one that it had, under another name: the
+ * view of the stream depends on it. */
+static bool
+is_renamed(const Stream *stream, const Stream *old)
+{
+	Oid types[2] = {OIDOID, OIDOID};
+	Datum values[2];
+	bool result;
+
+	if (OidIsValid(get_foreign_server_oid(old->server, true)))
+		return false;
+	values[0] = ObjectIdGetDatum(old->query_view);
+	values[1] = ObjectIdGetDatum(get_foreign_server_oid(stream->server, false));
+	SPI_connect();
+	result = catalog_execute("SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass "
+							 "AND objid = $1 AND refclassid = 'pg_foreign_server'::regclass "
+							 "AND refobjid = $2",
+							 2, types, values, NULL) > 0;
+	SPI_finish();
+	return result;
+}
+
+/* Dead letters know their server by its name. */
+static void
+rename_server_of_letters(const Stream *stream, const Stream *old)
+{
+	Oid types[3] = {INT4OID, TEXTOID, TEXTOID};
+	Datum values[3];
+
+	values[0] = Int32GetDatum(stream->id);
+	values[1] = CStringGetTextDatum(old->server);
+	values[2] = CStringGetTextDatum(stream->server);
+	SPI_connect();
+	catalog_execute("UPDATE detect._dead_letter SET kafka_server = $3 "
+					"WHERE stream_id = $1 AND kafka_server = $2",
+					3, types, values, NULL);
+	SPI_finish();
+}
+
+/* Whether offsets get another meaning.  Which server the progress of a stream is of
+ * that has none now is not known. */
 static bool
 moves(const Stream *stream, const Stream *old)
 {
-	return old->server && stream->server && strcmp(old->server, stream->server) != 0;
+	if (stream->server == NULL)
+		return false;
+	if (old->server == NULL)
+		return has_kafka_progress(old);
+	return strcmp(old->server, stream->server) != 0 && !is_renamed(stream, old);
 }
 
 /* Refuse a move that would lose events without a word. */
@@ -60,14 +114,16 @@ check_move(const StreamDefinition *definition, const Stream *old)
 {
 	const Stream *stream = definition->stream;
 
-	if (!moves(stream, old))
+	if (!definition->moves)
 		return;
 	if (!definition->start_is_given)
 		ereport(
 			ERROR,
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("another server needs start"),
-			 errdetail("Offsets of server \"%s\" mean nothing on server \"%s\".", old->server,
-					   stream->server),
+			 old->server
+				 ? errdetail("Offsets of server \"%s\" mean nothing on server \"%s\".", old->server,
+							 stream->server)
+				 : errdetail("Offsets of the server that the stream had mean nothing on another."),
 			 errhint(
 				 "Give a time from before the move, or \"earliest\": what was applied already is known by its key.")));
 	if (stream->key == NIL && strcmp(stream->start, "latest") != 0)
@@ -76,6 +132,12 @@ check_move(const StreamDefinition *definition, const Stream *old)
 			(errmsg(
 				"stream \"%s\" keeps every message: those that both servers have become two events",
 				stream->name)));
+}
+
+static bool
+is_same_text(const char *left, const char *right)
+{
+	return strcmp(left ? left : "", right ? right : "") == 0;
 }
 
 /* Make columns and query anew where they change. */
@@ -91,8 +153,7 @@ remake_query(StreamDefinition *definition, const Stream *old)
 	stream->events_columns = old->events_columns;
 	if (!columns_differ && definition->query == NULL &&
 		definition->default_query == old->default_query &&
-		stream->events_table == old->events_table &&
-		strcmp(stream->server ? stream->server : "", old->server ? old->server : "") == 0)
+		stream->events_table == old->events_table && is_same_text(stream->server, old->server))
 		return;
 
 	/* the new view depends on what the definition now uses, and on nothing else */
@@ -128,6 +189,30 @@ forget_unknown_fields(const Stream *stream)
 	SPI_finish();
 }
 
+/* What is to be found by event time, which is another column now, is to be found without
+ * it: what rollups miss that are set aside, and what was edited. */
+static void
+forget_times(const Stream *stream)
+{
+	Oid table_types[1] = {OIDOID};
+	Datum table_values[1] = {ObjectIdGetDatum(stream->events_table)};
+	Oid types[1] = {INT4OID};
+	Datum values[1] = {Int32GetDatum(stream->id)};
+
+	SPI_connect();
+	catalog_execute("UPDATE detect._missed m SET since = NULL, until = NULL FROM detect._rollup r "
+					"WHERE r.rollup_id = m.rollup_id AND r.events_table = $1",
+					1, table_types, table_values, NULL);
+	catalog_execute("UPDATE detect._repair p SET from_time = '-infinity', until_time = 'infinity' "
+					"FROM detect._rollup r WHERE r.rollup_id = p.rollup_id AND r.events_table = $1 "
+					"AND NOT p.asked",
+					1, table_types, table_values, NULL);
+	catalog_execute("UPDATE detect._edit SET from_time = NULL, until_time = NULL "
+					"WHERE stream_id = $1",
+					1, types, values, NULL);
+	SPI_finish();
+}
+
 /* Have all partitions read from where start says. */
 static void
 restart_progress(const Stream *stream)
@@ -158,6 +243,7 @@ detect_alter_stream(PG_FUNCTION_ARGS)
 	definition = stream_definition_from_call(
 		fcinfo, old, PG_ARGISNULL(ARG_RESET) ? NULL : PG_GETARG_ARRAYTYPE_P(ARG_RESET));
 	stream = definition->stream;
+	definition->moves = moves(stream, old);
 	check_move(definition, old);
 	remake_query(definition, old);
 	stream_check_fields(definition->fields, stream->unnest, stream->staging_table);
@@ -165,10 +251,14 @@ detect_alter_stream(PG_FUNCTION_ARGS)
 	stream_write(definition);
 
 	forget_unknown_fields(stream);
+	if (!is_same_text(stream->event_time, old->event_time))
+		forget_times(stream);
 	progress_forget_staged(stream);
 	staging_tables_drop(stream->id);
-	if (moves(stream, old))
+	if (definition->moves)
 		restart_progress(stream);
+	else if (stream->server && old->server && strcmp(stream->server, old->server) != 0)
+		rename_server_of_letters(stream, old);
 	stream_check_definition(stream_load_by_id(stream->id, false));
 	history_record("alter_stream", stream->name, stream_arguments_given(fcinfo));
 	stream_changed();

@@ -354,8 +354,9 @@ old_fields(const Stream *old)
 	Jsonb *fields;
 
 	SPI_connect();
-	catalog_execute("SELECT fields FROM detect._stream WHERE stream_id = $1", 1, types, values,
-					NULL);
+	if (catalog_execute("SELECT fields FROM detect._stream WHERE stream_id = $1", 1, types, values,
+						NULL) == 0)
+		stream_raise_changed(old->name);
 	spi_context = MemoryContextSwitchTo(caller_context);
 	fields =
 		DatumGetJsonbPCopy(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));

@@ -62,6 +62,24 @@ check_reserved_type(const char *name, Oid type)
 				 errhint("Columns named kafka_… are filled from what Kafka says of the message.")));
 }
 
+/*
+ * Raise an error when a column of ours in the staging table is not of the type that it
+ * was made of: what Kafka says of a message is put there as it is.
+ */
+void
+stream_check_staged_type(const Stream *stream, Form_pg_attribute attribute, Oid type)
+{
+	if (!OidIsValid(type) || attribute->atttypid == type)
+		return;
+	ereport(
+		ERROR,
+		(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+		 errmsg("column \"%s\" of table \"%s.%s\" is of type %s, not %s",
+				NameStr(attribute->attname), DETECT_STAGING_SCHEMA, stream->name,
+				format_type_be(attribute->atttypid), format_type_be(type)),
+		 errhint("Drop or rename the column: detect.alter_stream makes the columns of a stream.")));
+}
+
 /* Check one parsed column, and fix its type so that no name is left to look up. */
 static void
 check_column(ColumnDef *column)

@@ -290,8 +290,9 @@ fields_text(const Stream *stream)
 	char *text;
 
 	SPI_connect();
-	catalog_execute("SELECT fields FROM detect._stream WHERE stream_id = $1", 1, types, values,
-					NULL);
+	if (catalog_execute("SELECT fields FROM detect._stream WHERE stream_id = $1", 1, types, values,
+						NULL) == 0)
+		stream_raise_changed(stream->name);
 	text = MemoryContextStrdup(caller_context,
 							   SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1));
 	SPI_finish();

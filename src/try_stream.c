@@ -132,7 +132,7 @@ blame_element(Trial *trial, Element *element, ErrorData *error)
 {
 	FailureKind kind = failure_kind(error);
 
-	if (kind != FAILURE_DATA && kind != FAILURE_UNKNOWN)
+	if (kind != FAILURE_DATA && kind != FAILURE_UNKNOWN && !failure_is_refused_value(error))
 		ReThrowError(error);
 	if (element->has_identity)
 		element_release_identity(trial->dedup, element);
@@ -262,6 +262,7 @@ run_and_undo(Trial *trial, StreamDefinition *definition, List *messages)
 {
 	MemoryContext caller_context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
+	int level = GetCurrentTransactionNestLevel();
 	ErrorData *volatile error = NULL;
 
 	trial->context = AllocSetContextCreate(caller_context, "detect trial", ALLOCSET_DEFAULT_SIZES);
@@ -284,7 +285,9 @@ run_and_undo(Trial *trial, StreamDefinition *definition, List *messages)
 		dedup_end_lookups(trial->dedup);
 	MemoryContextSwitchTo(caller_context);
 	MemoryContextDelete(trial->context);
-	RollbackAndReleaseCurrentSubTransaction();
+	/* the decoder may have left one of its own open */
+	while (GetCurrentTransactionNestLevel() > level)
+		RollbackAndReleaseCurrentSubTransaction();
 	MemoryContextSwitchTo(caller_context);
 	CurrentResourceOwner = owner;
 	if (error)

@@ -6,7 +6,8 @@
  * The launcher may connect to no database, so it sends a short-lived worker
  * into the one in question, which does what is in reconcile.c.  One probe runs at a time, and none waits long
  * for a lock, so that no database can hold up the others.  A request that comes while the
- * same database is being probed is kept: that probe may not have seen it.
+ * same database is being probed is kept: that probe may not have seen it.  One that is
+ * closed for a while is looked at now and then: nobody tells when it is open again.
  *
  * While a probe is due or runs, no worker is started: what slots say may be out
  * of date, and workers might leave no worker slot for the probe, without which
@@ -20,8 +21,10 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/pg_database.h"
+#include "fault_point.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
 #include "storage/lock.h"
@@ -30,6 +33,10 @@
 #include "utils/snapmgr.h"
 
 #define DATABASE_IS_BROKEN (-2) /* datconnlimit after a failed DROP DATABASE */
+
+/* When a database is asked again that was closed, or could not be written. */
+#define LATER_MS	   60000
+#define SMALL_LATER_MS 500 /* under the limits of tests */
 
 /* A database to be probed. */
 typedef struct Probe
@@ -79,10 +86,10 @@ probe_request(Oid database, TimestampTz due)
 	MemoryContextSwitchTo(old_context);
 }
 
-/* OIDs of the databases that may be probed, in the current context.  Reads a
- * shared catalog, for which no database is needed. */
+/* OIDs of the databases that may be probed, and of users' that are closed, in
+ * the current context.  Reads a shared catalog, for which no database is needed. */
 static List *
-connectable_databases(void)
+connectable_databases(List **closed)
 {
 	MemoryContext caller_context = CurrentMemoryContext;
 	List *result = NIL;
@@ -90,6 +97,7 @@ connectable_databases(void)
 	TableScanDesc scan;
 	HeapTuple tuple;
 
+	*closed = NIL;
 	transaction_begin();
 	(void) GetTransactionSnapshot();
 	rel = table_open(DatabaseRelationId, AccessShareLock);
@@ -97,14 +105,13 @@ connectable_databases(void)
 	while ((tuple = heap_getnext(scan, ForwardScanDirection)) != NULL)
 	{
 		Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
+		MemoryContext old_context = MemoryContextSwitchTo(caller_context);
 
 		if (form->datallowconn && !form->datistemplate && form->datconnlimit != DATABASE_IS_BROKEN)
-		{
-			MemoryContext old_context = MemoryContextSwitchTo(caller_context);
-
 			result = lappend_oid(result, form->oid);
-			MemoryContextSwitchTo(old_context);
-		}
+		else if (form->datconnlimit != DATABASE_IS_BROKEN && form->oid >= FirstNormalObjectId)
+			*closed = lappend_oid(*closed, form->oid);
+		MemoryContextSwitchTo(old_context);
 	}
 	table_endscan(scan);
 	table_close(rel, AccessShareLock);
@@ -113,10 +120,23 @@ connectable_databases(void)
 	return result;
 }
 
-/* The streams of a database that cannot be entered any more are gone. */
+/* Have a closed database probed later: who opens it again does not say so. */
 static void
-forget_missing_databases(List *databases)
+probe_later(Oid database)
 {
+	probe_request(database, TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+														FAULT_LIMIT(LATER_MS, SMALL_LATER_MS)));
+}
+
+/* The streams of a database that cannot be entered any more are gone: for good, or as
+ * long as it is closed. */
+static void
+forget_missing_databases(List *databases, List *closed)
+{
+	ListCell *lc;
+
+	foreach(lc, closed)
+		probe_later(lfirst_oid(lc));
 	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < detect_shared->nslots; i++)
 	{
@@ -137,10 +157,11 @@ forget_missing_databases(List *databases)
 void
 probe_request_all(void)
 {
-	List *databases = connectable_databases();
+	List *closed;
+	List *databases = connectable_databases(&closed);
 	ListCell *lc;
 
-	forget_missing_databases(databases);
+	forget_missing_databases(databases, closed);
 	foreach(lc, databases)
 		probe_request(lfirst_oid(lc), GetCurrentTimestamp());
 }
@@ -214,14 +235,18 @@ probe_reap(void)
 {
 	pid_t pid;
 	bool succeeded;
+	bool has_written;
 
 	if (running_probe == NULL || GetBackgroundWorkerPid(running_handle, &pid) != BGWH_STOPPED)
 		return;
 	LWLockAcquire(detect_shared->lock, LW_SHARED);
 	succeeded = detect_shared->probe_succeeded;
+	has_written = detect_shared->probe_has_written;
 	LWLockRelease(detect_shared->lock);
 	if (!succeeded)
 		probe_retry(running_probe);
+	else if (!has_written)
+		probe_later(running_probe->database);
 	pfree(running_handle);
 	pfree(running_probe);
 	running_handle = NULL;
@@ -256,7 +281,8 @@ probe_is_open(Oid database)
 	Probe *next = probe_next();
 	Probe *own = probe_find(database);
 
-	return running_probe != NULL || (next != NULL && next->due <= GetCurrentTimestamp()) ||
+	return running_probe != NULL ||
+		   (next != NULL && launcher_is_due(next->due, GetCurrentTimestamp())) ||
 		   (own != NULL && own->failures > 0);
 }
 
@@ -281,12 +307,13 @@ database_is_locked(Oid database)
 static void
 probe_start(Probe *probe)
 {
-	List *databases = connectable_databases();
+	List *closed;
+	List *databases = connectable_databases(&closed);
 	WorkerOrder order = {.duty = DUTY_PROBE, .database = probe->database};
 	char object[32];
 
 	open_probes = list_delete_ptr(open_probes, probe);
-	forget_missing_databases(databases);
+	forget_missing_databases(databases, closed);
 	if (!list_member_oid(databases, probe->database))
 	{
 		pfree(probe);
@@ -294,7 +321,7 @@ probe_start(Probe *probe)
 	}
 
 	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
-	detect_shared->probe_succeeded = false;
+	detect_shared->probe_succeeded = detect_shared->probe_has_written = false;
 	LWLockRelease(detect_shared->lock);
 
 	snprintf(object, sizeof(object), "database %u", probe->database);
@@ -319,7 +346,7 @@ probe_tend(void)
 	probe_take_requests();
 	probe_reap();
 	while (running_probe == NULL && (next = probe_next()) != NULL &&
-		   next->due <= GetCurrentTimestamp())
+		   launcher_is_due(next->due, GetCurrentTimestamp()))
 		probe_start(next);
 
 	if (running_probe != NULL || (next = probe_next()) == NULL)

@@ -9,8 +9,8 @@
  *
  * What would make a worker fail at its very connection is looked for here and
  * pauses the stream with a reason, because such a worker cannot tell.  That is
- * written last: where it cannot be, in a database that is read-only, the other
- * streams run nevertheless.
+ * written last: where it cannot be, in a database that is read-only or while somebody
+ * has the stream's lock, the other streams run nevertheless, and it is tried later.
  *
  *-------------------------------------------------------------------------
  */
@@ -181,6 +181,9 @@ update_slot(StreamSlot *slot, const ProbedStream *stream)
 {
 	slot->owner = stream->owner;
 	slot->consumers = stream->consumers;
+	/* of a consumer that is wanted no more, nobody else would take it back */
+	if (slot->reason_entry >= DUTY_CONSUME + stream->consumers)
+		slot->reason[0] = '\0';
 	/* who resumes a stream wants to see what becomes of it */
 	if (!slot->wanted)
 		memset(&slot->log_limit, 0, sizeof(LogLimit));
@@ -266,27 +269,50 @@ probe_read(void)
 	return streams;
 }
 
-/* Pause the streams that no worker can run for. */
-static void
-probe_pause_obstructed(List *streams)
+/* Pause a stream if still no worker can run for it.  False when somebody has its lock, who
+ * may just mend that.  In a transaction. */
+static bool
+pause_obstructed(int32 stream_id)
 {
 	ListCell *lc;
 
-	foreach(lc, streams)
+	if (!stream_try_lock(stream_id))
+		return false;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	foreach(lc, probe_read_streams())
 	{
 		ProbedStream *stream = lfirst(lc);
 
-		if (stream->obstacle == NULL)
+		if (stream->id != stream_id || stream->paused ||
+			(stream->obstacle = probe_obstacle(stream, &stream->remedy)) == NULL)
 			continue;
-		transaction_begin();
-		PushActiveSnapshot(GetTransactionSnapshot());
 		stream_set_paused(stream->id, stream->obstacle, stream->remedy);
-		PopActiveSnapshot();
-		CommitTransactionCommand();
 		ereport(WARNING, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						  errmsg("stream \"%s\" is paused: %s", stream->name, stream->obstacle),
 						  errhint("%s", stream->remedy)));
 	}
+	PopActiveSnapshot();
+	return true;
+}
+
+/* Pause the streams that no worker can run for; false when some could not be looked at. */
+static bool
+probe_pause_obstructed(List *streams)
+{
+	bool is_done = true;
+	ListCell *lc;
+
+	foreach(lc, streams)
+	{
+		const ProbedStream *stream = lfirst(lc);
+
+		if (stream->obstacle == NULL)
+			continue;
+		transaction_begin();
+		is_done &= pause_obstructed(stream->id);
+		CommitTransactionCommand();
+	}
+	return is_done;
 }
 
 /*
@@ -306,9 +332,13 @@ probe_run(void)
 										without_slot),
 						  errhint("Increase detect.max_streams, now %d, and restart the server.",
 								  detect_max_streams)));
-	probe_pause_obstructed(streams);
-
 	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
 	detect_shared->probe_succeeded = true;
+	LWLockRelease(detect_shared->lock);
+
+	if (!probe_pause_obstructed(streams))
+		return;
+	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
+	detect_shared->probe_has_written = true;
 	LWLockRelease(detect_shared->lock);
 }

@@ -140,8 +140,8 @@ watch_fingerprint(const Stream *stream)
 	StringInfoData out;
 
 	initStringInfo(&out);
-	appendStringInfo(&out, "%u,%u,%u,%u,%d,%d,", stream->owner, stream->events_table,
-					 stream->staging_table, stream->query_view, stream->consumers,
+	appendStringInfo(&out, "%u,%u,%u,%u,%d,%d,%d,", stream->owner, stream->events_table,
+					 stream->staging_table, stream->query_view, stream->consumers, stream->natts,
 					 stream->ordinal_attnum);
 	append_item(&out, stream->name);
 	append_item(&out, get_rel_name(stream->events_table));

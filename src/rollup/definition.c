@@ -203,6 +203,7 @@ detect_create_rollup(PG_FUNCTION_ARGS)
 {
 	Interval *retention = PG_ARGISNULL(2) ? NULL : PG_GETARG_INTERVAL_P(2);
 	Query *query;
+	const Stream *found;
 	Stream *stream;
 	RollupShape *shape;
 	List *coarser = NIL;
@@ -213,11 +214,12 @@ detect_create_rollup(PG_FUNCTION_ARGS)
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 						errmsg("name and query of a rollup must not be null")));
 	query = definition_parse_query(text_to_cstring(PG_GETARG_TEXT_PP(1)));
-	stream = query_check(query);
-	stream_check_owner(stream);
+	found = query_check(query);
+	stream_check_owner(found);
 	/* Whoever drops or alters the stream waits for us, its workers do not. */
-	stream_lock(stream->id, AccessShareLock);
-	stream = stream_load(stream->name, false);
+	stream = stream_lock_named(found->name, AccessShareLock, false);
+	if (stream->id != found->id)
+		stream_raise_changed(found->name);
 
 	shape = definition_make(text_to_cstring(PG_GETARG_TEXT_PP(0)), query, stream, retention, NULL);
 	if (!PG_ARGISNULL(3))

@@ -17,7 +17,7 @@ use constant CHUNK => 1200;
 
 my $broker = DetectTest::Broker->start();
 my $node   = make_node('main');
-my @lines  = camera_lines(20 * CHUNK);
+my @lines  = camera_lines(21 * CHUNK);
 
 sub produce
 {
@@ -140,6 +140,21 @@ ledger_is_exact(
 	topics => [ 'camera', 'gate', 'road' ]);
 
 # ---------------------------------------------------------------------
+# A server gets another name
+# ---------------------------------------------------------------------
+$node->safe_psql('city', 'ALTER SERVER city RENAME TO metropolis');
+stream_is($node, 'city', 'camera', 'paused', 'server "city" does not exist', 'the new name of a server is not known');
+produce('camera');
+ask("SELECT detect.alter_stream('camera', server => 'metropolis'); SELECT detect.resume('camera')");
+ledger_is_exact(
+	$node, 'city', $broker, 'once it is said the stream goes on where it was',
+	topics => [ 'camera', 'gate', 'road' ]);
+$node->safe_psql('city', 'ALTER SERVER metropolis RENAME TO city');
+ask("SELECT detect.alter_stream('camera', server => 'city')");
+my ($paused) = ask("SELECT paused FROM detect.stream WHERE stream = 'camera'");
+ask("SELECT detect.resume('camera')") if $paused eq 't';
+
+# ---------------------------------------------------------------------
 # Another Kafka, where the last messages of the old one are too
 # ---------------------------------------------------------------------
 my $other = DetectTest::Broker->start();
@@ -152,6 +167,12 @@ create_server($node, 'city', $other, 'town');
 ($rc, $stdout, $stderr) = $node->psql('city',
 	"SET ROLE ops; SELECT detect.alter_stream('camera', server => 'town', topic => 'camera')");
 like($stderr, qr/another server needs start/, 'a move says where to start');
+($rc, $stdout, $stderr) = $node->psql('city', q{
+	SET ROLE ops;
+	BEGIN;
+	SELECT detect.alter_stream('camera', server => '', reset => '{topic,topics}');
+	SELECT detect.alter_stream('camera', server => 'town', topic => 'camera')});
+like($stderr, qr/another server needs start/, 'also one that had none for a while');
 my $before = ask('SELECT count(*) FROM detection');
 ask("SELECT detect.alter_stream('camera', server => 'town', topic => 'camera', start => 'earliest')");
 ask("SELECT detect.wait_for('camera')");
