@@ -125,6 +125,7 @@ OBJS = \
 	src/apply/decide.o \
 	src/apply/dedup.o \
 	src/apply/edit.o \
+	src/apply/edit_detached.o \
 	src/apply/edit_times.o \
 	src/apply/element.o \
 	src/apply/events.o \

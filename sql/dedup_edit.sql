@@ -313,7 +313,7 @@ SET search_path = dedup_edit, public;
 INSERT INTO detect_staging.shared SELECT n, 'staged' FROM generate_series(1, 4) n;
 SELECT detect.wait_for('shared');
 SELECT * FROM shared ORDER BY id;
--- what a row's conversion does, it does with the rights of whoever changed the row
+-- of columns that are neither key nor event time nothing is queued, and no cast runs
 CREATE TYPE mood AS ENUM ('good');
 CREATE FUNCTION mood_json(mood) RETURNS json LANGUAGE plpgsql AS $$
 BEGIN

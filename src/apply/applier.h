@@ -35,6 +35,7 @@ extern int applier_wait_ms(const Applier *applier);
 extern FailureKind failure_kind(const ErrorData *error);
 extern bool failure_shows_rows(const ErrorData *error);
 extern const char *failure_message_for_log(const ErrorData *error);
+extern bool failure_is_refused_value(const ErrorData *error);
 extern bool failure_is_duplicate(Dedup *dedup, const ErrorData *error);
 extern void failure_check_definition(const Stream *stream, const ErrorData *error);
 

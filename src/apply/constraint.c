@@ -105,6 +105,7 @@ constraints_refusal(ResultRelInfo *result, HeapTuple tuple, EState *estate)
 			(errcode(ERRCODE_CHECK_VIOLATION),
 			 errmsg(
 				 "new row for relation \"%s\" violates a check constraint that then lets it pass",
-				 RelationGetRelationName(rel))));
+				 RelationGetRelationName(rel)),
+			 errtable(rel)));
 	return error;
 }

@@ -271,7 +271,9 @@ decide_piece(const Stream *stream, StagedReader *reader, Dedup *dedup, Events *e
 		{
 			MemoryContext old_context = MemoryContextSwitchTo(GetMemoryChunkContext(batch));
 
+			events_stage = "decode";
 			element_convert(reader, element);
+			events_stage = "apply";
 			MemoryContextSwitchTo(old_context);
 		}
 		sort_element(&piece, batch, element);

@@ -17,6 +17,7 @@
 #include "postgres.h"
 
 #include "access/table.h"
+#include "access/twophase.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "fault_point.h"
@@ -43,6 +44,8 @@ struct Dedup
 	IdentityHasher *hasher;		 /* NULL: types without canonical bytes */
 	IdentityValues *values_seen; /* by the open batch; NULL if hashed */
 	SegmentMap *map;
+	uint32 seen_commits;   /* of SQL, when no edits were queued … */
+	TimestampTz edits_due; /* … to be looked for again */
 
 	/* Of the open batch. */
 	BatchEntry *entries; /* in segments in memory */
@@ -53,6 +56,9 @@ struct Dedup
 };
 
 #define FIRST_ENTRIES 1024
+
+/* How often to look for edits that nobody has told of. */
+#define EDITS_LOOK_MS 5000
 
 /* 2^64 divided by the golden ratio. */
 #define FIBONACCI UINT64CONST(0x9E3779B97F4A7C15)
@@ -177,6 +183,25 @@ dedup_columns(const Dedup *dedup, const AttrNumber **staging_attnums)
 	return dedup->columns->n;
 }
 
+/* Whether others have queued edits.  Who has done so wakes the stream once that can be
+ * seen, but for who commits a prepared transaction: so there is mostly nothing to look
+ * at. */
+static bool
+is_edited(Dedup *dedup)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	uint32 commits = my_slot ? my_slot->sql_commits : 0;
+
+	if (my_slot && max_prepared_xacts == 0 && commits == dedup->seen_commits &&
+		!time_is_over(dedup->edits_due, now, EDITS_LOOK_MS))
+		return false;
+	if (edit_is_queued(dedup->stream_id))
+		return true;
+	dedup->seen_commits = commits;
+	dedup->edits_due = TimestampTzPlusMilliseconds(now, EDITS_LOOK_MS);
+	return false;
+}
+
 /*
  * Begins a batch: notices partitions and indexes that came or went, and, if
  * asked to, what others did to rows.  Result is false if memory must follow
@@ -194,7 +219,7 @@ dedup_begin_batch(Dedup *dedup, bool look_for_edits)
 		return false;
 	if (dedup->map->watched != dedup->map->changes)
 		return false;
-	return !look_for_edits || !edit_is_queued(dedup->stream_id);
+	return !look_for_edits || !is_edited(dedup);
 }
 
 /*

@@ -3,10 +3,10 @@
  * edit.c
  *	  What others do to the rows of an events table, queued for the applier.
  *
- * The triggers of an events table and of its partitions write whole rows to a
- * logged table, in the transaction that changed them, so that whoever sees the
- * one sees the other.  The applier takes them by deleting them.  Rows are kept
- * as jsonb, which gives every value back exactly if its text does.
+ * The triggers of an events table and of its partitions write the key and the event
+ * time of each row to a logged table, in the transaction that changed it, so that
+ * whoever sees the one sees the other.  The applier takes them by deleting them.  Rows
+ * are kept as jsonb, which gives every value back exactly if its text does.
  *
  * Rows become jsonb with the rights of whoever changed them, since casts and
  * output functions may be a user's; only the finished values are written with
@@ -48,33 +48,45 @@
 PG_FUNCTION_INFO_V1(detect_edited);
 PG_FUNCTION_INFO_V1(detect_truncated);
 
-/* The stream whose events table this is, or is a partition of; 0 if none.  Its
- * event time is in the current context, or NULL. */
-static int32
-stream_of_relation(Oid relation, char **event_time)
+/* Whose events table this is, or is a partition of. */
+typedef struct EditedStream
+{
+	int32 id;		  /* NO_STREAM: nobody's */
+	char *event_time; /* NULL: it has none */
+	List *columns;	  /* those that are queued of a row: key and event time */
+} EditedStream;
+
+/* Find the stream of a relation, as of now: a transaction that keeps an older snapshot
+ * edits for it too.  What is found is in the current context. */
+static void
+find_stream(Oid relation, EditedStream *stream)
 {
 	MemoryContext context = CurrentMemoryContext;
 	Oid types[1] = {OIDOID};
 	Datum values[1] = {ObjectIdGetDatum(relation)};
-	int32 stream_id = 0;
-	bool isnull;
 
-	*event_time = NULL;
+	memset(stream, 0, sizeof(EditedStream));
+	PushActiveSnapshot(GetLatestSnapshot());
 	SPI_connect();
-	if (catalog_execute("SELECT stream_id, event_time FROM detect._stream WHERE events_table = $1 "
-						"OR EXISTS (SELECT FROM pg_inherits WHERE inhrelid = $1 "
-						"AND inhparent = events_table)",
-						1, types, values, NULL) > 0)
+	if (catalog_read("SELECT stream_id, event_time, array_remove(key || event_time, NULL) "
+					 "FROM detect._stream WHERE events_table = $1 "
+					 "OR EXISTS (SELECT FROM pg_inherits WHERE inhrelid = $1 "
+					 "AND inhparent = events_table)",
+					 1, types, values) > 0)
 	{
 		HeapTuple row = SPI_tuptable->vals[0];
-		char *name = SPI_getvalue(row, SPI_tuptable->tupdesc, 2);
+		TupleDesc desc = SPI_tuptable->tupdesc;
+		MemoryContext spi_context = MemoryContextSwitchTo(context);
+		char *name = SPI_getvalue(row, desc, 2);
+		bool isnull;
 
-		stream_id = DatumGetInt32(SPI_getbinval(row, SPI_tuptable->tupdesc, 1, &isnull));
-		if (name != NULL)
-			*event_time = MemoryContextStrdup(context, name);
+		stream->id = DatumGetInt32(SPI_getbinval(row, desc, 1, &isnull));
+		stream->event_time = name ? pstrdup(name) : NULL;
+		stream->columns = names_from_array(SPI_getbinval(row, desc, 3, &isnull));
+		MemoryContextSwitchTo(spi_context);
 	}
 	SPI_finish();
-	return stream_id;
+	PopActiveSnapshot();
 }
 
 /* Queue one row, old or new. */
@@ -89,10 +101,12 @@ queue_row(int32 stream_id, Oid relation, Datum row, bool is_new)
 	catalog_insert("_edit", lengthof(values), values, nulls);
 }
 
-/* Queue that rows of a relation were edited, with their event times if these
- * are known. */
-static void
-queue_relation(int32 stream_id, Oid relation, const TimeRange *times)
+/*
+ * Queue that rows of a relation were edited, with their event times if these
+ * are known.
+ */
+void
+edit_queue_relation(int32 stream_id, Oid relation, const TimeRange *times)
 {
 	Datum values[EDIT_COLUMNS] = {Int32GetDatum(stream_id),
 								  Int64GetDatum(catalog_next_id("_edit_id")),
@@ -147,8 +161,9 @@ cover_rows(const char *name, const char *event_time, TimeRange *times)
 
 /* Queue that more rows were edited than can be queued one by one. */
 static void
-queue_many(int32 stream_id, const TriggerData *trigdata, const char *event_time)
+queue_many(const EditedStream *stream, const TriggerData *trigdata)
 {
+	const char *event_time = stream->event_time;
 	Oid relation = RelationGetRelid(trigdata->tg_relation);
 	TimeRange times = {DT_NOEND, DT_NOBEGIN};
 	bool has_times = event_time != NULL && has_plain_time(relation, event_time);
@@ -157,15 +172,37 @@ queue_many(int32 stream_id, const TriggerData *trigdata, const char *event_time)
 		has_times = cover_rows(trigdata->tg_trigger->tgoldtable, event_time, &times);
 	if (has_times && trigdata->tg_newtable)
 		has_times = cover_rows(trigdata->tg_trigger->tgnewtable, event_time, &times);
-	queue_relation(stream_id, relation, has_times ? &times : NULL);
+	edit_queue_relation(stream->id, relation, has_times ? &times : NULL);
+}
+
+/* The SQL that makes objects of what is queued of the rows of a transition table. */
+static char *
+rows_sql(const EditedStream *stream, Oid relation, const char *name)
+{
+	StringInfoData sql;
+	const char *comma = "";
+	ListCell *cell;
+
+	initStringInfo(&sql);
+	appendStringInfoString(&sql, "SELECT pg_catalog.jsonb_build_object(");
+	foreach(cell, stream->columns)
+	{
+		if (get_attnum(relation, lfirst(cell)) == InvalidAttrNumber)
+			continue;
+		appendStringInfo(&sql, "%s%s, e.%s", comma, quote_literal_cstr(lfirst(cell)),
+						 quote_identifier(lfirst(cell)));
+		comma = ", ";
+	}
+	appendStringInfo(&sql, ") FROM %s e", quote_identifier(name));
+	return sql.data;
 }
 
 /* Queue the rows of a transition table, which the trigger's data are
  * registered for. */
 static void
-queue_rows(int32 stream_id, Oid relation, const char *name, bool is_new)
+queue_rows(const EditedStream *stream, Oid relation, const char *name, bool is_new)
 {
-	char *sql = psprintf("SELECT pg_catalog.to_jsonb(e.*) FROM %s e", quote_identifier(name));
+	char *sql = rows_sql(stream, relation, name);
 
 	if (SPI_execute(sql, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not execute \"%s\"", sql);
@@ -174,7 +211,7 @@ queue_rows(int32 stream_id, Oid relation, const char *name, bool is_new)
 		bool isnull;
 		Datum row = SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull);
 
-		queue_row(stream_id, relation, row, is_new);
+		queue_row(stream->id, relation, row, is_new);
 	}
 }
 
@@ -193,8 +230,8 @@ set_exact_output(void)
 }
 
 /*
- * Queue what a statement has done to an events table, or to a partition; one
- * that was detached has nobody to tell.  Called by its statement trigger.
+ * Queue what a statement has done to an events table, or to a partition.  Called by its
+ * statement trigger.
  */
 void
 edit_queue(const TriggerData *trigdata)
@@ -204,13 +241,18 @@ edit_queue(const TriggerData *trigdata)
 	Tuplestorestate *new_rows = trigdata->tg_newtable;
 	int64 rows = (old_rows ? tuplestore_tuple_count(old_rows) : 0) +
 				 (new_rows ? tuplestore_tuple_count(new_rows) : 0);
-	int32 stream_id;
-	char *event_time;
+	EditedStream stream;
 	int settings;
 
-	if (rows == 0 || (stream_id = stream_of_relation(relation, &event_time)) == 0)
+	if (rows == 0)
 		return;
-	slot_wake_at_commit(stream_id);
+	find_stream(relation, &stream);
+	if (stream.id == NO_STREAM)
+	{
+		edit_note_detached(relation);
+		return;
+	}
+	slot_wake_at_commit(stream.id);
 	settings = NewGUCNestLevel();
 	set_exact_output();
 	SPI_connect();
@@ -218,13 +260,13 @@ edit_queue(const TriggerData *trigdata)
 		elog(ERROR, "could not register the transition tables of \"%s\"",
 			 RelationGetRelationName(trigdata->tg_relation));
 	if (rows > MAX_QUEUED_ROWS)
-		queue_many(stream_id, trigdata, event_time);
+		queue_many(&stream, trigdata);
 	else
 	{
 		if (old_rows)
-			queue_rows(stream_id, relation, trigdata->tg_trigger->tgoldtable, false);
+			queue_rows(&stream, relation, trigdata->tg_trigger->tgoldtable, false);
 		if (new_rows)
-			queue_rows(stream_id, relation, trigdata->tg_trigger->tgnewtable, true);
+			queue_rows(&stream, relation, trigdata->tg_trigger->tgnewtable, true);
 	}
 	SPI_finish();
 	AtEOXact_GUC(true, settings);
@@ -259,8 +301,7 @@ detect_truncated(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigdata = (TriggerData *) fcinfo->context;
 	Oid relation;
-	int32 stream_id;
-	char *event_time;
+	EditedStream stream;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_AFTER(trigdata->tg_event) ||
 		!TRIGGER_FIRED_BY_TRUNCATE(trigdata->tg_event))
@@ -268,11 +309,13 @@ detect_truncated(PG_FUNCTION_ARGS)
 						errmsg("detect._truncated() must be an AFTER TRUNCATE trigger"),
 						errhint("detect.create_stream makes it.")));
 	relation = RelationGetRelid(trigdata->tg_relation);
-	stream_id = stream_of_relation(relation, &event_time);
-	if (stream_id != 0)
+	find_stream(relation, &stream);
+	if (stream.id == NO_STREAM)
+		edit_note_detached(relation);
+	else
 	{
-		slot_wake_at_commit(stream_id);
-		queue_relation(stream_id, relation, NULL);
+		slot_wake_at_commit(stream.id);
+		edit_queue_relation(stream.id, relation, NULL);
 	}
 	return PointerGetDatum(NULL);
 }

@@ -48,14 +48,22 @@ typedef struct EditScan
 	bool *nulls;
 } EditScan;
 
+/* In detect._edit: the relation has no stream, see edit_detached.c. */
+#define NO_STREAM 0
+
 /* in apply/edit.c */
 extern void edit_queue(const TriggerData *trigdata);
+extern void edit_queue_relation(int32 stream_id, Oid relation, const TimeRange *times);
 extern bool edit_is_queued(int32 stream_id);
 extern void edit_scan_begin(EditScan *scan, int32 stream_id, Snapshot snapshot);
 extern bool edit_scan_next(EditScan *scan, Edit *edit, MemoryContext context);
 extern void edit_scan_delete(EditScan *scan);
 extern void edit_scan_end(EditScan *scan);
 extern char *edit_row_value(Jsonb *row, const char *column);
+
+/* in apply/edit_detached.c */
+extern void edit_note_detached(Oid relation);
+extern List *edit_take_detached(Oid events_table);
 
 /* in apply/edit_times.c */
 extern EditTimes *edit_times_create(const Stream *stream);

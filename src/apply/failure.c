@@ -32,8 +32,10 @@ failure_kind(const ErrorData *error)
 		case ERRCODE_DATA_CORRUPTED:
 			return FAILURE_ENVIRONMENT;
 		case ERRCODE_CHECK_VIOLATION:
-			/* without a name it is no constraint of the user: no partition */
-			return error->constraint_name ? FAILURE_DATA : FAILURE_CONFIGURATION;
+			/* of a table and without a name it is no constraint: no partition */
+			return error->constraint_name == NULL && error->table_name != NULL
+					   ? FAILURE_CONFIGURATION
+					   : FAILURE_DATA;
 		case ERRCODE_RAISE_EXCEPTION:
 			return FAILURE_DATA;
 		case ERRCODE_DEAD_LETTER_LIMIT:
@@ -58,6 +60,17 @@ failure_kind(const ErrorData *error)
 		default:
 			return FAILURE_UNKNOWN;
 	}
+}
+
+/*
+ * Whether the input function of a type has refused a value in words that it has from a
+ * grammar of its own.
+ */
+bool
+failure_is_refused_value(const ErrorData *error)
+{
+	return strcmp(events_stage, "decode") == 0 &&
+		   (error->sqlerrcode == ERRCODE_SYNTAX_ERROR || error->sqlerrcode == ERRCODE_INVALID_NAME);
 }
 
 /*

@@ -12,6 +12,7 @@
 
 #include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/relation.h"
 #include "access/table.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
@@ -23,6 +24,8 @@
 #include "nodes/primnodes.h"
 #include "partitioning/partbounds.h"
 #include "partitioning/partdesc.h"
+#include "storage/bufmgr.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/date.h"
 #include "utils/fmgroids.h"
@@ -401,4 +404,22 @@ partition_check_definition(const Stream *stream)
 				 "Leave partition_interval out, or use a table partitioned by range of the event time.")));
 
 	table_close(table, NoLock);
+}
+
+/*
+ * Whether a partition has rows, for all that can be known without waiting.
+ */
+bool
+partition_may_have_rows(Oid partition)
+{
+	Relation table;
+	bool result;
+
+	if (!ConditionalLockRelationOid(partition, AccessShareLock))
+		return true;
+	table = try_relation_open(partition, NoLock);
+	result = table != NULL && RelationGetNumberOfBlocks(table) > 0;
+	if (table != NULL)
+		relation_close(table, NoLock);
+	return result;
 }

@@ -39,6 +39,7 @@ extern int partition_range_after(const PartitionRanges *ranges, TimestampTz time
 extern int partition_range_of(const PartitionRanges *ranges, TimestampTz time);
 extern void partition_check_definition(const Stream *stream);
 extern void partition_check_kind(Oid partition);
+extern bool partition_may_have_rows(Oid partition);
 
 /* in apply/partition_make.c */
 extern int partition_lock_timeout_ms(void);

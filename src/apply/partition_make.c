@@ -36,6 +36,7 @@
 
 #include "apply/identity.h"
 #include "apply/partition.h"
+#include "rollup/rollup.h"
 
 #define PARTITIONS_PER_CALL	 50
 #define LEAD_PARTITIONS		 3 /* of now, and of two intervals to come */
@@ -158,6 +159,7 @@ make_partition(const PartitionMaker *maker, const PartitionRange *range, int loc
 	sql_execute(psprintf("ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%s) TO (%s)", table,
 						 partition, partition_bound_literal(range->from, maker->event_time_type),
 						 partition_bound_literal(range->to, maker->event_time_type)));
+	gone_note_made(maker->table, get_relname_relid(name, maker->schema));
 	FAULT_POINT("after_partition_attach");
 
 	AtEOXact_GUC(true, settings);

@@ -63,7 +63,7 @@ is_about_elements(Applier *applier, const ErrorData *error, int count, bool time
 		return count > 1;
 	if (kind == FAILURE_UNKNOWN)
 		return applier->unknown_failures < UNKNOWN_FAILURES;
-	return kind == FAILURE_DATA;
+	return kind == FAILURE_DATA || failure_is_refused_value(error);
 }
 
 /* What was found against elements counts no more: a row that one was refused

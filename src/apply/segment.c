@@ -257,6 +257,7 @@ report_uncovered(const SegmentMap *map, TimestampTz time)
 	ereport(ERROR, (errcode(ERRCODE_CHECK_VIOLATION),
 					errmsg("events table \"%s\" has no partition for event time %s",
 						   get_rel_name(map->table), timestamptz_to_str(time)),
+					err_generic_string(PG_DIAG_TABLE_NAME, get_rel_name(map->table)),
 					errhint("Set partition_interval, or make the partition.")));
 }
 

@@ -164,18 +164,20 @@ add_rows(const SegmentMap *map, TableScanDesc scan, TupleTableSlot *slot, const 
 		segment_add_row(map, segment, &queue[i]);
 }
 
-/* Makes room for the identities of a relation, about, in one go. */
+/* Makes room for the identities of a relation, about, in one go: for no more than may be
+ * in memory, and for none where PostgreSQL has never counted rows. */
 static void
 expect_identities(Segment *segment, Relation table)
 {
+	double most = (double) detect_identity_memory_kilobytes * 1024 / sizeof(Identity);
 	BlockNumber pages;
 	double rows = 0;
 	double visible;
 
-	if (RELKIND_HAS_TABLE_AM(table->rd_rel->relkind))
+	if (RELKIND_HAS_TABLE_AM(table->rd_rel->relkind) && table->rd_rel->reltuples >= 0)
 		estimate_rel_size(table, NULL, &pages, &rows, &visible);
 	identity_set_expect(segment->identities,
-						identity_set_count(segment->identities) + (int64) rows);
+						identity_set_count(segment->identities) + (int64) Min(rows, most));
 }
 
 /* Adds the identities of all rows of a relation to a segment. */

@@ -5,9 +5,11 @@
  *
  * A partition that the stream makes gets its triggers with it.  One that somebody
  * else makes or attaches has none until the applier sees that the events table has
- * changed.  What rows it has by then came along with it, and no rollup has counted
- * them: its times are told as those of an edit.  The lock under which triggers are
- * made keeps writers out, so that a row is there before, or fires them.
+ * changed.  What rows it has by then came along with it, and no rollup has counted them:
+ * its times are told as those of an edit.  One that was a partition before, here or
+ * elsewhere, has triggers, and is told by them if it was edited while it was none
+ * (edit_detached.c); that rollups lack its rows is found by gone_follow.c.  The lock under which triggers are made keeps writers out, so that a
+ * row is there before, or fires them.
  *
  *-------------------------------------------------------------------------
  */
@@ -40,38 +42,47 @@ segment_watch(Oid relation)
 	return true;
 }
 
-static bool
-has_rows(Oid relation)
+/* Has a partition read again that was edited while it was detached, though it is the
+ * same to the map. */
+static void
+read_edited(SegmentMap *map, const List *edited)
 {
-	Relation table = relation_open(relation, NoLock);
-	bool result = RelationGetNumberOfBlocks(table) > 0;
+	int i;
 
-	relation_close(table, NoLock);
-	return result;
+	for (i = 0; i < map->n; i++)
+	{
+		Segment *segment = map->segments[i];
+
+		if (segment->identities != NULL && list_member_oid(edited, segment->relation))
+			segment->must_read = true;
+	}
 }
 
 /*
  * Has the edits of all partitions queued that came since the last call, and tells
- * the times of their rows, unless times is NULL.
+ * the times of rows that came with them, unless times is NULL.
  */
 void
 segment_map_watch_partitions(SegmentMap *map, EditTimes *times)
 {
 	uint32 changes = map->changes;
+	List *edited;
 	ListCell *cell;
 
 	if (map->watched == changes)
 		return;
 	map->leaves_unwatched = false;
+	edited = edit_take_detached(map->table);
+	read_edited(map, edited);
 	foreach(cell, find_inheritance_children(map->table, NoLock))
 	{
 		Oid relation = lfirst_oid(cell);
+		bool is_watched = OidIsValid(get_trigger_oid(relation, EVENTS_TRIGGER, true));
 
-		if (OidIsValid(get_trigger_oid(relation, EVENTS_TRIGGER, true)))
-			continue;
-		if (!segment_watch(relation))
+		if (!is_watched && !segment_watch(relation))
 			map->leaves_unwatched = true;
-		else if (times != NULL && has_rows(relation))
+		else if (times != NULL && (list_member_oid(edited, relation) ||
+								   (!is_watched && partition_may_have_rows(relation))))
 			edit_times_add(times, &(Edit){.relation = relation});
 	}
 	map->watched_now = changes;

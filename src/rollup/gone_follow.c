@@ -5,13 +5,16 @@
  *
  * The applier writes down which partitions there are in the transaction in which
  * rollups get events of theirs, before it merges them, and moves the ones that
- * have vanished to detect._gone.
+ * have vanished to detect._gone.  Whoever writes down one that others have attached
+ * has the groups of its events computed again.
  *
  *-------------------------------------------------------------------------
  */
 #include "rollup/gone.h"
 
 #include "access/xact.h"
+#include "apply/edit.h"
+#include "apply/partition.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
 #include "utils/lsyscache.h"
@@ -133,6 +136,24 @@ register_callbacks(void)
 	registered = true;
 }
 
+/* Have the groups computed again that get events with partitions that others have made,
+ * or attached. */
+static void
+repair_added(const Stream *stream, const List *added)
+{
+	EditTimes *times = edit_times_create(stream);
+	ListCell *cell;
+
+	foreach(cell, added)
+	{
+		Edit edit = {.relation = ((KnownPartition *) lfirst(cell))->relation};
+
+		if (partition_may_have_rows(edit.relation))
+			edit_times_add(times, &edit);
+	}
+	rollup_queue_repairs(stream, times);
+}
+
 /* Have detect._partition and detect._gone follow the partitions. */
 static void
 follow_partitions(const Stream *stream)
@@ -152,6 +173,27 @@ follow_partitions(const Stream *stream)
 		delete_partition(events_table, ((KnownPartition *) lfirst(cell))->relation);
 	foreach(cell, added)
 		insert_partition(events_table, lfirst(cell));
+	if (recorded != NIL)
+		repair_added(stream, added);
+	CommandCounterIncrement();
+}
+
+/*
+ * Write down a partition that a stream has just made, in the same transaction: one that
+ * is found otherwise came with events that no rollup has.
+ */
+void
+gone_note_made(Oid events_table, Oid relation)
+{
+	ListCell *cell;
+
+	if (gone_read_partitions(events_table) == NIL)
+		return;
+	foreach(cell, gone_attached_partitions(events_table))
+	{
+		if (((KnownPartition *) lfirst(cell))->relation == relation)
+			insert_partition(events_table, lfirst(cell));
+	}
 	CommandCounterIncrement();
 }
 

@@ -286,6 +286,7 @@ extern List *gone_ranges(const Stream *stream);
 
 /* in rollup/gone_follow.c */
 extern void gone_follow(const Stream *stream);
+extern void gone_note_made(Oid events_table, Oid relation);
 extern void gone_reload(void);
 extern void gone_forget_unused(void);
 

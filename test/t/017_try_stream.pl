@@ -132,7 +132,7 @@ is( ask(q{SELECT kafka_topic, kafka_partition, kafka_offset, element, outcome, s
 		fields => '{"c": "$.c"}') ORDER BY 1, 2, 3, 4}),
 	join("\n",
 		'boxes|0|0|0|accepted||||{"c": 1, "d": 5, "id": 1}',
-		'boxes|0|0|1|dead_letter|apply|23514|value for domain city.digit violates check constraint "digit_check"|',
+		'boxes|0|0|1|dead_letter|decode|23514|value for domain city.digit violates check constraint "digit_check"|',
 		'boxes|0|0|2|accepted||||{"c": 1, "d": null, "id": 3}',
 		'boxes|0|1|-1|dead_letter|decode|22P02|invalid JSON at byte 1: expected a JSON value, but found "not json"|',
 		'boxes|1|1|0|duplicate||||{"c": 1, "d": 1, "id": 1}',
