@@ -284,12 +284,18 @@ judge(GapSearch *search, Progress *known, const KafkaRange *range)
 			note_gap(search, known, reason);
 		return;
 	}
-	/* what was applied last is gone by now, which is no matter */
-	if (known->expected_offset < range->from)
+	if (known->expected_fingerprint != NO_FINGERPRINT && known->expected_offset < range->from)
+	{
+		/* what was applied last is gone by now, which is no matter */
 		known->expected_fingerprint = NO_FINGERPRINT;
-	/* refused and yet there: the log was cut, and has grown since.  Whether what was
-	 * applied last is still in it, only its fingerprint tells */
-	search->must_look_again |= list_member_ptr(search->failed, known);
+		search->consumer->must_assign |= list_member_ptr(search->failed, known);
+	}
+	else if (list_member_ptr(search->failed, known))
+	{
+		/* refused and yet there: the log was cut, and has grown since.  Whether what was
+		 * applied last is still in it, only its fingerprint tells */
+		search->must_look_again = true;
+	}
 }
 
 /* Ask Kafka for the ranges of all suspects; false when it does not answer. */
