@@ -86,8 +86,10 @@ stream_lock_named(const char *name, LOCKMODE mode, bool missing_ok)
 	int32 stream_id = stream_number(name, &events_table);
 	Stream *stream;
 
+	if (stream_id == 0 && stream_load(name, missing_ok) == NULL)
+		return NULL;
 	if (stream_id == 0)
-		return stream_load(name, missing_ok); /* mostly raises the error */
+		stream_raise_changed(name); /* it was made a moment ago */
 	check_may_lock(name);
 	stream_lock(stream_id, mode);
 	stream = stream_load_by_id(stream_id, true);
