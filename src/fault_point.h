@@ -7,7 +7,8 @@
  * make; then detect.fault_point says what happens there: see fault_point.c.
  * FAULT_MUTANT("progress_first") is true where a test wants the code to be
  * wrong in that way, and FAULT_LIMIT(limit, small) is the small limit where a
- * test wants to reach it, as FAULT_STAGED is for what is staged.  Every name stands in the tables of test/README.md.
+ * test wants to reach it, as FAULT_STAGED is for what is staged.  Every name stands
+ * in the tables of test/README.md.
  *
  *-------------------------------------------------------------------------
  */

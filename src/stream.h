@@ -51,7 +51,6 @@ typedef struct StreamDefinition
 	char *query;		/* over batch; NULL: that which the stream has */
 	bool default_query; /* the same-named columns */
 	bool start_is_given;
-	bool moves; /* to another server: offsets get another meaning */
 } StreamDefinition;
 
 /* Where the arguments come from. */

@@ -110,11 +110,11 @@ moves(const Stream *stream, const Stream *old)
 
 /* Refuse a move that would lose events without a word. */
 static void
-check_move(const StreamDefinition *definition, const Stream *old)
+check_move(const StreamDefinition *definition, const Stream *old, bool is_move)
 {
 	const Stream *stream = definition->stream;
 
-	if (!definition->moves)
+	if (!is_move)
 		return;
 	if (!definition->start_is_given)
 		ereport(
@@ -237,14 +237,15 @@ detect_alter_stream(PG_FUNCTION_ARGS)
 	Stream *old = find_stream(fcinfo);
 	StreamDefinition *definition;
 	Stream *stream;
+	bool is_move;
 
 	if (old == NULL)
 		PG_RETURN_VOID();
 	definition = stream_definition_from_call(
 		fcinfo, old, PG_ARGISNULL(ARG_RESET) ? NULL : PG_GETARG_ARRAYTYPE_P(ARG_RESET));
 	stream = definition->stream;
-	definition->moves = moves(stream, old);
-	check_move(definition, old);
+	is_move = moves(stream, old);
+	check_move(definition, old, is_move);
 	remake_query(definition, old);
 	stream_check_fields(definition->fields, stream->unnest, stream->staging_table);
 	move_triggers(stream, old);
@@ -255,9 +256,9 @@ detect_alter_stream(PG_FUNCTION_ARGS)
 		forget_times(stream);
 	progress_forget_staged(stream);
 	staging_tables_drop(stream->id);
-	if (definition->moves)
+	if (is_move)
 		restart_progress(stream);
-	else if (stream->server && old->server && strcmp(stream->server, old->server) != 0)
+	else if (stream->server && old->server && !is_same_text(stream->server, old->server))
 		rename_server_of_letters(stream, old);
 	stream_check_definition(stream_load_by_id(stream->id, false));
 	history_record("alter_stream", stream->name, stream_arguments_given(fcinfo));

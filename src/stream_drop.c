@@ -21,6 +21,7 @@
 #include "fmgr.h"
 #include "ingest/staging.h"
 #include "miscadmin.h"
+#include "rollup/rollup.h"
 #include "stream.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -43,28 +44,6 @@ stream_drop_object(Oid classid, Oid objectid)
 	CommandCounterIncrement();
 }
 
-/* What others have done to the events of a stream, and its applier has not looked at,
- * is not known one by one any more: rollups over them are computed again by the next
- * stream of the table. */
-static void
-repair_unseen_edits(int32 stream_id)
-{
-	Oid types[1] = {INT4OID};
-	Datum values[1] = {Int32GetDatum(stream_id)};
-
-	SPI_connect();
-	catalog_execute(
-		"INSERT INTO detect._repair (rollup_id, repair_id, from_time, until_time, asked, "
-		"allow_loss, attempts, retry_at) "
-		"SELECT r.rollup_id, nextval('detect._repair_id'), '-infinity', 'infinity', "
-		"false, false, 0, '-infinity' "
-		"FROM detect._rollup r JOIN detect._stream s USING (events_table) "
-		"WHERE s.stream_id = $1 AND r.state <> 'new' "
-		"AND EXISTS (SELECT FROM detect._edit e WHERE e.stream_id = $1)",
-		1, types, values, NULL);
-	SPI_finish();
-}
-
 /*
  * Delete what detect's own tables know of a stream.
  */
@@ -77,7 +56,7 @@ stream_forget(int32 stream_id)
 							"_dead_letter", "_unknown_field",	 "_edit",
 							"_problem"};
 
-	repair_unseen_edits(stream_id);
+	rollup_repair_unseen_edits(stream_id);
 	SPI_connect();
 	for (int i = 0; i < lengthof(tables); i++)
 		catalog_execute(psprintf("DELETE FROM detect.%s WHERE stream_id = $1", tables[i]), 1, types,

@@ -38,15 +38,21 @@ stream_try_lock(int32 stream_id)
 										 AccessExclusiveLock);
 }
 
+static void
+check_owner(const char *name, Oid owner)
+{
+	if (!has_privs_of_role(GetUserId(), owner))
+		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+						errmsg("must be owner of stream \"%s\"", name)));
+}
+
 /*
  * Raise an error unless the caller may change this stream.
  */
 void
 stream_check_owner(const Stream *stream)
 {
-	if (!has_privs_of_role(GetUserId(), stream->owner))
-		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-						errmsg("must be owner of stream \"%s\"", stream->name)));
+	check_owner(stream->name, stream->owner);
 }
 
 /*
@@ -69,9 +75,8 @@ check_may_lock(const char *name)
 	Oid view = get_relname_relid(name, get_namespace_oid(DETECT_QUERY_SCHEMA, false));
 	Oid owner = OidIsValid(view) ? relation_owner(view, true) : InvalidOid;
 
-	if (OidIsValid(owner) && !has_privs_of_role(GetUserId(), owner))
-		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-						errmsg("must be owner of stream \"%s\"", name)));
+	if (OidIsValid(owner))
+		check_owner(name, owner);
 }
 
 /*

@@ -57,8 +57,9 @@ typedef struct EditedStream
 } EditedStream;
 
 /* Find the stream of a relation, as of now: a transaction that keeps an older snapshot
- * edits for it too.  What is found is in the current context. */
-static void
+ * edits for it too.  It is to be told at the commit; of a relation that has none, false,
+ * the edit is noted.  What is found is in the current context. */
+static bool
 find_stream(Oid relation, EditedStream *stream)
 {
 	MemoryContext context = CurrentMemoryContext;
@@ -87,6 +88,11 @@ find_stream(Oid relation, EditedStream *stream)
 	}
 	SPI_finish();
 	PopActiveSnapshot();
+	if (stream->id == NO_STREAM)
+		edit_note_detached(relation);
+	else
+		slot_wake_at_commit(stream->id);
+	return stream->id != NO_STREAM;
 }
 
 /* Queue one row, old or new. */
@@ -244,15 +250,8 @@ edit_queue(const TriggerData *trigdata)
 	EditedStream stream;
 	int settings;
 
-	if (rows == 0)
+	if (rows == 0 || !find_stream(relation, &stream))
 		return;
-	find_stream(relation, &stream);
-	if (stream.id == NO_STREAM)
-	{
-		edit_note_detached(relation);
-		return;
-	}
-	slot_wake_at_commit(stream.id);
 	settings = NewGUCNestLevel();
 	set_exact_output();
 	SPI_connect();
@@ -309,14 +308,8 @@ detect_truncated(PG_FUNCTION_ARGS)
 						errmsg("detect._truncated() must be an AFTER TRUNCATE trigger"),
 						errhint("detect.create_stream makes it.")));
 	relation = RelationGetRelid(trigdata->tg_relation);
-	find_stream(relation, &stream);
-	if (stream.id == NO_STREAM)
-		edit_note_detached(relation);
-	else
-	{
-		slot_wake_at_commit(stream.id);
+	if (find_stream(relation, &stream))
 		edit_queue_relation(stream.id, relation, NULL);
-	}
 	return PointerGetDatum(NULL);
 }
 

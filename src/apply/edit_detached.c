@@ -38,19 +38,6 @@ edit_note_detached(Oid relation)
 		edit_queue_relation(NO_STREAM, relation, NULL);
 }
 
-/* Whether there is any note, which mostly there is not. */
-static bool
-has_notes(void)
-{
-	bool result;
-
-	SPI_connect();
-	result = catalog_execute("SELECT FROM detect._edit WHERE stream_id = 0 LIMIT 1", 0, NULL, NULL,
-							 NULL) > 0;
-	SPI_finish();
-	return result;
-}
-
 /*
  * Take the notes of relations that are partitions of a table now; the result are the OIDs
  * of those that had any.  Notes of relations that are gone are taken as well.
@@ -63,7 +50,8 @@ edit_take_detached(Oid events_table)
 	Datum values[1] = {ObjectIdGetDatum(events_table)};
 	List *edited = NIL;
 
-	if (!has_notes())
+	/* mostly there are none */
+	if (!edit_is_queued(NO_STREAM))
 		return NIL;
 	SPI_connect();
 	catalog_execute("DELETE FROM detect._edit WHERE stream_id = 0 AND "

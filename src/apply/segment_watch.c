@@ -7,9 +7,9 @@
  * else makes or attaches has none until the applier sees that the events table has
  * changed.  What rows it has by then came along with it, and no rollup has counted them:
  * its times are told as those of an edit.  One that was a partition before, here or
- * elsewhere, has triggers, and is told by them if it was edited while it was none
- * (edit_detached.c); that rollups lack its rows is found by gone_follow.c.  The lock under which triggers are made keeps writers out, so that a
- * row is there before, or fires them.
+ * elsewhere, has triggers, which tell if it was edited meanwhile (edit_detached.c);
+ * that rollups lack its rows is found by gone_follow.c.  The lock under which triggers
+ * are made keeps writers out, so that a row is there before, or fires them.
  *
  *-------------------------------------------------------------------------
  */

@@ -128,11 +128,13 @@ probe_later(Oid database)
 														FAULT_LIMIT(LATER_MS, SMALL_LATER_MS)));
 }
 
-/* The streams of a database that cannot be entered any more are gone: for good, or as
- * long as it is closed. */
-static void
-forget_missing_databases(List *databases, List *closed)
+/* The databases that may be probed.  The streams of one that cannot be entered any more
+ * are gone: for good, or as long as it is closed. */
+static List *
+look_at_databases(void)
 {
+	List *closed;
+	List *databases = connectable_databases(&closed);
 	ListCell *lc;
 
 	foreach(lc, closed)
@@ -149,6 +151,7 @@ forget_missing_databases(List *databases, List *closed)
 		}
 	}
 	LWLockRelease(detect_shared->lock);
+	return databases;
 }
 
 /*
@@ -157,12 +160,9 @@ forget_missing_databases(List *databases, List *closed)
 void
 probe_request_all(void)
 {
-	List *closed;
-	List *databases = connectable_databases(&closed);
 	ListCell *lc;
 
-	forget_missing_databases(databases, closed);
-	foreach(lc, databases)
+	foreach(lc, look_at_databases())
 		probe_request(lfirst_oid(lc), GetCurrentTimestamp());
 }
 
@@ -307,14 +307,11 @@ database_is_locked(Oid database)
 static void
 probe_start(Probe *probe)
 {
-	List *closed;
-	List *databases = connectable_databases(&closed);
 	WorkerOrder order = {.duty = DUTY_PROBE, .database = probe->database};
 	char object[32];
 
 	open_probes = list_delete_ptr(open_probes, probe);
-	forget_missing_databases(databases, closed);
-	if (!list_member_oid(databases, probe->database))
+	if (!list_member_oid(look_at_databases(), probe->database))
 	{
 		pfree(probe);
 		return;

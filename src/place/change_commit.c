@@ -82,8 +82,8 @@ change_commit_begin(void)
 {
 	if (detect_shared == NULL)
 		return;
-	count(changed & ~announced, 1);
-	announced |= changed;
+	announced = changed;
+	count(announced, 1);
 }
 
 /*

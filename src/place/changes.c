@@ -117,11 +117,12 @@ watch_transaction(XactEvent event, void *arg)
 	ListCell *cell;
 
 	if (event == XACT_EVENT_PRE_COMMIT)
+	{
 		locator_forget_dropped();
-	if (event == XACT_EVENT_PRE_COMMIT && my_slot)
-		locator_publish_stats();
-	if (event == XACT_EVENT_PRE_COMMIT)
+		if (my_slot)
+			locator_publish_stats();
 		change_commit_begin();
+	}
 	if (event == XACT_EVENT_PRE_COMMIT || event == XACT_EVENT_PARALLEL_PRE_COMMIT ||
 		event == XACT_EVENT_PRE_PREPARE)
 		return;

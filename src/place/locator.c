@@ -10,14 +10,15 @@
  *
  * READ COMMITTED: the newest.  They are built, or brought up to date, under a
  * snapshot taken after the mark of staleness was cleared, so that a change that
- * commits meanwhile sets the mark again.  What a transaction has changed itself is in them, because an
- * invalidation of our own is absorbed between two commands, and once more when
- * the transaction, or a part of it, is rolled back.
+ * commits meanwhile sets the mark again.  What a transaction has changed itself is
+ * in them, because an invalidation of our own is absorbed between two commands, and
+ * once more when the transaction, or a part of it, is rolled back.
  *
  * REPEATABLE READ: those too, if everything they were built from was over when
- * the transaction took its snapshot, and what it sees has been told (change_commit.c);
- * else places of its own, built under that snapshot and freed when the transaction ends.  SERIALIZABLE: always its own,
- * because reading them is what PostgreSQL must know of.
+ * the transaction took its snapshot, and what it sees has been told
+ * (change_commit.c); else places of its own, built under that snapshot and freed
+ * when the transaction ends.  SERIALIZABLE: always its own, because reading them is
+ * what PostgreSQL must know of.
  *
  *-------------------------------------------------------------------------
  */

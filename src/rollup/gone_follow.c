@@ -178,6 +178,21 @@ follow_partitions(const Stream *stream)
 	CommandCounterIncrement();
 }
 
+/* Whether any partition of a table is written down: some rollup has got events. */
+static bool
+has_records(Oid events_table)
+{
+	Oid types[1] = {OIDOID};
+	Datum values[1] = {ObjectIdGetDatum(events_table)};
+	bool result;
+
+	SPI_connect();
+	result = catalog_execute("SELECT FROM detect._partition WHERE events_table = $1 LIMIT 1", 1,
+							 types, values, NULL) > 0;
+	SPI_finish();
+	return result;
+}
+
 /*
  * Write down a partition that a stream has just made, in the same transaction: one that
  * is found otherwise came with events that no rollup has.
@@ -185,15 +200,12 @@ follow_partitions(const Stream *stream)
 void
 gone_note_made(Oid events_table, Oid relation)
 {
-	ListCell *cell;
+	KnownPartition partition = {.relation = relation};
 
-	if (gone_read_partitions(events_table) == NIL)
+	if (!has_records(events_table) ||
+		!partition_bounds(relation, &partition.range.from, &partition.range.until))
 		return;
-	foreach(cell, gone_attached_partitions(events_table))
-	{
-		if (((KnownPartition *) lfirst(cell))->relation == relation)
-			insert_partition(events_table, lfirst(cell));
-	}
+	insert_partition(events_table, &partition);
 	CommandCounterIncrement();
 }
 

@@ -61,6 +61,29 @@ rollup_queue_repairs(const Stream *stream, EditTimes *edited)
 }
 
 /*
+ * What others have done to the events of a stream that goes, and its applier has not
+ * looked at, is not known one by one any more: rollups over them are computed again by
+ * the next stream of the table.
+ */
+void
+rollup_repair_unseen_edits(int32 stream_id)
+{
+	Oid types[1] = {INT4OID};
+	Datum values[1] = {Int32GetDatum(stream_id)};
+
+	SPI_connect();
+	catalog_execute(
+		"INSERT INTO detect._repair (rollup_id, repair_id, from_time, until_time, asked, allow_loss, "
+		"attempts, retry_at) "
+		"SELECT r.rollup_id, nextval('detect._repair_id'), '-infinity', 'infinity', false, false, "
+		"0, '-infinity' FROM detect._rollup r JOIN detect._stream s USING (events_table) "
+		"WHERE s.stream_id = $1 AND r.state <> 'new' "
+		"AND EXISTS (SELECT FROM detect._edit e WHERE e.stream_id = $1)",
+		1, types, values, NULL);
+	SPI_finish();
+}
+
+/*
  * Read the next repair that is due; false when there is none.
  */
 bool

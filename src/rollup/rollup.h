@@ -51,6 +51,7 @@ extern List *rollup_states_to_vacuum(const RollupSet *set);
 
 /* in rollup/repair_queue.c */
 extern void rollup_queue_repairs(const Stream *stream, EditTimes *edited);
+extern void rollup_repair_unseen_edits(int32 stream_id);
 
 /* in rollup/retention.c */
 extern bool rollup_set_expire(RollupSet *set);
