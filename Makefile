@@ -75,6 +75,7 @@ OBJS = \
 	src/ingest/decode_input.o \
 	src/ingest/decode_path.o \
 	src/ingest/decode_sql.o \
+	src/ingest/decode_structure.o \
 	src/ingest/decode_unknown.o \
 	src/ingest/decode_walk.o \
 	src/ingest/freshness.o \

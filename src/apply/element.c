@@ -14,6 +14,7 @@
 #include "apply/applier.h"
 #include "apply/staged_read.h"
 #include "catalog/pg_type.h"
+#include "compat.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
@@ -119,8 +120,47 @@ conversion_prepare(Conversion *conversion, const StreamColumn *column)
 	Oid function;
 
 	conversion->column = column;
+	conversion->checks_null = get_typtype(column->type) == TYPTYPE_DOMAIN;
 	getTypeInputInfo(column->type, &function, &conversion->input_parameter);
 	fmgr_info(function, &conversion->input);
+	if (!decode_takes_structure(column->type))
+		return;
+	conversion->opening = OidIsValid(get_element_type(getBaseType(column->type))) ? '[' : '{';
+	conversion->prepared_in = InvalidLocalTransactionId;
+	conversion->structure_context =
+		AllocSetContextCreate(CurrentMemoryContext, "detect structure", ALLOCSET_SMALL_SIZES);
+}
+
+/* Whether the text of an array or a composite is JSON, as it stood in a message.  It may
+ * as well be a literal, which begins otherwise, but for bounds before an array. */
+static bool
+is_structure(const Conversion *conversion, const char *text)
+{
+	return conversion->opening != '\0' && *text == conversion->opening &&
+		   text[strspn(text, "[]0123456789:+-")] != '=';
+}
+
+/* An array or a composite from JSON. */
+static Datum
+convert_structure(Conversion *conversion, const char *text)
+{
+	const StreamColumn *column = conversion->column;
+	Datum value;
+
+	if (conversion->prepared_in != compat_lxid())
+	{
+		MemoryContext old_context;
+
+		MemoryContextReset(conversion->structure_context);
+		old_context = MemoryContextSwitchTo(conversion->structure_context);
+		decode_structure_init(&conversion->structure, column->name, column->type, column->typmod);
+		MemoryContextSwitchTo(old_context);
+	}
+	/* a call that fails leaves nothing of use */
+	conversion->prepared_in = InvalidLocalTransactionId;
+	value = decode_structure(&conversion->structure, text);
+	conversion->prepared_in = compat_lxid();
+	return value;
 }
 
 /* A value of a column's own type; an error if the type refuses it. */
@@ -130,8 +170,14 @@ convert(Conversion *conversion, Datum value)
 	const StreamColumn *column = conversion->column;
 
 	if (column->staged_type == TEXTOID)
-		return InputFunctionCall(&conversion->input, TextDatumGetCString(value),
-								 conversion->input_parameter, column->typmod);
+	{
+		char *literal = TextDatumGetCString(value);
+
+		if (is_structure(conversion, literal))
+			return convert_structure(conversion, literal);
+		return InputFunctionCall(&conversion->input, literal, conversion->input_parameter,
+								 column->typmod);
+	}
 	domain_check(value, false, column->type, &conversion->domain, conversion->input.fn_mcxt);
 	return value;
 }
@@ -152,6 +198,9 @@ element_convert(StagedReader *reader, Element *element)
 
 		if (!element->nulls[at])
 			conversion->value = convert(conversion, element->values[at]);
+		else if (conversion->checks_null)
+			domain_check((Datum) 0, true, conversion->column->type, &conversion->domain,
+						 conversion->input.fn_mcxt);
 	}
 	for (int i = 0; i < reader->nconversions; i++)
 	{

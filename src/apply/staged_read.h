@@ -8,6 +8,7 @@
 #ifndef DETECT_STAGED_READ_H
 #define DETECT_STAGED_READ_H
 
+#include "ingest/decode_structure.h"
 #include "apply/batch.h"
 #include "fmgr.h"
 
@@ -24,8 +25,13 @@ typedef struct Conversion
 	const StreamColumn *column;
 	FmgrInfo input; /* from text */
 	Oid input_parameter;
-	void *domain; /* domain_check()'s own: from the type below */
-	Datum value;  /* of the element that is converted */
+	char opening; /* of the JSON of an array or a composite; else 0 */
+	DecodeStructure structure;
+	MemoryContext structure_context;
+	LocalTransactionId prepared_in; /* the type may have been altered since then */
+	bool checks_null;				/* a domain may refuse NULL */
+	void *domain;					/* domain_check()'s own: from the type below */
+	Datum value;					/* of the element that is converted */
 } Conversion;
 
 /* Where the reader stands in a writer's table. */

@@ -10,9 +10,6 @@
  * the server is told by the SQLSTATE: what another element would meet as well
  * (cancel, shutdown, no memory, no disk, no right) is thrown on.
  *
- * JSON arrays and objects become SQL arrays and composites by the server's own
- * json_populate_record(), called with a record of one column.
- *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
@@ -51,7 +48,6 @@ static void copy_error(const ErrorData *edata, DecodeError *error);
 static bool call_input(DecodeInput *input, DecodeGuard *guard, InputCall *call, Datum *result,
 					   DecodeError *error);
 static Datum run_input(void *argument);
-static Datum populate(DecodeInput *input, const char *json);
 static void prepare_input(DecodeInput *input);
 static char *value_text(const JsonValue *value, bool as_json, char *scratch);
 
@@ -218,8 +214,7 @@ decode_input_init(DecodeInput *input, const DecodeColumn *column)
 	input->type = column->type;
 	input->typmod = column->typmod;
 	input->takes_json = base_type == JSONOID || base_type == JSONBOID;
-	input->takes_structure =
-		OidIsValid(get_element_type(base_type)) || get_typtype(base_type) == TYPTYPE_COMPOSITE;
+	input->takes_structure = decode_takes_structure(base_type);
 	input->checks_null =
 		get_typtype(column->type) == TYPTYPE_DOMAIN && DomainHasConstraints(column->type);
 
@@ -296,42 +291,8 @@ run_input(void *argument)
 	if (!input->is_ready)
 		prepare_input(input);
 	if (call->is_structure)
-		return populate(input, call->text);
+		return decode_structure(&input->structure, call->text);
 	return InputFunctionCall(&input->input, call->text, input->input_parameter, input->typmod);
-}
-
-/*
- * Convert a JSON array or object, and whatever else a column of such a type
- * gets, as a record's member of the column's name.
- */
-static Datum
-populate(DecodeInput *input, const char *json)
-{
-	StringInfoData object;
-	text *argument;
-	HeapTupleHeader header;
-	HeapTupleData record;
-	Datum value;
-	bool is_null;
-
-	initStringInfo(&object);
-	appendStringInfoChar(&object, '{');
-	escape_json(&object, input->name);
-	appendStringInfo(&object, ":%s}", json);
-
-	argument = cstring_to_text_with_len(object.data, object.len);
-	header = DatumGetHeapTupleHeader(FunctionCall2(
-		&input->populate, PointerGetDatum(input->empty_record->t_data), PointerGetDatum(argument)));
-	record.t_len = HeapTupleHeaderGetDatumLength(header);
-	ItemPointerSetInvalid(&record.t_self);
-	record.t_tableOid = InvalidOid;
-	record.t_data = header;
-	value = heap_getattr(&record, 1, input->record_descriptor, &is_null);
-	if (is_null)
-		elog(ERROR, "no value for column \"%s\"", input->name);
-
-	/* Arrays and composites are of variable length, and packed in records. */
-	return PointerGetDatum(PG_DETOAST_DATUM_COPY(value));
 }
 
 /*
@@ -350,24 +311,7 @@ prepare_input(DecodeInput *input)
 	fmgr_info_cxt(function, &input->input, input->context);
 
 	if (input->takes_structure)
-	{
-		Datum no_value = (Datum) 0;
-		bool is_null = true;
-		List *arguments;
-
-		input->record_descriptor = CreateTemplateTupleDesc(1);
-		TupleDescInitEntry(input->record_descriptor, 1, input->name, input->type, input->typmod, 0);
-		BlessTupleDesc(input->record_descriptor);
-		input->empty_record = heap_form_tuple(input->record_descriptor, &no_value, &is_null);
-
-		/* The function asks for the types of its arguments. */
-		fmgr_info_cxt(F_JSON_POPULATE_RECORD, &input->populate, input->context);
-		arguments = list_make2(makeNullConst(RECORDOID, -1, InvalidOid),
-							   makeNullConst(JSONOID, -1, InvalidOid));
-		fmgr_info_set_expr((Node *) makeFuncExpr(F_JSON_POPULATE_RECORD, RECORDOID, arguments,
-												 InvalidOid, InvalidOid, COERCE_EXPLICIT_CALL),
-						   &input->populate);
-	}
+		decode_structure_init(&input->structure, input->name, input->type, input->typmod);
 
 	MemoryContextSwitchTo(caller_context);
 	input->is_ready = true;

@@ -8,6 +8,7 @@
 #ifndef DETECT_DECODE_INTERNAL_H
 #define DETECT_DECODE_INTERNAL_H
 
+#include "ingest/decode_structure.h"
 #include "fmgr.h"
 #include "access/htup.h"
 #include "access/tupdesc.h"
@@ -135,9 +136,7 @@ typedef struct DecodeInput
 	bool is_ready;
 	FmgrInfo input;
 	Oid input_parameter;
-	FmgrInfo populate;
-	TupleDesc record_descriptor;
-	HeapTuple empty_record;
+	DecodeStructure structure;
 } DecodeInput;
 
 /* The subtransaction in which calls may fail. */

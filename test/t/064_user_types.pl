@@ -96,6 +96,34 @@ cost_themselves('domain_and_enum', 'n few', ', "n": 5', '{"n": 5, "colour": "gre
 cost_themselves('headers_and_enum', 'kafka_headers jsonb', '', '{"colour": "green", "kafka_headers": [["h", "v"]]}');
 
 # ---------------------------------------------------------------------
+# Arrays and composites, and domains that refuse NULL
+# ---------------------------------------------------------------------
+$broker->create_topic('structured', 1);
+$broker->produce(
+	'structured',
+	'{"id": 1, "colours": ["red", "green", null], "labels": [{"colour": "red", "text": "a, \"b\""}], "label": {"colour": "green", "text": "x"}, "n": 1}',
+	'{"id": 2, "colours": "{green,red}", "labels": [], "label": "(red,\"y z\")", "n": 2}',
+	'{"id": 3, "colours": "[2:3]={green,red}", "n": 3}',
+	'{"id": 4, "colours": ["mauve"], "n": 4}',
+	'{"id": 5, "colours": [["red"], ["green"]], "n": 5}',
+	'{"id": 6}',
+	'{"id": 7, "n": null}');
+ask(q{
+	CREATE DOMAIN present AS int NOT NULL;
+	CREATE TYPE label AS (colour colour, text text);
+	CREATE TABLE structured (id int PRIMARY KEY, colours colour[], labels label[], label label, n present);
+	SELECT detect.create_stream('structured')});
+wait_for($node, 'city', 'structured');
+gives(
+	"SELECT id, colours, labels, label, n FROM city.structured ORDER BY id",
+	join("\n",
+		'1|{red,green,NULL}|{"(red,\"a, \"\"b\"\"\")"}|(green,x)|1', '2|{green,red}|{}|(red,"y z")|2',
+		'3|[2:3]={green,red}|||3',                                    '5|{{red},{green}}|||5'),
+	'arrays and composites come from JSON, or from their own text');
+gives("SELECT string_agg(kafka_offset || ' ' || sqlstate, ', ' ORDER BY kafka_offset) FROM detect.dead_letter WHERE stream = 'structured'",
+	'3 22P02, 5 23502, 6 23502', 'what a type or a domain refuses is a dead letter, NULL too');
+
+# ---------------------------------------------------------------------
 # A type and a trigger that refuse in other words
 # ---------------------------------------------------------------------
 SKIP:
