@@ -51,7 +51,7 @@ truncate_staging(Applier *applier)
 	bool failed = false;
 
 	if (applier->stream->server == NULL || staged_blocks(applier) < at_least ||
-		now < applier->truncate_due)
+		!time_is_over(applier->truncate_due, now, IDLE_MS))
 		return;
 	if (!stream_transaction_begin(applier->stream))
 		return;

@@ -94,8 +94,9 @@ report_log_line(int level, const char *text)
 static bool
 is_lost_connection(rd_kafka_resp_err_t error, const char *text)
 {
-	static const char *const signs[] = {"Broker transport failure", "imed out",
-										"SSL transport error", "Connection reset", "Broken pipe"};
+	static const char *const signs[] = {
+		"Broker transport failure", "imed out",	   "SSL transport error",
+		"Connection reset",			"Broken pipe", "unexpected eof"};
 
 	if (error != RD_KAFKA_RESP_ERR__AUTHENTICATION && error != RD_KAFKA_RESP_ERR__SSL)
 		return false;

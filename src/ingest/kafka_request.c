@@ -134,6 +134,10 @@ make_request(KafkaClient *client, KafkaRequest request, void *argument, const ch
 		error = request(client, argument, Max(Min(slice_ms, left_ms), 1));
 		if (error == RD_KAFKA_RESP_ERR_NO_ERROR)
 			return;
+		/* what was queued for a broker that is lost fails like its handshake, of which
+		 * the event says what was wrong */
+		if (error == RD_KAFKA_RESP_ERR__SSL || error == RD_KAFKA_RESP_ERR__AUTHENTICATION)
+			error = RD_KAFKA_RESP_ERR__TRANSPORT;
 
 		while (kafka_take_from_main_queue(client, NULL, &is_event))
 			;

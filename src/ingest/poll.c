@@ -115,5 +115,5 @@ consumer_must_look_again(Consumer *consumer)
 		slot_set_reason(my_slot, event->error);
 		return true;
 	}
-	return consumer->is_doubtful && consumer->nevents == 0;
+	return consumer->is_doubtful;
 }

@@ -191,6 +191,22 @@ update_slot(StreamSlot *slot, const ProbedStream *stream)
 	strlcpy(slot->name, stream->name, NAMEDATALEN);
 }
 
+/* Whether workers of a stream may still run in a slot that was given up: two appliers of
+ * one stream at a time would count twice. */
+static bool
+is_ending(const ProbedStream *stream)
+{
+	for (int i = 0; i < detect_shared->nslots; i++)
+	{
+		const StreamSlot *slot = &detect_shared->slots[i];
+
+		if (slot->in_use && slot->dropped && slot->database == MyDatabaseId &&
+			slot->stream_id == stream->id)
+			return true;
+	}
+	return false;
+}
+
 /*
  * Bring the slots of this database up to date with its streams.  Returns how
  * many streams found no slot.  Does nothing for a launcher that is gone: its
@@ -228,7 +244,10 @@ reconcile_slots(List *streams)
 		ProbedStream *stream = lfirst(lc);
 		StreamSlot *slot = slot_find(MyDatabaseId, stream->id);
 
-		if (slot == NULL && stream_is_wanted(stream))
+		if (slot == NULL && stream_is_wanted(stream) && is_ending(stream))
+			/* freeing that slot asks for another probe */
+			detect_shared->slots_exhausted = true;
+		else if (slot == NULL && stream_is_wanted(stream))
 		{
 			slot = take_free_slot(stream);
 			if (slot == NULL)

@@ -28,7 +28,7 @@ sub session
 {
 	my $session = $node->background_psql('city', on_error_stop => 0);
 
-	$session->query_safe('SET ROLE ops; SET search_path = city, public');
+	$session->query_safe('SET ROLE ops; SET search_path = city, public; SET client_min_messages = warning');
 	return $session;
 }
 
@@ -128,6 +128,20 @@ close_database();
 ask("SELECT detect.pause('t')", 'town');
 $node->poll_query_until('postgres', q{SELECT count(*) = 0 FROM pg_stat_activity WHERE datname = 'city'}) or die 'workers stay';
 open_database('workers come back when it is open again');
+
+# Closed while another database is looked at, and open again before its workers have
+# ended: none begins beside them.
+my $appliers = q{FROM pg_stat_activity WHERE datname = 'city' AND backend_type = 'detect apply'};
+my ($count, $before) = split /\|/, $node->safe_psql('postgres', "SELECT count(*), array_agg(pid) $appliers");
+close_database();
+ask("SELECT detect.resume('t')", 'town');
+runs('t', 'another database was looked at', 'town');
+$node->safe_psql('postgres', 'ALTER DATABASE city ALLOW_CONNECTIONS true');
+ask("SELECT detect.resume('a')");
+$node->poll_query_until('postgres', "SELECT count(*) > $count OR NOT bool_or(pid = ANY ('$before')) IS TRUE $appliers")
+  or die 'workers stay';
+cmp_ok($node->safe_psql('postgres', "SELECT count(*) $appliers"), '<=', $count, 'a stream has one applier at most');
+runs($_, "stream $_ runs") foreach ('a', 'b');
 close_database();
 $node->restart;
 open_database('also after a restart');
