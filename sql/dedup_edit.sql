@@ -334,6 +334,15 @@ INSERT INTO detect_staging.moody VALUES (1), (2);
 SELECT detect.wait_for('moody');
 SELECT * FROM moody ORDER BY id;
 SELECT detect.drop_stream('moody');
+-- a date that no timestamp can tell stops nothing
+CREATE TABLE far (id int PRIMARY KEY, day date);
+SELECT detect.create_stream('far', server => '', event_time => 'day');
+INSERT INTO far VALUES (1, '300000-01-01');
+INSERT INTO far SELECT n, '300000-01-01' FROM generate_series(10, 12000) n;
+INSERT INTO detect_staging.far VALUES (2, '2026-01-01');
+SELECT detect.wait_for('far');
+SELECT count(*) FROM far;
+SELECT detect.drop_stream('far');
 -- what is queued goes with the stream
 SELECT detect.pause('shared');
 INSERT INTO shared VALUES (10, 'by hand');

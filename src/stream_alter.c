@@ -228,6 +228,23 @@ restart_progress(const Stream *stream)
 	}
 }
 
+/* Whether what is staged is what would be read again.  Kafka may have lost it meanwhile,
+ * above all where the stream could not go on with the query that is altered. */
+static bool
+keeps_staging(FunctionCallInfo fcinfo)
+{
+	for (int arg = ARG_NAME + 1; arg <= ARG_RESET; arg++)
+	{
+		bool is_applied_only = arg == ARG_QUERY || arg == ARG_PARTITION_INTERVAL ||
+							   arg == ARG_RETENTION || arg == ARG_DEAD_LETTER_LIMIT ||
+							   arg == ARG_ON_LIMIT || arg == ARG_DEAD_LETTER_RETENTION;
+
+		if (!PG_ARGISNULL(arg) && !is_applied_only)
+			return false;
+	}
+	return true;
+}
+
 /*
  * detect.alter_stream(stream, …): see README.md.
  */
@@ -254,8 +271,11 @@ detect_alter_stream(PG_FUNCTION_ARGS)
 	forget_unknown_fields(stream);
 	if (!is_same_text(stream->event_time, old->event_time))
 		forget_times(stream);
-	progress_forget_staged(stream);
-	staging_tables_drop(stream->id);
+	if (!keeps_staging(fcinfo))
+	{
+		progress_forget_staged(stream);
+		staging_tables_drop(stream->id);
+	}
 	if (is_move)
 		restart_progress(stream);
 	else if (stream->server && old->server && !is_same_text(stream->server, old->server))

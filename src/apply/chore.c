@@ -334,7 +334,10 @@ maintain_is_due(const Stream *stream, const List *wanted)
 		due |= is_due(retries, lfirst_oid(cell), now);
 	/* what failed may have gone without us */
 	if (chores == NIL && wanted == NIL)
+	{
 		slot_clear_reason(my_slot, DUTY_MAINTAIN);
+		problem_clear_all(stream->id, PROBLEM_INDEX);
+	}
 	list_free_deep(chores);
 	forget_done_retries(retries);
 	return due;

@@ -11,6 +11,9 @@
 
 #include "apply/identity.h"
 
+/* In detect._problem: what keeps the unique index of a partition from being built. */
+#define PROBLEM_INDEX "unique index"
+
 typedef enum ChoreKind
 {
 	CHORE_RETIRE,		 /* detach and drop */

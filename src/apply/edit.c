@@ -19,6 +19,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "access/tableam.h"
+#include "apply/dedup.h"
 #include "catalog/pg_type.h"
 #include "compat.h"
 #include "executor/spi.h"
@@ -142,24 +143,28 @@ has_plain_time(Oid relation, const char *column)
 static bool
 cover_rows(const char *name, const char *event_time, TimeRange *times)
 {
-	char *sql = psprintf("SELECT pg_catalog.min(e.%1$s)::pg_catalog.timestamp, "
-						 "pg_catalog.max(e.%1$s)::pg_catalog.timestamp, "
-						 "pg_catalog.count(*) = pg_catalog.count(e.%1$s) FROM %2$s e",
+	char *sql = psprintf("SELECT pg_catalog.min(e.%1$s), pg_catalog.max(e.%1$s), "
+						 "pg_catalog.count(*) OPERATOR(pg_catalog.=) pg_catalog.count(e.%1$s) "
+						 "FROM %2$s e",
 						 quote_identifier(event_time), quote_identifier(name));
+	Oid type;
 	HeapTuple row;
+	Datum value;
 	bool isnull;
 	TimestampTz first;
 	TimestampTz last;
 
 	if (SPI_execute(sql, true, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not execute \"%s\"", sql);
+	type = SPI_gettypeid(SPI_tuptable->tupdesc, 1);
 	row = SPI_tuptable->vals[0];
 	if (!DatumGetBool(SPI_getbinval(row, SPI_tuptable->tupdesc, 3, &isnull)))
 		return false;
-	first = DatumGetTimestampTz(SPI_getbinval(row, SPI_tuptable->tupdesc, 1, &isnull));
-	last = DatumGetTimestampTz(SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &isnull));
+	value = SPI_getbinval(row, SPI_tuptable->tupdesc, 1, &isnull);
 	if (isnull)
 		return true;
+	first = partition_time(type, value);
+	last = partition_time(type, SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &isnull));
 	times->from = Min(times->from, first);
 	times->until = Max(times->until, TIMESTAMP_NOT_FINITE(last) ? last : last + 1);
 	return true;

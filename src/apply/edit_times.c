@@ -76,9 +76,7 @@ time_from_text(Oid type, char *text)
 
 	getTypeInputInfo(type, &input, &parameter);
 	value = OidInputFunctionCall(input, text, parameter, -1);
-	if (type == DATEOID)
-		value = DirectFunctionCall1(date_timestamp, value);
-	return DatumGetTimestampTz(value);
+	return partition_time(type, value);
 }
 
 /* The event time of a queued row. */

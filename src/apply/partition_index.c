@@ -24,10 +24,8 @@
 
 #include "apply/chore.h"
 
-/* The problem of an index that can't be built, and how many of the keys that
- * keep it from being built are shown. */
-#define PROBLEM_INDEX "unique index"
-#define SHOWN_KEYS	  5
+/* How many of the keys that keep an index from being built are shown. */
+#define SHOWN_KEYS 5
 
 /* Our indexes on a partition that never became valid: names, quoted. */
 static List *

@@ -24,6 +24,9 @@
 /* So many elements in a row failing alone are no matter of data any more. */
 #define UNKNOWN_FAILURES 20
 
+/* So many rounds in a row may find that a partition has gone. */
+#define MISSING_PARTITIONS 20
+
 /* An element that has taken too long alone so many times is a dead letter. */
 #define TIME_OUTS_ALONE 3
 
@@ -47,6 +50,19 @@ blame_element(Applier *applier, Element *element, const ErrorData *error)
 	element->stage = events_stage;
 	element->reason = error->message;
 	events_stage = "apply";
+}
+
+/* A partition that has gone since the batch was read, or is being detached, is no fault
+ * of a definition by which the stream makes its own: read again, the batch makes it. */
+static void
+excuse_missing_partition(Applier *applier, ErrorData *error)
+{
+	if (applier->stream->partition_interval == NULL ||
+		error->sqlerrcode != ERRCODE_CHECK_VIOLATION || error->constraint_name != NULL ||
+		error->table_name == NULL || ++applier->missing_partitions > MISSING_PARTITIONS)
+		return;
+	error->sqlerrcode = ERRCODE_LOCK_NOT_AVAILABLE;
+	error->hint = MemoryContextStrdup(error->assoc_context, "It is tried again by itself.");
 }
 
 /* Whether an error is for the applier to deal with; the worker deals with the
@@ -107,6 +123,7 @@ piece_failed(Applier *applier, Batch *batch, int from, int to, ErrorData *error,
 	int count = to - from;
 
 	forget_refused(batch, from, to);
+	excuse_missing_partition(applier, error);
 	if (events_failed_in_rollup(applier->events))
 	{
 		if (!events_guard_rollups(applier->events, true))

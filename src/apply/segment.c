@@ -205,6 +205,11 @@ examine_segment(SegmentMap *map, Segment *segment)
 	/* An index of a parent says nothing about its children's rows. */
 	if (table->rd_rel->relkind == RELKIND_RELATION && !table->rd_rel->relhassubclass)
 		index = identity_index_find(table, map->columns, &soon);
+	if (map->hasher == NULL && !OidIsValid(index) && soon)
+		ereport(ERROR, (errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+						errmsg("the unique index of table \"%s\" cannot be used yet",
+							   RelationGetRelationName(table)),
+						errdetail("Transactions that are older than the index are still open.")));
 	check_segment(map, table, OidIsValid(index));
 	watched = events_triggers_watch(table);
 

@@ -39,6 +39,21 @@ problem_set(int32 stream_id, const char *problem, Oid relation, const char *deta
 }
 
 /*
+ * A problem of a stream is over, whatever relations it was about.
+ */
+void
+problem_clear_all(int32 stream_id, const char *problem)
+{
+	Oid types[2] = {INT4OID, TEXTOID};
+	Datum values[2] = {Int32GetDatum(stream_id), CStringGetTextDatum(problem)};
+
+	SPI_connect();
+	catalog_execute("DELETE FROM detect._problem WHERE stream_id = $1 AND problem = $2", 2, types,
+					values, NULL);
+	SPI_finish();
+}
+
+/*
  * A problem is over, if there was one.
  */
 void
