@@ -226,6 +226,7 @@ CREATE TABLE detect._missed (
 	events int NOT NULL,
 	columns text[] NOT NULL,				-- that tell events apart
 	identities text[] NOT NULL,				-- rows of these columns, as text
+	bytes bigint NOT NULL,					-- of the events, as rows
 	PRIMARY KEY (rollup_id, batch, part)
 );
 
@@ -850,12 +851,12 @@ CREATE VIEW detect._stream_state WITH (security_barrier) AS
 				WHEN w.stream_id IS NULL AND v.no_worker_slot THEN 'waiting for a worker'
 				WHEN w.stream_id IS NULL THEN 'stopped'
 				ELSE w.state END AS state,
-		   CASE WHEN s.paused THEN s.paused_reason
-				WHEN c.is_copy THEN 'this is a copy of another database'
+		   CASE WHEN c.is_copy THEN 'this is a copy of another database'
+				WHEN s.paused THEN s.paused_reason
 				WHEN pg_is_in_recovery() THEN 'this server is a standby'
 				ELSE NULLIF(w.reason, '') END AS reason,
-		   CASE WHEN s.paused THEN s.paused_remedy
-				WHEN c.is_copy THEN format('SELECT detect.resume(%L) -- if this database is to take over', s.name)
+		   CASE WHEN c.is_copy THEN format('SELECT detect.resume(%L) -- if this database is to take over', s.name)
+				WHEN s.paused THEN s.paused_remedy
 				WHEN pg_is_in_recovery() THEN 'nothing: it runs once the server is promoted'
 				WHEN w.stream_id IS NULL AND current_setting('detect.max_streams', true) IS NULL
 				THEN 'add detect to shared_preload_libraries and restart the server'
@@ -867,7 +868,7 @@ CREATE VIEW detect._stream_state WITH (security_barrier) AS
 							current_setting('max_worker_processes'))
 				WHEN w.reason ~ '^topic ".*" does not exist'
 				THEN format('create the topic, which is then read by itself, or name others: SELECT detect.alter_stream(%L, topics => ...)', s.name)
-				WHEN w.state = 'connecting'
+				WHEN w.state = 'connecting' AND s.server IS NOT NULL
 				THEN format('have the brokers answer, or correct their address: ALTER SERVER %I OPTIONS (SET bootstrap_servers ...)', s.server)
 				WHEN NULLIF(w.reason, '') IS NOT NULL
 				THEN 'mend what the reason names; it is tried again by itself' END AS remedy
@@ -902,7 +903,9 @@ CREATE VIEW detect.stat_partition WITH (security_barrier) AS
 		SELECT CASE WHEN NOT pg_is_in_recovery() THEN GREATEST(p.end_offset - a.next_offset, 0) END AS lag_messages,
 			   CASE WHEN pg_is_in_recovery() THEN NULL
 					WHEN p.end_offset <= a.next_offset THEN 0
-					ELSE EXTRACT(epoch FROM clock_timestamp() - a.last_timestamp)::float8
+					-- where the topic ends is not known at first
+					WHEN p.end_offset IS NOT NULL
+					THEN EXTRACT(epoch FROM clock_timestamp() - a.last_timestamp)::float8
 			   END AS lag_seconds) l
 	CROSS JOIN LATERAL (
 		SELECT CASE WHEN s.state <> 'running' THEN s.state
@@ -1223,7 +1226,9 @@ BEGIN ATOMIC
 		UNION ALL
 		SELECT 'lag', 'warning', format('%s is behind: %s messages wait, the oldest for %s', t.stream, t.lag_messages,
 										COALESCE(round(t.lag_seconds)::text || ' s', 'an unknown time')),
-			   regexp_replace(t.remedy, '^if it stays so, read with more workers: (.*)$', '\1; -- reads with more workers')
+			   -- not that of a partition that is paused
+			   (SELECT min(regexp_replace(p.remedy, '^if it stays so, read with more workers: (.*)$', '\1; -- reads with more workers'))
+				FROM detect.stat_partition p WHERE p.stream = t.stream AND p.state = 'catching up')
 		FROM stream t
 		WHERE t.state = 'catching up'
 		AND COALESCE(clock_timestamp() - make_interval(secs => t.lag_seconds), t.state_since) <= clock_timestamp() - patience
@@ -1298,7 +1303,8 @@ BEGIN ATOMIC
 
 		UNION ALL
 		SELECT 'replication slot', CASE r.wal_status WHEN 'extended' THEN 'warning' ELSE 'critical' END,
-			   format('slot "%s" is not read and keeps more WAL than max_wal_size: %s', r.slot_name, r.wal_status),
+			   CASE r.wal_status WHEN 'lost' THEN format('slot "%s" is lost: its reader needs WAL that is not kept any more', r.slot_name)
+				ELSE format('slot "%s" is not read and keeps more WAL than max_wal_size: %s', r.slot_name, r.wal_status) END,
 			   format('SELECT pg_drop_replication_slot(%L); -- unless its reader comes back', r.slot_name)
 		FROM pg_replication_slots r WHERE NOT r.active AND r.wal_status <> 'reserved'
 

@@ -231,6 +231,55 @@ SELECT detect.retry_rollup('tocks');
 SELECT detect.wait_for_rollup('tocks', '1 min');
 SELECT regress.differences('tocks', 'SELECT id % 7 AS kind, count(*) AS n, sum(60 / value) AS s FROM tock GROUP BY 1');
 
+-- Events without a key are told by all their columns.  When one of these is gone, their groups are computed again.
+CREATE TABLE note (at timestamptz NOT NULL, value int, remark text, other text);
+SELECT detect.create_stream('note', server => '', key => '{}', event_time => 'at', columns => 'at timestamptz, value int');
+SELECT detect.create_rollup('notes', $$ SELECT date_trunc('hour', at) AS hour, count(*) AS n, sum(60 / value) AS s FROM note GROUP BY 1 $$);
+SELECT detect.wait_for_rollup('notes');
+INSERT INTO detect_staging.note (at, value) VALUES ('2024-05-01', 0);
+SELECT detect.wait_for('note');
+INSERT INTO detect_staging.note (at, value) SELECT '2024-05-01'::timestamptz + n * interval '10 min', n FROM generate_series(1, 10) n;
+SELECT detect.wait_for('note');
+SELECT state, error, events_missed FROM detect.stat_rollup WHERE rollup = 'notes';
+ALTER TABLE note RENAME other TO another;
+DELETE FROM note WHERE value = 0;
+SELECT detect.retry_rollup('notes');
+SELECT detect.wait_for_rollup('notes');
+SELECT state, error, events_missed, events_lost FROM detect.stat_rollup WHERE rollup = 'notes';
+RESET SESSION AUTHORIZATION;
+CALL regress.await('SELECT FROM detect._repair p JOIN detect._rollup r USING (rollup_id) WHERE r.name = $$notes$$', 0);
+SET SESSION AUTHORIZATION regress_failure;
+SELECT regress.differences('notes', $$ SELECT date_trunc('hour', at) AS hour, count(*) AS n, sum(60 / value) AS s FROM note GROUP BY 1 $$);
+
+-- wide events are read a few batches at a time
+RESET SESSION AUTHORIZATION;
+\o /dev/null
+ALTER SYSTEM SET detect.max_batch_size = '1MB';
+SELECT pg_reload_conf();
+\o
+SET SESSION AUTHORIZATION regress_failure;
+CREATE TABLE wide (id int PRIMARY KEY, value int, filler text);
+ALTER TABLE wide ALTER filler SET STORAGE PLAIN;
+SELECT detect.create_stream('wide', server => '');
+SELECT detect.create_rollup('widths', 'SELECT value % 7 AS kind, sum(60 / value) AS s FROM wide GROUP BY 1');
+SELECT detect.wait_for_rollup('widths');
+INSERT INTO detect_staging.wide VALUES (0, 0);
+SELECT detect.wait_for('wide');
+INSERT INTO detect_staging.wide SELECT n, n, (SELECT string_agg(md5(n * i || ''), '') FROM generate_series(1, 150) i) FROM generate_series(1, 3000) n;
+SELECT detect.wait_for('wide');
+DELETE FROM wide WHERE value = 0;
+RESET SESSION AUTHORIZATION;
+SELECT sum(bytes) > 10000000 AS are_many FROM detect._missed JOIN detect._rollup USING (rollup_id) WHERE name = 'widths';
+SET SESSION AUTHORIZATION regress_failure;
+SELECT detect.retry_rollup('widths');
+SELECT detect.wait_for_rollup('widths');
+SELECT regress.differences('widths', 'SELECT value % 7 AS kind, sum(60 / value) AS s FROM wide GROUP BY 1');
+RESET SESSION AUTHORIZATION;
+\o /dev/null
+ALTER SYSTEM RESET detect.max_batch_size;
+SELECT pg_reload_conf();
+\o
+
 -- who may ask
 SET SESSION AUTHORIZATION regress_failure_places;
 SELECT detect.retry_rollup('ticks');

@@ -101,6 +101,28 @@ SELECT * FROM by_enum ORDER BY colour;
 SELECT * FROM nested ORDER BY colour;
 SELECT * FROM shapes ORDER BY colour;
 
+-- states are merged in the order in which their aggregate compares
+CREATE FUNCTION lowest_of(state jsonb, other text) RETURNS jsonb IMMUTABLE LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN CASE WHEN state ->> 'v' IS NULL OR other < state ->> 'v' THEN jsonb_build_object('v', other) ELSE state END;
+END $$;
+CREATE FUNCTION lowest_of(state jsonb, other jsonb) RETURNS jsonb IMMUTABLE LANGUAGE plpgsql AS $$
+DECLARE
+    mine text := state ->> 'v';
+    others text := other ->> 'v';
+BEGIN
+    RETURN CASE WHEN mine IS NULL OR others < mine THEN other ELSE state END;
+END $$;
+CREATE AGGREGATE lowest(text) (SFUNC = lowest_of, STYPE = jsonb, COMBINEFUNC = lowest_of, INITCOND = '{}');
+CREATE TABLE word (id int PRIMARY KEY, word text COLLATE "en-x-icu");
+SELECT detect.create_stream('word');
+SELECT detect.create_rollup('lowest_word', 'SELECT lowest(word) AS word FROM word');
+INSERT INTO detect_staging.word VALUES (1, 'a');
+SELECT detect.wait_for('word');
+INSERT INTO detect_staging.word VALUES (2, 'B');
+SELECT detect.wait_for('word');
+SELECT * FROM lowest_word;
+
 RESET SESSION AUTHORIZATION;
 SET client_min_messages = warning;
 DROP SCHEMA rollup_types CASCADE;

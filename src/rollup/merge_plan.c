@@ -75,7 +75,7 @@ make_combine_call(const RollupState *state, Var *stored, Var *partial)
 
 	return (Expr *) makeFuncExpr(LookupFuncName(name, lengthof(types), types, false), state->type,
 								 list_make3(aggregate, stored, partial), InvalidOid,
-								 state->collation, COERCE_EXPLICIT_CALL);
+								 state->aggref->inputcollid, COERCE_EXPLICIT_CALL);
 }
 
 /* The expression that merges a stored state with a partial one. */
@@ -94,7 +94,7 @@ make_combination(const RollupState *state, AttrNumber attnum)
 	coalesce->coalescecollid = state->collation;
 	coalesce->args =
 		list_make3(makeFuncExpr(state->combine_function, state->type, list_make2(stored, partial),
-								state->collation, state->collation, COERCE_EXPLICIT_CALL),
+								state->collation, state->aggref->inputcollid, COERCE_EXPLICIT_CALL),
 				   stored, partial);
 	coalesce->location = -1;
 	return (Expr *) coalesce;

@@ -19,6 +19,7 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "catalog/pg_type.h"
+#include "compat.h"
 #include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "sql.h"
@@ -37,12 +38,14 @@
 #define EVENT_NAME "_detect_event"
 
 /* How much is read in one step: a batch is never torn, and more than one that
- * is full, so that catching up is faster than new batches are. */
+ * is full, so that catching up is faster than new batches are; but no more than
+ * memory has room for, however wide events are. */
 #define STEP_PARTS	1000
 #define STEP_EVENTS (2 * (int64) detect_max_batch_rows)
+#define STEP_BYTES	(2 * (int64) detect_max_batch_kilobytes * 1024)
 
 /* Columns of detect._missed. */
-#define MISSED_COLUMNS 8
+#define MISSED_COLUMNS 9
 
 /* What one step reads, and where to. */
 typedef struct ReadStep
@@ -68,7 +71,8 @@ identity_names(const Stream *stream)
 	{
 		Form_pg_attribute attribute = TupleDescAttr(RelationGetDescr(rel), i);
 
-		if (!attribute->attisdropped)
+		/* the rows of a batch lack what is not stored */
+		if (!attribute->attisdropped && !compat_is_virtual(attribute->attgenerated))
 			names = lappend(names, pstrdup(NameStr(attribute->attname)));
 	}
 	table_close(rel, NoLock);
@@ -165,8 +169,9 @@ missed_write(const Rollup *rollup, Tuplestorestate *events)
 	SPI_connect();
 	select_from_rows(
 		stream, events,
-		psprintf("SELECT min(%s)::timestamptz, max(%s)::timestamptz, count(*)::int, array_agg(%s) "
-				 "FROM " ROWS_NAME " GROUP BY date_trunc('day', %s)",
+		psprintf("SELECT min(%s)::timestamptz, max(%s)::timestamptz, count(*)::int, array_agg(%s), "
+				 "sum(pg_column_size(" ROWS_NAME "))::int8 FROM " ROWS_NAME
+				 " GROUP BY date_trunc('day', %s)",
 				 time, time, identity_expression(names, ROWS_NAME), time));
 	values[0] = Int32GetDatum(rollup->id);
 	values[1] = Int64GetDatum(batch);
@@ -180,6 +185,7 @@ missed_write(const Rollup *rollup, Tuplestorestate *events)
 		values[4] = SPI_getbinval(row, SPI_tuptable->tupdesc, 2, &nulls[4]);
 		values[5] = SPI_getbinval(row, SPI_tuptable->tupdesc, 3, &nulls[5]);
 		values[7] = SPI_getbinval(row, SPI_tuptable->tupdesc, 4, &nulls[7]);
+		values[8] = SPI_getbinval(row, SPI_tuptable->tupdesc, 5, &nulls[8]);
 		catalog_insert("_missed", lengthof(values), values, nulls);
 	}
 	SPI_finish();
@@ -229,21 +235,23 @@ missed_write_chunk(const Rollup *rollup, Tuplestorestate *events)
 static bool
 next_batches(const Rollup *rollup, int64 *last_batch)
 {
-	Oid types[3] = {INT4OID, INT4OID, INT8OID};
-	Datum values[3];
+	Oid types[4] = {INT4OID, INT4OID, INT8OID, INT8OID};
+	Datum values[4];
 	bool isnull;
 
 	values[0] = Int32GetDatum(rollup->id);
 	values[1] = Int32GetDatum(STEP_PARTS);
 	values[2] = Int64GetDatum(STEP_EVENTS);
+	values[3] = Int64GetDatum(STEP_BYTES);
 	catalog_execute(
 		"SELECT max(batch) FROM ("
-		"SELECT batch, sum(events) OVER (ORDER BY batch) - events AS events_before FROM ("
-		"SELECT batch, sum(events) AS events FROM ("
-		"SELECT batch, events FROM detect._missed WHERE rollup_id = $1 "
+		"SELECT batch, sum(events) OVER (ORDER BY batch) - events AS events_before, "
+		"sum(bytes) OVER (ORDER BY batch) - bytes AS bytes_before FROM ("
+		"SELECT batch, sum(events) AS events, sum(bytes) AS bytes FROM ("
+		"SELECT batch, events, bytes FROM detect._missed WHERE rollup_id = $1 "
 		"ORDER BY batch FETCH FIRST ($2) ROWS WITH TIES) parts GROUP BY batch) batches) step "
-		"WHERE events_before < $3",
-		3, types, values, NULL);
+		"WHERE events_before < $3 AND bytes_before < $4",
+		4, types, values, NULL);
 	*last_batch =
 		DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull));
 	return !isnull;
@@ -287,6 +295,42 @@ store_events(Tuplestorestate *events)
 	}
 }
 
+/* Whether the events table has all of these columns still. */
+static bool
+has_columns(const Stream *stream, const List *names)
+{
+	ListCell *cell;
+
+	foreach(cell, names)
+	{
+		if (get_attnum(stream->events_table, lfirst(cell)) == InvalidAttrNumber)
+			return false;
+	}
+	return true;
+}
+
+/* Events whose identities cannot be found by the names of their columns any more: have
+ * the groups of their times computed again, once the rollup has caught up. */
+static void
+queue_repair(const Rollup *rollup, HeapTuple row, TupleDesc tupdesc)
+{
+	Oid types[3] = {INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID};
+	Datum values[3];
+	bool is_null;
+	TimestampTz since = DatumGetTimestampTz(SPI_getbinval(row, tupdesc, 2, &is_null));
+	TimestampTz until = DatumGetTimestampTz(SPI_getbinval(row, tupdesc, 3, &is_null));
+	bool is_bounded = !is_null && !TIMESTAMP_NOT_FINITE(since) && !TIMESTAMP_NOT_FINITE(until);
+
+	values[0] = Int32GetDatum(rollup->id);
+	values[1] = TimestampTzGetDatum(is_bounded ? since : DT_NOBEGIN);
+	values[2] = TimestampTzGetDatum(is_bounded ? until + 1 : DT_NOEND);
+	catalog_execute(
+		"INSERT INTO detect._repair (rollup_id, repair_id, from_time, until_time, asked, "
+		"allow_loss, attempts, retry_at) "
+		"VALUES ($1, nextval('detect._repair_id'), $2, $3, false, false, 0, '-infinity')",
+		3, types, values, NULL);
+}
+
 /* Read a day's missed events, which row of a result tells of. */
 static void
 read_day(const ReadStep *step, HeapTuple row, TupleDesc tupdesc)
@@ -297,8 +341,14 @@ read_day(const ReadStep *step, HeapTuple row, TupleDesc tupdesc)
 	char *until = SPI_getvalue(row, tupdesc, 3);
 	Oid types[1] = {TEXTARRAYOID};
 	Datum values[1] = {SPI_getbinval(row, tupdesc, 5, &isnull)};
-	char *sql = read_sql(step->rollup->stream, names, since, until);
+	char *sql;
 
+	if (!has_columns(step->rollup->stream, names))
+	{
+		queue_repair(step->rollup, row, tupdesc);
+		return;
+	}
+	sql = read_sql(step->rollup->stream, names, since, until);
 	if (SPI_execute_with_args(sql, 1, types, values, NULL, false, 0) != SPI_OK_SELECT)
 		elog(ERROR, "could not read what rollup \"%s\" misses", step->rollup->name);
 	store_events(step->missed->events);

@@ -19,6 +19,7 @@ typedef struct Repair
 	bool asked;
 	bool allow_loss;
 	int attempts;
+	int64 last_known_id; /* of all repairs of its rollup, when it was read */
 } Repair;
 
 /* in rollup/repair_queue.c */

@@ -97,7 +97,8 @@ repair_next(const Stream *stream, Repair *repair)
 	found =
 		catalog_execute(
 			"SELECT p.repair_id, p.rollup_id, p.from_time, p.until_time, p.asked, p.allow_loss, "
-			"p.attempts FROM detect._repair p JOIN detect._rollup r USING (rollup_id) "
+			"p.attempts, (SELECT max(k.repair_id) FROM detect._repair k WHERE k.rollup_id = p.rollup_id) "
+			"FROM detect._repair p JOIN detect._rollup r USING (rollup_id) "
 			"WHERE r.events_table = $1 AND r.state = 'active' AND p.retry_at <= now() "
 			"ORDER BY p.until_time DESC, p.repair_id LIMIT 1",
 			1, types, values, NULL) > 0;
@@ -114,6 +115,7 @@ repair_next(const Stream *stream, Repair *repair)
 		repair->asked = DatumGetBool(SPI_getbinval(row, desc, 5, &isnull));
 		repair->allow_loss = DatumGetBool(SPI_getbinval(row, desc, 6, &isnull));
 		repair->attempts = DatumGetInt32(SPI_getbinval(row, desc, 7, &isnull));
+		repair->last_known_id = DatumGetInt64(SPI_getbinval(row, desc, 8, &isnull));
 	}
 	SPI_finish();
 	return found;
@@ -172,18 +174,20 @@ repair_write_done(const Repair *repair, TimestampTz until)
 void
 repair_write_covered(const Repair *repair, const TimeRange *computed)
 {
-	Oid types[4] = {INT4OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID};
-	Datum values[4];
+	Oid types[5] = {INT4OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID};
+	Datum values[5];
 
 	values[0] = Int32GetDatum(repair->rollup_id);
 	values[1] = Int64GetDatum(repair->id);
 	values[2] = TimestampTzGetDatum(computed->from);
 	values[3] = TimestampTzGetDatum(computed->until);
+	/* what was queued since may be about a partition that was not read */
+	values[4] = Int64GetDatum(repair->last_known_id);
 	SPI_connect();
 	catalog_execute("DELETE FROM detect._repair WHERE rollup_id = $1 AND repair_id <> $2 "
 					"AND NOT asked AND from_time >= $3 AND until_time <= $4 "
-					"AND retry_at < 'infinity'",
-					4, types, values, NULL);
+					"AND retry_at < 'infinity' AND repair_id <= $5",
+					5, types, values, NULL);
 	SPI_finish();
 }
 
