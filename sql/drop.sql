@@ -93,11 +93,17 @@ SELECT string_agg(attname, ',' ORDER BY attnum) FROM pg_attribute
 WHERE attrelid = 'detect_staging.event'::regclass AND attnum > 0 AND NOT attisdropped;
 CREATE TYPE colour AS ENUM ('red', 'green');
 
--- parts of a rollup: its view, its states, its query
+-- parts of a rollup: its view, whose number is that of another relation once a dump without it is restored, its states, its query
 DROP VIEW event_sum;
+CREATE VIEW bystander AS SELECT 1 AS id;
+RESET SESSION AUTHORIZATION;
+UPDATE detect._rollup SET view = 'drops.bystander'::regclass WHERE name = 'event_sum';
+SET SESSION AUTHORIZATION regress_drop;
 INSERT INTO detect_staging.event VALUES (101, 1, 1);
 SELECT detect.wait_for('event');
 SELECT detect.drop_rollup('event_sum');
+SELECT * FROM bystander;
+DROP VIEW bystander;
 SELECT detect.create_rollup('event_sum', 'SELECT place, count(*) AS n FROM event GROUP BY place');
 SELECT detect.wait_for_rollup('event_sum');
 DROP TABLE detect_state.event_sum CASCADE;

@@ -156,7 +156,15 @@ SELECT stage(150, 160);
 SELECT stage(0, 0);
 SELECT detect.wait_for('passage');
 SELECT rollup, state, shown(error), remedy, events_missed FROM detect.stat_rollup WHERE stream = 'passage' ORDER BY rollup;
+-- whoever does as he is told runs nothing of the owner's as himself
+CREATE TABLE truncated_by (name text);
+CREATE FUNCTION note_truncation() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO truncated_by VALUES (current_user); RETURN NULL; END $$;
+CREATE TRIGGER spy BEFORE TRUNCATE ON detect_state.sketches EXECUTE FUNCTION note_truncation();
+RESET SESSION AUTHORIZATION;
 SELECT detect.rebuild_rollup('sketches');
+SELECT * FROM truncated_by;
+SET SESSION AUTHORIZATION regress_state;
+DROP TRIGGER spy ON detect_state.sketches;
 SELECT detect.wait_for_rollup('sketches');
 SELECT stage(211, 230);
 SELECT detect.wait_for('passage');

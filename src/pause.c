@@ -17,6 +17,7 @@
 #include "fmgr.h"
 #include "ingest/staging.h"
 #include "miscadmin.h"
+#include "rollup/rollup.h"
 #include "stream.h"
 #include "utils/builtins.h"
 
@@ -67,6 +68,8 @@ adopt_copy(const Stream *stream)
 	progress_forget_staged(stream);
 	staging_tables_drop(stream->id);
 	stream_record_dependencies(stream);
+	rollup_record_dependencies(stream);
+	ereport(NOTICE, (errmsg("stream \"%s\" was a copy, and runs here from now on", stream->name)));
 }
 
 /* Say what becomes of an element that has crashed the server. */

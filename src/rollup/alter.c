@@ -263,7 +263,7 @@ change_retention(const char *name, const RollupRow *rollup, const Stream *stream
 	Oid types[2] = {INT4OID, INTERVALOID};
 	Datum values[2];
 
-	definition_check_retention(retention);
+	retention_check_interval(retention);
 	if (retention != NULL)
 	{
 		definition_require_stream(name, stream);

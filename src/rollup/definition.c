@@ -143,22 +143,6 @@ definition_changed(const Stream *stream)
 }
 
 /*
- * Raise an error unless a retention is a positive interval.
- */
-void
-definition_check_retention(const Interval *retention)
-{
-	Interval zero = {0};
-
-	if (retention != NULL &&
-		DatumGetInt32(DirectFunctionCall2(interval_cmp, IntervalPGetDatum(retention),
-										  IntervalPGetDatum(&zero))) <= 0)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("retention must be longer than zero"),
-						errhint("Leave it out to keep groups for ever.")));
-}
-
-/*
  * Make the relations and the row of a rollup, or of the new definition of one
  * that it is to replace; its query has been checked.
  */
@@ -170,12 +154,10 @@ definition_make(const char *name, Query *query, const Stream *stream, const Inte
 	Oid query_view;
 	Oid state_table;
 	Oid public_view;
-	ObjectAddress state_address;
-	ObjectAddress query_address;
 
 	if (replaced == NULL)
 		definition_check_name("rollup", name);
-	definition_check_retention(retention);
+	retention_check_interval(retention);
 	shape = shape_create(query, stream->events_table);
 	if (replaced != NULL)
 		relation_check_public_view(replaced->public_view, shape);
@@ -186,10 +168,7 @@ definition_make(const char *name, Query *query, const Stream *stream, const Inte
 	public_view =
 		replaced ? replaced->public_view : relation_create_public_view(name, shape, state_table);
 
-	/* What takes the query away takes the states along. */
-	ObjectAddressSet(state_address, RelationRelationId, state_table);
-	ObjectAddressSet(query_address, RelationRelationId, query_view);
-	recordDependencyOn(&state_address, &query_address, DEPENDENCY_AUTO);
+	rollup_record_dependency(state_table, query_view);
 	insert_rollup(name, shape, stream, public_view, retention, replaced);
 	CommandCounterIncrement();
 	return shape;
@@ -440,7 +419,7 @@ detect_drop_rollup(PG_FUNCTION_ARGS)
 		end_vacuum(stream, name);
 	definition_drop_new(&rollup);
 	/* first the view, because it is what users build upon */
-	drop_relation(rollup.public_view);
+	drop_relation(rollup_view_of(rollup.public_view, rollup_state_table(name)));
 	definition_drop_relations(name);
 	forget_rollup(rollup.id);
 	definition_changed(stream);

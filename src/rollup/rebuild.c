@@ -172,9 +172,12 @@ start_anew(const char *name, const RollupRow *rollup)
 {
 	Oid types[1] = {INT4OID};
 	Datum values[1] = {Int32GetDatum(rollup->id)};
+	ActingUser caller;
 
 	stream_lock(stream_load_by_events_table(rollup->events_table)->id, AccessExclusiveLock);
+	rollup_act_as_owner(name, &caller);
 	sql_execute(psprintf("TRUNCATE " DETECT_STATE_SCHEMA ".%s", quote_identifier(name)));
+	rollup_act_as_caller(&caller);
 	SPI_connect();
 	catalog_execute("DELETE FROM detect._missed WHERE rollup_id = $1", 1, types, values, NULL);
 	catalog_execute("DELETE FROM detect._repair WHERE rollup_id = $1", 1, types, values, NULL);

@@ -21,8 +21,10 @@
 #include "access/stratnum.h"
 #include "apply/applier.h"
 #include "catalog/pg_type.h"
+#include "compat.h"
 #include "fault_point.h"
 #include "nodes/makefuncs.h"
+#include "sql.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -56,6 +58,27 @@ retention_condition(const RollupShape *shape, const Stream *stream, TimestampTz 
 	is_kept = partial_comparison(expr, BTGreaterEqualStrategyNumber,
 								 bucket_of(shape, stream, bucket, kept_from));
 	return (Node *) make_orclause(list_make2(is_kept, partial_is_null(expr)));
+}
+
+/*
+ * Raise an error unless a retention is a positive interval.
+ */
+void
+retention_check_interval(const Interval *retention)
+{
+	Interval zero = {0};
+
+	if (retention == NULL)
+		return;
+	if (!compat_interval_is_finite(retention))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("retention must not be infinite"),
+				 errhint("Leave it out to keep groups for ever.")));
+	if (DatumGetInt32(DirectFunctionCall2(interval_cmp, IntervalPGetDatum(retention),
+										  IntervalPGetDatum(&zero))) <= 0)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("retention must be longer than zero"),
+						errhint("Leave it out to keep groups for ever.")));
 }
 
 /*
@@ -97,7 +120,12 @@ retention_has_older(const Rollup *rollup, TimestampTz time)
 	int bucket = bucket_key(shape, rollup->stream);
 	int nest_level = partial_enter_time_zone(rollup);
 	bool found = false;
+	ActingUser caller;
 
+	/* functions of his are in the expression of the bucket, and operators in the caller's
+	 * path */
+	rollup_act_as_owner(rollup->name, &caller);
+	sql_set("search_path", "pg_catalog, pg_temp");
 	if (bucket >= 0)
 	{
 		const Const *oldest = bucket_of(shape, rollup->stream, bucket, time);
@@ -111,6 +139,7 @@ retention_has_older(const Rollup *rollup, TimestampTz time)
 		found = SPI_processed > 0;
 		SPI_finish();
 	}
+	rollup_act_as_caller(&caller);
 	AtEOXact_GUC(true, nest_level);
 	return found;
 }

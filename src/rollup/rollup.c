@@ -68,6 +68,30 @@ rollup_owner(const char *name)
 	return relation_owner(rollup_query_view(name), true);
 }
 
+/*
+ * Be a rollup's owner from here on, as far as he has one: a superuser who calls a verb
+ * shall not run triggers and functions of the owner as himself.  An error ends it, and
+ * rollup_act_as_caller() does.
+ */
+void
+rollup_act_as_owner(const char *name, ActingUser *caller)
+{
+	Oid owner = rollup_owner(name);
+
+	GetUserIdAndSecContext(&caller->user, &caller->context);
+	if (OidIsValid(owner))
+		SetUserIdAndSecContext(owner, caller->context | SECURITY_RESTRICTED_OPERATION);
+}
+
+/*
+ * Be the caller again.
+ */
+void
+rollup_act_as_caller(const ActingUser *caller)
+{
+	SetUserIdAndSecContext(caller->user, caller->context);
+}
+
 /* What detect._rollup.state and aside_state say. */
 static RollupPhase
 phase_from_text(const char *state)

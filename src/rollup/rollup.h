@@ -158,6 +158,13 @@ struct RollupSet
 };
 
 /* Which events partial_run aggregates. */
+/* Who called, while something is done as another user. */
+typedef struct ActingUser
+{
+	Oid user;
+	int context;
+} ActingUser;
+
 typedef struct PartialSource
 {
 	Tuplestorestate *batch; /* rows as the events table has them; NULL: the table */
@@ -262,7 +269,6 @@ extern void definition_require_stream(const char *name, const Stream *stream);
 extern Query *definition_parse_query(char *text);
 extern RollupShape *definition_make(const char *name, Query *query, const Stream *stream,
 									const Interval *retention, const RollupRow *replaced);
-extern void definition_check_retention(const Interval *retention);
 extern char *definition_new_name(int32 id);
 extern void definition_drop_new(const RollupRow *row);
 extern void definition_drop_relations(const char *name);
@@ -356,6 +362,8 @@ extern int64 rollup_absorb(const Rollup *rollup, PartialPlan *plan, const Partia
 extern Oid rollup_query_view(const char *name);
 extern Oid rollup_state_table(const char *name);
 extern Oid rollup_owner(const char *name);
+extern void rollup_act_as_owner(const char *name, ActingUser *caller);
+extern void rollup_act_as_caller(const ActingUser *caller);
 
 /* in rollup/repair.c */
 extern bool rollup_set_repair(RollupSet *set);
@@ -363,6 +371,7 @@ extern bool rollup_set_repair(RollupSet *set);
 /* in rollup/retention.c */
 extern Node *
 retention_condition(const RollupShape *shape, const Stream *stream, TimestampTz kept_from);
+extern void retention_check_interval(const Interval *retention);
 extern void retention_check(const RollupShape *shape, const Stream *stream);
 extern bool retention_has_older(const Rollup *rollup, TimestampTz time);
 
@@ -374,5 +383,10 @@ extern void swap_wait_end(int32 rollup_id);
 /* in rollup/verify_sql.c */
 extern char *verify_sql(const RollupShape *shape, const VerifyScope *scope, Relation state_table,
 						const char *recomputed_name);
+
+/* in rollup/view.c */
+extern Oid rollup_view_of(Oid view, Oid state_table);
+extern void rollup_record_dependency(Oid state_table, Oid query_view);
+extern void rollup_record_dependencies(const Stream *stream);
 
 #endif /* DETECT_ROLLUP_H */

@@ -361,9 +361,7 @@ detect_verify_rollup(PG_FUNCTION_ARGS)
 {
 	RollupRow row;
 	char *name;
-	Oid saved_user;
-	int saved_context;
-	Oid owner;
+	ActingUser caller;
 
 	if (PG_ARGISNULL(0))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -372,13 +370,9 @@ detect_verify_rollup(PG_FUNCTION_ARGS)
 	definition_get(name, &row);
 	InitMaterializedSRF(fcinfo, 0);
 
-	/* a superuser who verifies shall not run functions of the owner as himself */
-	GetUserIdAndSecContext(&saved_user, &saved_context);
-	owner = rollup_owner(name);
-	if (OidIsValid(owner))
-		SetUserIdAndSecContext(owner, saved_context | SECURITY_RESTRICTED_OPERATION);
+	rollup_act_as_owner(name, &caller);
 	verify(&row, name, fcinfo);
-	SetUserIdAndSecContext(saved_user, saved_context);
+	rollup_act_as_caller(&caller);
 	return (Datum) 0;
 }
 

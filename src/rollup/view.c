@@ -15,13 +15,17 @@
 #include "rollup/rollup.h"
 
 #include "access/table.h"
+#include "catalog/dependency.h"
 #include "catalog/pg_aggregate.h"
+#include "catalog/pg_class.h"
 #include "catalog/pg_type.h"
+#include "executor/spi.h"
 #include "fmgr.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/clauses.h"
 #include "parser/parse_func.h"
+#include "rewrite/rewriteHandler.h"
 #include "stream.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -311,4 +315,70 @@ detect_create_rollup_view(PG_FUNCTION_ARGS)
 		psprintf("rollup %s, kept up to date by detect", describe_view(rollup_name, columns)));
 	history_record("create_rollup_view", rollup_name, describe_view(name, columns));
 	PG_RETURN_VOID();
+}
+
+/*
+ * A view over the states of a rollup, as its definition names it; InvalidOid when what
+ * has this number now is another relation, as happens in a restored database to a view
+ * that had been dropped before.
+ */
+Oid
+rollup_view_of(Oid view, Oid state_table)
+{
+	Relation rel;
+	ListCell *cell;
+	bool reads_states = false;
+
+	if (get_rel_relkind(view) != RELKIND_VIEW)
+		return InvalidOid;
+	rel = table_open(view, AccessShareLock);
+	foreach(cell, get_view_query(rel)->rtable)
+		reads_states |= lfirst_node(RangeTblEntry, cell)->relid == state_table;
+	table_close(rel, AccessShareLock);
+	return reads_states ? view : InvalidOid;
+}
+
+/*
+ * What takes the query of a rollup away takes its states along.
+ */
+void
+rollup_record_dependency(Oid state_table, Oid query_view)
+{
+	ObjectAddress states;
+	ObjectAddress query;
+
+	ObjectAddressSet(states, RelationRelationId, state_table);
+	ObjectAddressSet(query, RelationRelationId, query_view);
+	(void) deleteDependencyRecordsForSpecific(states.classId, states.objectId, DEPENDENCY_AUTO,
+											  query.classId, query.objectId);
+	recordDependencyOn(&states, &query, DEPENDENCY_AUTO);
+}
+
+/*
+ * The same of all rollups over the events of a stream, whose database may have been
+ * restored: a dump does not have it.
+ */
+void
+rollup_record_dependencies(const Stream *stream)
+{
+	Oid types[1] = {OIDOID};
+	Datum values[1] = {ObjectIdGetDatum(stream->events_table)};
+
+	SPI_connect();
+	catalog_execute("SELECT s.oid, q.oid FROM detect._rollup r "
+					"JOIN pg_class s ON s.relname = r.name AND s.relkind = 'r' "
+					"AND s.relnamespace = 'detect_state'::regnamespace "
+					"JOIN pg_class q ON q.relname = r.name AND q.relkind = 'v' "
+					"AND q.relnamespace = 'detect_query'::regnamespace WHERE r.events_table = $1",
+					1, types, values, NULL);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		HeapTuple row = SPI_tuptable->vals[i];
+		TupleDesc desc = SPI_tuptable->tupdesc;
+		bool is_null;
+
+		rollup_record_dependency(DatumGetObjectId(SPI_getbinval(row, desc, 1, &is_null)),
+								 DatumGetObjectId(SPI_getbinval(row, desc, 2, &is_null)));
+	}
+	SPI_finish();
 }

@@ -95,8 +95,8 @@ $node->safe_psql('postgres', 'ALTER DATABASE paused_copy SET search_path = city,
 $node->safe_psql('city', "SELECT detect.resume('camera')");
 produce(1000);
 ledger_is_exact($node, 'city', $broker, 'the original after its pause');
-is($node->safe_psql('paused_copy', "SELECT state FROM detect.stat_stream WHERE stream = 'camera'"),
-	'paused', 'a copy of a paused stream is paused');
+is($node->safe_psql('paused_copy', "SELECT state, reason FROM detect.stat_stream WHERE stream = 'camera'"),
+	'paused|this is a copy of another database', 'a copy of a paused stream is paused, and told as a copy');
 $node->safe_psql('paused_copy', "SELECT detect.resume('camera')");
 ledger_is_exact($node, 'paused_copy', $broker, 'a copy of a paused stream, once it is resumed');
 
@@ -150,6 +150,11 @@ ledger_is_exact(
 	topic => 'camera');
 is( $node->safe_psql('restored', 'SELECT detections = (SELECT count(*) FROM detection) FROM camera_together'),
 	't', 'a view of the rollup was restored with it, and follows');
+{
+	my ($rc, $stdout, $stderr) = $node->psql('restored', 'DROP VIEW detect_query.camera_per_minute');
+
+	like($stderr, qr/view camera_per_minute depends on table detect_state\.camera_per_minute/, 'the query of a rollup that was restored does not take its view along');
+}
 $node->safe_psql('restored', "DROP VIEW camera_together; SELECT detect.drop_rollup('camera_per_minute'); SELECT detect.drop_rollup('places')");
 foreach my $drop ('TABLE detection', 'SERVER city')
 {
