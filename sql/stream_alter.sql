@@ -104,6 +104,14 @@ SELECT detect.alter_stream('nothing', if_exists => true);
 \set VERBOSITY terse
 
 -- if_not_exists: the same is a notice, another one an error that says what differs
+CREATE TABLE started (id int PRIMARY KEY);
+SELECT detect.create_stream('started', start => '2026-11-26 08:00+00');
+SET TimeZone = 'Europe/Berlin';
+SELECT detect.create_stream('started', start => '2026-11-26 08:00+00', if_not_exists => true);
+RESET TimeZone;
+SELECT start FROM detect.stream WHERE stream = 'started';
+SELECT detect.drop_stream('started');
+DROP TABLE started;
 SELECT detect.create_stream('reading', server => '', if_not_exists => true);
 SELECT detect.create_stream('reading', server => '', events_table => 'reading', key => '{reading_id}', if_not_exists => true);
 \set VERBOSITY default

@@ -20,6 +20,7 @@
 #include "stream.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/datetime.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -169,6 +170,22 @@ add_start_hint(void *arg)
 	errhint(START_HINT);
 }
 
+/* A time as everybody reads it, whatever time zone he is in. */
+static char *
+time_in_utc(TimestampTz time)
+{
+	char text[MAXDATELEN + 1];
+	struct pg_tm tm;
+	fsec_t fsec;
+
+	if (timestamp2tm(time, NULL, &tm, &fsec, NULL, NULL) != 0)
+		ereport(ERROR, (errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+						errmsg("start is out of range"), errhint(START_HINT)));
+	tm.tm_isdst = 0;
+	EncodeDateTime(&tm, fsec, true, 0, NULL, USE_ISO_DATES, text);
+	return pstrdup(text);
+}
+
 /*
  * Where to begin; a time with its zone, since workers have one of their own.
  */
@@ -193,7 +210,7 @@ argument_start(const ArgumentSource *source)
 	if (TIMESTAMP_NOT_FINITE(time))
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("start cannot be infinite"), errhint(START_HINT)));
-	return pstrdup(timestamptz_to_str(time));
+	return time_in_utc(time);
 }
 
 /*
