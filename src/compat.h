@@ -30,7 +30,7 @@
 #define pg_noreturn pg_attribute_noreturn()
 #endif
 
-/* ---- The index of a primary key: perhaps a deferrable one since 18 ---- */
+/* ---- The index of a primary key: only one that is checked at once, as before 17 ---- */
 
 #include "utils/relcache.h"
 #if PG_VERSION_NUM >= 180000
@@ -113,6 +113,45 @@
 #else
 #define compat_has_virtual_columns(constr) false
 #define compat_is_virtual(generated)	   false
+#endif
+
+/* ---- Row types: with a copy of what is asked for most since 18 ---- */
+
+#include "access/tupdesc.h"
+#if PG_VERSION_NUM >= 180000
+#define compat_attribute_changed(desc, at) populate_compact_attribute((desc), (at))
+#else
+#define compat_attribute_changed(desc, at) ((void) 0)
+#endif
+
+/* ---- Columns: their storage can be said where they are named since 16 ---- */
+
+#if PG_VERSION_NUM >= 160000
+#define compat_has_storage_name(column) ((column)->storage_name != NULL)
+#else
+#define compat_has_storage_name(column) false
+#endif
+
+/* ---- Intervals: some are infinite since 17 ---- */
+
+#include "utils/timestamp.h"
+#if PG_VERSION_NUM >= 170000
+#define compat_interval_is_finite(interval) (!INTERVAL_NOT_FINITE(interval))
+#else
+#define compat_interval_is_finite(interval) true
+#endif
+
+/* ---- Aggregates that depend on the order of rows: can be split since 16 ---- */
+
+#include "utils/fmgroids.h"
+#if PG_VERSION_NUM >= 160000
+#define compat_depends_on_order(aggregate)                     \
+	((aggregate)->aggcombinefn == F_ARRAY_AGG_COMBINE ||       \
+	 (aggregate)->aggcombinefn == F_ARRAY_AGG_ARRAY_COMBINE || \
+	 (aggregate)->aggcombinefn == F_STRING_AGG_COMBINE ||      \
+	 (aggregate)->aggtransfn == F_ANY_VALUE_TRANSFN)
+#else
+#define compat_depends_on_order(aggregate) false
 #endif
 
 /* ---- CHECK constraints: some are not enforced since 18 ---- */

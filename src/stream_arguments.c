@@ -185,7 +185,7 @@ stream_check_caller(void)
 	can_login = ((Form_pg_authid) GETSTRUCT(tuple))->rolcanlogin;
 	ReleaseSysCache(tuple);
 
-	if (!can_login)
+	if (COMPAT_WORKER_NEEDS_LOGIN && !can_login)
 		ereport(
 			ERROR,
 			(errcode(ERRCODE_INVALID_ROLE_SPECIFICATION),
@@ -223,6 +223,10 @@ find_interval(const ArgumentSource *source, int arg, Interval *old)
 	if (!argument_is_given(source, arg))
 		return NULL;
 	interval = PG_GETARG_INTERVAL_P(arg);
+	if (!compat_interval_is_finite(interval))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("%s must not be infinite", stream_argument_names[arg]),
+						errhint("Leave it out instead.")));
 	if (DatumGetBool(DirectFunctionCall2(interval_le, IntervalPGetDatum(interval),
 										 IntervalPGetDatum(&zero))))
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),

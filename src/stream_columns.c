@@ -20,6 +20,7 @@
 #include "catalog/pg_type.h"
 #include "catalog/toasting.h"
 #include "commands/tablecmds.h"
+#include "compat.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
@@ -88,7 +89,7 @@ check_column(ColumnDef *column)
 	int32 typmod;
 
 	if (column->constraints || column->collClause || column->fdwoptions || column->compression ||
-		column->typeName->setof)
+		compat_has_storage_name(column) || column->typeName->setof)
 		refuse_columns();
 	typenameTypeIdAndMod(NULL, column->typeName, &type, &typmod);
 	if (get_typtype(type) == TYPTYPE_PSEUDO)

@@ -110,8 +110,7 @@ primary_key_columns(Oid events_table)
 	Oid index_oid;
 	List *columns = NIL;
 
-	(void) RelationGetIndexList(rel);
-	index_oid = rel->rd_pkindex;
+	index_oid = compat_primary_key_index(rel);
 	if (OidIsValid(index_oid))
 	{
 		Relation index = relation_open(index_oid, AccessShareLock);

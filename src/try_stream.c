@@ -18,6 +18,7 @@
 #include "access/xact.h"
 #include "apply/applier.h"
 #include "commands/trigger.h"
+#include "compat.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "funcapi.h"
@@ -214,6 +215,7 @@ columns_desc(const Stream *stream)
 	desc->tdtypeid = RECORDOID;
 	desc->tdtypmod = -1;
 	TupleDescAttr(desc, stream->ordinal_attnum - 1)->attisdropped = true;
+	compat_attribute_changed(desc, stream->ordinal_attnum - 1);
 	return BlessTupleDesc(desc);
 }
 

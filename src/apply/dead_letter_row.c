@@ -13,6 +13,7 @@
 #include "access/transam.h"
 #include "apply/dead_letter.h"
 #include "catalog/pg_type.h"
+#include "compat.h"
 #include "funcapi.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
@@ -46,6 +47,7 @@ dead_letter_row_desc(const Stream *stream)
 	table_close(rel, NoLock);
 	desc->tdtypeid = RECORDOID;
 	TupleDescAttr(desc, stream->ordinal_attnum - 1)->attisdropped = true;
+	compat_attribute_changed(desc, stream->ordinal_attnum - 1);
 	for (int i = 0; i < stream->ncolumns; i++)
 	{
 		const StreamColumn *column = &stream->columns[i];

@@ -14,6 +14,7 @@
 #include "access/htup_details.h"
 #include "access/tupdesc.h"
 #include "catalog/pg_type.h"
+#include "compat.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "nodes/makefuncs.h"
@@ -234,7 +235,8 @@ parse_column(const ColumnDef *definition, const char *place, DecodeColumn *colum
 {
 	if (definition->constraints != NIL || definition->collClause != NULL ||
 		definition->raw_default != NULL || definition->typeName == NULL ||
-		definition->fdwoptions != NIL || definition->compression != NULL)
+		definition->fdwoptions != NIL || definition->compression != NULL ||
+		compat_has_storage_name(definition))
 		ereport(ERROR,
 				(errcode(ERRCODE_SYNTAX_ERROR),
 				 errmsg("column \"%s\" must be a name and a type only", definition->colname)));

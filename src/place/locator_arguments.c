@@ -392,6 +392,9 @@ check_max_age(const LocatorDefinition *definition)
 
 	if (definition->max_age == NULL)
 		return;
+	if (!compat_interval_is_finite(definition->max_age))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("max_age must not be infinite"), errhint("Leave it out instead.")));
 	if (DatumGetInt32(DirectFunctionCall2(interval_cmp, IntervalPGetDatum(definition->max_age),
 										  IntervalPGetDatum(&zero))) < 0)
 		ereport(ERROR,

@@ -183,7 +183,9 @@ lock_relations(const PlannedStmt *stmt)
 	{
 		RangeTblEntry *rte = lfirst_node(RangeTblEntry, cell);
 
-		if (rte->rtekind == RTE_RELATION)
+		/* of a view there is the query that stands for it */
+		if (rte->rtekind == RTE_RELATION ||
+			(rte->rtekind == RTE_SUBQUERY && OidIsValid(rte->relid)))
 			LockRelationOid(rte->relid, rte->rellockmode);
 	}
 }

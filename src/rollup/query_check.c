@@ -154,10 +154,12 @@ check_aggregate_splits(const Aggref *aggref)
 	HeapTuple tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(aggref->aggfnoid));
 	Form_pg_aggregate aggregate;
 	const char *missing = NULL;
+	bool depends_on_order;
 
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "cache lookup failed for aggregate %u", aggref->aggfnoid);
 	aggregate = (Form_pg_aggregate) GETSTRUCT(tuple);
+	depends_on_order = compat_depends_on_order(aggregate);
 	if (!OidIsValid(aggregate->aggcombinefn))
 		missing = "combine function";
 	else if (aggregate->aggtranstype == INTERNALOID && !OidIsValid(aggregate->aggserialfn))
@@ -166,6 +168,13 @@ check_aggregate_splits(const Aggref *aggref)
 		missing = "deserialization function";
 	ReleaseSysCache(tuple);
 
+	if (depends_on_order)
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("aggregate %s cannot be kept in a rollup", format_procedure(aggref->aggfnoid)),
+			 errdetail("Its result depends on the order of events, which a rollup does not keep."),
+			 errhint("Compute it from the events when reading.")));
 	if (missing != NULL)
 		ereport(
 			ERROR,
@@ -249,13 +258,26 @@ check_relation(Oid relid, CheckContext *context)
 	table_close(view, NoLock);
 }
 
+/* Whether a whole row of a table has more than what is stored. */
+static bool
+has_virtual_columns(Oid table)
+{
+	Relation rel = table_open(table, NoLock);
+	const TupleConstr *constr = RelationGetDescr(rel)->constr;
+	bool result = constr != NULL && compat_has_virtual_columns(constr);
+
+	table_close(rel, NoLock);
+	return result;
+}
+
 /* Columns of events that are not stored are not in the rows of a batch. */
 static void
 check_events_column(const CheckContext *context, AttrNumber attnum)
 {
 	if (attnum < 0)
 		refuse("system columns of the events table", "Use columns that the stream fills.");
-	if (attnum > 0 && compat_is_virtual(get_attgenerated(context->events_table, attnum)))
+	if (attnum == 0 ? has_virtual_columns(context->events_table)
+					: compat_is_virtual(get_attgenerated(context->events_table, attnum)))
 		refuse("virtual columns of the events table", "Make them STORED.");
 }
 
@@ -271,8 +293,8 @@ check_everywhere(Node *node, CheckContext *context)
 		bool done;
 
 		context->levels_up++;
-		done =
-			query_tree_walker((Query *) node, check_everywhere, context, QTW_EXAMINE_RTES_BEFORE);
+		done = query_tree_walker((Query *) node, check_everywhere, context,
+								 QTW_EXAMINE_RTES_BEFORE | QTW_IGNORE_JOINALIASES);
 		context->levels_up--;
 		return done;
 	}
@@ -299,6 +321,26 @@ check_everywhere(Node *node, CheckContext *context)
 			 errhint(
 				 "Store the value in a column of the events table, or use a function that is at least STABLE.")));
 	return expression_tree_walker(node, check_everywhere, context);
+}
+
+/* The same of columns of the events table that a join has other names for. */
+static void
+check_join_columns(const Query *query, const CheckContext *context)
+{
+	Query *copy = copyObject(unconstify(Query *, query));
+	List *named = list_make3(copy->targetList, copy->havingQual, copy->jointree);
+	List *vars = pull_var_clause(compat_flatten_vars(copy, (Node *) named),
+								 PVC_RECURSE_AGGREGATES | PVC_RECURSE_WINDOWFUNCS |
+									 PVC_RECURSE_PLACEHOLDERS);
+	ListCell *cell;
+
+	foreach(cell, vars)
+	{
+		const Var *var = lfirst(cell);
+
+		if (var->varno == context->events_rti)
+			check_events_column(context, var->varattno);
+	}
 }
 
 static void
@@ -394,7 +436,8 @@ query_check(const Query *query)
 
 	context.events_table = stream->events_table;
 	query_tree_walker(unconstify(Query *, query), check_everywhere, &context,
-					  QTW_EXAMINE_RTES_BEFORE);
+					  QTW_EXAMINE_RTES_BEFORE | QTW_IGNORE_JOINALIASES);
+	check_join_columns(query, &context);
 	if (context.mentions != 1)
 		report_events_read_again(stream);
 
