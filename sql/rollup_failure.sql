@@ -235,7 +235,9 @@ SELECT regress.differences('tocks', 'SELECT id % 7 AS kind, count(*) AS n, sum(6
 CREATE TABLE note (at timestamptz NOT NULL, value int, remark text, other text);
 SELECT detect.create_stream('note', server => '', key => '{}', event_time => 'at', columns => 'at timestamptz, value int');
 SELECT detect.create_rollup('notes', $$ SELECT date_trunc('hour', at) AS hour, count(*) AS n, sum(60 / value) AS s FROM note GROUP BY 1 $$);
+SELECT detect.create_rollup('all_notes', 'SELECT value % 3 AS kind, sum(60 / value) AS s FROM note GROUP BY 1');
 SELECT detect.wait_for_rollup('notes');
+SELECT detect.wait_for_rollup('all_notes');
 INSERT INTO detect_staging.note (at, value) VALUES ('2024-05-01', 0);
 SELECT detect.wait_for('note');
 INSERT INTO detect_staging.note (at, value) SELECT '2024-05-01'::timestamptz + n * interval '10 min', n FROM generate_series(1, 10) n;
@@ -243,12 +245,13 @@ SELECT detect.wait_for('note');
 SELECT state, error, events_missed FROM detect.stat_rollup WHERE rollup = 'notes';
 ALTER TABLE note RENAME other TO another;
 DELETE FROM note WHERE value = 0;
-SELECT detect.retry_rollup('notes');
-SELECT detect.wait_for_rollup('notes');
+SELECT detect.retry_rollup(r) FROM unnest('{notes, all_notes}'::text[]) r;
+SELECT detect.wait_for_rollup(r) FROM unnest('{notes, all_notes}'::text[]) r;
 SELECT state, error, events_missed, events_lost FROM detect.stat_rollup WHERE rollup = 'notes';
 RESET SESSION AUTHORIZATION;
-CALL regress.await('SELECT FROM detect._repair p JOIN detect._rollup r USING (rollup_id) WHERE r.name = $$notes$$', 0);
+CALL regress.await('SELECT FROM detect._repair p JOIN detect._rollup r USING (rollup_id) WHERE r.name ~ $$notes$$', 0);
 SET SESSION AUTHORIZATION regress_failure;
+SELECT regress.differences('all_notes', 'SELECT value % 3 AS kind, sum(60 / value) AS s FROM note GROUP BY 1');
 SELECT regress.differences('notes', $$ SELECT date_trunc('hour', at) AS hour, count(*) AS n, sum(60 / value) AS s FROM note GROUP BY 1 $$);
 
 -- wide events are read a few batches at a time

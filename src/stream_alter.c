@@ -6,7 +6,7 @@
  * It holds the stream's lock until its transaction ends: the change falls
  * between two commits, together with whatever ALTER TABLE stands beside it.
  * What consumers have staged under the old definition is thrown away and read
- * from Kafka again; rows that SQL has staged stay.  Offsets mean nothing on
+ * from Kafka again, unless it would be the same; rows that SQL has staged stay.  Offsets mean nothing on
  * another server, so a stream that moves there must say where to start.
  *
  *-------------------------------------------------------------------------
@@ -268,11 +268,11 @@ detect_alter_stream(PG_FUNCTION_ARGS)
 	move_triggers(stream, old);
 	stream_write(definition);
 
-	forget_unknown_fields(stream);
 	if (!is_same_text(stream->event_time, old->event_time))
 		forget_times(stream);
 	if (!keeps_staging(fcinfo))
 	{
+		forget_unknown_fields(stream);
 		progress_forget_staged(stream);
 		staging_tables_drop(stream->id);
 	}

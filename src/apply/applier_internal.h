@@ -46,8 +46,9 @@ struct Applier
 	long lag_ms;	  /* of the newest event of the last commit */
 	int piece_size;	  /* elements that one transaction tries, after a failure */
 	int unknown_failures;
-	int missing_partitions; /* rounds in a row that found none for an event */
-	int time_outs;			/* of one element alone, in a row */
+	int missing_partitions;		/* rounds in a row that found none for an event … */
+	BatchSource missing_source; /* … from there */
+	int time_outs;				/* of one element alone, in a row */
 	Lookout kafka;
 	Lookout sql;
 	Lookout retry;

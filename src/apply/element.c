@@ -129,15 +129,18 @@ conversion_prepare(Conversion *conversion, const StreamColumn *column)
 	conversion->prepared_in = InvalidLocalTransactionId;
 	conversion->structure_context =
 		AllocSetContextCreate(CurrentMemoryContext, "detect structure", ALLOCSET_SMALL_SIZES);
+	conversion->value_context =
+		AllocSetContextCreate(CurrentMemoryContext, "detect value", ALLOCSET_SMALL_SIZES);
 }
 
 /* Whether the text of an array or a composite is JSON, as it stood in a message.  It may
- * as well be a literal, which begins otherwise, but for bounds before an array. */
+ * as well be a literal, which begins otherwise, but for bounds before an array.  What of
+ * it was a string is not known any more: a string of JSON is taken as JSON. */
 static bool
 is_structure(const Conversion *conversion, const char *text)
 {
 	return conversion->opening != '\0' && *text == conversion->opening &&
-		   text[strspn(text, "[]0123456789:+-")] != '=';
+		   text[strspn(text, "[]0123456789:+- ")] != '=';
 }
 
 /* An array or a composite from JSON. */
@@ -145,6 +148,7 @@ static Datum
 convert_structure(Conversion *conversion, const char *text)
 {
 	const StreamColumn *column = conversion->column;
+	MemoryContext caller_context;
 	Datum value;
 
 	if (conversion->prepared_in != compat_lxid())
@@ -158,7 +162,12 @@ convert_structure(Conversion *conversion, const char *text)
 	}
 	/* a call that fails leaves nothing of use */
 	conversion->prepared_in = InvalidLocalTransactionId;
+	/* and one that does not, some kilobytes */
+	caller_context = MemoryContextSwitchTo(conversion->value_context);
 	value = decode_structure(&conversion->structure, text);
+	MemoryContextSwitchTo(caller_context);
+	value = datumCopy(value, false, -1);
+	MemoryContextReset(conversion->value_context);
 	conversion->prepared_in = compat_lxid();
 	return value;
 }

@@ -423,3 +423,17 @@ partition_may_have_rows(Oid partition)
 		relation_close(table, NoLock);
 	return result;
 }
+
+/*
+ * Raises an error for an event whose partition takes no rows any more.
+ */
+void
+partition_report_detaching(Oid partition)
+{
+	ereport(
+		ERROR,
+		(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+		 errmsg("partition \"%s\" is being detached", get_rel_name(partition)),
+		 errhint(
+			 "If nobody is detaching it any more, finish with ALTER TABLE ... DETACH PARTITION ... FINALIZE.")));
+}

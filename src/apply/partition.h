@@ -51,5 +51,6 @@ extern int64 partition_interval_around(const Interval *interval, TimestampTz tim
 									   TimestampTz *from, TimestampTz *to);
 extern void partition_time_fields(TimestampTz time, struct pg_tm *fields, fsec_t *microseconds);
 extern char *partition_bound_literal(TimestampTz time, Oid type);
+extern void partition_report_detaching(Oid partition);
 
 #endif /* DETECT_PARTITION_H */

@@ -302,7 +302,9 @@ piece_succeeded(Applier *applier, const Batch *batch, int from, int to)
 		has_passed |= batch->elements[i].sqlstate == 0;
 	}
 	if (has_passed)
-		applier->unknown_failures = applier->missing_partitions = 0;
+		applier->unknown_failures = 0;
+	if (has_passed && batch->source == applier->missing_source)
+		applier->missing_partitions = 0;
 	applier->time_outs = 0;
 	(void) events_guard_rollups(applier->events, false);
 	if (refused == 0)

@@ -19,6 +19,7 @@
 
 #include "access/xact.h"
 #include "apply/applier_internal.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 
 /* So many elements in a row failing alone are no matter of data any more. */
@@ -52,15 +53,32 @@ blame_element(Applier *applier, Element *element, const ErrorData *error)
 	events_stage = "apply";
 }
 
-/* A partition that has gone since the batch was read, or is being detached, is no fault
- * of a definition by which the stream makes its own: read again, the batch makes it. */
+/* Whether an error names the events table. */
+static bool
+is_of_events_table(const Applier *applier, const ErrorData *error)
+{
+	char *name;
+	bool result;
+
+	transaction_begin();
+	name = get_rel_name(applier->stream->events_table);
+	result = name != NULL && strcmp(name, error->table_name) == 0;
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(applier->batch_context);
+	return result;
+}
+
+/* A partition that has gone since the batch was read is no fault of a definition by which
+ * the stream makes its own: read again, the batch makes it. */
 static void
-excuse_missing_partition(Applier *applier, ErrorData *error)
+excuse_missing_partition(Applier *applier, const Batch *batch, ErrorData *error)
 {
 	if (applier->stream->partition_interval == NULL ||
 		error->sqlerrcode != ERRCODE_CHECK_VIOLATION || error->constraint_name != NULL ||
-		error->table_name == NULL || ++applier->missing_partitions > MISSING_PARTITIONS)
+		error->table_name == NULL || !is_of_events_table(applier, error) ||
+		++applier->missing_partitions > MISSING_PARTITIONS)
 		return;
+	applier->missing_source = batch->source;
 	error->sqlerrcode = ERRCODE_LOCK_NOT_AVAILABLE;
 	error->hint = MemoryContextStrdup(error->assoc_context, "It is tried again by itself.");
 }
@@ -123,7 +141,7 @@ piece_failed(Applier *applier, Batch *batch, int from, int to, ErrorData *error,
 	int count = to - from;
 
 	forget_refused(batch, from, to);
-	excuse_missing_partition(applier, error);
+	excuse_missing_partition(applier, batch, error);
 	if (events_failed_in_rollup(applier->events))
 	{
 		if (!events_guard_rollups(applier->events, true))

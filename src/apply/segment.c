@@ -266,18 +266,6 @@ report_uncovered(const SegmentMap *map, TimestampTz time)
 					errhint("Set partition_interval, or make the partition.")));
 }
 
-/* Raises an error for an event whose partition takes no rows any more. */
-static void
-report_detaching(Oid partition)
-{
-	ereport(
-		ERROR,
-		(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-		 errmsg("partition \"%s\" is being detached", get_rel_name(partition)),
-		 errhint(
-			 "If nobody is detaching it any more, finish with ALTER TABLE ... DETACH PARTITION ... FINALIZE.")));
-}
-
 /* Finds the place of the segment for a time; -1 if there is none. */
 static int
 segment_place(const SegmentMap *map, TimestampTz time)
@@ -333,7 +321,7 @@ segment_of(const SegmentMap *map, const Datum *values)
 			report_uncovered(map, time);
 		segment = map->segments[at];
 		if (at < map->ranges->n && map->ranges->ranges[at].detaching)
-			report_detaching(segment->relation);
+			partition_report_detaching(segment->relation);
 	}
 
 	if (segment->identities == NULL && !OidIsValid(segment->index))

@@ -28,6 +28,7 @@ typedef struct Conversion
 	char opening; /* of the JSON of an array or a composite; else 0 */
 	DecodeStructure structure;
 	MemoryContext structure_context;
+	MemoryContext value_context;	/* while one is converted */
 	LocalTransactionId prepared_in; /* the type may have been altered since then */
 	bool checks_null;				/* a domain may refuse NULL */
 	void *domain;					/* domain_check()'s own: from the type below */

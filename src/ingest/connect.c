@@ -218,9 +218,8 @@ void
 consumer_note_running(Consumer *consumer)
 {
 	slot_set_state(my_slot, STREAM_RUNNING);
-	if (consumer->missing_topic || consumer->refusal)
-		slot_set_reason(my_slot,
-						consumer->missing_topic ? consumer->missing_topic : consumer->refusal);
+	if (consumer->missing_topic)
+		slot_set_reason(my_slot, consumer->missing_topic);
 }
 
 /*
@@ -265,7 +264,6 @@ count_partitions(Consumer *consumer)
 	{
 		/* what is known of is read on */
 		round_log_failure(take_broker_error(consumer));
-		consumer->is_doubtful = true;
 		npartitions = -1;
 	}
 	PG_END_TRY();

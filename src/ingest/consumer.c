@@ -156,28 +156,6 @@ copy_progresses(List *progresses)
 	return copies;
 }
 
-/* Keep what a broker says of a topic that it does not let be read: it says so once,
- * and others of the stream's topics are read meanwhile. */
-static void
-note_refusal(Consumer *consumer, const KafkaEvent *event)
-{
-	if (event->error_kind != KAFKA_ERROR_CONFIGURATION || event->is_missing)
-		return;
-	consumer->refusal = MemoryContextStrdup(consumer->context, event->error);
-	consumer->refused_topic = MemoryContextStrdup(consumer->context, event->topic);
-}
-
-/* Something came of a topic. */
-static void
-end_refusal(Consumer *consumer, const KafkaEvent *event)
-{
-	if (consumer->refused_topic == NULL || strcmp(consumer->refused_topic, event->topic) != 0)
-		return;
-	pfree(consumer->refused_topic);
-	pfree(consumer->refusal);
-	consumer->refused_topic = consumer->refusal = NULL;
-}
-
 /* Take one thing that Kafka said into the round; how many rows it gives. */
 static int
 take_event(StageWriter **writer, Consumer *consumer, const KafkaEvent *event, List *progresses)
@@ -189,7 +167,6 @@ take_event(StageWriter **writer, Consumer *consumer, const KafkaEvent *event, Li
 	switch (event->kind)
 	{
 		case KAFKA_MESSAGE:
-			end_refusal(consumer, event);
 			if (progress == NULL || progress->paused_reason ||
 				event->offset < progress->next_offset)
 				return 0; /* delivered again */
@@ -201,7 +178,6 @@ take_event(StageWriter **writer, Consumer *consumer, const KafkaEvent *event, Li
 			progress->next_offset = event->offset + 1;
 			return rows;
 		case KAFKA_END_OF_PARTITION:
-			end_refusal(consumer, event);
 			if (progress && progress->paused_reason == NULL)
 			{
 				progress->next_offset = Max(progress->next_offset, event->offset);
@@ -213,7 +189,6 @@ take_event(StageWriter **writer, Consumer *consumer, const KafkaEvent *event, Li
 			if (event->error_kind == KAFKA_ERROR_OFFSET || (progress && progress->paused_reason))
 				return 0; /* gap.c has looked at it */
 			consumer->is_doubtful |= event->is_missing;
-			note_refusal(consumer, event);
 			slot_set_reason(my_slot, event->error);
 			return 0;
 		case KAFKA_CLIENT_ERROR:

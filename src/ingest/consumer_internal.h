@@ -39,8 +39,6 @@ struct Consumer
 	List *progresses;	 /* of Progress: staged, as committed */
 	int npartitions;	 /* of all topics, those of other consumers too */
 	char *missing_topic; /* what to say of one that does not exist, or NULL */
-	char *refusal;		 /* what a broker said last of a topic that it does not let be read */
-	char *refused_topic; /* … and which, until something comes of it */
 	bool has_missing;	 /* a topic, or a partition that was read, does not exist */
 	KafkaEvent *events;	 /* polled and not staged yet */
 	int nevents;

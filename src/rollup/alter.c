@@ -192,7 +192,7 @@ tell_lost_groups(const char *name, const RollupRow *row, const Stream *stream)
 static void
 check_public_view(const char *name, Oid view)
 {
-	if (get_rel_name(view) == NULL)
+	if (!OidIsValid(rollup_view_of(view, rollup_state_table(name))))
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
 						errmsg("the view of rollup \"%s\" does not exist any more", name),
 						errhint("Drop the rollup with detect.drop_rollup and create it again.")));

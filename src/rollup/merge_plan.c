@@ -64,6 +64,13 @@ is_plain_function(const RollupState *state)
 	return plain;
 }
 
+/* How states are compared: as their aggregate compares, if what it takes can be. */
+static Oid
+input_collation(const RollupState *state)
+{
+	return OidIsValid(state->aggref->inputcollid) ? state->aggref->inputcollid : state->collation;
+}
+
 /* detect._combine(aggregate, stored, partial). */
 static Expr *
 make_combine_call(const RollupState *state, Var *stored, Var *partial)
@@ -75,7 +82,7 @@ make_combine_call(const RollupState *state, Var *stored, Var *partial)
 
 	return (Expr *) makeFuncExpr(LookupFuncName(name, lengthof(types), types, false), state->type,
 								 list_make3(aggregate, stored, partial), InvalidOid,
-								 state->aggref->inputcollid, COERCE_EXPLICIT_CALL);
+								 input_collation(state), COERCE_EXPLICIT_CALL);
 }
 
 /* The expression that merges a stored state with a partial one. */
@@ -94,7 +101,7 @@ make_combination(const RollupState *state, AttrNumber attnum)
 	coalesce->coalescecollid = state->collation;
 	coalesce->args =
 		list_make3(makeFuncExpr(state->combine_function, state->type, list_make2(stored, partial),
-								state->collation, state->aggref->inputcollid, COERCE_EXPLICIT_CALL),
+								state->collation, input_collation(state), COERCE_EXPLICIT_CALL),
 				   stored, partial);
 	coalesce->location = -1;
 	return (Expr *) coalesce;

@@ -170,7 +170,7 @@ missed_write(const Rollup *rollup, Tuplestorestate *events)
 	select_from_rows(
 		stream, events,
 		psprintf("SELECT min(%s)::timestamptz, max(%s)::timestamptz, count(*)::int, array_agg(%s), "
-				 "sum(pg_column_size(" ROWS_NAME "))::int8 FROM " ROWS_NAME
+				 "sum(pg_column_size(ROW(" ROWS_NAME ".*)))::int8 FROM " ROWS_NAME
 				 " GROUP BY date_trunc('day', %s)",
 				 time, time, identity_expression(names, ROWS_NAME), time));
 	values[0] = Int32GetDatum(rollup->id);
@@ -310,7 +310,8 @@ has_columns(const Stream *stream, const List *names)
 }
 
 /* Events whose identities cannot be found by the names of their columns any more: have
- * the groups of their times computed again, once the rollup has caught up. */
+ * the groups of their times computed again, once the rollup has caught up, whatever that
+ * takes.  A step that fails afterwards comes here again. */
 static void
 queue_repair(const Rollup *rollup, HeapTuple row, TupleDesc tupdesc)
 {
@@ -327,7 +328,9 @@ queue_repair(const Rollup *rollup, HeapTuple row, TupleDesc tupdesc)
 	catalog_execute(
 		"INSERT INTO detect._repair (rollup_id, repair_id, from_time, until_time, asked, "
 		"allow_loss, attempts, retry_at) "
-		"VALUES ($1, nextval('detect._repair_id'), $2, $3, false, false, 0, '-infinity')",
+		"SELECT $1, nextval('detect._repair_id'), $2, $3, true, false, 0, '-infinity' "
+		"WHERE NOT EXISTS (SELECT FROM detect._repair WHERE rollup_id = $1 AND asked "
+		"AND from_time = $2 AND until_time = $3 AND retry_at < 'infinity')",
 		3, types, values, NULL);
 }
 

@@ -157,7 +157,6 @@ struct RollupSet
 	BlockNumber compact_target; /* where the end is to be */
 };
 
-/* Which events partial_run aggregates. */
 /* Who called, while something is done as another user. */
 typedef struct ActingUser
 {
@@ -165,6 +164,7 @@ typedef struct ActingUser
 	int context;
 } ActingUser;
 
+/* Which events partial_run aggregates. */
 typedef struct PartialSource
 {
 	Tuplestorestate *batch; /* rows as the events table has them; NULL: the table */

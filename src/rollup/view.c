@@ -329,7 +329,7 @@ rollup_view_of(Oid view, Oid state_table)
 	ListCell *cell;
 	bool reads_states = false;
 
-	if (get_rel_relkind(view) != RELKIND_VIEW)
+	if (!OidIsValid(state_table) || get_rel_relkind(view) != RELKIND_VIEW)
 		return InvalidOid;
 	rel = table_open(view, AccessShareLock);
 	foreach(cell, get_view_query(rel)->rtable)

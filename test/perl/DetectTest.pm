@@ -330,11 +330,16 @@ sub wait_for_exit
 sub stream_is
 {
 	my ($node, $database, $stream, $state, $reason, $what) = @_;
-	my $ok = $node->poll_query_until(
-		$database, qq{
+	my $sql = qq{
 		SELECT state = '$state' AND COALESCE(reason, '') ~ '$reason'
-		FROM detect.stat_stream WHERE stream = '$stream'});
+		FROM detect.stat_stream WHERE stream = '$stream'};
+	my $ok;
 
+	# a server that has just crashed ends psql before it has read the query
+	until (defined($ok = eval { $node->poll_query_until($database, $sql) }))
+	{
+		die $@ if $@ !~ /Broken pipe/;
+	}
 	ok($ok, $what)
 	  or diag(
 		$node->safe_psql($database,

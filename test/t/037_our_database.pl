@@ -98,7 +98,7 @@ $node->safe_psql('postgres', 'ALTER DATABASE city RENAME TO town');
 $node->safe_psql('town', "SELECT detect.resume('camera')");
 produce();
 ledger_is_exact($node, 'town', $broker, 'under another name it is no copy');
-is($node->safe_psql('copy', 'SELECT state, reason FROM detect.stat_stream'), 'paused|paused by postgres', 'the copy of a paused one is paused');
+is($node->safe_psql('copy', 'SELECT state, reason FROM detect.stat_stream'), 'paused|this is a copy of another database', 'the copy of a paused one is paused');
 
 # ---------------------------------------------------------------------
 # Others' databases and tablespaces, busy, idle and without a broker

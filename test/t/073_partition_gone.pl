@@ -58,7 +58,7 @@ $other->query_until(qr/^begins$/m, "\\echo begins\nALTER TABLE keyless DETACH PA
 $node->poll_query_until('city', "SELECT bool_or(inhdetachpending) FROM pg_inherits WHERE inhparent = 'city.keyless'::regclass")
   or die 'the partition is not being detached';
 ask("INSERT INTO detect_staging.keyless VALUES (2, '2026-01-01 11:00+00')");
-waits('keyless', 'no partition', 'an event finds no partition');
+waits('keyless', 'being detached', 'an event waits for its partition to go');
 $reader->query_safe('COMMIT');
 ask("SELECT detect.wait_for('keyless', '60s')");
 is(ask('SELECT count(*) FROM keyless'), 1, 'it is in a partition that was made for it');
