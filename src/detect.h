@@ -476,7 +476,6 @@ extern bool events_triggers_watch(Relation table);
 extern void problem_set(int32 stream_id, const char *problem, Oid relation, const char *detail,
 						const char *remedy);
 extern void problem_clear(int32 stream_id, const char *problem, Oid relation);
-extern void problem_clear_all(int32 stream_id, const char *problem);
 
 /* ---------------------------------------------------------------------
  * in monitor/stats.c: what slots say, and to whom

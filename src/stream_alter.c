@@ -6,8 +6,9 @@
  * It holds the stream's lock until its transaction ends: the change falls
  * between two commits, together with whatever ALTER TABLE stands beside it.
  * What consumers have staged under the old definition is thrown away and read
- * from Kafka again, unless it would be the same; rows that SQL has staged stay.  Offsets mean nothing on
- * another server, so a stream that moves there must say where to start.
+ * from Kafka again, unless it would be the same; rows that SQL has staged stay.
+ * Offsets mean nothing on another server, so a stream that moves there must say
+ * where to start.
  *
  *-------------------------------------------------------------------------
  */

@@ -107,10 +107,9 @@ static List *
 primary_key_columns(Oid events_table)
 {
 	Relation rel = relation_open(events_table, AccessShareLock);
-	Oid index_oid;
+	Oid index_oid = compat_primary_key_index(rel);
 	List *columns = NIL;
 
-	index_oid = compat_primary_key_index(rel);
 	if (OidIsValid(index_oid))
 	{
 		Relation index = relation_open(index_oid, AccessShareLock);

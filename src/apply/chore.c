@@ -336,7 +336,7 @@ maintain_is_due(const Stream *stream, const List *wanted)
 	if (chores == NIL && wanted == NIL)
 	{
 		slot_clear_reason(my_slot, DUTY_MAINTAIN);
-		problem_clear_all(stream->id, PROBLEM_INDEX);
+		problem_clear(stream->id, PROBLEM_INDEX, InvalidOid);
 	}
 	list_free_deep(chores);
 	forget_done_retries(retries);

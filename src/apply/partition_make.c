@@ -267,10 +267,12 @@ plan_needed(PartitionRanges *ranges, const Interval *interval, const TimestampTz
 		if (times[i] >= last.from && times[i] < last.to)
 			continue;
 		at = partition_range_of(ranges, times[i]);
-		if (at >= 0 && ranges->ranges[at].detaching && !OidIsValid(ranges->default_partition))
-			partition_report_detaching(ranges->ranges[at].partition);
 		if (at >= 0)
+		{
+			if (ranges->ranges[at].detaching && !OidIsValid(ranges->default_partition))
+				partition_report_detaching(ranges->ranges[at].partition);
 			partition_check_kind(ranges->ranges[at].partition);
+		}
 		else if (OidIsValid(ranges->default_partition))
 			partition_check_kind(ranges->default_partition);
 		else

@@ -8,9 +8,9 @@
 #ifndef DETECT_STAGED_READ_H
 #define DETECT_STAGED_READ_H
 
-#include "ingest/decode_structure.h"
 #include "apply/batch.h"
 #include "fmgr.h"
+#include "ingest/decode_structure.h"
 
 /* Where a column of the stream is found in a staged row. */
 typedef struct StagedColumn

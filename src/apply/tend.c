@@ -37,7 +37,7 @@ tell_bound(const Applier *applier, bool is_over_bound)
 					"If it lasts: builds wait for long transactions, see "
 					"pg_stat_progress_create_index.");
 	else
-		problem_clear_all(stream->id, PROBLEM_MEMORY);
+		problem_clear(stream->id, PROBLEM_MEMORY, InvalidOid);
 }
 
 /* Whether there is news of the bound: it is exceeded or kept again, or is

@@ -8,13 +8,11 @@
 #ifndef DETECT_DECODE_INTERNAL_H
 #define DETECT_DECODE_INTERNAL_H
 
-#include "ingest/decode_structure.h"
 #include "fmgr.h"
-#include "access/htup.h"
-#include "access/tupdesc.h"
 #include "utils/resowner.h"
 
 #include "decode.h"
+#include "decode_structure.h"
 #include "json_scan.h"
 
 /*

@@ -39,22 +39,7 @@ problem_set(int32 stream_id, const char *problem, Oid relation, const char *deta
 }
 
 /*
- * A problem of a stream is over, whatever relations it was about.
- */
-void
-problem_clear_all(int32 stream_id, const char *problem)
-{
-	Oid types[2] = {INT4OID, TEXTOID};
-	Datum values[2] = {Int32GetDatum(stream_id), CStringGetTextDatum(problem)};
-
-	SPI_connect();
-	catalog_execute("DELETE FROM detect._problem WHERE stream_id = $1 AND problem = $2", 2, types,
-					values, NULL);
-	SPI_finish();
-}
-
-/*
- * A problem is over, if there was one.
+ * A problem is over, if there was one; with InvalidOid whatever relations it was about.
  */
 void
 problem_clear(int32 stream_id, const char *problem, Oid relation)
@@ -65,7 +50,7 @@ problem_clear(int32 stream_id, const char *problem, Oid relation)
 
 	SPI_connect();
 	catalog_execute("DELETE FROM detect._problem "
-					"WHERE stream_id = $1 AND problem = $2 AND relation = $3",
+					"WHERE stream_id = $1 AND problem = $2 AND (relation = $3 OR $3 = 0)",
 					3, types, values, NULL);
 	SPI_finish();
 }

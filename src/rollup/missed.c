@@ -14,7 +14,7 @@
  *
  *-------------------------------------------------------------------------
  */
-#include "rollup/rollup.h"
+#include "rollup/repair.h"
 
 #include "access/htup_details.h"
 #include "access/table.h"
@@ -310,28 +310,20 @@ has_columns(const Stream *stream, const List *names)
 }
 
 /* Events whose identities cannot be found by the names of their columns any more: have
- * the groups of their times computed again, once the rollup has caught up, whatever that
- * takes.  A step that fails afterwards comes here again. */
+ * the groups of their times computed again, once the rollup has caught up.  A step that
+ * fails afterwards comes here again. */
 static void
 queue_repair(const Rollup *rollup, HeapTuple row, TupleDesc tupdesc)
 {
-	Oid types[3] = {INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID};
-	Datum values[3];
+	TimeRange range = {DT_NOBEGIN, DT_NOEND};
 	bool is_null;
 	TimestampTz since = DatumGetTimestampTz(SPI_getbinval(row, tupdesc, 2, &is_null));
 	TimestampTz until = DatumGetTimestampTz(SPI_getbinval(row, tupdesc, 3, &is_null));
-	bool is_bounded = !is_null && !TIMESTAMP_NOT_FINITE(since) && !TIMESTAMP_NOT_FINITE(until);
 
-	values[0] = Int32GetDatum(rollup->id);
-	values[1] = TimestampTzGetDatum(is_bounded ? since : DT_NOBEGIN);
-	values[2] = TimestampTzGetDatum(is_bounded ? until + 1 : DT_NOEND);
-	catalog_execute(
-		"INSERT INTO detect._repair (rollup_id, repair_id, from_time, until_time, asked, "
-		"allow_loss, attempts, retry_at) "
-		"SELECT $1, nextval('detect._repair_id'), $2, $3, true, false, 0, '-infinity' "
-		"WHERE NOT EXISTS (SELECT FROM detect._repair WHERE rollup_id = $1 AND asked "
-		"AND from_time = $2 AND until_time = $3 AND retry_at < 'infinity')",
-		3, types, values, NULL);
+	if (!is_null && !TIMESTAMP_NOT_FINITE(since) && !TIMESTAMP_NOT_FINITE(until))
+		range = (TimeRange){since, until + 1};
+	if (!repair_is_asked(rollup->id, &range))
+		repair_ask(rollup->id, &range, false);
 }
 
 /* Read a day's missed events, which row of a result tells of. */

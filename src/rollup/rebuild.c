@@ -139,29 +139,6 @@ check_range(const char *name, const RollupRow *row, const TimeRange *range, bool
 	AtEOXact_GUC(true, nest_level);
 }
 
-/* Have the applier compute a range again.  What was refused within it is
- * settled by that. */
-static void
-write_repair(const RollupRow *rollup, const TimeRange *range, bool allow_loss)
-{
-	Oid types[4] = {INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, BOOLOID};
-	Datum values[4];
-
-	values[0] = Int32GetDatum(rollup->id);
-	values[1] = TimestampTzGetDatum(range->from);
-	values[2] = TimestampTzGetDatum(range->until);
-	values[3] = BoolGetDatum(allow_loss);
-	SPI_connect();
-	catalog_execute("DELETE FROM detect._repair WHERE rollup_id = $1 AND error IS NOT NULL "
-					"AND from_time >= $2 AND until_time <= $3",
-					3, types, values, NULL);
-	catalog_execute("INSERT INTO detect._repair (rollup_id, repair_id, from_time, until_time, "
-					"asked, allow_loss, attempts, retry_at) "
-					"VALUES ($1, nextval('detect._repair_id'), $2, $3, true, $4, 0, '-infinity')",
-					4, types, values, NULL);
-	SPI_finish();
-}
-
 /*
  * Let a rollup begin from nothing, as one that is new: its states are another
  * major version's or another aggregate's, so that not even the groups beside a
@@ -218,7 +195,7 @@ detect_rebuild_rollup(PG_FUNCTION_ARGS)
 	if (rollup.is_foreign)
 		start_anew(name, &rollup);
 	else
-		write_repair(&rollup, &range, allow_loss);
+		repair_ask(rollup.id, &range, allow_loss);
 	history_record("rebuild_rollup", name, describe_rebuild(&range, allow_loss));
 	definition_changed(stream_load_by_events_table(rollup.events_table));
 	PG_RETURN_VOID();

@@ -23,6 +23,8 @@ typedef struct Repair
 } Repair;
 
 /* in rollup/repair_queue.c */
+extern bool repair_is_asked(int32 rollup_id, const TimeRange *range);
+extern void repair_ask(int32 rollup_id, const TimeRange *range, bool allow_loss);
 extern bool repair_next(const Stream *stream, Repair *repair);
 extern TimestampTz repair_next_retry(const Stream *stream);
 extern void repair_write_done(const Repair *repair, TimestampTz until);

@@ -84,6 +84,52 @@ rollup_repair_unseen_edits(int32 stream_id)
 }
 
 /*
+ * Whether exactly that has been asked for, and is not done.
+ */
+bool
+repair_is_asked(int32 rollup_id, const TimeRange *range)
+{
+	Oid types[3] = {INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID};
+	Datum values[3];
+	bool result;
+
+	values[0] = Int32GetDatum(rollup_id);
+	values[1] = TimestampTzGetDatum(range->from);
+	values[2] = TimestampTzGetDatum(range->until);
+	SPI_connect();
+	result = catalog_execute("SELECT FROM detect._repair WHERE rollup_id = $1 AND asked "
+							 "AND from_time = $2 AND until_time = $3 AND retry_at < 'infinity'",
+							 3, types, values, NULL) > 0;
+	SPI_finish();
+	return result;
+}
+
+/*
+ * Have the applier compute a range of a rollup again, whatever that takes.  What was
+ * refused within it is settled by that.
+ */
+void
+repair_ask(int32 rollup_id, const TimeRange *range, bool allow_loss)
+{
+	Oid types[4] = {INT4OID, TIMESTAMPTZOID, TIMESTAMPTZOID, BOOLOID};
+	Datum values[4];
+
+	values[0] = Int32GetDatum(rollup_id);
+	values[1] = TimestampTzGetDatum(range->from);
+	values[2] = TimestampTzGetDatum(range->until);
+	values[3] = BoolGetDatum(allow_loss);
+	SPI_connect();
+	catalog_execute("DELETE FROM detect._repair WHERE rollup_id = $1 AND error IS NOT NULL "
+					"AND from_time >= $2 AND until_time <= $3",
+					3, types, values, NULL);
+	catalog_execute("INSERT INTO detect._repair (rollup_id, repair_id, from_time, until_time, "
+					"asked, allow_loss, attempts, retry_at) "
+					"VALUES ($1, nextval('detect._repair_id'), $2, $3, true, $4, 0, '-infinity')",
+					4, types, values, NULL);
+	SPI_finish();
+}
+
+/*
  * Read the next repair that is due; false when there is none.
  */
 bool

@@ -194,8 +194,7 @@ swap_step(void *arg)
 
 	if (!definition_find(swap->name, &old) || old.id != rollup->replaces)
 		elog(ERROR, "rollup \"%s\" is not the one to be replaced", swap->name);
-	if (get_rel_name(old.public_view) != NULL)
-		swap->public_view = old.public_view;
+	swap->public_view = rollup_view_of(old.public_view, rollup_state_table(swap->name));
 	lock_relations(swap);
 	FAULT_POINT("before_swap");
 	replace_view(swap);

@@ -365,20 +365,16 @@ rollup_record_dependencies(const Stream *stream)
 	Datum values[1] = {ObjectIdGetDatum(stream->events_table)};
 
 	SPI_connect();
-	catalog_execute("SELECT s.oid, q.oid FROM detect._rollup r "
-					"JOIN pg_class s ON s.relname = r.name AND s.relkind = 'r' "
-					"AND s.relnamespace = 'detect_state'::regnamespace "
-					"JOIN pg_class q ON q.relname = r.name AND q.relkind = 'v' "
-					"AND q.relnamespace = 'detect_query'::regnamespace WHERE r.events_table = $1",
-					1, types, values, NULL);
+	catalog_execute("SELECT name FROM detect._rollup WHERE events_table = $1", 1, types, values,
+					NULL);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
-		HeapTuple row = SPI_tuptable->vals[i];
-		TupleDesc desc = SPI_tuptable->tupdesc;
-		bool is_null;
+		char *name = SPI_getvalue(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1);
+		Oid state_table = rollup_state_table(name);
+		Oid query_view = rollup_query_view(name);
 
-		rollup_record_dependency(DatumGetObjectId(SPI_getbinval(row, desc, 1, &is_null)),
-								 DatumGetObjectId(SPI_getbinval(row, desc, 2, &is_null)));
+		if (OidIsValid(state_table) && OidIsValid(query_view))
+			rollup_record_dependency(state_table, query_view);
 	}
 	SPI_finish();
 }
