@@ -197,7 +197,8 @@ typedef enum StreamState
 	STREAM_STARTING,   /* loading definitions and identities */
 	STREAM_CONNECTING, /* waiting for the broker */
 	STREAM_RUNNING,
-	STREAM_RETRYING /* environment error, same batch again */
+	STREAM_RETRYING, /* environment error, same batch again; or the worker itself */
+	STREAM_WAITING	 /* for a worker slot of the server */
 } StreamState;
 
 /* What a process has of a locator in memory, and how it answers. */
@@ -226,6 +227,7 @@ typedef struct WorkerEntry
 	int pid;
 	PGPROC *proc;
 	bool exited_cleanly; /* the last worker, with code 0 */
+	bool waits_for_slot; /* the server had none free for it */
 	StreamState state;
 	Oid events_table;	  /* of maintenance, once it has begun */
 	int64 step_us[STEPS]; /* since it started */
@@ -269,7 +271,8 @@ typedef struct StreamSlot
 	uint32 sql_commits;	   /* by SQL */
 
 	/* Stats. */
-	TimestampTz state_since;
+	bool is_running;
+	TimestampTz state_since;   /* that it is, or is not */
 	char reason[REASON_BYTES]; /* why it retries or stopped */
 	int reason_entry;		   /* of the worker who said so */
 	int last_sqlstate;

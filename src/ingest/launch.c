@@ -39,7 +39,6 @@ typedef struct Launch
 	TimestampTz unwanted_since; /* 0: it is wanted */
 	int failures;				/* in a row */
 	TimestampTz due;			/* not to be started before */
-	bool waits_for_worker_slot;
 } Launch;
 
 static Launch (*launches)[WORKER_ENTRIES]; /* by slot */
@@ -95,7 +94,31 @@ launch_ended(Launch *launch, int slot_index, int entry, TimestampTz now)
 		probe_request(database, launch->due);
 }
 
-/* Start a worker, or say in the slot that there is none to be had. */
+/* Say in a slot whether the server had a worker slot for one of its workers, which may
+ * have begun by now. */
+static void
+launch_note_slot(StreamSlot *slot, const StreamSlot *copy, int entry, bool had_one)
+{
+	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
+	slot->workers[entry].waits_for_slot = !had_one;
+	if (had_one)
+		slot->duty_wanted[ENTRY_DUTY(entry)] = false;
+	LWLockRelease(detect_shared->lock);
+
+	if (!had_one)
+	{
+		char reason[REASON_BYTES];
+
+		snprintf(reason, sizeof(reason),
+				 "waiting for a worker slot: increase max_worker_processes, now %d",
+				 max_worker_processes);
+		slot_set_entry_reason(slot, entry, reason);
+	}
+	else if (copy->workers[entry].waits_for_slot)
+		slot_clear_reason(slot, entry);
+}
+
+/* Start a worker, if there is one to be had. */
 static void
 launch_start(Launch *launch, int slot_index, const StreamSlot *copy, int entry, TimestampTz now)
 {
@@ -115,28 +138,16 @@ launch_start(Launch *launch, int slot_index, const StreamSlot *copy, int entry, 
 	FAULT_POINT("before_worker_start");
 	if (!launcher_start(&order, copy->name, &launch->handle))
 	{
-		char reason[REASON_BYTES];
-
-		snprintf(reason, sizeof(reason),
-				 "waiting for a worker slot: increase max_worker_processes, now %d",
-				 max_worker_processes);
-		slot_set_entry_reason(slot, entry, reason);
-		launch->waits_for_worker_slot = true;
+		launch_note_slot(slot, copy, entry, false);
 		launch->due = TimestampTzPlusMilliseconds(now, launcher_retry_delay_ms(launch->failures++));
 		return;
 	}
 	FAULT_POINT("after_worker_start");
-	if (launch->waits_for_worker_slot)
-		slot_clear_reason(slot, entry);
-	launch->waits_for_worker_slot = false;
+	launch_note_slot(slot, copy, entry, true);
 	launch->running = true;
 	launch->owner = copy->owner;
 	launch->started_at = now;
 	launch->unwanted_since = 0;
-
-	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
-	slot->duty_wanted[ENTRY_DUTY(entry)] = false;
-	LWLockRelease(detect_shared->lock);
 }
 
 /* Let a worker that is not wanted any more exit by itself, which it does as

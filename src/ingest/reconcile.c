@@ -168,7 +168,6 @@ take_free_slot(const ProbedStream *stream)
 		slot->generation = generation;
 		slot->database = MyDatabaseId;
 		slot->stream_id = stream->id;
-		slot->state_since = GetCurrentTimestamp();
 		return slot;
 	}
 	return NULL;
@@ -186,7 +185,10 @@ update_slot(StreamSlot *slot, const ProbedStream *stream)
 		slot->reason[0] = '\0';
 	/* who resumes a stream wants to see what becomes of it */
 	if (!slot->wanted)
+	{
 		memset(&slot->log_limit, 0, sizeof(LogLimit));
+		slot->state_since = GetCurrentTimestamp();
+	}
 	slot->wanted = stream_is_wanted(stream);
 	strlcpy(slot->name, stream->name, NAMEDATALEN);
 }

@@ -83,6 +83,45 @@ slot_reset_counters(StreamSlot *slot)
 	memset(&slot->freshness, 0, sizeof(slot->freshness));
 }
 
+/*
+ * How the stream is doing: as its applier, unless a consumer of it is worse
+ * off.  The caller has copied the slot, or holds the lock.
+ */
+StreamState
+slot_state(const StreamSlot *slot)
+{
+	const WorkerEntry *applier = &slot->workers[DUTY_APPLY];
+	StreamState state = applier->state;
+
+	if (slot->wanted && applier->pid == 0)
+	{
+		if (applier->waits_for_slot)
+			return STREAM_WAITING;
+		return slot->reason[0] != '\0' ? STREAM_RETRYING : STREAM_STARTING;
+	}
+	for (int i = DUTY_CONSUME; i < WORKER_ENTRIES; i++)
+	{
+		StreamState consumer = slot->workers[i].state;
+
+		if (slot->workers[i].pid != 0 && state == STREAM_RUNNING && consumer != STREAM_STOPPED)
+			state = consumer;
+	}
+	return state;
+}
+
+/* The state of a worker has changed: note since when the stream runs or does not.  What
+ * keeps it from running may change its name meanwhile.  The caller holds the lock. */
+static void
+slot_note_state(StreamSlot *slot)
+{
+	bool is_running = slot_state(slot) == STREAM_RUNNING;
+
+	if (slot->is_running == is_running)
+		return;
+	slot->is_running = is_running;
+	slot->state_since = GetCurrentTimestamp();
+}
+
 /* Give the claimed entry back, and tell the launcher. */
 static void
 slot_release(int code, Datum arg)
@@ -92,7 +131,7 @@ slot_release(int code, Datum arg)
 	my_entry->proc = NULL;
 	my_entry->exited_cleanly = code == 0;
 	my_entry->state = STREAM_STOPPED;
-	my_slot->state_since = GetCurrentTimestamp();
+	slot_note_state(my_slot);
 	LWLockRelease(detect_shared->lock);
 	launcher_wake();
 }
@@ -118,7 +157,7 @@ slot_claim(const WorkerOrder *order)
 		entry->pid = MyProcPid;
 		entry->proc = MyProc;
 		entry->state = STREAM_STARTING;
-		slot->state_since = GetCurrentTimestamp();
+		slot_note_state(slot);
 		if (order->duty == DUTY_APPLY)
 			slot_reset_counters(slot);
 	}
@@ -133,25 +172,6 @@ slot_claim(const WorkerOrder *order)
 }
 
 /*
- * How the stream is doing: as its applier, unless a consumer of it is worse
- * off.  The caller has copied the slot, or holds the lock.
- */
-StreamState
-slot_state(const StreamSlot *slot)
-{
-	StreamState state = slot->workers[DUTY_APPLY].state;
-
-	for (int i = DUTY_CONSUME; i < WORKER_ENTRIES; i++)
-	{
-		StreamState consumer = slot->workers[i].state;
-
-		if (slot->workers[i].pid != 0 && state == STREAM_RUNNING && consumer != STREAM_STOPPED)
-			state = consumer;
-	}
-	return state;
-}
-
-/*
  * Say how this worker is doing.  That it runs ends the reason of its last
  * error.
  */
@@ -159,11 +179,8 @@ void
 slot_set_state(StreamSlot *slot, StreamState state)
 {
 	LWLockAcquire(detect_shared->lock, LW_EXCLUSIVE);
-	if (my_entry->state != state)
-	{
-		my_entry->state = state;
-		slot->state_since = GetCurrentTimestamp();
-	}
+	my_entry->state = state;
+	slot_note_state(slot);
 	if (state == STREAM_RUNNING && slot->reason_entry == my_entry - slot->workers)
 		slot->reason[0] = '\0';
 	LWLockRelease(detect_shared->lock);

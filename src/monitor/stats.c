@@ -49,6 +49,8 @@ state_word(StreamState state)
 			return "running";
 		case STREAM_RETRYING:
 			return "retrying";
+		case STREAM_WAITING:
+			return "waiting for a worker";
 	}
 	elog(ERROR, "unknown stream state %d", (int) state);
 	return NULL; /* keep compiler quiet */
@@ -88,9 +90,7 @@ emit_slot(ReturnSetInfo *result, const StreamSlot *slot, TimestampTz now)
 	int i = 0;
 
 	values[i++] = Int32GetDatum(slot->stream_id);
-	values[i++] = CStringGetTextDatum(slot->wanted && slot->workers[DUTY_APPLY].pid == 0
-										  ? "waiting for a worker"
-										  : state_word(slot_state(slot)));
+	values[i++] = CStringGetTextDatum(state_word(slot_state(slot)));
 	nulls[i] = slot->state_since == 0;
 	values[i++] = TimestampTzGetDatum(slot->state_since);
 	nulls[i] = slot->reason[0] == '\0';
