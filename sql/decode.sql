@@ -347,5 +347,8 @@ FROM unnest(ARRAY['22000', '23514', 'P0001', '54000', '57014', '53200', '40P01',
 SELECT columns, pg_temp.outcome('{"a":1}', columns) AS outcome
 FROM unnest(ARRAY['', 'a', 'a int,', 'a no_such_type', 'a int, a int', 'a int PRIMARY KEY', 'a int, UNIQUE (a)', 'a int DEFAULT 1',
                   'a SETOF int', 'a anyelement', 'a serial', 'a int); DROP TABLE x; --', 'a int) INHERITS (x', NULL]) AS columns;
+-- as many as a row can have, and more
+SELECT n, left(pg_temp.outcome('{}', (SELECT string_agg('c' || i || ' int', ', ') FROM generate_series(1, n) i)), 60) AS outcome
+FROM unnest(ARRAY[1664, 1665, 33000]) AS n;
 SELECT fields, pg_temp.outcome('{"a":1}', 'a int', fields::jsonb) AS outcome
 FROM unnest(ARRAY['[]', '1', '{}', '{"b": "$"}', '{"a": 1}', '{"a": ["$"]}']) AS fields;

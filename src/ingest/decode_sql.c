@@ -178,6 +178,9 @@ parse_columns(const char *text, const char *place, int *ncolumns)
 	DecodeColumn *columns = palloc0(list_length(definitions) * sizeof(DecodeColumn));
 	ListCell *cell;
 
+	if (list_length(definitions) > MaxTupleAttributeNumber)
+		ereport(ERROR, (errcode(ERRCODE_TOO_MANY_COLUMNS),
+						errmsg("columns can have at most %d entries", MaxTupleAttributeNumber)));
 	*ncolumns = 0;
 	foreach(cell, definitions)
 	{
