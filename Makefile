@@ -210,6 +210,7 @@ OBJS = \
 	src/rollup/merge.o \
 	src/rollup/merge_plan.o \
 	src/rollup/missed.o \
+	src/rollup/numeric_state.o \
 	src/rollup/partial.o \
 	src/rollup/partial_query.o \
 	src/rollup/partial_receiver.o \

@@ -118,6 +118,19 @@ FROM (VALUES
     ('swapped columns',  $$ UPDATE detect_state.speeds SET s1 = s2; SELECT * FROM speeds $$),
     ('of other rollups', $$ UPDATE detect_state.speeds s SET s1 = k.s2 FROM detect_state.sketches k; SELECT * FROM speeds $$)) a (label, statement);
 SELECT detect._combine('plates(hll_hashval)'::regprocedure, NULL::detect.aggregate_state, NULL) IS NULL;
+-- numbers that no sum can be: of so many digits, with this weight, sign and scale, and such a digit
+SELECT label, regress.attempt(format($$ SELECT detect._finalize(NULL::numeric, 'pg_catalog.%s'::regprocedure, decode('%s%s%s', 'hex')) $$,
+                                     aggregate, repeat('00', 7) || '01', number, repeat('00', 36)))
+FROM (VALUES ('one',                  'sum(numeric)', '000000010000000000000000000000000001'),
+             ('no digit',             'sum(bigint)',  '00000000000000000000000000000000'),
+             ('digits',               'sum(bigint)',  'ffffffff000000000000000000000000'),
+             ('more than are there',  'sum(numeric)', '000001000000000000000000000000000001'),
+             ('weight',               'sum(numeric)', '000000018000000000000000000000000001'),
+             ('great weight',         'sum(numeric)', '000000017fffffff00000000000000000001'),
+             ('sign',                 'sum(numeric)', '000000010000000000000001000000000001'),
+             ('scale',                'sum(numeric)', '000000010000000000000000ffffffff0001'),
+             ('digit',                'sum(numeric)', '000000010000000000000000000000002710'),
+             ('no second sum',        'var_samp(numeric)', '0000000100000000000000000000000000017fffffff')) v (label, aggregate, number);
 SELECT detect._finalize(NULL::hll, 'plates(hll_hashval)'::regprocedure, NULL::detect.aggregate_state) IS NULL;
 SELECT detect._merge('plates(hll_hashval)'::regprocedure, NULL::detect.aggregate_state) IS NULL;
 

@@ -303,6 +303,8 @@ state_load(AggregateCall *call, StateValue stored, bool writable, Oid collation)
 
 	if (call->serialized && call->maker != NULL && !stored.isnull)
 		args[0].value = aggregate_state_open(call, stored.value);
+	else if (call->serialized && !stored.isnull)
+		numeric_state_check(call->deserial.fn_oid, stored.value);
 	if (call->serialized)
 		return state_call(call, &call->deserial, collation, 2, args);
 	if (writable && !stored.isnull && !call->state_by_value)

@@ -56,4 +56,7 @@ extern void
 aggregate_state_prepare(AggregateCall *call, const Form_pg_proc aggregate, Oid result_type);
 extern Datum aggregate_state_open(AggregateCall *call, Datum value);
 
+/* in rollup/numeric_state.c */
+extern void numeric_state_check(Oid deserial_function, Datum state);
+
 #endif /* DETECT_STATE_H */
