@@ -454,6 +454,31 @@ SELECT detect.drop_locator('plot_of');
 DROP TABLE plots;
 
 -- ---------------------------------------------------------------------
+-- A type that is only called so, and columns that changed their names
+-- ---------------------------------------------------------------------
+CREATE DOMAIN geometry AS bigint;
+CREATE FUNCTION st_srid(locator.geometry) RETURNS int IMMUTABLE LANGUAGE sql RETURN 25832;
+CREATE FUNCTION st_area(locator.geometry) RETURNS float8 IMMUTABLE LANGUAGE sql RETURN 1;
+CREATE FUNCTION st_isempty(locator.geometry) RETURNS bool IMMUTABLE LANGUAGE sql RETURN false;
+CREATE TABLE false_places (id int PRIMARY KEY, geom locator.geometry);
+INSERT INTO false_places VALUES (1, 4096);
+SELECT regress.outcome($$ SELECT detect.create_locator('false_place', 'false_places', geometry => 'geom') $$);
+DROP TABLE false_places;
+DROP DOMAIN geometry CASCADE;
+CREATE DOMAIN plot_code AS text NOT NULL;
+CREATE TABLE coded (code plot_code PRIMARY KEY, geom public.geometry(Polygon, 25832));
+INSERT INTO coded VALUES ('a', ST_SetSRID(ST_MakeEnvelope(0, 0, 10, 10), 25832));
+SELECT detect.create_locator('coded_at', 'coded');
+SELECT coded_at(5, 5), coded_at(15, 5) IS NULL AS nowhere;
+ALTER VIEW detect_query.coded_at RENAME COLUMN key TO other;
+ALTER VIEW detect_query.coded_at RENAME COLUMN place TO key;
+ALTER VIEW detect_query.coded_at RENAME COLUMN other TO place;
+SELECT regress.outcome('SELECT coded_at(5, 5)');
+SELECT detect.drop_locator('coded_at');
+DROP TABLE coded;
+DROP DOMAIN plot_code;
+
+-- ---------------------------------------------------------------------
 -- Names change, objects go
 -- ---------------------------------------------------------------------
 ALTER TABLE roads RENAME COLUMN geom TO course;

@@ -140,6 +140,7 @@ extern void locator_load(Locator *locator);
 extern const char *const locator_mode_names[LOCATOR_MODES];
 extern LocatorMode locator_mode_from_name(const char *name);
 extern List *locator_views_of_table(Oid relid);
+extern bool is_postgis_type(Oid type);
 extern char *type_schema(Oid type);
 extern Oid postgis_function(const Locator *locator, const char *name, int nargs, const Oid *types);
 extern const char *postgis_schema(const Locator *locator);

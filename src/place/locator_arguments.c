@@ -81,9 +81,11 @@ place_type(Oid type)
 
 	if (!HeapTupleIsValid(tuple))
 		return NOT_A_PLACE;
-	if (strcmp(NameStr(((Form_pg_type) GETSTRUCT(tuple))->typname), "geometry") == 0)
+	if (!is_postgis_type(type))
+		result = NOT_A_PLACE;
+	else if (strcmp(NameStr(((Form_pg_type) GETSTRUCT(tuple))->typname), "geometry") == 0)
 		result = GEOMETRY;
-	if (strcmp(NameStr(((Form_pg_type) GETSTRUCT(tuple))->typname), "geography") == 0)
+	else if (strcmp(NameStr(((Form_pg_type) GETSTRUCT(tuple))->typname), "geography") == 0)
 		result = GEOGRAPHY;
 	ReleaseSysCache(tuple);
 	return result;

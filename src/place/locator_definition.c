@@ -16,9 +16,11 @@
 #include "access/htup_details.h"
 #include "access/relation.h"
 #include "access/table.h"
+#include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/partition.h"
 #include "catalog/pg_type.h"
+#include "commands/extension.h"
 #include "common/hashfn.h"
 #include "parser/parse_func.h"
 #include "rewrite/rewriteHandler.h"
@@ -130,6 +132,18 @@ type_namespace(Oid type)
 }
 
 /*
+ * Whether a type is one of PostGIS, whose bytes can be read: anybody can give another
+ * one its name.
+ */
+bool
+is_postgis_type(Oid type)
+{
+	Oid extension = getExtensionOfObject(TypeRelationId, type);
+
+	return OidIsValid(extension) && extension == get_extension_oid("postgis", true);
+}
+
+/*
  * The name of the schema of a type of PostGIS, which is that of its functions.
  */
 char *
@@ -159,8 +173,13 @@ locator_load(Locator *locator)
 		refuse_view(locator->view);
 	strlcpy(locator->name, name, NAMEDATALEN);
 	locator->relkind = get_rel_relkind(locator->place_table);
-	locator->key_type = get_atttype(locator->view, get_attnum(locator->view, LOCATOR_KEY));
-	locator->place_type = get_atttype(locator->view, get_attnum(locator->view, LOCATOR_PLACE));
+	/* read by their numbers here and by their names there: nobody shall have swapped them */
+	locator->key_type = getBaseType(get_atttype(locator->view, LOCATOR_KEY_COLUMN));
+	locator->place_type = get_atttype(locator->view, LOCATOR_PLACE_COLUMN);
+	if (get_attnum(locator->view, LOCATOR_KEY) != LOCATOR_KEY_COLUMN ||
+		get_attnum(locator->view, LOCATOR_PLACE) != LOCATOR_PLACE_COLUMN ||
+		!is_postgis_type(locator->place_type))
+		refuse_view(locator->view);
 	get_typlenbyval(locator->key_type, &locator->key_length, &locator->key_by_value);
 	namespace = type_namespace(locator->place_type);
 	locator->geometry_type = type_in(namespace, "geometry");
