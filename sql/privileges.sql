@@ -274,6 +274,36 @@ SELECT n FROM of_member;
 SELECT rollup, owner, view FROM detect.rollup WHERE rollup = 'of_member';
 SELECT relnamespace::regnamespace, pg_get_userbyid(relowner) AS owner FROM pg_class WHERE relname = 'of_member' ORDER BY relnamespace::regnamespace::text;
 
+-- a superuser who does what health says of a stream or a rollup runs nothing of its owner's as himself, and keeps
+-- none of the owner's settings
+SET SESSION AUTHORIZATION regress_owner;
+SET search_path = privileges, public;
+CREATE FUNCTION spy(int) RETURNS bool LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM set_config('search_path', 'privileges, pg_catalog', false);
+    IF current_user <> 'regress_owner' THEN
+        RAISE EXCEPTION 'run as %', current_user;
+    END IF;
+    RETURN true;
+END $$;
+CREATE DOMAIN spying AS int CHECK (privileges.spy(VALUE));
+CREATE TYPE spied AS (x spying);
+CREATE TABLE watched (id int PRIMARY KEY, v int);
+SELECT detect.create_stream('watched', query => $$ SELECT b.* FROM batch b WHERE '(1)'::spied IS NOT NULL $$);
+CREATE FUNCTION spied_group(int) RETURNS int STABLE LANGUAGE plpgsql AS $$ BEGIN PERFORM privileges.spy($1); RETURN $1; END $$;
+SELECT detect.create_rollup('watched_sum', 'SELECT spied_group(v) AS v, count(*) AS n FROM watched GROUP BY 1');
+INSERT INTO detect_staging.watched VALUES (1, 1), (2, 1);
+SELECT detect.wait_for('watched');
+SELECT detect.wait_for_rollup('watched_sum');
+RESET SESSION AUTHORIZATION;
+SET search_path = public;
+SELECT detect.alter_stream('watched', dead_letter_limit => 10);
+SELECT * FROM detect.verify_rollup('watched_sum');
+SHOW search_path;
+SET SESSION AUTHORIZATION regress_admin;
+SELECT regress.outcome($$ SELECT detect.create_stream('watched', if_not_exists => true) $$);
+RESET SESSION AUTHORIZATION;
+
 -- an owner who may not log in, or has become a superuser: the stream pauses instead of going on
 RESET SESSION AUTHORIZATION;
 SELECT detect.pause('who');

@@ -157,21 +157,16 @@ static int
 execute(SPIPlanPtr *plan, const char *sql, int nargs, Oid *argtypes, Datum *values,
 		const char *nulls, bool read_only)
 {
-	Oid saved_user;
-	int saved_context;
-	int nest_level = NewGUCNestLevel();
+	ActingUser caller = sql_act_as(catalog_owner(), SECURITY_LOCAL_USERID_CHANGE);
 	int result;
 
-	GetUserIdAndSecContext(&saved_user, &saved_context);
-	SetUserIdAndSecContext(catalog_owner(), saved_context | SECURITY_LOCAL_USERID_CHANGE);
 	sql_set("search_path", "pg_catalog, pg_temp");
 
 	result = run_sql(plan, sql, nargs, argtypes, values, nulls, read_only);
 	if (result < 0)
 		elog(ERROR, "could not execute \"%s\": %s", sql, SPI_result_code_string(result));
 
-	AtEOXact_GUC(true, nest_level);
-	SetUserIdAndSecContext(saved_user, saved_context);
+	sql_act_as_before(&caller);
 	return (int) SPI_processed;
 }
 

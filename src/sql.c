@@ -13,6 +13,7 @@
 #include "postgres.h"
 
 #include "executor/spi.h"
+#include "miscadmin.h"
 #include "sql.h"
 #include "utils/guc.h"
 
@@ -52,6 +53,32 @@ sql_text_error(void *arg)
 }
 
 /*
+ * Be another user from here on, and nobody else if that is InvalidOid.  What is set
+ * meanwhile, by functions of that user perhaps, ends with it.  An error ends it, too;
+ * else the caller does, by sql_act_as_before().
+ */
+ActingUser
+sql_act_as(Oid user, int restriction)
+{
+	ActingUser before = {.nest_level = NewGUCNestLevel()};
+
+	GetUserIdAndSecContext(&before.user, &before.context);
+	if (OidIsValid(user))
+		SetUserIdAndSecContext(user, before.context | restriction);
+	return before;
+}
+
+/*
+ * Be again who acted before.
+ */
+void
+sql_act_as_before(const ActingUser *before)
+{
+	AtEOXact_GUC(false, before->nest_level);
+	SetUserIdAndSecContext(before->user, before->context);
+}
+
+/*
  * Set a setting until the innermost nest level of settings ends (NewGUCNestLevel,
  * AtEOXact_GUC).
  */
@@ -84,18 +111,19 @@ sql_begin_qualified(void)
 }
 
 /*
- * A literal between dollars, whose tag the text does not hold.
+ * A literal between dollars, whose tag does not end within the text.
  */
 char *
 sql_dollar_quoted(const char *text)
 {
 	char *tag = pstrdup("$$");
 
-	for (int i = 1; strstr(text, tag) || text[0] == '$' || text[strlen(text) - 1] == '$'; i++)
+	for (int i = 1;; i++)
 	{
+		char *quoted = psprintf("%s%s", text, tag);
+
+		if (strstr(quoted, tag) == quoted + strlen(text))
+			return psprintf("%s%s", tag, quoted);
 		tag = psprintf("$q%d$", i);
-		if (strstr(text, tag) == NULL)
-			break;
 	}
-	return psprintf("%s%s%s", tag, text, tag);
 }

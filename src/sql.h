@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * sql.h
- *	  SQL in the name of the caller, and settings while it runs
+ *	  SQL in the name of the caller, or of another user, and settings while it runs
  *
  *-------------------------------------------------------------------------
  */
@@ -17,6 +17,16 @@ typedef struct SqlText
 	const char *hint; /* what it should look like, or NULL */
 } SqlText;
 
+/* Who acted before, and with which settings. */
+typedef struct ActingUser
+{
+	Oid user;
+	int context;
+	int nest_level;
+} ActingUser;
+
+extern ActingUser sql_act_as(Oid user, int restriction);
+extern void sql_act_as_before(const ActingUser *before);
 extern void sql_execute(const char *command);
 extern void sql_text_error(void *arg);
 extern void sql_set(const char *name, const char *value);

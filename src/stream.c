@@ -154,13 +154,14 @@ stream_load_columns(Stream *stream, List *field_columns, List *field_paths)
 	check_ordinal(stream);
 }
 
-/* The OID of <schema>.<stream>; an error when a stream has lost it. */
+/* The OID of <schema>.<stream>; an error when a stream has lost it, or somebody has made a
+ * view of the table. */
 static Oid
-stream_object(const char *schema, const char *name)
+stream_object(const char *schema, const char *name, char relkind)
 {
 	Oid relid = get_relname_relid(name, get_namespace_oid(schema, false));
 
-	if (!OidIsValid(relid))
+	if (!OidIsValid(relid) || get_rel_relkind(relid) != relkind)
 		ereport(
 			ERROR,
 			(errcode(ERRCODE_UNDEFINED_TABLE),
@@ -237,8 +238,8 @@ stream_from_row(void)
 	stream->keep_offsets = strcmp(row_text(20), ON_LIMIT_KEEP_OFFSETS) == 0;
 	stream->dead_letter_retention = row_interval(21);
 	stream->default_query = DatumGetBool(row_datum(22, &isnull));
-	stream->staging_table = stream_object(DETECT_STAGING_SCHEMA, stream->name);
-	stream->query_view = stream_object(DETECT_QUERY_SCHEMA, stream->name);
+	stream->staging_table = stream_object(DETECT_STAGING_SCHEMA, stream->name, RELKIND_RELATION);
+	stream->query_view = stream_object(DETECT_QUERY_SCHEMA, stream->name, RELKIND_VIEW);
 	stream->owner = relation_owner(stream->query_view, false);
 	stream_load_columns(stream, field_columns, field_paths);
 	return stream;
@@ -351,11 +352,19 @@ void
 stream_check_objects(const Stream *stream)
 {
 	ListCell *cell;
+	char relkind;
 
 	if (get_rel_name(stream->events_table) == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("the events table of stream \"%s\" does not exist any more", stream->name),
+				 errhint("Drop the stream with detect.drop_stream.")));
+	/* a rule can make a view of an empty table */
+	relkind = get_rel_relkind(stream->events_table);
+	if (relkind != RELKIND_RELATION && relkind != RELKIND_PARTITIONED_TABLE)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" is not a table any more", get_rel_name(stream->events_table)),
 				 errhint("Drop the stream with detect.drop_stream.")));
 	stream_require_logged(stream->events_table);
 	/* under policies a rollup would be computed again from some of the events */

@@ -170,24 +170,20 @@ stream_columns_create_table(const char *name, List *column_defs, Oid owner)
 {
 	CreateStmt *create = makeNode(CreateStmt);
 	ObjectAddress table;
-	Oid saved_user;
-	int saved_context;
-	int nest_level = NewGUCNestLevel();
+	ActingUser caller;
 
 	create->relation = makeRangeVar(pstrdup(DETECT_STAGING_SCHEMA), pstrdup(name), -1);
 	create->oncommit = ONCOMMIT_NOOP;
 	create->tableElts =
 		lappend(list_copy(column_defs), makeColumnDef(DETECT_ORDINAL, INT8OID, -1, InvalidOid));
 
-	GetUserIdAndSecContext(&saved_user, &saved_context);
-	SetUserIdAndSecContext(catalog_owner(), saved_context | SECURITY_LOCAL_USERID_CHANGE);
+	caller = sql_act_as(catalog_owner(), SECURITY_LOCAL_USERID_CHANGE);
 	catalog_use_default_storage();
 	table = DefineRelation(create, RELKIND_RELATION, owner, NULL, NULL);
 	CommandCounterIncrement();
 	NewRelationCreateToastTable(table.objectId, (Datum) 0);
 	CommandCounterIncrement();
-	AtEOXact_GUC(true, nest_level);
-	SetUserIdAndSecContext(saved_user, saved_context);
+	sql_act_as_before(&caller);
 	return table.objectId;
 }
 

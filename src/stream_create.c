@@ -159,6 +159,7 @@ stream_make_query(StreamDefinition *definition)
 {
 	Stream *stream = definition->stream;
 	const char *text = definition->query;
+	ActingUser caller;
 	Query *query;
 
 	if (definition->default_query)
@@ -166,8 +167,11 @@ stream_make_query(StreamDefinition *definition)
 		text = stream_query_default(stream->staging_table, stream->events_table);
 		stream_query_tell_unused(stream->events_table, stream->staging_table);
 	}
+	/* to read a constant may call functions of the owner */
+	caller = sql_act_as(stream->owner, SECURITY_RESTRICTED_OPERATION);
 	query = stream_query_parse(text, stream->name, stream->staging_table,
 							   get_attnum(stream->staging_table, DETECT_ORDINAL));
+	sql_act_as_before(&caller);
 	stream->events_columns =
 		stream_query_events_columns(query, stream->events_table, stream->staging_table);
 	stream->query_view = query_view_create(stream->name, query, stream->owner);
@@ -187,6 +191,7 @@ exists_already(FunctionCallInfo fcinfo)
 	stream = stream_load(arg_text(fcinfo, ARG_NAME), true);
 	if (stream == NULL)
 		return false;
+	stream_check_owner(stream);
 	/* what is omitted here is compared with what its absence made then */
 	differences = stream_differences(stream_definition_from_call(fcinfo, stream, NULL), stream);
 	if (differences)

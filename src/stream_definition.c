@@ -23,6 +23,7 @@
 #include "place/locator_create.h"
 #include "sql.h"
 #include "stream.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -162,12 +163,14 @@ stream_query_text(const Stream *stream)
 static char *
 canonical_query(const Stream *stream, const char *text)
 {
+	ActingUser caller = sql_act_as(stream->owner, SECURITY_RESTRICTED_OPERATION);
 	Query *query =
 		stream_query_parse(text, stream->name, stream->staging_table, stream->ordinal_attnum);
-	int nest_level = sql_begin_qualified();
-	char *result = pg_get_querydef(query, false);
+	char *result;
 
-	AtEOXact_GUC(true, nest_level);
+	sql_set("search_path", "pg_catalog");
+	result = pg_get_querydef(query, false);
+	sql_act_as_before(&caller);
 	return result;
 }
 

@@ -338,8 +338,7 @@ query_view_create(const char *name, Query *query, Oid owner)
 {
 	CreateStmt *create = makeNode(CreateStmt);
 	ObjectAddress view;
-	Oid saved_user;
-	int saved_context;
+	ActingUser caller;
 	ListCell *cell;
 
 	foreach(cell, query->targetList)
@@ -355,10 +354,9 @@ query_view_create(const char *name, Query *query, Oid owner)
 	create->relation = makeRangeVar(pstrdup(DETECT_QUERY_SCHEMA), pstrdup(name), -1);
 	create->oncommit = ONCOMMIT_NOOP;
 
-	GetUserIdAndSecContext(&saved_user, &saved_context);
-	SetUserIdAndSecContext(catalog_owner(), saved_context | SECURITY_LOCAL_USERID_CHANGE);
+	caller = sql_act_as(catalog_owner(), SECURITY_LOCAL_USERID_CHANGE);
 	view = DefineRelation(create, RELKIND_VIEW, owner, NULL, NULL);
-	SetUserIdAndSecContext(saved_user, saved_context);
+	sql_act_as_before(&caller);
 
 	CommandCounterIncrement();
 	StoreViewQuery(view.objectId, query, false);

@@ -254,12 +254,13 @@ candidates_to_rows(Events *events, Element **candidates, int ncandidates, TupleD
 }
 
 /*
- * Raise an error unless the query of a new stream can be run.
+ * Raise an error unless the query of a new stream can be run by its owner.
  */
 void
 query_check_text(const Stream *stream)
 {
 	Tuplestorestate *rows = tuplestore_begin_heap(false, false, work_mem);
+	ActingUser caller = sql_act_as(stream->owner, SECURITY_RESTRICTED_OPERATION);
 	SPIPlanPtr plan;
 	char *sql;
 
@@ -274,6 +275,7 @@ query_check_text(const Stream *stream)
 		elog(ERROR, "could not prepare \"%s\": %s", sql, SPI_result_code_string(SPI_result));
 	check_reads_batch(plan, stream);
 	SPI_finish();
+	sql_act_as_before(&caller);
 	tuplestore_end(rows);
 }
 

@@ -124,18 +124,23 @@ round_take_error(void)
 	return error;
 }
 
-/* What the user is told to do about a configuration error. */
+/* What the user is told to do about a configuration error.  A hint may be that of a
+ * trigger, whose author would have somebody paste what he likes: it is a comment. */
 static const char *
 failure_remedy(const ErrorData *error)
 {
 	const char *name = quote_literal_cstr(me.stream_name);
+	char *hint;
 
+	if (error->hint == NULL)
+		return psprintf("-- Mend the cause, then call detect.resume(%s).", name);
+	hint = pstrdup(error->hint);
+	for (char *c = strpbrk(hint, "\r\n"); c != NULL; c = strpbrk(c, "\r\n"))
+		*c = ' ';
 	/* it says in which of two ways to resume */
 	if (error->sqlerrcode == ERRCODE_ELEMENT_CRASHES_SERVER)
-		return error->hint;
-	if (error->hint)
-		return psprintf("%s Then call detect.resume(%s).", error->hint, name);
-	return psprintf("Mend the cause, then call detect.resume(%s).", name);
+		return psprintf("-- %s", hint);
+	return psprintf("-- %s Then call detect.resume(%s).", hint, name);
 }
 
 /* A definition that has changed is no error, but a reason to start again. */

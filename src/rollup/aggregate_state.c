@@ -73,7 +73,7 @@ PG_FUNCTION_INFO_V1(detect_aggregate_state_out);
 
 /*
  * Whether any bytes may be handed to a deserial function, because it checks
- * every length in them.
+ * every length in them, and numeric_state.c what they say of numbers.
  */
 static bool
 is_safe(Oid deserial_function)
@@ -399,6 +399,7 @@ aggregate_state_is_foreign(const RollupShape *shape, Oid state_table)
 	}
 	if (!has_makers)
 		return false;
+	rollup_check_state_table(state_table);
 	rel = table_open(state_table, AccessShareLock);
 	slot = table_slot_create(rel, NULL);
 	scan = table_beginscan(rel, GetActiveSnapshot(), 0, NULL);

@@ -152,9 +152,9 @@ start_anew(const char *name, const RollupRow *rollup)
 	ActingUser caller;
 
 	stream_lock(stream_load_by_events_table(rollup->events_table)->id, AccessExclusiveLock);
-	rollup_act_as_owner(name, &caller);
+	caller = rollup_act_as_owner(name);
 	sql_execute(psprintf("TRUNCATE " DETECT_STATE_SCHEMA ".%s", quote_identifier(name)));
-	rollup_act_as_caller(&caller);
+	sql_act_as_before(&caller);
 	SPI_connect();
 	catalog_execute("DELETE FROM detect._missed WHERE rollup_id = $1", 1, types, values, NULL);
 	catalog_execute("DELETE FROM detect._repair WHERE rollup_id = $1", 1, types, values, NULL);

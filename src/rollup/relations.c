@@ -129,9 +129,7 @@ relation_create_state_table(const char *name, const RollupShape *shape, Oid owne
 {
 	CreateStmt *create = makeNode(CreateStmt);
 	ObjectAddress table;
-	Oid saved_user;
-	int saved_context;
-	int nest_level = NewGUCNestLevel();
+	ActingUser caller;
 
 	create->relation = makeRangeVar(pstrdup(DETECT_STATE_SCHEMA), pstrdup(name), -1);
 	create->tableElts = state_table_columns(shape);
@@ -139,16 +137,14 @@ relation_create_state_table(const char *name, const RollupShape *shape, Oid owne
 	create->options =
 		list_make1(makeDefElem("fillfactor", (Node *) makeInteger(STATE_FILLFACTOR_PERCENT), -1));
 
-	GetUserIdAndSecContext(&saved_user, &saved_context);
-	SetUserIdAndSecContext(catalog_owner(), saved_context | SECURITY_LOCAL_USERID_CHANGE);
+	caller = sql_act_as(catalog_owner(), SECURITY_LOCAL_USERID_CHANGE);
 	catalog_use_default_storage();
 	table = DefineRelation(create, RELKIND_RELATION, owner, NULL, NULL);
 	CommandCounterIncrement();
 	NewRelationCreateToastTable(table.objectId, (Datum) 0);
 	CommandCounterIncrement();
 	create_key_index(name, shape);
-	AtEOXact_GUC(true, nest_level);
-	SetUserIdAndSecContext(saved_user, saved_context);
+	sql_act_as_before(&caller);
 
 	comment_state_table(table.objectId, name);
 	comment_state_columns(table.objectId, shape);
@@ -324,17 +320,13 @@ relation_replace_public_view(Oid view, const RollupShape *shape, Oid state_table
 {
 	Relation rel = table_open(state_table, AccessShareLock);
 	Query *query = relation_public_query(shape, rel);
-	Oid saved_user;
-	int saved_context;
-
 	/* only the view's owner may alter it; nothing of a user is evaluated */
-	GetUserIdAndSecContext(&saved_user, &saved_context);
-	SetUserIdAndSecContext(relation_owner(view, false),
-						   saved_context | SECURITY_LOCAL_USERID_CHANGE);
+	ActingUser caller = sql_act_as(relation_owner(view, false), SECURITY_LOCAL_USERID_CHANGE);
+
 	add_columns(view, query->targetList);
 	StoreViewQuery(view, query, true);
 	CommandCounterIncrement();
-	SetUserIdAndSecContext(saved_user, saved_context);
+	sql_act_as_before(&caller);
 	table_close(rel, NoLock);
 }
 

@@ -124,7 +124,7 @@ retention_has_older(const Rollup *rollup, TimestampTz time)
 
 	/* functions of his are in the expression of the bucket, and operators in the caller's
 	 * path */
-	rollup_act_as_owner(rollup->name, &caller);
+	caller = rollup_act_as_owner(rollup->name);
 	sql_set("search_path", "pg_catalog, pg_temp");
 	if (bucket >= 0)
 	{
@@ -139,7 +139,7 @@ retention_has_older(const Rollup *rollup, TimestampTz time)
 		found = SPI_processed > 0;
 		SPI_finish();
 	}
-	rollup_act_as_caller(&caller);
+	sql_act_as_before(&caller);
 	AtEOXact_GUC(true, nest_level);
 	return found;
 }

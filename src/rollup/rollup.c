@@ -60,6 +60,20 @@ rollup_state_table(const char *name)
 }
 
 /*
+ * Raise an error if somebody has made a view of a state table, as a rule can while it is
+ * empty.
+ */
+void
+rollup_check_state_table(Oid state_table)
+{
+	if (get_rel_relkind(state_table) != RELKIND_RELATION)
+		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
+						errmsg("\"%s.%s\" is not a table any more", DETECT_STATE_SCHEMA,
+							   get_rel_name(state_table)),
+						errhint("Drop the rollup with detect.drop_rollup and create it again.")));
+}
+
+/*
  * The owner of a rollup's query, or InvalidOid.
  */
 Oid
@@ -70,26 +84,12 @@ rollup_owner(const char *name)
 
 /*
  * Be a rollup's owner from here on, as far as he has one: a superuser who calls a verb
- * shall not run triggers and functions of the owner as himself.  An error ends it, and
- * rollup_act_as_caller() does.
+ * shall not run triggers and functions of the owner as himself.  sql_act_as_before() ends it.
  */
-void
-rollup_act_as_owner(const char *name, ActingUser *caller)
+ActingUser
+rollup_act_as_owner(const char *name)
 {
-	Oid owner = rollup_owner(name);
-
-	GetUserIdAndSecContext(&caller->user, &caller->context);
-	if (OidIsValid(owner))
-		SetUserIdAndSecContext(owner, caller->context | SECURITY_RESTRICTED_OPERATION);
-}
-
-/*
- * Be the caller again.
- */
-void
-rollup_act_as_caller(const ActingUser *caller)
-{
-	SetUserIdAndSecContext(caller->user, caller->context);
+	return sql_act_as(rollup_owner(name), SECURITY_RESTRICTED_OPERATION);
 }
 
 /* What detect._rollup.state and aside_state say. */
@@ -179,6 +179,7 @@ load_rollup(RollupSet *set, Rollup *rollup, uint64 row)
 	rollup->state_table = rollup_state_table(relation_name);
 	if (!OidIsValid(rollup->query_view) || !OidIsValid(rollup->state_table))
 		return false;
+	rollup_check_state_table(rollup->state_table);
 	rollup->batch_plan = partial_plan_create(set->context);
 	rollup->merge_plan = merge_plan_create(set->context);
 	return true;

@@ -23,6 +23,7 @@
 #include "nodes/plannodes.h"
 #include "nodes/primnodes.h"
 #include "portability/instr_time.h"
+#include "sql.h"
 #include "tcop/dest.h"
 #include "utils/jsonb.h"
 
@@ -156,13 +157,6 @@ struct RollupSet
 	BlockNumber compact_end;   /* blocks from it on are empty; 0: it is not being compacted */
 	BlockNumber compact_target; /* where the end is to be */
 };
-
-/* Who called, while something is done as another user. */
-typedef struct ActingUser
-{
-	Oid user;
-	int context;
-} ActingUser;
 
 /* Which events partial_run aggregates. */
 typedef struct PartialSource
@@ -362,8 +356,8 @@ extern int64 rollup_absorb(const Rollup *rollup, PartialPlan *plan, const Partia
 extern Oid rollup_query_view(const char *name);
 extern Oid rollup_state_table(const char *name);
 extern Oid rollup_owner(const char *name);
-extern void rollup_act_as_owner(const char *name, ActingUser *caller);
-extern void rollup_act_as_caller(const ActingUser *caller);
+extern void rollup_check_state_table(Oid state_table);
+extern ActingUser rollup_act_as_owner(const char *name);
 
 /* in rollup/repair.c */
 extern bool rollup_set_repair(RollupSet *set);

@@ -370,9 +370,9 @@ detect_verify_rollup(PG_FUNCTION_ARGS)
 	definition_get(name, &row);
 	InitMaterializedSRF(fcinfo, 0);
 
-	rollup_act_as_owner(name, &caller);
+	caller = rollup_act_as_owner(name);
 	verify(&row, name, fcinfo);
-	rollup_act_as_caller(&caller);
+	sql_act_as_before(&caller);
 	return (Datum) 0;
 }
 

@@ -175,7 +175,7 @@ stream_is($node, 'city', 'changed', 'paused', 'a trigger of table "changed" chan
 	'a trigger that changes the key pauses the stream');
 gives('SELECT count(*) FROM city.changed', '0', 'and nothing of that was kept');
 gives("SELECT remedy FROM detect.stat_stream WHERE stream = 'changed'",
-	"Let triggers hand key and event time on unchanged. Then call detect.resume('changed').", 'with a remedy');
+	"-- Let triggers hand key and event time on unchanged. Then call detect.resume('changed').", 'with a remedy');
 $node->safe_psql('city', "DROP TRIGGER change_key ON city.changed; SELECT detect.resume('changed')");
 outcomes_are('changed', '100|0|0|0', 'once it is gone the stream goes on where it was');
 

@@ -106,7 +106,7 @@ cmp_ok($first, '>=', 2, 'it was not paused for the first crash');
 cmp_ok($first, '<=', 3, 'and for few');
 gives(
 	"SELECT remedy FROM detect.stat_stream WHERE stream = 'camera'",
-	"Call detect.resume('camera', reject => true) to keep it as a dead letter, or mend the cause and call detect.resume('camera').",
+	"-- Call detect.resume('camera', reject => true) to keep it as a dead letter, or mend the cause and call detect.resume('camera').",
 	'with what to type');
 ledger_is_exact($node, 'city', $broker, 'another stream is exact', name => 'gate', table => 'gate_detection');
 is(crashes(), $first, 'and the server stays up');
