@@ -98,6 +98,30 @@ SELECT stage(40001, 40010, now() - interval '2 hours', '1 minute');
 SELECT detect.wait_for('visit');
 SELECT sum(n) - (SELECT sum(n) FROM before) AS more FROM hourly;
 
+-- a clock that is two hours ahead takes all groups, and when it is right again none of the events that come then
+CREATE TABLE tick (tick_id int PRIMARY KEY, at timestamptz);
+SELECT detect.create_stream('tick', event_time => 'at');
+SELECT detect.create_rollup('ticks', 'SELECT date_bin(''1 minute'', at, ''epoch'') AS minute, count(*) AS n FROM tick GROUP BY 1', retention => '3 hours');
+SELECT detect.wait_for_rollup('ticks');
+INSERT INTO detect_staging.tick SELECT n, now() - n * interval '1 minute' FROM generate_series(30, 60) n;
+SELECT detect.wait_for('tick');
+SELECT sum(n) FROM ticks;
+SELECT detect.pause('tick');
+RESET SESSION AUTHORIZATION;
+UPDATE detect._rollup SET retention = '-2 hours' WHERE name = 'ticks';
+SET SESSION AUTHORIZATION regress_retention;
+SELECT detect.resume('tick');
+SELECT regress.wait_for_rows('SELECT FROM rollup_retention.ticks', 0);
+SELECT detect.pause('tick');
+RESET SESSION AUTHORIZATION;
+UPDATE detect._rollup SET retention = '3 hours' WHERE name = 'ticks';
+SET SESSION AUTHORIZATION regress_retention;
+SELECT detect.resume('tick');
+INSERT INTO detect_staging.tick SELECT n, now() - n * interval '1 minute' FROM generate_series(1, 10) n;
+SELECT detect.wait_for('tick');
+SELECT sum(n) FROM ticks;
+SELECT problem, count(*) FROM detect.verify_rollup('ticks') GROUP BY 1;
+
 -- what can't be asked for
 SELECT detect.alter_rollup(NULL, retention => '1 day');
 SELECT detect.alter_rollup('nothing', retention => '1 day');

@@ -301,8 +301,10 @@ bucket_slack_usec(const RollupShape *shape, const Stream *stream, int key)
 	return 0;
 }
 
-/* The bucket of a time as a time. */
-static TimestampTz
+/*
+ * The bucket of a time as a time.
+ */
+TimestampTz
 bucket_time(const RollupShape *shape, const Stream *stream, int key, TimestampTz time)
 {
 	const Const *bucket = bucket_of(shape, stream, key, time);

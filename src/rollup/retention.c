@@ -10,7 +10,9 @@
  * That time is kept_from in detect._rollup.  It only moves forward, in the
  * transaction that deletes the first of the groups that have become old, and
  * events of older buckets are passed over from the next batch on: a group that
- * went never comes back in part.  The applier does it between two batches, a
+ * went never comes back in part.  So it goes no further than just behind the
+ * groups that there are: a clock that was ahead once shall not have events passed
+ * over when it is right again.  The applier does it between two batches, a
  * bounded number of groups at a time.  What becomes of the events is another
  * matter, the stream's retention.
  *
@@ -168,6 +170,57 @@ read_wanted(const Rollup *rollup, TimestampTz *wanted, bool *expiring)
 	return !isnull;
 }
 
+/* The last bucket that a rollup has a group of, as a time; false when there is none. */
+static bool
+newest_bucket(const Rollup *rollup, int bucket, Oid type, TimestampTz *newest)
+{
+	bool isnull = true;
+	Datum value = (Datum) 0;
+
+	SPI_connect();
+	if (SPI_execute(psprintf("SELECT pg_catalog.max(%s) FROM " DETECT_STATE_SCHEMA ".%s",
+							 quote_identifier(get_attname(rollup->state_table, bucket + 1, false)),
+							 quote_identifier(get_rel_name(rollup->state_table))),
+					true, 1) != SPI_OK_SELECT)
+		elog(ERROR, "could not look for the newest group of rollup \"%s\"", rollup->name);
+	if (SPI_processed > 0)
+		value = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &isnull);
+	if (!isnull)
+		*newest = partition_time(getBaseType(type), value);
+	SPI_finish();
+	return !isnull;
+}
+
+/* From when on groups are kept once those that are older than wanted are gone: that, or
+ * the first time behind all groups that there are. */
+static TimestampTz
+kept_without_older(const Rollup *rollup, const RollupShape *shape, int bucket, TimestampTz wanted)
+{
+	const Const *oldest = bucket_of(shape, rollup->stream, bucket, wanted);
+	TimestampTz newest = 0;
+	TimestampTz before;
+	TimestampTz behind = wanted;
+
+	if (!newest_bucket(rollup, bucket, oldest->consttype, &newest))
+		return rollup->phase == ROLLUP_ACTIVE && rollup->kept_from != 0 ? rollup->kept_from
+																		: wanted;
+	if (partition_time(getBaseType(oldest->consttype), oldest->constvalue) <= newest ||
+		TIMESTAMP_NOT_FINITE(newest) || TIMESTAMP_NOT_FINITE(wanted))
+		return wanted;
+	/* buckets of local time begin within a day of that time in UTC */
+	before = newest - USECS_PER_DAY;
+	while (behind - before > 1)
+	{
+		TimestampTz middle = before + (behind - before) / 2;
+
+		if (bucket_time(shape, rollup->stream, bucket, middle) > newest)
+			behind = middle;
+		else
+			before = middle;
+	}
+	return Max(behind, rollup->kept_from);
+}
+
 /* Delete some of the groups whose bucket is older than one; the result tells
  * whether there may be more. */
 static bool
@@ -219,6 +272,7 @@ expire_step(void *arg)
 	int nest_level;
 	int bucket;
 	Const *oldest;
+	TimestampTz kept_from;
 
 	if (!read_wanted(rollup, &wanted, &expiring))
 		return;
@@ -232,8 +286,9 @@ expire_step(void *arg)
 	if (expiring || rollup->kept_from == 0 ||
 		!equal(oldest, bucket_of(shape, stream, bucket, rollup->kept_from)))
 	{
+		kept_from = kept_without_older(rollup, shape, bucket, wanted);
 		step->are_more = delete_groups(rollup, bucket, oldest);
-		write_kept(rollup, wanted, step->are_more);
+		write_kept(rollup, kept_from, step->are_more);
 		FAULT_POINT("after_group_expiry");
 		step->set->is_stale = true;
 	}

@@ -249,6 +249,8 @@ bucket_end(const RollupShape *shape, const Stream *stream, int key, TimestampTz 
 extern TimeRange
 bucket_cover(const RollupShape *shape, const Rollup *rollup, int key, TimeRange times);
 extern int64 bucket_slack_usec(const RollupShape *shape, const Stream *stream, int key);
+extern TimestampTz
+bucket_time(const RollupShape *shape, const Stream *stream, int key, TimestampTz time);
 extern TimestampTz bucket_reach(const RollupShape *shape, const Stream *stream, int key,
 								TimestampTz time, int direction);
 
