@@ -117,6 +117,18 @@ CREATE UNLOGGED TABLE detect._staged_progress (
 	PRIMARY KEY (stream_id, kafka_topic, kafka_partition)
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
 
+-- Logged: why partitions are paused, which a crash or a failover must not forget: where a topic
+-- did end, and does not end any more, nothing else tells.
+CREATE TABLE detect._paused_partition (
+	stream_id int,
+	kafka_topic text,
+	kafka_partition int,
+	end_offset bigint NOT NULL,
+	paused_reason text NOT NULL,
+	paused_since timestamptz NOT NULL,
+	PRIMARY KEY (stream_id, kafka_topic, kafka_partition)
+);
+
 CREATE SEQUENCE detect._dead_letter_id;
 
 CREATE TABLE detect._dead_letter (
@@ -323,6 +335,7 @@ REVOKE ALL ON ALL SEQUENCES IN SCHEMA detect FROM PUBLIC;
 SELECT pg_extension_config_dump('detect._id', '');
 SELECT pg_extension_config_dump('detect._stream', '');
 SELECT pg_extension_config_dump('detect._applied_progress', '');
+SELECT pg_extension_config_dump('detect._paused_partition', '');
 SELECT pg_extension_config_dump('detect._dead_letter_id', '');
 SELECT pg_extension_config_dump('detect._dead_letter', '');
 SELECT pg_extension_config_dump('detect._rollup', '');

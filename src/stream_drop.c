@@ -52,8 +52,13 @@ stream_forget(int32 stream_id)
 {
 	Oid types[1] = {INT4OID};
 	Datum values[1] = {Int32GetDatum(stream_id)};
-	const char *tables[] = {"_stream",		"_applied_progress", "_staged_progress",
-							"_dead_letter", "_unknown_field",	 "_edit",
+	const char *tables[] = {"_stream",
+							"_applied_progress",
+							"_staged_progress",
+							"_paused_partition",
+							"_dead_letter",
+							"_unknown_field",
+							"_edit",
 							"_problem"};
 
 	rollup_repair_unseen_edits(stream_id);

@@ -69,6 +69,7 @@ read_progresses(Consumer *consumer, List **staged, List **applied)
 		return false;
 	MemoryContextSwitchTo(consumer->round_context);
 	staging_table_ensure(consumer->stream, consumer->number);
+	progress_restore_paused(consumer->stream);
 	*staged = progress_read_staged(consumer->stream);
 	*applied = progress_read_applied(consumer->stream);
 	stream_transaction_commit();

@@ -390,6 +390,7 @@ write_gaps(GapSearch *search)
 	if (!stream_transaction_begin(stream))
 		return false;
 	progress_write_staged(stream, search->found);
+	progress_keep_paused(stream, search->found);
 	stream_transaction_commit();
 	foreach(cell, search->found)
 		remember_gap(search->consumer, lfirst(cell));

@@ -9,6 +9,9 @@
  * starts again from the latter: so nothing is lost, and because the applier
  * skips what lies below applied progress, nothing is counted twice.
  *
+ * Why a partition is paused is in both kinds of table: staged progress is where it is
+ * looked for, and a logged one from where it comes back.
+ *
  *-------------------------------------------------------------------------
  */
 #include "detect.h"
@@ -251,6 +254,58 @@ progress_write_staged(const Stream *stream, const List *progresses)
 		ForceSyncCommit();
 }
 
+/*
+ * Keep in a logged table why partitions are paused, a List of Progress, so that neither
+ * a crash nor a failover has them read on.
+ */
+void
+progress_keep_paused(const Stream *stream, const List *progresses)
+{
+	Oid types[6] = {INT4OID, TEXTOID, INT4OID, INT8OID, TEXTOID, TIMESTAMPTZOID};
+	ListCell *cell;
+
+	SPI_connect();
+	foreach(cell, progresses)
+	{
+		const Progress *progress = lfirst(cell);
+		Datum values[6];
+
+		values[0] = Int32GetDatum(stream->id);
+		values[1] = CStringGetTextDatum(progress->topic);
+		values[2] = Int32GetDatum(progress->partition);
+		values[3] = Int64GetDatum(progress->end_offset);
+		values[4] = CStringGetTextDatum(progress->paused_reason);
+		values[5] = TimestampTzGetDatum(progress->paused_since);
+		catalog_execute("INSERT INTO detect._paused_partition VALUES ($1, $2, $3, $4, $5, $6) "
+						"ON CONFLICT (stream_id, kafka_topic, kafka_partition) DO UPDATE SET "
+						"end_offset = EXCLUDED.end_offset, paused_reason = EXCLUDED.paused_reason, "
+						"paused_since = EXCLUDED.paused_since",
+						lengthof(types), types, values, NULL);
+	}
+	SPI_finish();
+	ForceSyncCommit();
+}
+
+/*
+ * Pause those partitions again whose staged progress a crash has taken.
+ */
+void
+progress_restore_paused(const Stream *stream)
+{
+	Oid types[1] = {INT4OID};
+	Datum values[1] = {Int32GetDatum(stream->id)};
+
+	SPI_connect();
+	catalog_execute(
+		"INSERT INTO detect._staged_progress SELECT stream_id, kafka_topic, kafka_partition, "
+		"a.last_offset, a.next_offset, GREATEST(p.end_offset, a.next_offset), p.paused_reason, "
+		"p.paused_since, false FROM detect._paused_partition p JOIN detect._applied_progress a "
+		"USING (stream_id, kafka_topic, kafka_partition) WHERE stream_id = $1 "
+		"ON CONFLICT (stream_id, kafka_topic, kafka_partition) DO NOTHING",
+		1, types, values, NULL);
+	SPI_finish();
+}
+
 /* The SQL that sets where a partition is read next, and keeps its outcomes.
  * What stands before that is not what was applied last. */
 #define SET_POSITION_SQL                                                                        \
@@ -315,6 +370,7 @@ progress_seek(const Stream *stream, const char *topic, int32 partition, int64 ne
 	set_position(stream, SET_POSITION_SQL, topic, partition,
 				 next_offset == START_OFFSET ? START_OFFSET - 1 : next_offset - 1, next_offset);
 	delete_row("DELETE FROM detect._staged_progress" THIS_PARTITION, stream, topic, partition);
+	delete_row("DELETE FROM detect._paused_partition" THIS_PARTITION, stream, topic, partition);
 }
 
 /*
@@ -326,6 +382,7 @@ progress_forget(const Stream *stream, const char *topic, int32 partition)
 {
 	delete_row("DELETE FROM detect._applied_progress" THIS_PARTITION, stream, topic, partition);
 	delete_row("DELETE FROM detect._staged_progress" THIS_PARTITION, stream, topic, partition);
+	delete_row("DELETE FROM detect._paused_partition" THIS_PARTITION, stream, topic, partition);
 }
 
 /*
@@ -343,6 +400,9 @@ progress_forget_staged(const Stream *stream)
 	SPI_connect();
 	catalog_execute("DELETE FROM detect._staged_progress WHERE stream_id = $1 "
 					"AND (paused_reason IS NULL OR kafka_topic <> ALL ($2))",
+					2, types, values, NULL);
+	catalog_execute("DELETE FROM detect._paused_partition WHERE stream_id = $1 "
+					"AND kafka_topic <> ALL ($2)",
 					2, types, values, NULL);
 	catalog_execute("UPDATE detect._staged_progress p SET last_offset = a.last_offset, "
 					"next_offset = a.next_offset FROM detect._applied_progress a "
@@ -366,5 +426,7 @@ progress_resume_partitions(const Stream *stream)
 		"UPDATE detect._staged_progress SET paused_reason = NULL, "
 		"paused_since = NULL, is_missing = false WHERE stream_id = $1 AND paused_reason IS NOT NULL",
 		1, types, values, NULL);
+	catalog_execute("DELETE FROM detect._paused_partition WHERE stream_id = $1", 1, types, values,
+					NULL);
 	SPI_finish();
 }

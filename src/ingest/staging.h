@@ -97,6 +97,8 @@ extern void
 progress_seek(const Stream *stream, const char *topic, int32 partition, int64 next_offset);
 extern void progress_forget(const Stream *stream, const char *topic, int32 partition);
 extern void progress_write_staged(const Stream *stream, const List *progresses);
+extern void progress_keep_paused(const Stream *stream, const List *progresses);
+extern void progress_restore_paused(const Stream *stream);
 extern void progress_forget_staged(const Stream *stream);
 extern void progress_resume_partitions(const Stream *stream);
 
