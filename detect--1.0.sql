@@ -258,10 +258,10 @@ CREATE TABLE detect._repair (
 );
 
 -- The partitions of an events table that rollups may have events of, as its
--- applier knew them last.  A copy of the database has others.
+-- applier knew them last.  One that is gone by then is a mere number in a dump.
 CREATE TABLE detect._partition (
 	events_table regclass,
-	relation oid,
+	relation regclass,
 	is_default boolean NOT NULL,
 	from_time timestamptz NOT NULL,
 	until_time timestamptz NOT NULL,
@@ -345,6 +345,7 @@ SELECT pg_extension_config_dump('detect._edit_id', '');
 SELECT pg_extension_config_dump('detect._edit', '');
 SELECT pg_extension_config_dump('detect._repair_id', '');
 SELECT pg_extension_config_dump('detect._repair', '');
+SELECT pg_extension_config_dump('detect._partition', '');
 SELECT pg_extension_config_dump('detect._gone', '');
 SELECT pg_extension_config_dump('detect._history_id', '');
 SELECT pg_extension_config_dump('detect._history', '');

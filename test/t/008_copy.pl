@@ -104,6 +104,17 @@ ledger_is_exact($node, 'paused_copy', $broker, 'a copy of a paused stream, once 
 # pg_dump | psql
 # ---------------------------------------------------------------------
 
+# A partition is dropped while nobody looks.
+$node->safe_psql('city', q{SET ROLE ops;
+	CREATE TABLE seen (id int, at timestamptz, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);
+	SELECT detect.create_stream('seen', server => '', partition_interval => '1 day');
+	SELECT detect.create_rollup('seen_daily', 'SELECT date_trunc(''day'', at) AS day, count(*) AS n FROM seen GROUP BY 1');
+	SELECT detect.wait_for_rollup('seen_daily');
+	INSERT INTO detect_staging.seen SELECT n, now() - n * interval '1 day' FROM generate_series(0, 3) n;
+	SELECT detect.wait_for('seen');
+	SELECT detect.pause('seen')});
+$node->safe_psql('city', $node->safe_psql('city', q{SELECT format('DROP TABLE %s', tableoid::regclass) FROM seen WHERE id = 3}));
+
 my $dump    = "$PostgreSQL::Test::Utils::tmp_check/city.sql";
 my $applied = $node->safe_psql('city', 'SELECT sum(applied_offset) FROM detect.stat_partition');
 my $letters = $node->safe_psql('city', 'SELECT count(*) FROM detect.dead_letter');
@@ -116,8 +127,9 @@ $node->safe_psql('city', "SELECT detect.create_rollup('places', \$\$ $places \$\
 $node->safe_psql('city', "SELECT detect.wait_for_rollup('places')");
 $node->safe_psql('city', "INSERT INTO detect._gone VALUES ('detection', '-infinity', '2000-01-01')");
 $node->safe_psql('city', q{INSERT INTO detect._gap SELECT nextval('detect._gap_id'), stream_id, name, 'camera', 0, 1, 2, 2, 'lost', now(), now(), 'ops', NULL
-	FROM detect._stream});
+	FROM detect._stream WHERE name = 'camera'});
 $node->command_ok([ 'pg_dump', '-d', $node->connstr('city'), '-f', $dump ], 'pg_dump');
+$node->safe_psql('city', "SELECT detect.drop_rollup('seen_daily'); SELECT detect.drop_stream('seen')");
 $node->safe_psql('postgres', 'CREATE DATABASE restored');
 $node->safe_psql('postgres', 'ALTER DATABASE restored SET search_path = city, public');
 $node->command_ok(
@@ -135,6 +147,11 @@ is( $node->safe_psql('restored', 'SELECT count(*) FROM detect.dead_letter'),
 	$letters, 'dead letters are there too');
 is( $node->safe_psql('restored', 'SELECT events_table, from_time FROM detect._gone'),
 	'detection|-infinity', 'what is gone is known');
+{
+	my ($rc, $stdout, $stderr) = $node->psql('restored', "SELECT detect.rebuild_rollup('seen_daily')");
+
+	like($stderr, qr/rollup "seen_daily" cannot be rebuilt without loss/, 'and that a partition was dropped, which nobody had seen yet');
+}
 is( $node->safe_psql('restored', 'SELECT stream, from_offset, to_offset, accepted_by FROM detect.gap'),
 	'camera|1|2|ops', 'and what Kafka had lost');
 is( $node->safe_psql('restored', 'SELECT count(*) > 0 FROM places') . $node->safe_psql('restored', "TABLE places EXCEPT ALL $places"),
