@@ -302,7 +302,7 @@ is_due(HTAB *retries, Oid partition, TimestampTz now)
 	Retry *retry = hash_search(retries, &partition, HASH_ENTER, &found);
 
 	retry->seen = true;
-	if (found && now < retry->due_at)
+	if (found && !time_is_over(retry->due_at, now, LAST_RETRY_MS))
 		return false;
 	retry->delay_ms = found ? Min(retry->delay_ms * 2, LAST_RETRY_MS) : FIRST_RETRY_MS;
 	retry->due_at = TimestampTzPlusMilliseconds(now, retry->delay_ms);
@@ -317,17 +317,14 @@ is_due(HTAB *retries, Oid partition, TimestampTz now)
 bool
 maintain_is_due(const Stream *stream, const List *wanted)
 {
-	static bool has_looked = false;
 	HTAB *retries = retry_table();
 	TimestampTz now = GetCurrentTimestamp();
 	bool due = false;
 	List *chores = NIL;
 	ListCell *cell;
 
-	/* what an interruption has left is there when the process starts, or never */
 	if (partition_is_by_event_time(stream))
-		chores = has_looked ? partition_chores(stream, NIL) : all_partition_chores(stream);
-	has_looked = true;
+		chores = all_partition_chores(stream);
 	foreach(cell, chores)
 		due |= is_due(retries, ((const Chore *) lfirst(cell))->partition, now);
 	foreach(cell, wanted)

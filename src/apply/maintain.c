@@ -39,7 +39,7 @@ vacuum_states(const char *name)
 	ErrorData *error;
 
 	SetConfigOption("vacuum_cost_delay", "2ms", PGC_USERSET, PGC_S_SESSION);
-	error = chore_run_command(psprintf("VACUUM (INDEX_CLEANUP ON, TRUNCATE ON) %s", name),
+	error = chore_run_command(psprintf("VACUUM (INDEX_CLEANUP ON) %s", name),
 							  Max(DeadlockTimeout / 2, 1));
 	if (error != NULL && error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
 		ereport(LOG, (errcode(error->sqlerrcode),

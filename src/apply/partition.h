@@ -14,6 +14,9 @@
  * and this comment lets the second be made up for after a crash. */
 #define PARTITION_RETIRED_COMMENT "detect: past the retention of its stream"
 
+/* What the unique index of a partition is called, behind the name of the partition. */
+#define PARTITION_INDEX_LABEL "identity"
+
 /* From a time, inclusive, to a time, exclusive, in UTC; without a limit they
  * are DT_NOBEGIN and DT_NOEND. */
 typedef struct PartitionRange

@@ -11,57 +11,80 @@
  */
 #include "postgres.h"
 
-#include "access/relation.h"
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/table.h"
 #include "access/xact.h"
+#include "catalog/indexing.h"
+#include "catalog/pg_index.h"
 #include "commands/defrem.h"
 #include "executor/spi.h"
 #include "fault_point.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
 #include "apply/chore.h"
+#include "apply/partition.h"
 
 /* How many of the keys that keep an index from being built are shown. */
 #define SHOWN_KEYS 5
 
-/* Our indexes on a partition that never became valid: names, quoted. */
-static List *
-invalid_indexes(Relation table)
+/* What the names of our indexes end with, and a number where there was one already. */
+#define INDEX_SUFFIX "_" PARTITION_INDEX_LABEL
+
+static bool
+is_our_index(const char *name)
 {
+	const char *suffix = NULL;
+
+	for (const char *next = name; (next = strstr(next, INDEX_SUFFIX)) != NULL; next++)
+		suffix = next;
+	if (suffix == NULL)
+		return false;
+	suffix += strlen(INDEX_SUFFIX);
+	return suffix[strspn(suffix, "0123456789")] == '\0';
+}
+
+/* Our indexes on a partition that never became valid, or were to be dropped: names,
+ * quoted.  The relation cache does not list the latter. */
+static List *
+invalid_indexes(Oid partition)
+{
+	Relation catalog = table_open(IndexRelationId, AccessShareLock);
 	List *names = NIL;
-	List *indexes = RelationGetIndexList(table);
-	char *prefix = makeObjectName(RelationGetRelationName(table), NULL, "identity");
-	ListCell *cell;
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple tuple;
 
-	foreach(cell, indexes)
+	ScanKeyInit(&key, Anum_pg_index_indrelid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(partition));
+	scan = systable_beginscan(catalog, IndexIndrelidIndexId, true, NULL, 1, &key);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
-		char *name = get_rel_name(lfirst_oid(cell));
+		Form_pg_index index = (Form_pg_index) GETSTRUCT(tuple);
+		char *name = get_rel_name(index->indexrelid);
 
-		if (name != NULL && strncmp(name, prefix, strlen(prefix)) == 0 &&
-			!get_index_isvalid(lfirst_oid(cell)))
-			names = lappend(names, chore_relation_name(lfirst_oid(cell)));
+		if (!index->indisvalid && name != NULL && is_our_index(name))
+			names = lappend(names, chore_relation_name(index->indexrelid));
 	}
+	systable_endscan(scan);
+	table_close(catalog, AccessShareLock);
 	return names;
 }
 
 /* Drops what an index build that failed or was interrupted left behind. */
 static void
-drop_invalid_indexes(Oid partition)
+drop_invalid_indexes(Oid partition, const char *name)
 {
-	List *names = NIL;
+	List *names;
 	ListCell *cell;
-	Relation table;
 
 	chore_begin_reading();
-	table = try_relation_open(partition, AccessShareLock);
-	if (table != NULL)
-	{
-		names = invalid_indexes(table);
-		relation_close(table, AccessShareLock);
-	}
+	names = invalid_indexes(partition);
 	chore_end_reading();
 
 	foreach(cell, names)
@@ -70,7 +93,7 @@ drop_invalid_indexes(Oid partition)
 			psprintf("DROP INDEX CONCURRENTLY IF EXISTS %s", (char *) lfirst(cell)), 0);
 
 		if (error != NULL)
-			chore_failed("drop an invalid index of", lfirst(cell), error);
+			chore_failed("drop an invalid index of", name, error);
 	}
 }
 
@@ -85,7 +108,7 @@ index_command(const Stream *stream, Oid partition)
 	columns = identity_columns(stream);
 	if (chore_lacks_index(partition, columns))
 	{
-		char *index = ChooseRelationName(get_rel_name(partition), NULL, "identity",
+		char *index = ChooseRelationName(get_rel_name(partition), NULL, PARTITION_INDEX_LABEL,
 										 get_rel_namespace(partition), false);
 
 		command =
@@ -172,7 +195,7 @@ partition_build_index(const Stream *stream, Oid partition, const char *name)
 	char *command;
 	ErrorData *error;
 
-	drop_invalid_indexes(partition);
+	drop_invalid_indexes(partition, name);
 	command = index_command(stream, partition);
 	if (command == NULL)
 		return;
@@ -182,8 +205,8 @@ partition_build_index(const Stream *stream, Oid partition, const char *name)
 	FAULT_POINT("after_index_build");
 	if (error != NULL)
 	{
-		drop_invalid_indexes(partition);
 		chore_failed("build the unique index of", name, error);
+		drop_invalid_indexes(partition, name);
 	}
 	note_index(stream, partition, name, error);
 }

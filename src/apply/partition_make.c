@@ -150,10 +150,10 @@ make_partition(const PartitionMaker *maker, const PartitionRange *range, int loc
 						 "INCLUDING GENERATED INCLUDING STORAGE INCLUDING COMPRESSION)%s",
 						 partition, table, maker->options));
 	if (maker->unique_columns != NULL)
-		sql_execute(psprintf(
-			"CREATE UNIQUE INDEX %s ON %s (%s)",
-			quote_identifier(ChooseRelationName(name, NULL, "identity", maker->schema, false)),
-			partition, maker->unique_columns));
+		sql_execute(psprintf("CREATE UNIQUE INDEX %s ON %s (%s)",
+							 quote_identifier(ChooseRelationName(name, NULL, PARTITION_INDEX_LABEL,
+																 maker->schema, false)),
+							 partition, maker->unique_columns));
 	events_triggers_make(get_relname_relid(name, maker->schema));
 	FAULT_POINT("before_partition_attach");
 	sql_execute(psprintf("ALTER TABLE %s ATTACH PARTITION %s FOR VALUES FROM (%s) TO (%s)", table,
@@ -329,7 +329,7 @@ make_lead(const PartitionMaker *maker, PartitionRanges *ranges, TimestampTz now)
 	int made = 0;
 	int i;
 
-	if (now < lead_retry_at)
+	if (!time_is_over(lead_retry_at, now, LEAD_LAST_RETRY_MS))
 		return 0;
 
 	for (i = 0; i < LEAD_PARTITIONS; i++)

@@ -99,10 +99,17 @@ is(indexes(), 1, 'maintenance has given way');
 # ---------------------------------------------------------------------
 # What is left is found by the maintenance of any other stream
 # ---------------------------------------------------------------------
-ask(q{SELECT detect.create_stream('daily', key => '{id}')});
+# as DROP INDEX CONCURRENTLY leaves an index that was interrupted while it waited
+my ($index) = $node->safe_psql('city', "SELECT indexrelid::regclass FROM pg_index JOIN pg_inherits ON inhrelid = indrelid WHERE inhparent = 'daily'::regclass AND indisvalid");
+$node->safe_psql('city', "UPDATE pg_index SET indisvalid = false, indisready = false, indislive = false WHERE indexrelid = '$index'::regclass");
+ask(q{SELECT detect.create_stream('daily', key => '{id}', event_time => 'seen_at', retention => '100 years')});
 ok($node->poll_query_until('city', "SELECT count(*) = @{[PARTITIONS]} AND bool_and(indisvalid)
 		FROM pg_index JOIN pg_inherits ON inhrelid = indrelid WHERE inhparent = 'daily'::regclass"),
-	'another stream builds all that are missing');
+	'another stream builds all that are missing, and drops what was dropped by half');
+
+# One that was detached, and could not be dropped then for somebody read it.
+ask(q{CREATE TABLE daily_0 (LIKE daily); COMMENT ON TABLE daily_0 IS 'detect: past the retention of its stream'});
+ok($node->poll_query_until('city', "SELECT to_regclass('city.daily_0') IS NULL"), 'a partition that was detached is dropped, however late');
 
 log_is_clean($node);
 $node->stop;
