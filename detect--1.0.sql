@@ -81,7 +81,8 @@ CREATE TABLE detect._stream (
 	changed_by text NOT NULL,				-- by the last verb
 	changed_at timestamptz NOT NULL,
 	home_system bigint NOT NULL,			-- of the database it was made in
-	home_database bigint NOT NULL
+	home_database bigint NOT NULL,
+	home_catalog bigint NOT NULL			-- this table: another one, once it was restored in place
 );
 
 -- Logged: commits with what the elements caused.
@@ -768,11 +769,12 @@ CREATE FUNCTION detect._may_see(owner oid) RETURNS boolean
 		OR pg_has_role('pg_read_all_stats', 'USAGE');
 COMMENT ON FUNCTION detect._may_see(oid) IS 'whether the caller may see what belongs to this owner';
 
-CREATE FUNCTION detect._is_copy(home_system bigint, home_database bigint) RETURNS boolean
+CREATE FUNCTION detect._is_copy(home_system bigint, home_database bigint, home_catalog bigint) RETURNS boolean
 	LANGUAGE sql STABLE PARALLEL SAFE
 	RETURN home_system <> (SELECT system_identifier FROM pg_control_system())
-		OR home_database <> (SELECT oid::bigint FROM pg_database WHERE datname = current_database());
-COMMENT ON FUNCTION detect._is_copy(bigint, bigint) IS 'whether what was made there has been copied to here';
+		OR home_database <> (SELECT oid::bigint FROM pg_database WHERE datname = current_database())
+		OR home_catalog <> 'detect._stream'::regclass::oid::bigint;
+COMMENT ON FUNCTION detect._is_copy(bigint, bigint, bigint) IS 'whether what was made there has been copied to here';
 
 CREATE FUNCTION detect._slots(
 	OUT stream_id int, OUT state text, OUT state_since timestamptz, OUT reason text,
@@ -887,7 +889,7 @@ CREATE VIEW detect._stream_state WITH (security_barrier) AS
 				WHEN NULLIF(w.reason, '') IS NOT NULL
 				THEN 'mend what the reason names; it is tried again by itself' END AS remedy
 	FROM detect._stream s
-	CROSS JOIN LATERAL (SELECT detect._is_copy(s.home_system, s.home_database) AS is_copy) c
+	CROSS JOIN LATERAL (SELECT detect._is_copy(s.home_system, s.home_database, s.home_catalog) AS is_copy) c
 	CROSS JOIN detect._server() v
 	LEFT JOIN detect._slots() w USING (stream_id);
 
@@ -1363,7 +1365,7 @@ GRANT EXECUTE ON FUNCTION
 	TO PUBLIC;
 -- Views call these as their reader; _slots leaves out what belongs to others.
 GRANT EXECUTE ON FUNCTION
-	detect._stream_owner(text), detect._may_see(oid), detect._is_copy(bigint, bigint), detect._slots(), detect._workers(),
+	detect._stream_owner(text), detect._may_see(oid), detect._is_copy(bigint, bigint, bigint), detect._slots(), detect._workers(),
 	detect._staged_offsets(), detect._server(), detect._disks(), detect.health(interval), detect.status(interval),
 	detect._share_filled(regclass, timestamptz),
 	detect._alike(double precision, double precision), detect._alike(real, real),

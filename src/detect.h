@@ -454,11 +454,20 @@ time_is_over(TimestampTz until, TimestampTz now, int64 most_ms)
 	return now >= until || until - now > most_ms * 1000;
 }
 
+/* Whether so much time has passed since a time; also after the clock was set back, which
+ * leaves nobody waiting for as long as that was. */
+static inline bool
+time_has_passed(TimestampTz since, TimestampTz now, int64 ms)
+{
+	return now < since || now - since >= ms * 1000;
+}
+
 /* ---------------------------------------------------------------------
  * in stream_transaction.c: transactions of workers
  * ---------------------------------------------------------------------
  */
 extern void transaction_begin(void);
+extern void transaction_flush_all(void);
 extern bool stream_transaction_begin(const Stream *stream);
 extern void stream_transaction_commit(void);
 

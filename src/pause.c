@@ -54,16 +54,18 @@ detect_pause(PG_FUNCTION_ARGS)
 static void
 adopt_copy(const Stream *stream)
 {
-	Oid types[3] = {INT4OID, INT8OID, INT8OID};
-	Datum values[3];
+	Oid types[4] = {INT4OID, INT8OID, INT8OID, INT8OID};
+	Datum values[4];
 
 	values[0] = Int32GetDatum(stream->id);
 	values[1] = Int64GetDatum((int64) GetSystemIdentifier());
 	values[2] = Int64GetDatum((int64) MyDatabaseId);
+	values[3] = Int64GetDatum((int64) catalog_relation("_stream", false));
 	SPI_connect();
 	catalog_execute(
-		"UPDATE detect._stream SET home_system = $2, home_database = $3 WHERE stream_id = $1", 3,
-		types, values, NULL);
+		"UPDATE detect._stream SET home_system = $2, home_database = $3, home_catalog = $4 "
+		"WHERE stream_id = $1",
+		4, types, values, NULL);
 	SPI_finish();
 	progress_forget_staged(stream);
 	staging_tables_drop(stream->id);

@@ -251,13 +251,14 @@ stream_find(const char *condition, Oid type, Datum value)
 {
 	MemoryContext caller_context = CurrentMemoryContext;
 	Stream *stream = NULL;
-	Oid types[3] = {type, INT8OID, INT8OID};
-	Datum values[3];
+	Oid types[4] = {type, INT8OID, INT8OID, INT8OID};
+	Datum values[4];
 	char *sql;
 
 	values[0] = value;
 	values[1] = Int64GetDatum((int64) GetSystemIdentifier());
 	values[2] = Int64GetDatum((int64) MyDatabaseId);
+	values[3] = Int64GetDatum((int64) catalog_relation("_stream", false));
 
 	SPI_connect();
 	sql = psprintf("SELECT stream_id, name, server, topics, events_table::oid, "
@@ -265,11 +266,11 @@ stream_find(const char *condition, Oid type, Datum value)
 				   "ARRAY(SELECT v FROM jsonb_each_text(fields) f(k, v) ORDER BY k), "
 				   "key, event_time, events_columns, start, consumers, "
 				   "partition_interval, retention, paused, paused_reason, "
-				   "home_system = $2 AND home_database = $3, "
+				   "home_system = $2 AND home_database = $3 AND home_catalog = $4, "
 				   "\"unnest\", dead_letter_limit, on_limit, dead_letter_retention, default_query "
 				   "FROM detect._stream WHERE %s",
 				   condition);
-	if (catalog_execute(sql, 3, types, values, NULL) > 0)
+	if (catalog_execute(sql, 4, types, values, NULL) > 0)
 	{
 		MemoryContext spi_context = MemoryContextSwitchTo(caller_context);
 

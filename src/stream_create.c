@@ -38,7 +38,7 @@ PG_FUNCTION_INFO_V1(detect_create_stream);
 /* Where stream_write() puts the parameters of a definition. */
 #define WRITE_STREAM_SQL                                                                          \
 	"INSERT INTO detect._stream AS s VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, " \
-	"$13, $14, $15, $16, $17, $18, false, NULL, NULL, $19, now(), $20, $21) "                     \
+	"$13, $14, $15, $16, $17, $18, false, NULL, NULL, $19, now(), $20, $21, $22) "                \
 	"ON CONFLICT (stream_id) DO UPDATE SET server = $3, topics = $4, events_table = $5, "         \
 	"fields = $6, \"unnest\" = $7, key = $8, event_time = $9, events_columns = $10, "             \
 	"default_query = $11, start = $12, consumers = $13, partition_interval = $14, "               \
@@ -49,9 +49,9 @@ PG_FUNCTION_INFO_V1(detect_create_stream);
 typedef struct Parameters
 {
 	int count;
-	Oid types[21];
-	Datum values[21];
-	char nulls[21];
+	Oid types[22];
+	Datum values[22];
+	char nulls[22];
 } Parameters;
 
 static void
@@ -107,6 +107,8 @@ stream_write(const StreamDefinition *definition)
 	add_text(&parameters, GetUserNameFromId(GetUserId(), false));
 	add_parameter(&parameters, INT8OID, Int64GetDatum((int64) GetSystemIdentifier()), false);
 	add_parameter(&parameters, INT8OID, Int64GetDatum((int64) MyDatabaseId), false);
+	add_parameter(&parameters, INT8OID, Int64GetDatum((int64) catalog_relation("_stream", false)),
+				  false);
 
 	SPI_connect();
 	catalog_execute(WRITE_STREAM_SQL, parameters.count, parameters.types, parameters.values,

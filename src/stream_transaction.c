@@ -14,6 +14,7 @@
 #include "detect.h"
 
 #include "access/xact.h"
+#include "access/xlog_internal.h"
 #include "storage/lmgr.h"
 #include "utils/snapmgr.h"
 
@@ -26,6 +27,20 @@ transaction_begin(void)
 {
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
+}
+
+/*
+ * Have what was committed until now, by whomever, survive a power cut.
+ */
+void
+transaction_flush_all(void)
+{
+	XLogRecPtr upto = GetXLogInsertRecPtr();
+
+	/* where a page is to begin, that is behind its header, which is not there yet */
+	if (upto % XLOG_BLCKSZ <= SizeOfXLogLongPHD)
+		upto -= upto % XLOG_BLCKSZ;
+	XLogFlush(upto);
 }
 
 /*

@@ -369,5 +369,7 @@ detect_wait_for(PG_FUNCTION_ARGS)
 	}
 	MemoryContextSwitchTo(old_context);
 	UnregisterSnapshot(target.at_call);
+	/* what is said to be applied shall be so after a power cut, too */
+	transaction_flush_all();
 	PG_RETURN_VOID();
 }

@@ -309,6 +309,22 @@ measure_rate(Applier *applier)
 	applier->rate_elements = 0;
 }
 
+/* After the clock was set back everything is due: it would be for as long as that was. */
+static void
+follow_clock(Applier *applier)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (now < applier->run_at)
+	{
+		applier->kafka.due = applier->sql.due = applier->retry.due = 0;
+		applier->next_expiry = applier->next_maintain_check = applier->next_expire = 0;
+		applier->next_compaction = applier->next_bound_check = applier->history_due = 0;
+		applier->truncate_due = applier->last_batch_at = applier->rate_since = 0;
+	}
+	applier->run_at = now;
+}
+
 /*
  * Apply what is staged, once, and tend what lies beside it.  True when there
  * is more to do at once.
@@ -322,6 +338,7 @@ applier_run(Applier *applier)
 		return true;
 	if (applier->must_reload && !reload(applier))
 		return true;
+	follow_clock(applier);
 	/* first, since that may make room among the dead letters; who asks for a
 	 * retry has the applier reloaded */
 	more = look_at(applier, &applier->retry, 0, SOURCE_LETTERS);

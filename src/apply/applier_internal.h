@@ -52,6 +52,7 @@ struct Applier
 	Lookout kafka;
 	Lookout sql;
 	Lookout retry;
+	TimestampTz run_at;		 /* when it ran last */
 	TimestampTz next_expiry; /* of dead letters */
 	TimestampTz next_maintain_check;
 	TimestampTz next_expire;	  /* old groups of rollups */

@@ -330,6 +330,8 @@ consumer_publish_applied(Consumer *consumer)
 		positions[count].partition = known->partition;
 		positions[count++].next_offset = progress->next_offset;
 	}
+	/* who deletes what is told there shall not lose it in a power cut */
+	transaction_flush_all();
 	kafka_commit(consumer->client, positions, count);
 }
 

@@ -308,7 +308,7 @@ can_use_table(Consumer *consumer, Oid table)
 	}
 	if (consumer->locked_out_since == 0)
 		consumer->locked_out_since = now;
-	return TimestampDifferenceExceeds(consumer->locked_out_since, now, EMPTYING_MS);
+	return time_has_passed(consumer->locked_out_since, now, EMPTYING_MS);
 }
 
 /* Whether the applier, of another process, must be waited for: because it is so far

@@ -238,7 +238,7 @@ look_at_ends(GapSearch *search)
 			known->shrunk_since = 0;
 		else if (known->shrunk_since == 0)
 			known->shrunk_since = now;
-		else if (TimestampDifferenceExceeds(known->shrunk_since, now, SHRUNK_MS))
+		else if (time_has_passed(known->shrunk_since, now, SHRUNK_MS))
 			search->suspects = list_append_unique_ptr(search->suspects, known);
 	}
 }

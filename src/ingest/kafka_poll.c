@@ -190,7 +190,8 @@ nudge_fetchers(KafkaClient *client, bool is_flooded)
 	if (rd_kafka_version() >= 0x020200ff || !(is_flooded || was_flooded))
 		return;
 	now = GetCurrentTimestamp();
-	if (is_flooded && !TimestampDifferenceExceeds(client->last_nudge, now, FETCH_NUDGE_INTERVAL_MS))
+	if (is_flooded && now >= client->last_nudge &&
+		!TimestampDifferenceExceeds(client->last_nudge, now, FETCH_NUDGE_INTERVAL_MS))
 		return;
 
 	client->last_nudge = now;

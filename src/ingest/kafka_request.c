@@ -145,7 +145,7 @@ make_request(KafkaClient *client, KafkaRequest request, void *argument, const ch
 			raise_request_error(client, topic, error, rd_kafka_err2str(error));
 		if (kafka_error_kind(client->trouble) == KAFKA_ERROR_CONFIGURATION)
 			raise_request_error(client, topic, client->trouble, client->trouble_text);
-		if (left_ms <= slice_ms)
+		if (left_ms <= slice_ms || slice_start < start)
 			break;
 
 		/* Some errors come at once: don't hammer the broker. */

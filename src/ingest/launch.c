@@ -162,7 +162,7 @@ launch_stop(Launch *launch, int slot_index, int entry, TimestampTz now)
 		launch->unwanted_since = now;
 		slot_wake(slot, entry);
 	}
-	if (!TimestampDifferenceExceeds(launch->unwanted_since, now, UNWANTED_GRACE_MS))
+	if (!time_has_passed(launch->unwanted_since, now, UNWANTED_GRACE_MS))
 	{
 		next_due =
 			Min(next_due, TimestampTzPlusMilliseconds(launch->unwanted_since, UNWANTED_GRACE_MS));

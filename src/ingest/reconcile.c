@@ -72,15 +72,17 @@ static List *
 probe_read_streams(void)
 {
 	MemoryContext caller_context = CurrentMemoryContext;
-	Oid types[2] = {INT8OID, INT8OID};
-	Datum values[2];
+	Oid types[3] = {INT8OID, INT8OID, INT8OID};
+	Datum values[3];
 	List *result = NIL;
 
 	values[0] = Int64GetDatum((int64) GetSystemIdentifier());
 	values[1] = Int64GetDatum((int64) MyDatabaseId);
+	values[2] = Int64GetDatum((int64) catalog_relation("_stream", false));
 	SPI_connect();
 	catalog_execute("SELECT s.stream_id, s.name, s.paused, s.consumers,"
-					" s.home_system = $1 AND s.home_database = $2, r.oid, r.rolname::text,"
+					" s.home_system = $1 AND s.home_database = $2 AND s.home_catalog = $3,"
+					" r.oid, r.rolname::text,"
 					" r.rolcanlogin, r.rolsuper,"
 					" has_database_privilege(r.oid, $2::oid, 'CONNECT')"
 					" FROM detect._stream s"
@@ -88,7 +90,7 @@ probe_read_streams(void)
 					"  AND n.nspname = 'detect_query' JOIN pg_roles r ON r.oid = c.relowner)"
 					" ON c.relname::text = s.name"
 					" ORDER BY s.stream_id",
-					2, types, values, NULL);
+					3, types, values, NULL);
 	MemoryContextSwitchTo(caller_context);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{

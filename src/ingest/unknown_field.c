@@ -27,7 +27,7 @@ consumer_tells_unknown(const Consumer *consumer)
 {
 	int nfields;
 
-	if (GetCurrentTimestamp() < consumer->unknown_fields_due)
+	if (!time_is_over(consumer->unknown_fields_due, GetCurrentTimestamp(), INTERVAL_MS))
 		return false;
 	(void) decoder_unknown_fields(consumer->decoder, &nfields);
 	return nfields > 0;

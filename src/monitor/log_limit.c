@@ -34,7 +34,7 @@ is_due(LogLimit *limit, int cause, TimestampTz now, int *left_out)
 	}
 	if (logged == NULL)
 		logged = oldest;
-	if (logged->at != 0 && !TimestampDifferenceExceeds(logged->at, now, LOG_AGAIN_MS))
+	if (logged->at != 0 && !time_has_passed(logged->at, now, LOG_AGAIN_MS))
 	{
 		limit->left_out++;
 		return false;

@@ -109,6 +109,15 @@ aside_retry_time(int failures, int64 max_ms)
 	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Min(delay_ms, max_ms));
 }
 
+/*
+ * Whether such a time is over.
+ */
+bool
+aside_is_due(TimestampTz retry_at)
+{
+	return time_is_over(retry_at, GetCurrentTimestamp(), ROLLUP_RETRY_MAX_MS);
+}
+
 /* Tell of a rollup's failure, unless it is the one that was told already.  Which
  * event is the cause, detect.stat_rollup tells to those who may see it. */
 static void

@@ -171,7 +171,7 @@ is_left_to_worker(RollupSet *set, const Rollup *rollup)
 		launcher_wake();
 		set->fill_asked_at = now;
 	}
-	else if (!has_worker && TimestampDifferenceExceeds(set->fill_asked_at, now, WORKER_START_MS))
+	else if (!has_worker && time_has_passed(set->fill_asked_at, now, WORKER_START_MS))
 	{
 		set->fill_asked_at = 0;
 		return false;
@@ -184,10 +184,10 @@ is_left_to_worker(RollupSet *set, const Rollup *rollup)
 static bool
 is_due(const Rollup *rollup)
 {
-	if (rollup->phase == ROLLUP_FAILED)
-		return rollup->retry_at <= GetCurrentTimestamp();
-	if (rollup->phase == ROLLUP_ACTIVE)
-		return rollup->replaces != 0 && rollup->retry_at <= GetCurrentTimestamp();
+	if (rollup->phase == ROLLUP_ACTIVE && rollup->replaces == 0)
+		return false;
+	if (rollup->phase == ROLLUP_FAILED || rollup->phase == ROLLUP_ACTIVE)
+		return aside_is_due(rollup->retry_at);
 	return true;
 }
 

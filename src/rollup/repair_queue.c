@@ -145,7 +145,8 @@ repair_next(const Stream *stream, Repair *repair)
 			"SELECT p.repair_id, p.rollup_id, p.from_time, p.until_time, p.asked, p.allow_loss, "
 			"p.attempts, (SELECT max(k.repair_id) FROM detect._repair k WHERE k.rollup_id = p.rollup_id) "
 			"FROM detect._repair p JOIN detect._rollup r USING (rollup_id) "
-			"WHERE r.events_table = $1 AND r.state = 'active' AND p.retry_at <= now() "
+			"WHERE r.events_table = $1 AND r.state = 'active' AND (p.retry_at <= now() "
+			"OR isfinite(p.retry_at) AND p.retry_at > now() + interval '2 hours') "
 			"ORDER BY p.until_time DESC, p.repair_id LIMIT 1",
 			1, types, values, NULL) > 0;
 	if (found)

@@ -232,6 +232,7 @@ extern ErrorData *aside_try(void (*step)(void *arg), void *arg, bool keep);
 extern ErrorData *
 aside_try_absorb(const Rollup *rollup, PartialPlan *plan, const PartialSource *source, bool keep);
 extern TimestampTz aside_retry_time(int failures, int64 max_ms);
+extern bool aside_is_due(TimestampTz retry_at);
 extern void aside_write(Rollup *rollup, const ErrorData *error, const char *event);
 extern bool aside_catch_up(Rollup *rollup);
 

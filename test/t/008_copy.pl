@@ -172,6 +172,18 @@ is( $node->safe_psql('restored', 'SELECT detections = (SELECT count(*) FROM dete
 
 	like($stderr, qr/view camera_per_minute depends on table detect_state\.camera_per_minute/, 'the query of a rollup that was restored does not take its view along');
 }
+# Restored over itself: progress and events are those of the dump, whatever ran since.
+my $again = "$PostgreSQL::Test::Utils::tmp_check/restored.sql";
+my $applied_again = $node->safe_psql('restored', 'SELECT sum(applied_offset) FROM detect.stat_partition');
+$node->command_ok([ 'pg_dump', '-d', $node->connstr('restored'), '-f', $again ], 'pg_dump of what was restored');
+produce(1000);
+ledger_is_exact($node, 'restored', $broker, 'which goes on meanwhile');
+$node->safe_psql('restored', 'SET client_min_messages = warning; DROP EXTENSION detect CASCADE; DROP SCHEMA city CASCADE; DROP EXTENSION postgis CASCADE');
+$node->command_ok([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', $node->connstr('restored'), '-f', $again ], 'it is restored over itself');
+is_paused_copy('restored', $applied_again, 'restored over itself');
+$node->safe_psql('restored', "SELECT detect.resume('camera'); SELECT detect.resume('gate')");
+ledger_is_exact($node, 'restored', $broker, 'what was restored over itself, once it is resumed');
+
 $node->safe_psql('restored', "DROP VIEW camera_together; SELECT detect.drop_rollup('camera_per_minute'); SELECT detect.drop_rollup('places')");
 foreach my $drop ('TABLE detection', 'SERVER city')
 {
