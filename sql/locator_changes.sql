@@ -339,4 +339,40 @@ CLUSTER zones USING zones_pkey;
 VACUUM FULL part_2;
 CALL edit_and_look(:edits / 3);
 SELECT locator, partial_builds > :edits AS often_in_part, builds > :edits / 10 AS often_whole, from_table, reason FROM detect.stat_locator WHERE locator NOT IN ('cell_of', 'lot_of') ORDER BY 1;
+
+-- in PL/pgSQL each change makes the expressions anew: places are brought up to date all the same, and one of them is in memory
+BEGIN;
+CREATE TEMP TABLE kept AS SELECT partial_builds FROM detect.stat_locator WHERE locator = 'zone_of' AND pid = pg_backend_pid();
+DO $$
+DECLARE
+    found text;
+    contexts int;
+BEGIN
+    FOR i IN 1..50 LOOP
+        UPDATE zones SET level = level WHERE zone_id = (SELECT min(zone_id) FROM zones);
+        found := zone_of('SRID=25832;POINT(1 1)'::geometry);
+    END LOOP;
+    SELECT count(*) INTO contexts FROM pg_backend_memory_contexts WHERE name = 'detect places';
+    RAISE WARNING 'few places are in memory: %', contexts < 10;
+END $$;
+SELECT s.partial_builds - k.partial_builds >= 25 AS in_part FROM detect.stat_locator s, kept k WHERE locator = 'zone_of' AND pid = pg_backend_pid();
+COMMIT;
+
+-- a locator of a partition, and one of its parent: whichever comes first, and goes first
+CREATE TABLE park (id int, town int, geom geometry(Polygon, 25832)) PARTITION BY LIST (town);
+CREATE TABLE park_1 PARTITION OF park FOR VALUES IN (1);
+SELECT detect.create_locator('park_1_of', 'park_1', key => 'id');
+SELECT detect.create_locator('park_of', 'park', key => 'id');
+INSERT INTO park SELECT * FROM squares(1, 1, 3);
+SELECT park_of(0.5, 0.5), park_1_of(0.5, 0.5);
+SELECT detect.drop_locator('park_of');
+DELETE FROM park WHERE id = park_1_of(0.5, 0.5);
+SELECT park_1_of(0.5, 0.5) = (SELECT id FROM park WHERE ST_Contains(geom, 'SRID=25832;POINT(0.5 0.5)') ORDER BY ST_Area(geom), id LIMIT 1) AS is_right;
+SELECT from_table, reason FROM detect.stat_locator WHERE locator = 'park_1_of';
+SELECT detect.create_locator('park_of', 'park', key => 'id');
+SELECT detect.drop_locator('park_1_of');
+DELETE FROM park WHERE id = park_of(0.5, 0.5);
+SELECT park_of(0.5, 0.5) = (SELECT id FROM park WHERE ST_Contains(geom, 'SRID=25832;POINT(0.5 0.5)') ORDER BY ST_Area(geom), id LIMIT 1) AS is_right;
+SELECT from_table, reason FROM detect.stat_locator WHERE locator = 'park_of';
+
 DROP SCHEMA changes CASCADE;

@@ -120,6 +120,32 @@ SELECT detect.create_locator('zone_of', 'zone', key => 'zone_id', filter => 'zon
 SELECT zone_of(1, 1), zone_of(3, 3), zone_of(7, 7);
 SELECT count(*) FROM detect.locator;
 
+-- ---------------------------------------------------------------------
+-- A view whose rows are not everybody's, and rights that are taken back
+-- ---------------------------------------------------------------------
+CREATE TABLE plot (plot_id int PRIMARY KEY, tenant int, geom geometry(Polygon, 25832));
+INSERT INTO plot SELECT n, n, 'SRID=25832;POLYGON((0 0, 10 0, 10 10, 0 10, 0 0))' FROM generate_series(1, 2) n;
+ALTER TABLE plot ENABLE ROW LEVEL SECURITY;
+CREATE POLICY own ON plot USING (tenant = current_setting('app.tenant')::int);
+CREATE VIEW plot_view WITH (security_invoker) AS TABLE plot;
+RESET SESSION AUTHORIZATION;
+CREATE ROLE regress_tenant LOGIN;
+GRANT USAGE, CREATE ON SCHEMA locator_view TO regress_tenant;
+GRANT SELECT ON locator_view.plot, locator_view.plot_view, locator_view.zone TO regress_tenant;
+SET SESSION AUTHORIZATION regress_tenant;
+SET app.tenant = 1;
+SELECT detect.create_locator('plot_of', 'plot_view', key => 'plot_id');
+SELECT plot_of(1, 1);
+SET app.tenant = 2;
+SELECT plot_of(1, 1);
+SELECT reason FROM detect.stat_locator WHERE locator = 'plot_of';
+SELECT zone_of(1, 1);
+SET SESSION AUTHORIZATION regress_owner;
+ALTER VIEW detect_query.zone_of RESET (security_invoker);
+REVOKE SELECT ON detect_query.zone_of FROM PUBLIC;
+SET SESSION AUTHORIZATION regress_tenant;
+SELECT zone_of(1, 1);
+
 RESET SESSION AUTHORIZATION;
 DROP SCHEMA locator_view CASCADE;
-DROP ROLE regress_owner;
+DROP ROLE regress_owner, regress_tenant;

@@ -18,6 +18,7 @@
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
+#include "utils/plancache.h"
 #include "utils/snapmgr.h"
 
 #define ROWS_PER_FETCH 500
@@ -147,15 +148,35 @@ build_query(const Locator *locator)
 					locator->mode == LOCATOR_WITHIN ? " ORDER BY " LOCATOR_KEY : "");
 }
 
-/* Read all places through the view; false when they take more bytes than the
- * limit. */
+/* Whether policies decide which rows a plan gives: to whom, and with which settings. */
 static bool
-read_view(const Locator *locator, Places *places, Size limit)
+has_row_security(SPIPlanPtr plan)
 {
-	Portal portal = SPI_cursor_open_with_args(NULL, build_query(locator), 0, NULL, NULL, NULL, true,
-											  CURSOR_OPT_NO_SCROLL);
+	ListCell *source;
+
+	foreach(source, SPI_plan_get_plan_sources(plan))
+	{
+		if (((CachedPlanSource *) lfirst(source))->dependsOnRLS)
+			return true;
+	}
+	return false;
+}
+
+/* Read all places through the view; false when they take more bytes than the
+ * limit, or row security is behind it. */
+static bool
+read_view(Locator *locator, Places *places, Size limit)
+{
+	SPIPlanPtr plan = SPI_prepare_cursor(build_query(locator), 0, NULL, CURSOR_OPT_NO_SCROLL);
+	Portal portal;
 	bool fits;
 
+	if (plan == NULL)
+		elog(ERROR, "could not prepare the query of locator \"%s\"", locator->name);
+	locator->has_row_security = has_row_security(plan);
+	if (locator->has_row_security)
+		return false;
+	portal = SPI_cursor_open(NULL, plan, NULL, NULL, true);
 	do
 	{
 		SPI_cursor_fetch(portal, true, ROWS_PER_FETCH);

@@ -25,11 +25,15 @@
 #include "place/locator.h"
 
 #include "access/xact.h"
+#include "catalog/pg_inherits.h"
 #include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
 #include "compat.h"
+#include "miscadmin.h"
 #include "nodes/value.h"
+#include "storage/lmgr.h"
 #include "stream.h"
+#include "utils/acl.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -169,6 +173,15 @@ changes_own(void)
 	return own_changes;
 }
 
+/*
+ * A number that grows when a transaction, or a part of it that is undone, ends.
+ */
+uint64
+changes_era(void)
+{
+	return pending_era;
+}
+
 /* ---------------------------------------------------------------------
  * The trigger
  * ---------------------------------------------------------------------
@@ -299,6 +312,8 @@ make_trigger(Oid place_table, const char *name, bool row, int16 events)
 
 	if (OidIsValid(get_trigger_oid(place_table, name, true)))
 		return;
+	/* a partition that has a locator of its own has it */
+	create->replace = true;
 	create->trigname = pstrdup(name);
 	create->funcname = list_make2(makeString(DETECT_SCHEMA), makeString("_place_changed"));
 	create->row = row;
@@ -322,16 +337,54 @@ changes_make_triggers(Oid place_table)
 }
 
 /*
+ * Wait for whoever changes the rows of a place table just now, and let nobody begin: he
+ * would tell the locators alone that there were when he began.
+ */
+void
+changes_lock_table(Oid place_table)
+{
+	LockRelationOid(place_table, ShareRowExclusiveLock);
+	(void) find_all_inheritors(place_table, ShareRowExclusiveLock, NULL);
+}
+
+/* What a partition had from its parent is gone; as far as the caller may, it gets its own
+ * again if it has a locator. */
+static void
+remake_triggers_of_partitions(Oid place_table)
+{
+	ListCell *cell;
+	List *partitions = NIL;
+
+	if (get_rel_relkind(place_table) == RELKIND_PARTITIONED_TABLE)
+		partitions = find_all_inheritors(place_table, NoLock, NULL);
+	foreach(cell, partitions)
+	{
+		Oid partition = lfirst_oid(cell);
+
+		if (partition != place_table && locator_views_of_table(partition) != NIL &&
+			pg_class_aclcheck(partition, GetUserId(), ACL_TRIGGER) == ACLCHECK_OK)
+			changes_make_triggers(partition);
+	}
+}
+
+/*
  * Drop the triggers of a place table that no locator uses any more.
  */
 void
 changes_drop_triggers(Oid place_table)
 {
+	Oid trigger = get_trigger_oid(place_table, PLACE_ROW_TRIGGER, true);
+
+	if (!OidIsValid(trigger))
+		return;
+	/* somebody may be making another locator, which counts on them */
+	LockRelationOid(place_table, ShareRowExclusiveLock);
 	if (locator_views_of_table(place_table) != NIL)
 		return;
-	stream_drop_object(TriggerRelationId, get_trigger_oid(place_table, PLACE_ROW_TRIGGER, true));
+	stream_drop_object(TriggerRelationId, trigger);
 	stream_drop_object(TriggerRelationId,
 					   get_trigger_oid(place_table, PLACE_TRUNCATE_TRIGGER, true));
+	remake_triggers_of_partitions(place_table);
 }
 
 /* ---------------------------------------------------------------------

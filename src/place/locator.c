@@ -138,6 +138,19 @@ void
 locator_end_transaction_places(Locator *locator)
 {
 	forget_places(&locator->transaction_places);
+	forget_places(&locator->statement_places);
+}
+
+/*
+ * Whether two statements are the same.
+ */
+bool
+locator_is_same_statement(const StatementId *left, const StatementId *right)
+{
+	return left->curcid == right->curcid && left->xmin == right->xmin &&
+		   left->xmax == right->xmax && left->xcnt == right->xcnt &&
+		   left->subxcnt == right->subxcnt && left->transaction == right->transaction &&
+		   left->user == right->user && left->era == right->era;
 }
 
 /*
@@ -154,8 +167,12 @@ locator_forget_dropped(void)
 	hash_seq_init(&status, locators);
 	while ((locator = hash_seq_search(&status)) != NULL)
 	{
-		if (locator->is_stale && locator->places && get_rel_name(locator->view) == NULL)
-			forget_places(&locator->places);
+		if (!locator->is_stale || get_rel_name(locator->view) != NULL)
+			continue;
+		forget_places(&locator->places);
+		if (locator->plan)
+			SPI_freeplan(locator->plan);
+		locator->plan = NULL;
 	}
 }
 
@@ -166,16 +183,16 @@ is_usable(const Locator *locator, const Places *places)
 	if (places == NULL || (OidIsValid(places->only_for) && places->only_for != GetUserId()))
 		return false;
 	return locator->max_age_us < 0 ||
-		   GetCurrentTimestamp() - locator->stats.built_at <= locator->max_age_us;
+		   GetCurrentTimestamp() - places->built_at <= locator->max_age_us;
 }
 
 /* Count that places were built or updated. */
 static void
-count_build(Locator *locator, int64 *builds, instr_time begin)
+count_build(Locator *locator, Places *places, int64 *builds, instr_time begin)
 {
 	(*builds)++;
 	locator->stats.build_ms += elapsed_ms(begin);
-	locator->stats.built_at = GetCurrentTimestamp();
+	locator->stats.built_at = places->built_at = GetCurrentTimestamp();
 }
 
 /* Build places under a snapshot; NULL when they exceed the memory, which is
@@ -190,7 +207,7 @@ build(Locator *locator, Snapshot snapshot)
 		return NULL;
 	INSTR_TIME_SET_CURRENT(begin);
 	places = places_build(locator, snapshot);
-	locator->too_large = places == NULL;
+	locator->too_large = places == NULL && !locator->has_row_security;
 	locator->too_large_kilobytes = locator_memory_kilobytes();
 	if (places == NULL)
 		return NULL;
@@ -198,7 +215,7 @@ build(Locator *locator, Snapshot snapshot)
 	/* What others see through a view or a foreign table may differ. */
 	if (locator->relkind == RELKIND_VIEW || locator->relkind == RELKIND_FOREIGN_TABLE)
 		places->only_for = GetUserId();
-	count_build(locator, &locator->stats.builds, begin);
+	count_build(locator, places, &locator->stats.builds, begin);
 	return places;
 }
 
@@ -217,7 +234,7 @@ update(Locator *locator, Places *places, Snapshot snapshot)
 	INSTR_TIME_SET_CURRENT(begin);
 	if (!places_update(locator, places, snapshot))
 		return false;
-	count_build(locator, &locator->stats.partial_builds, begin);
+	count_build(locator, places, &locator->stats.partial_builds, begin);
 	return true;
 }
 
@@ -272,8 +289,15 @@ kept_places(Locator *locator)
 			return newest;
 	}
 	forget_places(&locator->transaction_places);
-	locator->too_large = false;
+	/* others of the same locator are no reason, and what did not fit does not fit now */
+	if (locator->too_large_in != compat_lxid() || locator->too_large_changes != changes_own())
+		locator->too_large = false;
 	places = build(locator, snapshot);
+	if (places == NULL)
+	{
+		locator->too_large_in = compat_lxid();
+		locator->too_large_changes = changes_own();
+	}
 	if (places)
 	{
 		places->only_in = compat_lxid();
@@ -301,6 +325,8 @@ locator_fallback_text(Fallback fallback)
 			return "a trigger of its place table is missing or disabled";
 		case FALLBACK_CHILDREN:
 			return "its place table has inheritance children";
+		case FALLBACK_FOREIGN:
+			return "a partition of its place table is a foreign table";
 	}
 	elog(ERROR, "unknown fallback %d", (int) fallback);
 	return NULL; /* keep compiler quiet */
@@ -329,26 +355,41 @@ tell(Locator *locator, Fallback fallback)
 
 /*
  * The places that a statement which begins now answers from, or NULL when it
- * must ask PostGIS; that is told once.  Invalidations have been absorbed.
+ * must ask PostGIS; that is told once.  Invalidations have been absorbed.  Another call of
+ * the same statement gets what the first one got.
  */
 Places *
-locator_places(Locator *locator)
+locator_places(Locator *locator, const StatementId *statement)
 {
 	Fallback fallback;
 	Places *places = NULL;
 
+	if (locator->statement_places && locator->statement_changes == changes_own() &&
+		locator_is_same_statement(&locator->statement, statement))
+		return locator->statement_places;
+	/* before others are built: what somebody holds can't be brought up to date */
+	forget_places(&locator->statement_places);
 	changes_look(locator);
 	fallback = locator->table_fallback;
-	if (check_enable_rls(locator->place_table, InvalidOid, true) == RLS_ENABLED)
+	if (locator->has_row_security ||
+		check_enable_rls(locator->place_table, InvalidOid, true) == RLS_ENABLED)
 		fallback = FALLBACK_ROW_SECURITY;
 	if (fallback == FALLBACK_NONE)
 	{
 		places = IsolationUsesXactSnapshot() ? kept_places(locator) : newest_places(locator);
 		if (places == NULL)
-			fallback = FALLBACK_MEMORY;
+			fallback = locator->has_row_security ? FALLBACK_ROW_SECURITY : FALLBACK_MEMORY;
 	}
 	else if (locator->is_stale)
 		forget_places(&locator->places);
 	tell(locator, fallback);
+	if (places)
+	{
+		places_retain(places);
+		locator->statement_places = places;
+		locator->statement = *statement;
+		/* a trigger may have looked under the snapshot that the next statement has, too */
+		locator->statement_changes = changes_own();
+	}
 	return places;
 }

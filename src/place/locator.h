@@ -11,6 +11,7 @@
 #include "detect.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "lib/ilist.h"
 #include "nodes/parsenodes.h"
 #include "place/place.h"
 
@@ -40,8 +41,22 @@ typedef enum Fallback
 	FALLBACK_MEMORY,	   /* places exceed the setting */
 	FALLBACK_ROW_SECURITY, /* each user sees other places */
 	FALLBACK_TRIGGER,	   /* nobody would tell us of changes */
-	FALLBACK_CHILDREN	   /* the place table has inheritance children */
+	FALLBACK_CHILDREN,	   /* the place table has inheritance children */
+	FALLBACK_FOREIGN	   /* or a foreign table among its partitions */
 } Fallback;
+
+/* What tells one statement from another. */
+typedef struct StatementId
+{
+	Oid user;
+	LocalTransactionId transaction;
+	CommandId curcid;
+	TransactionId xmin;
+	TransactionId xmax;
+	uint32 xcnt;
+	int32 subxcnt;
+	uint64 era; /* a subtransaction that was rolled back ends one */
+} StatementId;
 
 /* A locator as this process knows it; lives as long as the process. */
 typedef struct Locator
@@ -76,11 +91,17 @@ typedef struct Locator
 
 	Places *places;				/* shared among statements, or NULL */
 	Places *transaction_places; /* of a transaction that keeps its snapshot */
-	bool is_sparse;				/* few rows of the place table are places */
-	bool too_large;				/* since the setting was this many kilobytes */
+	Places *statement_places;	/* of the statement that began last, for all its calls */
+	StatementId statement;
+	uint64 statement_changes;
+	bool has_row_security; /* behind the view that is the place table */
+	bool is_sparse;		   /* few rows of the place table are places */
+	bool too_large;		   /* since the setting was this many kilobytes */
 	int too_large_kilobytes;
-	Fallback told;	 /* the last fallback that was told of */
-	SPIPlanPtr plan; /* asks PostGIS */
+	LocalTransactionId too_large_in; /* as this transaction sees them … */
+	uint64 too_large_changes;		 /* … and has changed them */
+	Fallback told;					 /* the last fallback that was told of */
+	SPIPlanPtr plan;				 /* asks PostGIS */
 
 	LocatorStats stats; /* but for what the places are now */
 } Locator;
@@ -88,19 +109,12 @@ typedef struct Locator
 /* What one statement looks up with: fn_extra of the SQL function. */
 typedef struct Lookup
 {
+	dlist_node node; /* among all of this process */
 	Locator *locator;
-	Oid user;
 	Oid argument_type; /* of the place, InvalidOid for x and y */
 	bool has_begun;
+	StatementId statement;
 	MemoryContextCallback on_end;
-
-	/* The snapshot under which it has begun. */
-	TransactionId xmin;
-	TransactionId xmax;
-	uint32 xcnt;
-	int32 subxcnt;
-	CommandId curcid;
-	LocalTransactionId transaction;
 
 	Places *places; /* NULL: ask PostGIS */
 
@@ -125,7 +139,8 @@ typedef struct LookupPoint
 
 /* in locator.c */
 extern Locator *locator_get(Oid view);
-extern Places *locator_places(Locator *locator);
+extern Places *locator_places(Locator *locator, const StatementId *statement);
+extern bool locator_is_same_statement(const StatementId *left, const StatementId *right);
 extern void locator_set_stale(Oid view);
 extern Snapshot locator_newest_snapshot(void);
 extern int locator_memory_kilobytes(void);
@@ -159,6 +174,8 @@ extern bool places_update(Locator *locator, Places *places, Snapshot snapshot);
 extern void changes_watch(void);
 extern void changes_look(Locator *locator);
 extern uint64 changes_own(void);
+extern uint64 changes_era(void);
+extern void changes_lock_table(Oid place_table);
 extern void changes_make_triggers(Oid place_table);
 extern void changes_drop_triggers(Oid place_table);
 

@@ -210,6 +210,8 @@ detect_create_locator(PG_FUNCTION_ARGS)
 	Oid view;
 
 	check_may_trigger(definition);
+	if (has_triggers(definition))
+		changes_lock_table(definition->table);
 	/* the filter is looked at before it is used to look at rows */
 	definition->postgis = type_schema(definition->geometry_type);
 	(void) parse_query(definition);

@@ -185,6 +185,7 @@ locator_load(Locator *locator)
 	locator->geometry_type = type_in(namespace, "geometry");
 	locator->geography_type = type_in(namespace, "geography");
 	locator->globe = locator->place_type == locator->geography_type;
+	locator->has_row_security = false;
 	locator->is_loaded = true;
 	locator->is_suspect = true;
 }

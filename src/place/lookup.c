@@ -8,6 +8,9 @@
  * the caller must be allowed to read what the locator reads.  That is checked
  * once a statement, which is told from the one before by its snapshot.
  *
+ * All calls of a statement find the same places: the locator keeps those of the
+ * statement that began last.
+ *
  *-------------------------------------------------------------------------
  */
 #include "place/locator.h"
@@ -19,6 +22,7 @@
 #include "compat.h"
 #include "miscadmin.h"
 #include "rewrite/rewriteHandler.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -35,6 +39,9 @@
  * ---------------------------------------------------------------------
  */
 
+/* All look-ups whose memory is there. */
+static dlist_head lookups = DLIST_STATIC_INIT(lookups);
+
 /* Raise an error unless the caller may read what the locator reads. */
 static void
 check_select(const Locator *locator)
@@ -42,30 +49,66 @@ check_select(const Locator *locator)
 	Relation view = relation_open(locator->view, AccessShareLock);
 	Query *query = get_view_query(view);
 
+	if (pg_class_aclcheck(locator->view, GetUserId(), ACL_SELECT) != ACLCHECK_OK)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_VIEW, RelationGetRelationName(view));
 	compat_check_permissions(query);
 	relation_close(view, AccessShareLock);
 }
 
-/* Give back what a statement held, when its memory goes. */
+/* Give back what a statement held, which is over. */
 static void
-end_lookup(void *arg)
+end_lookup(Lookup *lookup)
 {
-	Lookup *lookup = arg;
-
 	if (lookup->places)
 		places_release(lookup->places);
 	lookup->places = NULL;
+	lookup->has_begun = false;
 }
 
-static bool
-is_same_statement(const Lookup *lookup, Oid view)
+/* The memory of a look-up goes. */
+static void
+forget_lookup(void *arg)
+{
+	Lookup *lookup = arg;
+
+	end_lookup(lookup);
+	dlist_delete(&lookup->node);
+}
+
+/* The statement that runs now. */
+static StatementId
+present_statement(void)
 {
 	Snapshot snapshot = GetActiveSnapshot();
+	StatementId statement;
 
-	return lookup->has_begun && lookup->locator->view == view && lookup->user == GetUserId() &&
-		   lookup->transaction == compat_lxid() && lookup->curcid == snapshot->curcid &&
-		   lookup->xmax == snapshot->xmax && lookup->xcnt == snapshot->xcnt &&
-		   lookup->subxcnt == snapshot->subxcnt && lookup->xmin == snapshot->xmin;
+	memset(&statement, 0, sizeof(statement));
+	statement.user = GetUserId();
+	statement.transaction = compat_lxid();
+	statement.curcid = snapshot->curcid;
+	statement.xmin = snapshot->xmin;
+	statement.xmax = snapshot->xmax;
+	statement.xcnt = snapshot->xcnt;
+	statement.subxcnt = snapshot->subxcnt;
+	statement.era = changes_era();
+	return statement;
+}
+
+/* End those of other statements that have the same memory, as all expressions of PL/pgSQL
+ * have until their transaction ends: what they hold would pile up. */
+static void
+end_others(const Lookup *lookup, const StatementId *statement)
+{
+	dlist_iter iter;
+
+	dlist_foreach(iter, &lookups)
+	{
+		Lookup *other = dlist_container(Lookup, node, iter.cur);
+
+		if (other != lookup && other->context == lookup->context &&
+			!locator_is_same_statement(&other->statement, statement))
+			end_lookup(other);
+	}
 }
 
 /* Raise an error unless the function was declared for this locator. */
@@ -92,18 +135,19 @@ check_types(FunctionCallInfo fcinfo, const Locator *locator, bool has_xy)
 static void
 begin(Lookup *lookup, FunctionCallInfo fcinfo, Oid view, bool has_xy)
 {
-	Snapshot snapshot = GetActiveSnapshot();
 	bool is_changing = change_commit_is_under_way(view);
+	StatementId statement;
 	Locator *locator;
 
-	lookup->has_begun = false;
 	end_lookup(lookup);
 	AcceptInvalidationMessages();
+	statement = present_statement();
+	end_others(lookup, &statement);
 	locator = locator_get(view);
 	locator->is_stale |= is_changing;
 	check_types(fcinfo, locator, has_xy);
 	check_select(locator);
-	lookup->places = locator_places(locator);
+	lookup->places = locator_places(locator, &statement);
 	if (lookup->places)
 		places_retain(lookup->places);
 	if (lookup->locator != locator)
@@ -117,13 +161,7 @@ begin(Lookup *lookup, FunctionCallInfo fcinfo, Oid view, bool has_xy)
 	lookup->locator = locator;
 	lookup->argument_type =
 		has_xy ? InvalidOid : get_fn_expr_argtype(fcinfo->flinfo, POINT_ARGUMENT);
-	lookup->user = GetUserId();
-	lookup->transaction = compat_lxid();
-	lookup->xmin = snapshot->xmin;
-	lookup->xmax = snapshot->xmax;
-	lookup->xcnt = snapshot->xcnt;
-	lookup->subxcnt = snapshot->subxcnt;
-	lookup->curcid = snapshot->curcid;
+	lookup->statement = statement;
 	lookup->has_begun = true;
 }
 
@@ -137,17 +175,21 @@ lookup_begin(FunctionCallInfo fcinfo, bool has_xy)
 {
 	Lookup *lookup = fcinfo->flinfo->fn_extra;
 	Oid view = PG_GETARG_OID(0);
+	StatementId statement;
 
 	if (lookup == NULL)
 	{
 		lookup = MemoryContextAllocZero(fcinfo->flinfo->fn_mcxt, sizeof(Lookup));
 		lookup->context = fcinfo->flinfo->fn_mcxt;
-		lookup->on_end.func = end_lookup;
+		lookup->on_end.func = forget_lookup;
 		lookup->on_end.arg = lookup;
 		MemoryContextRegisterResetCallback(lookup->context, &lookup->on_end);
+		dlist_push_tail(&lookups, &lookup->node);
 		fcinfo->flinfo->fn_extra = lookup;
 	}
-	if (!is_same_statement(lookup, view))
+	statement = present_statement();
+	if (!lookup->has_begun || lookup->locator->view != view ||
+		!locator_is_same_statement(&lookup->statement, &statement))
 		begin(lookup, fcinfo, view, has_xy);
 	return lookup;
 }

@@ -39,6 +39,8 @@
 
 #define NEAREST_COLUMNS 2
 
+#define MANY_NEAREST 1000 /* are kept in no order while places are looked at */
+
 PG_FUNCTION_INFO_V1(detect_nearest);
 PG_FUNCTION_INFO_V1(detect_nearest_xy);
 
@@ -137,6 +139,12 @@ keep(NearSearch *search, const NearPlace *place)
 		search->found = search->found ? repalloc_huge(search->found,
 													  (Size) search->capacity * sizeof(NearPlace))
 									  : palloc(search->capacity * sizeof(NearPlace));
+	}
+	/* where so many are wanted, sorting them at the end is cheaper */
+	if (search->k > MANY_NEAREST)
+	{
+		search->found[search->count++] = *place;
+		return;
 	}
 	for (at = search->count++; at > 0 && compare_near(place, &search->found[at - 1]) < 0; at--)
 		search->found[at] = search->found[at - 1];

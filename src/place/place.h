@@ -224,6 +224,7 @@ struct Places
 	LocalTransactionId only_in; /* this transaction alone, if valid */
 	uint64 own_changes;			/* of that transaction, when built */
 	Oid only_for;				/* this user alone, if valid */
+	TimestampTz built_at;
 
 	int count; /* of those that are gone too */
 	int ngone; /* of these */

@@ -285,7 +285,7 @@ may_go_on(RowReader *reader)
 	CHECK_FOR_INTERRUPTS();
 	if (reader->is_update && places_are_worn(places))
 		return false;
-	if (!reader->is_update && reader->count > SPARSE_ROWS + SPARSE * places->count)
+	if (!reader->is_update && reader->count > SPARSE_ROWS + SPARSE * (int64) places->count)
 	{
 		reader->locator->is_sparse = true;
 		return false;

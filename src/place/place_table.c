@@ -106,10 +106,15 @@ look(Locator *locator)
 	bool has_triggers =
 		locator->relkind == RELKIND_RELATION || locator->relkind == RELKIND_PARTITIONED_TABLE;
 	int fallback = FALLBACK_NONE;
+	bool is_foreign = false;
 	uint64 structure = 0;
-	List *members = find_members(locator);
+	List *members;
 	ListCell *cell;
 
+	/* first, since it may be invalidated while its partitions are looked for */
+	if (locator->nmembers == 0)
+		remember_members(locator, list_make1_oid(locator->place_table));
+	members = find_members(locator);
 	remember_members(locator, members);
 	foreach(cell, members)
 	{
@@ -119,10 +124,14 @@ look(Locator *locator)
 		locator->is_suspect |= compat_has_new_storage(rel);
 		if (has_triggers && !has_trigger(RelationGetRelid(rel), &structure))
 			fallback = FALLBACK_TRIGGER;
+		/* what changes elsewhere fires no trigger, and each user may see something else */
+		is_foreign |= has_triggers && rel->rd_rel->relkind == RELKIND_FOREIGN_TABLE;
 		relation_close(rel, AccessShareLock);
 	}
 	if (locator->relkind == RELKIND_RELATION && list_length(members) > 1)
 		fallback = FALLBACK_CHILDREN;
+	else if (is_foreign)
+		fallback = FALLBACK_FOREIGN;
 	/* REFRESH … CONCURRENTLY changes rows in place and fires no trigger */
 	if (structure != locator->structure || fallback != FALLBACK_NONE ||
 		locator->relkind == RELKIND_MATVIEW)
