@@ -1383,3 +1383,26 @@ GRANT EXECUTE ON FUNCTION
 	detect._nearest(regclass, anyelement, "any", int),
 	detect._nearest(regclass, anyelement, double precision, double precision, int)
 	TO PUBLIC;
+
+-- What default privileges have given to others is taken back: whoever can put a trigger on our
+-- tables, or read dead letters, is a superuser or a thief.
+DO $$
+DECLARE
+	role name;
+BEGIN
+	FOR role IN
+		SELECT DISTINCT pg_get_userbyid(a.grantee)
+		FROM (SELECT relacl, relowner FROM pg_class WHERE relnamespace = 'detect'::regnamespace
+			  UNION ALL SELECT proacl, proowner FROM pg_proc WHERE pronamespace = 'detect'::regnamespace
+			  UNION ALL SELECT nspacl, nspowner FROM pg_namespace
+			  WHERE nspname IN ('detect', 'detect_staging', 'detect_query', 'detect_state')) o (acl, owner),
+			 aclexplode(o.acl) a
+		WHERE a.grantee NOT IN (0, o.owner)
+	LOOP
+		EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA detect FROM %I', role);
+		EXECUTE format('REVOKE ALL ON ALL SEQUENCES IN SCHEMA detect FROM %I', role);
+		EXECUTE format('REVOKE ALL ON ALL ROUTINES IN SCHEMA detect FROM %I', role);
+		EXECUTE format('REVOKE ALL ON SCHEMA detect, detect_staging, detect_query, detect_state FROM %I', role);
+	END LOOP;
+END
+$$;

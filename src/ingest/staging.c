@@ -149,6 +149,28 @@ drop_staging_table(Oid relid)
 	CommandCounterIncrement();
 }
 
+/* Take back what default privileges have given to others; the caller is connected to
+ * SPI. */
+static void
+revoke_defaults(const char *name)
+{
+	Oid types[1] = {TEXTOID};
+	Datum values[1] = {CStringGetTextDatum(psprintf("detect.%s", name))};
+
+	if (catalog_execute("SELECT string_agg(DISTINCT CASE grantee WHEN 0 THEN 'PUBLIC' "
+						"ELSE quote_ident(pg_get_userbyid(grantee)) END, ', ') "
+						"FROM pg_class, aclexplode(relacl) "
+						"WHERE pg_class.oid = $1::regclass AND grantee <> relowner",
+						1, types, values, NULL) > 0)
+	{
+		char *others = SPI_getvalue(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1);
+
+		if (others != NULL)
+			catalog_execute(psprintf("REVOKE ALL ON detect.%s FROM %s", name, others), 0, NULL,
+							NULL, NULL);
+	}
+}
+
 /* Make a writer's staging table, a member of the extension. */
 static Oid
 create_staging_table(const Stream *stream, int writer)
@@ -165,6 +187,7 @@ create_staging_table(const Stream *stream, int writer)
 	catalog_execute(psprintf("ALTER TABLE detect.%s ALTER payload SET STORAGE EXTERNAL",
 							 staging_table_name(stream->id, writer)),
 					0, NULL, NULL, NULL);
+	revoke_defaults(staging_table_name(stream->id, writer));
 	SPI_finish();
 	AtEOXact_GUC(true, nest_level);
 

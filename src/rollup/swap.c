@@ -29,6 +29,7 @@
 #include "storage/lock.h"
 #include "storage/proc.h"
 #include "storage/procarray.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
@@ -154,8 +155,14 @@ replace_view(const Swap *swap)
 	if (!OidIsValid(swap->public_view))
 		return;
 	shape = shape_load(rollup->query_view, rollup->stream->events_table);
-	/* somebody may have altered the view meanwhile */
+	/* somebody may have altered the view meanwhile, or given it to one who does not trust
+	 * the owner's functions: it calls them as whoever reads it */
 	relation_check_public_view(swap->public_view, shape);
+	if (!has_privs_of_role(relation_owner(swap->public_view, false), GetUserId()))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("the view of rollup \"%s\" belongs to somebody else by now", swap->name),
+				 errhint("Give it back to the owner of the rollup, or a member of his role.")));
 	relation_replace_public_view(swap->public_view, shape, rollup->state_table);
 }
 

@@ -59,7 +59,11 @@ ask(q{
 	CREATE SCHEMA city AUTHORIZATION ops;
 	CREATE SCHEMA mallory AUTHORIZATION mallory;
 	GRANT USAGE ON SCHEMA mallory TO PUBLIC;
-	GRANT CREATE ON SCHEMA public TO mallory});
+	GRANT CREATE ON SCHEMA public TO mallory;
+	ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO mallory;
+	ALTER DEFAULT PRIVILEGES GRANT ALL ON SEQUENCES TO mallory;
+	ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO mallory;
+	ALTER DEFAULT PRIVILEGES GRANT ALL ON SCHEMAS TO mallory});
 
 # ---------------------------------------------------------------------
 # What shadows PostgreSQL's own functions and operators
@@ -449,6 +453,12 @@ foreach my $tamper (
 }
 
 # The last word: nothing crashed, nothing internal was said.
+is($node->safe_psql('city', q{
+		SELECT string_agg(o.name, ', ') FROM (SELECT oid::regclass::text, relacl FROM pg_class WHERE relnamespace = 'detect'::regnamespace
+			UNION ALL SELECT oid::regprocedure::text, proacl FROM pg_proc WHERE pronamespace = 'detect'::regnamespace
+			UNION ALL SELECT nspname, nspacl FROM pg_namespace WHERE nspname ~ '^detect') o (name, acl)
+		WHERE EXISTS (SELECT FROM aclexplode(o.acl) a WHERE a.grantee = 'mallory'::regrole)}), '', 'default privileges have given nothing of ours to others');
+
 log_is_clean($node);
 unlike(slurp_file($node->logfile), qr/\bXX000\b/, 'no internal error');
 done_testing();
