@@ -86,5 +86,6 @@ $node->safe_psql('city', 'SET client_min_messages = warning; DROP EXTENSION dete
 is($node->safe_psql('city', 'SELECT count(*) > 0 FROM detection'), 't',
 	'the extension can be dropped; events stay');
 
+log_is_clean($node);
 $node->stop;
 done_testing();

@@ -148,7 +148,7 @@ is(ask(q{SET timezone = 'Asia/Tokyo'; CREATE TABLE shown (id int PRIMARY KEY, at
 # Errors, after which nothing is left either
 # ---------------------------------------------------------------------
 $before = everything();
-like(complaint(q{SELECT detect.try_stream('box', query => 'SELECT 1 AS nonsense FROM batch', topic => 'boxes')}), qr/nonsense/, 'a definition that create_stream refuses');
+like(complaint(q{SELECT detect.try_stream('box', query => 'SELECT 1 AS nonsense FROM batch', topic => 'boxes')}), qr/ERROR:  .*nonsense/, 'a definition that create_stream refuses');
 like(complaint(q{SELECT detect.try_stream('box', columns => 'c int, id int', query => 'SELECT b.c, b.id FROM batch b, generate_series(1, 2)', topic => 'more_boxes', fields => '{"c": "$.c", "id": "$.c"}')}),
 	qr/gives more than one row for one element/, 'a query that can not work');
 like(complaint(q{SELECT detect.try_stream('box', server => '')}), qr/needs a server, to read messages from/, 'no server');
@@ -163,7 +163,7 @@ is(everything(), $before, 'nothing is left');
 # While a stream of the same table runs, it can't be another's.
 ask(q{SELECT detect.create_stream('box', topic => 'boxes')});
 like(complaint(q{SELECT detect.try_stream('box', topic => 'boxes')}), qr/already exists/, 'a name that is taken');
-like(complaint(q{SELECT detect.try_stream(events_table => 'box', topic => 'boxes')}), qr/box/, 'a table that is taken');
+like(complaint(q{SELECT detect.try_stream(events_table => 'box', topic => 'boxes')}), qr/ERROR:  .*"box"/, 'a table that is taken');
 
 log_is_clean($node);
 $node->stop;

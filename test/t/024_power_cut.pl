@@ -37,6 +37,8 @@ sub while_all_stand
 	my $postmaster = (split(/\n/, slurp_file($node->data_dir . '/postmaster.pid')))[0];
 
 	kill('STOP', $postmaster) or die "could not stop the server: $!";
+	# it forks no more while its children are listed
+	1 until slurp_file("/proc/$postmaster/status") =~ /^State:\s+T/m;
 	my @children = split(' ', output_of('ps', '-o', 'pid=', '--ppid', $postmaster));
 
 	kill('STOP', @children);

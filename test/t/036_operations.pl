@@ -147,4 +147,5 @@ is_deeply([ sort @documented ], [ split(/\n/, $node->safe_psql('city', 'SELECT D
 	'each check of health is in the table');
 
 $node->stop('fast');
+log_is_clean($node);
 done_testing();

@@ -202,6 +202,7 @@ foreach my $stream ('no_broker', 'no_brokers', 'no_password', @fed, 'none')
 
 	note("$stream: $count lines in an hour, or in $patience s");
 	cmp_ok($count, '<=', MOST_LINES, "stream $stream") or diag($lines{$stream}{text});
+	cmp_ok($count, '>', 0, "stream $stream: but not in silence") if $stream =~ /^no_/;
 }
 note(ask('SELECT stream, state, reason FROM detect.stat_stream'));
 note(join("\n", map { "$_->{of}: $_->{text}" } @messages));

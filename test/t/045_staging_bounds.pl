@@ -187,7 +187,8 @@ while ($seen eq '')
 	$seen = $looks->query_safe("COMMIT; BEGIN; DECLARE rows CURSOR FOR SELECT kafka_offset, length(payload) FROM $staging; FETCH 1 FROM rows");
 }
 apply_round() foreach (1 .. 3);
-is($looks->query_safe('FETCH 10 FROM rows') =~ s/^\d+\|4\d\d$//mgr =~ s/\n//gr, '', 'its rows stay as they were');
+my ($first) = $seen =~ /^(\d+)\|/;
+is(join(' ', $looks->query_safe('FETCH 5 FROM rows') =~ /^(\d+)\|4\d\d$/mg), join(' ', map { $first + $_ } 1 .. 5), 'its rows stay as they were');
 $looks->quit;
 
 # what VACUUM says of a page does not keep it from serving again

@@ -59,5 +59,6 @@ my $late = largest_commit('late', HOUR_MS);
 cmp_ok($late, '>', 1.5 * $fresh, 'one of late events takes longer');
 cmp_ok($late, '<=', 1000, 'but four times that at most');
 
+log_is_clean($node);
 $node->stop;
 done_testing();

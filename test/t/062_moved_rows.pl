@@ -93,4 +93,5 @@ is(ask('SELECT count(*), count(DISTINCT id), min(id), max(id) FROM city.moved'),
 is( ask(q{SELECT count(*), count(*) FILTER (WHERE convert_from(payload, 'UTF8') = format('{"id": "bad %s"}', kafka_offset + 1)) FROM detect.dead_letter}),
 	join('|', $produced / 10, $produced / 10), 'each dead letter has its own message');
 
+log_is_clean($node);
 done_testing();

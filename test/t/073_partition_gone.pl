@@ -81,5 +81,6 @@ ask("SELECT detect.wait_for('number', '60s')");
 is(ask("SELECT string_agg(id || ' ' || v, ', ' ORDER BY id) FROM number"), '1 2, 2 2', 'the stream goes on by itself');
 
 $_->quit foreach ($reader, $other);
+log_is_clean($node);
 $node->stop;
 done_testing();

@@ -47,6 +47,7 @@ ask("CREATE TABLE event (id int PRIMARY KEY); SELECT detect.create_stream('event
 ok($node->poll_query_until('city', "SELECT reason ~ 'unexpected eof|Disconnected' FROM detect.stat_stream"), 'the handshake is told of');
 is(ask('SELECT state FROM detect.stat_stream'), 'connecting', 'the stream goes on trying');
 
+log_is_clean($node);
 $node->stop;
 kill 'KILL', $proxy;
 waitpid($proxy, 0);

@@ -51,5 +51,6 @@ ask(q{SELECT detect.alter_stream('event', query => 'SELECT b.id, b.v FROM batch 
 ok($node->poll_query_until('city', 'SELECT count(*) = ' . MESSAGES . ' FROM city.event'), 'with another query it applies what was staged');
 is(ask('SELECT accepted FROM detect.stat_stream'), MESSAGES, 'each once');
 
+log_is_clean($node);
 $node->stop;
 done_testing();
