@@ -16,7 +16,7 @@ CREATE SCHEMA detect_staging;
 COMMENT ON SCHEMA detect_staging IS 'One table a stream: rows inserted here become events';
 
 CREATE SCHEMA detect_query;
-COMMENT ON SCHEMA detect_query IS 'The queries of streams and rollups, kept as views';
+COMMENT ON SCHEMA detect_query IS 'The queries of streams, rollups and locators, kept as views';
 
 CREATE SCHEMA detect_state;
 COMMENT ON SCHEMA detect_state IS 'One table a rollup: the partial states of its aggregates';
@@ -484,7 +484,7 @@ COMMENT ON FUNCTION detect.accept_gap(text, text, int, bigint) IS
 CREATE FUNCTION detect.wait_for(stream text, timeout interval DEFAULT '1 minute') RETURNS void
 	AS 'MODULE_PATHNAME', 'detect_wait_for' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION detect.wait_for(text, interval) IS
-	'returns when everything that was in the topic, or staged by SQL, at the call is applied';
+	'returns when everything that was in the topic, staged by SQL, edited or to be retried at the call is applied';
 
 CREATE FUNCTION detect.retry_dead_letters(
 	stream text,
@@ -559,7 +559,7 @@ COMMENT ON FUNCTION detect.drop_rollup(text, boolean) IS 'drops a rollup, its vi
 CREATE FUNCTION detect.wait_for_rollup(rollup text, timeout interval DEFAULT '1 minute') RETURNS void
 	AS 'MODULE_PATHNAME', 'detect_wait_for_rollup' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION detect.wait_for_rollup(text, interval) IS
-	'returns when the rollup is filled from the events that were there before it, or what was to be rebuilt is';
+	'returns when the rollup is filled from the events that were there before it, what was to be rebuilt is, or a new query has taken over';
 
 CREATE FUNCTION detect.retry_rollup(rollup text) RETURNS void
 	AS 'MODULE_PATHNAME', 'detect_retry_rollup' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
@@ -689,7 +689,7 @@ COMMENT ON FUNCTION detect.drop_locator(text, boolean) IS 'drops a locator and i
 CREATE FUNCTION detect.refresh_locator(locator text) RETURNS void
 	AS 'MODULE_PATHNAME', 'detect_refresh_locator' LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 COMMENT ON FUNCTION detect.refresh_locator(text) IS
-	'has the places of a view or a foreign table read again';
+	'has all places of a locator read again';
 
 -- The typed functions call these.  "any" is a geometry or a geography, whose
 -- schema only the user knows.
@@ -739,7 +739,7 @@ COMMENT ON FUNCTION detect._place_changed() IS 'tells every process that places 
 
 CREATE FUNCTION detect._dropped() RETURNS event_trigger
 	AS 'MODULE_PATHNAME', 'detect_dropped' LANGUAGE C VOLATILE PARALLEL UNSAFE;
-COMMENT ON FUNCTION detect._dropped() IS 'clears the definitions of streams and rollups whose objects were dropped';
+COMMENT ON FUNCTION detect._dropped() IS 'clears the definitions of streams, rollups and locators whose objects were dropped';
 
 CREATE FUNCTION detect._dropping() RETURNS event_trigger
 	AS 'MODULE_PATHNAME', 'detect_dropping' LANGUAGE C VOLATILE PARALLEL UNSAFE;
@@ -761,7 +761,7 @@ CREATE FUNCTION detect._stream_owner(name text) RETURNS oid
 	RETURN (SELECT c.relowner FROM pg_class c
 			WHERE c.relnamespace = 'detect_query'::regnamespace
 			AND c.relname = CAST(_stream_owner.name AS pg_catalog.name));
-COMMENT ON FUNCTION detect._stream_owner(text) IS 'the owner of a stream or rollup';
+COMMENT ON FUNCTION detect._stream_owner(text) IS 'the owner of a stream, rollup or locator';
 
 CREATE FUNCTION detect._may_see(owner oid) RETURNS boolean
 	LANGUAGE sql STABLE PARALLEL SAFE

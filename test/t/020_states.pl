@@ -95,6 +95,18 @@ says('camera', 'running', '^$', '^$', 'which is over');
 # Connecting: no broker, no topic, one of several topics missing.
 $broker->command('down', 0);
 says('camera', 'connecting', '.', '^have the brokers answer, or correct their address: ALTER SERVER city OPTIONS', 'connecting');
+
+# A worker that ends is started again, which does not make the trouble younger.
+my $since = ask("SELECT state_since FROM detect.stat_stream WHERE stream = 'camera'");
+foreach my $end (1 .. 2)
+{
+	my $applier = ask("SELECT pid FROM detect.stat_worker WHERE stream = 'camera' AND duty = 'apply'");
+
+	$node->safe_psql('city', "SELECT pg_terminate_backend($applier)");
+	$node->poll_query_until('city', "SELECT pid <> $applier FROM detect.stat_stream WHERE stream = 'camera'") or die 'the worker did not come back';
+}
+says('camera', 'connecting', '.', '^have the brokers answer', 'still connecting');
+is(ask("SELECT state_since FROM detect.stat_stream WHERE stream = 'camera'"), $since, 'since it lost the broker');
 $broker->command('up', 0);
 says('camera', 'running', '^$', '^$', 'connected');
 $broker->command('topic_error', 'later', 3);
