@@ -9,7 +9,9 @@
 -- ROUNDS=100000 in the environment plays so many, SEED=7 others.
 --
 SET client_min_messages = warning;
-SET timezone = 'Europe/Berlin';
+-- as in a worker
+SET timezone = 'UTC';
+SET datestyle = 'ISO, YMD';
 \getenv rounds ROUNDS
 \if :{?rounds}
 \else

@@ -59,7 +59,8 @@ static void push_text(JsonbParseState **state, JsonbIteratorToken token, const c
  * detect.decode(payload bytea, columns text, fields jsonb, unnest text)
  * returns jsonb
  *
- * The columns of a payload, as an object of column names and values.  Raises
+ * The columns of a payload, as an object of column names and values: read as a worker
+ * reads them, and shown with the settings of the session.  Raises
  * the decoder's error for a payload that it refuses.  With unnest an array of
  * such objects, in which a bad element is an object of its error and sqlstate.
  */
@@ -72,14 +73,17 @@ detect_decode(PG_FUNCTION_ARGS)
 	DecodedElement *elements = NULL;
 	DecodeError error;
 	FmgrInfo to_jsonb;
+	ActingUser caller = sql_act_as(InvalidOid, 0);
 	bool is_valid;
 
+	session_imitate_worker();
 	decoder_begin_batch(decoder);
 	is_valid = decoder_begin_message(decoder, payload ? VARDATA_ANY(payload) : NULL,
 									 payload ? VARSIZE_ANY_EXHDR(payload) : 0, &error);
 	if (is_valid)
 		elements = take_elements(decoder, descriptor);
 	decoder_end_batch(decoder);
+	sql_act_as_before(&caller);
 
 	init_to_jsonb(&to_jsonb);
 	if (is_valid && !PG_ARGISNULL(3))
