@@ -220,6 +220,16 @@ CREATE SERVER regress_kafka2 FOREIGN DATA WRAPPER detect_kafka OPTIONS (bootstra
 SELECT 'two servers', attempt($$'event'$$);
 DROP SERVER regress_kafka1, regress_kafka2;
 
+-- a key that all items of a message have in common
+CREATE TABLE item (kafka_topic text, kafka_partition int, kafka_offset bigint, frame int, box int, class text);
+SELECT label, attempt('''item'', "unnest" => ''$.boxes'', server => '''', ' || arguments)
+FROM (VALUES
+    ('of the message',       'key => ''{kafka_topic,kafka_partition,kafka_offset}'''),
+    ('of its fields',        'key => ''{frame}'', fields => ''{"frame": "$.frame"}'''),
+    ('and of the item',      'key => ''{kafka_topic,kafka_partition,kafka_offset,box}'''),
+    ('none',                 'key => ''{}''')) v (label, arguments);
+DROP TABLE item;
+
 -- ---------------------------------------------------------------------
 -- Columns and fields
 -- ---------------------------------------------------------------------

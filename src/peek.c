@@ -34,21 +34,12 @@ PG_FUNCTION_INFO_V1(detect_peek);
 static KafkaRange *
 whole_topic(KafkaClient *client, const char *topic, TimestampTz deadline, int *nranges)
 {
-	KafkaRange *ranges;
+	KafkaRange *ranges = kafka_topic_ranges(client, topic, deadline, nranges);
 
-	*nranges = kafka_partition_count(client, topic, kafka_remaining_ms(deadline));
 	if (*nranges == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("topic \"%s\" does not exist", topic),
 				 errhint("Check its name: topics are never created from here.")));
-	ranges = palloc(*nranges * sizeof(KafkaRange));
-	for (int i = 0; i < *nranges; i++)
-	{
-		ranges[i].topic = topic;
-		ranges[i].partition = i;
-		kafka_query_watermarks(client, topic, i, &ranges[i].from, &ranges[i].to,
-							   kafka_remaining_ms(deadline));
-	}
 	return ranges;
 }
 

@@ -134,6 +134,40 @@ check_handed_on(const Stream *stream)
 	}
 }
 
+/* Whether a column of an identity is of the item that an element is, and not of its
+ * message. */
+static bool
+is_of_item(const Stream *stream, const char *name)
+{
+	for (int i = 0; i < stream->ncolumns; i++)
+	{
+		const StreamColumn *column = &stream->columns[i];
+
+		if (strcmp(column->name, name) == 0)
+			return column->source == COLUMN_FIELD && column->path[0] == '@';
+	}
+	return true;
+}
+
+/* Items of one message that nothing tells apart would all be duplicates of the first. */
+static void
+check_tells_items(const Stream *stream)
+{
+	bool has_any = stream->unnest == NULL || stream->key == NIL ||
+				   (stream->event_time && is_of_item(stream, stream->event_time));
+	ListCell *cell;
+
+	foreach(cell, stream->key)
+		has_any |= is_of_item(stream, lfirst(cell));
+	if (!has_any)
+		ereport(
+			ERROR,
+			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+			 errmsg("the key of stream \"%s\" is the same for all items of a message",
+					stream->name),
+			 errhint("Name a column of the item in key, too, or keep every item: key => '{}'.")));
+}
+
 /*
  * Raise an error unless a stream, as it was just loaded, can run.
  */
@@ -144,4 +178,5 @@ stream_check_definition(const Stream *stream)
 	dedup_check_definition(stream);
 	query_check_text(stream);
 	check_handed_on(stream);
+	check_tells_items(stream);
 }

@@ -46,18 +46,15 @@ typedef struct WaitTarget
 	TimestampTz deadline;
 } WaitTarget;
 
-static int
-remaining_ms(const WaitTarget *target)
-{
-	return (int) Min(TimestampDifferenceMilliseconds(GetCurrentTimestamp(), target->deadline),
-					 KAFKA_STATEMENT_TIMEOUT_MS);
-}
-
 /* Ask Kafka where each partition of a topic ends now. */
 static void
 find_topic_ends(WaitTarget *target, KafkaClient *client, const char *topic)
 {
-	int partitions = kafka_partition_count(client, topic, remaining_ms(target));
+	TimestampTz deadline =
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), KAFKA_STATEMENT_TIMEOUT_MS);
+	int partitions;
+	KafkaRange *ranges =
+		kafka_topic_ranges(client, topic, Min(deadline, target->deadline), &partitions);
 
 	if (partitions == 0)
 		ereport(WARNING,
@@ -67,11 +64,10 @@ find_topic_ends(WaitTarget *target, KafkaClient *client, const char *topic)
 	for (int i = 0; i < partitions; i++)
 	{
 		KafkaPosition *end = palloc(sizeof(KafkaPosition));
-		int64 low;
 
 		end->topic = topic;
 		end->partition = i;
-		kafka_query_watermarks(client, topic, i, &low, &end->next_offset, remaining_ms(target));
+		end->next_offset = ranges[i].to;
 		target->ends = lappend(target->ends, end);
 	}
 }

@@ -117,6 +117,8 @@ extern char *kafka_message_headers(const KafkaEvent *event);
 extern char *kafka_message_excess(const KafkaEvent *event);
 extern void kafka_assign(KafkaClient *client, const KafkaPosition *positions, int npositions);
 extern int kafka_partition_count(KafkaClient *client, const char *topic, int timeout_ms);
+extern KafkaRange *
+kafka_topic_ranges(KafkaClient *client, const char *topic, TimestampTz deadline, int *nranges);
 extern void kafka_query_watermarks(KafkaClient *client, const char *topic, int32 partition,
 								   int64 *low_offset, int64 *high_offset, int timeout_ms);
 extern void

@@ -278,7 +278,28 @@ kafka_query_ranges(KafkaClient *client, KafkaRange *ranges, int nranges, int tim
 }
 
 /*
- * The same of one partition.
+ * The ranges of all partitions of a topic, in the current context; none if it does not
+ * exist.
+ */
+KafkaRange *
+kafka_topic_ranges(KafkaClient *client, const char *topic, TimestampTz deadline, int *nranges)
+{
+	KafkaRange *ranges;
+
+	*nranges = kafka_partition_count(client, topic, kafka_remaining_ms(deadline));
+	ranges = palloc0(mul_size(Max(*nranges, 1), sizeof(KafkaRange)));
+	for (int i = 0; i < *nranges; i++)
+	{
+		ranges[i].topic = topic;
+		ranges[i].partition = i;
+	}
+	if (*nranges > 0)
+		kafka_query_ranges(client, ranges, *nranges, kafka_remaining_ms(deadline));
+	return ranges;
+}
+
+/*
+ * The range of one partition.
  */
 void
 kafka_query_watermarks(KafkaClient *client, const char *topic, int32 partition, int64 *low_offset,

@@ -275,13 +275,16 @@ definition_find(const char *name, RollupRow *rollup)
 	return found;
 }
 
-/* Raise an error unless the caller owns this rollup. */
+/* Raise an error unless the caller owns this rollup: its query, or if somebody has taken
+ * that away, its events table. */
 static void
-check_owner(const char *name)
+check_owner(const char *name, Oid events_table)
 {
 	Oid owner = rollup_owner(name);
 
-	if (OidIsValid(owner) && !has_privs_of_role(GetUserId(), owner))
+	if (!OidIsValid(owner))
+		owner = relation_owner(events_table, true);
+	if (OidIsValid(owner) ? !has_privs_of_role(GetUserId(), owner) : !superuser())
 		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 						errmsg("must be owner of rollup \"%s\"", name)));
 }
@@ -296,7 +299,7 @@ definition_get(const char *name, RollupRow *rollup)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("rollup \"%s\" does not exist", name),
 				 errhint("See the view detect.rollup.")));
-	check_owner(name);
+	check_owner(name, rollup->events_table);
 }
 
 /*
@@ -398,7 +401,7 @@ detect_drop_rollup(PG_FUNCTION_ARGS)
 
 	if (found)
 	{
-		check_owner(name);
+		check_owner(name, rollup.events_table);
 		stream = stream_load_by_events_table(rollup.events_table);
 		if (stream != NULL)
 			stream_lock(stream->id, AccessExclusiveLock);
