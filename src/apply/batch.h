@@ -117,12 +117,7 @@ extern Events *events_create(const Stream *stream, MemoryContext context);
 extern void
 events_apply(Events *events, Batch *batch, Element **candidates, int ncandidates, Dedup *dedup);
 extern void events_reload(Events *events);
-extern void events_repair_rollups(Events *events, EditTimes *edited);
-extern bool events_fill_rollups(Events *events);
-extern bool events_expire_rollups(Events *events);
-extern bool events_compact_rollups(Events *events);
-extern List *events_states_to_vacuum(const Events *events);
-extern TimestampTz events_rollups_due(const Events *events);
+extern struct RollupSet *events_rollups(const Events *events);
 extern bool events_failed_in_rollup(const Events *events);
 extern bool events_guard_rollups(Events *events, bool guarded);
 extern void events_abort(Events *events);

@@ -118,62 +118,12 @@ events_reload(Events *events)
 }
 
 /*
- * Have rollups repaired for edits that are being taken, in the same
- * transaction.
+ * The rollups of the stream, until they are loaded again.
  */
-void
-events_repair_rollups(Events *events, EditTimes *edited)
+RollupSet *
+events_rollups(const Events *events)
 {
-	rollup_queue_repairs(events->stream, edited);
-}
-
-/*
- * Take one step of filling rollups from the events that were there before
- * them.  Called in a transaction, under the stream's lock; false when there is
- * nothing to fill.
- */
-bool
-events_fill_rollups(Events *events)
-{
-	return rollup_set_fill(events->rollups);
-}
-
-/*
- * Delete some groups that are older than their rollup's retention.  Called as
- * events_fill_rollups; the result tells whether there may be more.
- */
-bool
-events_expire_rollups(Events *events)
-{
-	return rollup_set_expire(events->rollups);
-}
-
-/*
- * Move some states of rollups whose tables are much larger than they need be.
- * Called as events_fill_rollups; the result tells whether there is more to move.
- */
-bool
-events_compact_rollups(Events *events)
-{
-	return rollup_set_compact(events->rollups);
-}
-
-/*
- * The state tables that VACUUM is to cut off, in the current context.
- */
-List *
-events_states_to_vacuum(const Events *events)
-{
-	return rollup_states_to_vacuum(events->rollups);
-}
-
-/*
- * When a rollup that failed is to be tried again; DT_NOEND if none is.
- */
-TimestampTz
-events_rollups_due(const Events *events)
-{
-	return rollup_set_due(events->rollups);
+	return events->rollups;
 }
 
 /*

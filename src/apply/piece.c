@@ -19,6 +19,7 @@
 #include "apply/applier_internal.h"
 #include "fault_point.h"
 #include "miscadmin.h"
+#include "rollup/rollup.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
@@ -167,7 +168,7 @@ follow_others(Applier *applier)
 	EditTimes *edited = edit_times_create(applier->stream);
 
 	dedup_follow(applier->dedup, edited);
-	events_repair_rollups(applier->events, edited);
+	rollup_queue_repairs(applier->stream, edited);
 	FAULT_POINT("after_edits");
 	applier->may_fill |= edited->count > 0;
 	MemoryContextSwitchTo(saved_context);

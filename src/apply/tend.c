@@ -14,6 +14,7 @@
 #include "detect.h"
 
 #include "apply/applier_internal.h"
+#include "rollup/rollup.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 
@@ -78,7 +79,7 @@ tend_partitions(Applier *applier)
 	wanted =
 		dedup_beyond_bound(applier->dedup, detect_identity_memory_kilobytes * INT64CONST(1024));
 	is_over_bound = wanted != NIL;
-	wanted = list_concat(wanted, events_states_to_vacuum(applier->events));
+	wanted = list_concat(wanted, rollup_states_to_vacuum(events_rollups(applier->events)));
 	if (dedup_repeats_ended(applier->dedup))
 	{
 		maintain_retry();

@@ -14,6 +14,7 @@
 
 #include "apply/applier_internal.h"
 #include "fault_point.h"
+#include "rollup/rollup.h"
 
 /* A staging table this large is emptied as soon as it is drained, and one that is not
  * small when the stream is idle: PostgreSQL looks through all shared buffers for it. */
@@ -79,11 +80,12 @@ tend_rollups(Applier *applier)
 {
 	bool filled;
 
-	if (!applier->may_fill && GetCurrentTimestamp() < events_rollups_due(applier->events))
+	if (!applier->may_fill &&
+		GetCurrentTimestamp() < rollup_set_due(events_rollups(applier->events)))
 		return false;
 	if (!stream_transaction_begin(applier->stream))
 		return true;
-	filled = events_fill_rollups(applier->events);
+	filled = rollup_set_fill(events_rollups(applier->events));
 	stream_transaction_commit();
 	applier->may_fill = filled;
 	return filled;
@@ -100,7 +102,7 @@ tend_retention(Applier *applier)
 		return false;
 	if (!stream_transaction_begin(applier->stream))
 		return true;
-	are_more = events_expire_rollups(applier->events);
+	are_more = rollup_set_expire(events_rollups(applier->events));
 	stream_transaction_commit();
 	/* where the bucket does not lead their index, all groups have been read */
 	if (!are_more)
@@ -121,8 +123,8 @@ tend_compaction(Applier *applier)
 		return;
 	if (!stream_transaction_begin(applier->stream))
 		return;
-	are_more = events_compact_rollups(applier->events);
-	are_moved = events_states_to_vacuum(applier->events) != NIL;
+	are_more = rollup_set_compact(events_rollups(applier->events));
+	are_moved = rollup_states_to_vacuum(events_rollups(applier->events)) != NIL;
 	stream_transaction_commit();
 	applier->next_compaction = TimestampTzPlusMilliseconds(
 		GetCurrentTimestamp(), are_more ? COMPACT_AGAIN_MS : MAINTAIN_CHECK_MS);
@@ -200,7 +202,7 @@ upkeep_due(const Applier *applier)
 		due = Min(due, applier->next_bound_check);
 	if (!applier->is_loaded)
 		return due;
-	due = Min(due, Min(events_rollups_due(applier->events), applier->next_expire));
+	due = Min(due, Min(rollup_set_due(events_rollups(applier->events)), applier->next_expire));
 	due = Min(due, applier->next_compaction);
 	if (staged_blocks(applier) >= TRUNCATE_BLOCKS)
 		due = Min(due, applier->truncate_due);

@@ -22,8 +22,8 @@
 #include "catalog/pg_type.h"
 #include "compat.h"
 #include "fmgr.h"
-#include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "stream.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -32,10 +32,10 @@
 /* The arguments of detect.alter_rollup. */
 enum
 {
-	ARG_ROLLUP,
-	ARG_QUERY,
-	ARG_RETENTION,
-	ARG_RESET,
+	ALTER_ARG_ROLLUP,
+	ALTER_ARG_QUERY,
+	ALTER_ARG_RETENTION,
+	ALTER_ARG_RESET,
 	ALTER_ROLLUP_ARGS
 };
 
@@ -85,15 +85,15 @@ read_arguments(FunctionCallInfo fcinfo, RollupChange *change)
 {
 	const char *both = NULL;
 
-	if (PG_ARGISNULL(ARG_ROLLUP))
+	if (PG_ARGISNULL(ALTER_ARG_ROLLUP))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("rollup must not be null")));
-	if (!PG_ARGISNULL(ARG_QUERY))
-		change->query = text_to_cstring(PG_GETARG_TEXT_PP(ARG_QUERY));
-	if (!PG_ARGISNULL(ARG_RETENTION))
-		change->retention = PG_GETARG_INTERVAL_P(ARG_RETENTION);
-	if (!PG_ARGISNULL(ARG_RESET))
-		read_reset(change, PG_GETARG_ARRAYTYPE_P(ARG_RESET));
+	if (!PG_ARGISNULL(ALTER_ARG_QUERY))
+		change->query = text_to_cstring(PG_GETARG_TEXT_PP(ALTER_ARG_QUERY));
+	if (!PG_ARGISNULL(ALTER_ARG_RETENTION))
+		change->retention = PG_GETARG_INTERVAL_P(ALTER_ARG_RETENTION);
+	if (!PG_ARGISNULL(ALTER_ARG_RESET))
+		read_reset(change, PG_GETARG_ARRAYTYPE_P(ALTER_ARG_RESET));
 	if (change->query != NULL && change->resets_query)
 		both = "query";
 	else if (change->retention != NULL && change->resets_retention)
@@ -102,27 +102,6 @@ read_arguments(FunctionCallInfo fcinfo, RollupChange *change)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("%s is both given and reset", both), errhint("Leave one of them out.")));
-}
-
-/* The arguments of a call as SQL, which the history keeps; empty: there are none. */
-static char *
-arguments_given(FunctionCallInfo fcinfo)
-{
-	StringInfoData text;
-
-	initStringInfo(&text);
-	for (int arg = ARG_QUERY; arg < ALTER_ROLLUP_ARGS; arg++)
-	{
-		Oid output;
-		bool is_varlena;
-
-		if (PG_ARGISNULL(arg))
-			continue;
-		getTypeOutputInfo(get_fn_expr_argtype(fcinfo->flinfo, arg), &output, &is_varlena);
-		appendStringInfo(&text, "%s%s => %s", text.len > 0 ? ", " : "", argument_names[arg],
-						 quote_literal_cstr(OidOutputFunctionCall(output, PG_GETARG_DATUM(arg))));
-	}
-	return text.data;
 }
 
 /*
@@ -292,7 +271,7 @@ detect_alter_rollup(PG_FUNCTION_ARGS)
 	char *detail;
 
 	read_arguments(fcinfo, &change);
-	name = text_to_cstring(PG_GETARG_TEXT_PP(ARG_ROLLUP));
+	name = text_to_cstring(PG_GETARG_TEXT_PP(ALTER_ARG_ROLLUP));
 	stream = lock_rollup(name, &rollup);
 
 	if (change.resets_query)
@@ -302,7 +281,7 @@ detect_alter_rollup(PG_FUNCTION_ARGS)
 	else if (change.retention != NULL || change.resets_retention)
 		change_retention(name, &rollup, stream, change.retention);
 
-	detail = arguments_given(fcinfo);
+	detail = arguments_given(fcinfo, argument_names, ALTER_ROLLUP_ARGS);
 	if (detail[0] != '\0')
 		history_record("alter_rollup", name, detail);
 	definition_changed(stream);
