@@ -21,6 +21,8 @@ COMMENT ON SCHEMA detect_query IS 'The queries of streams, rollups and locators,
 CREATE SCHEMA detect_state;
 COMMENT ON SCHEMA detect_state IS 'One table a rollup: the partial states of its aggregates';
 
+-- default privileges may have given more
+REVOKE ALL ON SCHEMA detect, detect_staging, detect_query, detect_state FROM PUBLIC;
 GRANT USAGE ON SCHEMA detect, detect_staging, detect_query, detect_state TO PUBLIC;
 
 -- The role that may name brokers and make streams.  Roles belong to the
@@ -1341,6 +1343,7 @@ CREATE FUNCTION detect.status(patience interval DEFAULT '5 minutes') RETURNS tex
 	RETURN (SELECT h.severity FROM detect.health(patience) h LIMIT 1);
 COMMENT ON FUNCTION detect.status(interval) IS 'the worst severity that detect.health tells of: ok, warning or critical';
 
+REVOKE ALL ON ALL TABLES IN SCHEMA detect FROM PUBLIC;
 GRANT SELECT ON detect._backlog, detect.gap, detect.history, detect.problem, detect.stream, detect.rollup, detect.locator, detect.stat_stream, detect.stat_partition,
 	detect.stat_rollup, detect.stat_locator, detect.stat_worker, detect.dead_letter TO PUBLIC;
 

@@ -213,6 +213,10 @@ SET SESSION AUTHORIZATION regress_visitor;
 SELECT regress.outcome('SELECT locator.zone_of(1.5, 1.5)');
 -- whoever may make functions may make locators, of tables whose changes can be told
 SET SESSION AUTHORIZATION regress_builder;
+SELECT regress.outcome($$ SELECT detect.create_locator('builders_zone', 'locator.zones', key => 'zone_id', geometry => 'geom') $$);
+SET SESSION AUTHORIZATION regress_surveyor;
+GRANT TRIGGER ON zones TO regress_builder;
+SET SESSION AUTHORIZATION regress_builder;
 SELECT detect.create_locator('builders_zone', 'locator.zones', key => 'zone_id', geometry => 'geom');
 SELECT locator.builders_zone(1.5, 1.5);
 SELECT regress.outcome('SELECT detect.create_locator(''builders_road'', ''locator.roads'', within => 5)');

@@ -87,6 +87,8 @@ find_gaps(const GapRequest *request)
 	List *gaps = NIL;
 	ListCell *cell;
 
+	/* no consumer may have run since a crash */
+	progress_restore_paused(request->stream);
 	foreach(cell, progress_read_staged(request->stream))
 	{
 		const Progress *staged = lfirst(cell);

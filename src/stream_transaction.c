@@ -37,9 +37,12 @@ transaction_flush_all(void)
 {
 	XLogRecPtr upto = GetXLogInsertRecPtr();
 
+	int header_bytes = XLogSegmentOffset(upto, wal_segment_size) < XLOG_BLCKSZ ? SizeOfXLogLongPHD
+																			   : SizeOfXLogShortPHD;
+
 	/* where a page is to begin, that is behind its header, which is not there yet */
-	if (upto % XLOG_BLCKSZ <= SizeOfXLogLongPHD)
-		upto -= upto % XLOG_BLCKSZ;
+	if (upto % XLOG_BLCKSZ == header_bytes)
+		upto -= header_bytes;
 	XLogFlush(upto);
 }
 

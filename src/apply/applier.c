@@ -321,6 +321,7 @@ follow_clock(Applier *applier)
 		applier->next_expiry = applier->next_maintain_check = applier->next_expire = 0;
 		applier->next_compaction = applier->next_bound_check = applier->history_due = 0;
 		applier->truncate_due = applier->last_batch_at = applier->rate_since = 0;
+		applier->may_fill = true;
 	}
 	applier->run_at = now;
 }

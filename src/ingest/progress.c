@@ -421,6 +421,8 @@ progress_resume_partitions(const Stream *stream)
 	Oid types[1] = {INT4OID};
 	Datum values[1] = {Int32GetDatum(stream->id)};
 
+	/* where they did end is known to these rows, and is compared again */
+	progress_restore_paused(stream);
 	SPI_connect();
 	catalog_execute(
 		"UPDATE detect._staged_progress SET paused_reason = NULL, "

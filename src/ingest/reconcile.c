@@ -186,7 +186,7 @@ update_slot(StreamSlot *slot, const ProbedStream *stream)
 	if (slot->reason_entry >= DUTY_CONSUME + stream->consumers)
 		slot->reason[0] = '\0';
 	/* who resumes a stream wants to see what becomes of it */
-	if (!slot->wanted)
+	if (!slot->wanted && stream_is_wanted(stream))
 	{
 		memset(&slot->log_limit, 0, sizeof(LogLimit));
 		slot->state_since = GetCurrentTimestamp();

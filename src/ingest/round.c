@@ -130,17 +130,18 @@ static const char *
 failure_remedy(const ErrorData *error)
 {
 	const char *name = quote_literal_cstr(me.stream_name);
-	char *hint;
+	char *remedy;
 
-	if (error->hint == NULL)
-		return psprintf("-- Mend the cause, then call detect.resume(%s).", name);
-	hint = pstrdup(error->hint);
-	for (char *c = strpbrk(hint, "\r\n"); c != NULL; c = strpbrk(c, "\r\n"))
-		*c = ' ';
 	/* it says in which of two ways to resume */
-	if (error->sqlerrcode == ERRCODE_ELEMENT_CRASHES_SERVER)
-		return psprintf("-- %s", hint);
-	return psprintf("-- %s Then call detect.resume(%s).", hint, name);
+	if (error->hint && error->sqlerrcode == ERRCODE_ELEMENT_CRASHES_SERVER)
+		remedy = psprintf("-- %s", error->hint);
+	else if (error->hint)
+		remedy = psprintf("-- %s Then call detect.resume(%s).", error->hint, name);
+	else
+		remedy = psprintf("-- Mend the cause, then call detect.resume(%s).", name);
+	for (char *c = strpbrk(remedy, "\r\n"); c != NULL; c = strpbrk(c, "\r\n"))
+		*c = ' ';
+	return remedy;
 }
 
 /* A definition that has changed is no error, but a reason to start again. */

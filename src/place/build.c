@@ -15,6 +15,7 @@
 #include <math.h>
 
 #include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/lsyscache.h"
@@ -148,16 +149,34 @@ build_query(const Locator *locator)
 					locator->mode == LOCATOR_WITHIN ? " ORDER BY " LOCATOR_KEY : "");
 }
 
+static bool
+has_policy(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	if (IsA(node, RangeTblEntry))
+		return ((RangeTblEntry *) node)->securityQuals != NIL;
+	if (IsA(node, Query))
+		return query_tree_walker((Query *) node, has_policy, context, QTW_EXAMINE_RTES_BEFORE);
+	return expression_tree_walker(node, has_policy, context);
+}
+
 /* Whether policies decide which rows a plan gives: to whom, and with which settings. */
 static bool
 has_row_security(SPIPlanPtr plan)
 {
-	ListCell *source;
+	ListCell *cell;
 
-	foreach(source, SPI_plan_get_plan_sources(plan))
+	foreach(cell, SPI_plan_get_plan_sources(plan))
 	{
-		if (((CachedPlanSource *) lfirst(source))->dependsOnRLS)
-			return true;
+		const CachedPlanSource *source = lfirst(cell);
+		ListCell *query;
+
+		foreach(query, source->query_list)
+		{
+			if (source->dependsOnRLS && has_policy(lfirst(query), NULL))
+				return true;
+		}
 	}
 	return false;
 }

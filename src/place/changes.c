@@ -62,7 +62,8 @@ typedef struct ChangingCommand
 static HTAB *changed_tables = NULL;
 static uint64 pending_era = 1; /* grows when what is registered may be over */
 static uint64 own_changes = 0; /* of this process, undone ones too */
-static int ncommands = 0;	   /* of all tables */
+static uint64 undone_changes = 0;
+static int ncommands = 0; /* of all tables */
 
 static bool
 contains_oid(const Oid *oids, int count, Oid wanted)
@@ -142,7 +143,12 @@ watch_subtransaction(SubXactEvent event, SubTransactionId mine, SubTransactionId
 	if (event != SUBXACT_EVENT_ABORT_SUB)
 		return;
 	pending_era++;
-	own_changes++;
+	/* one that has written nothing leaves places as they are */
+	if (TransactionIdIsValid(GetCurrentTransactionIdIfAny()))
+	{
+		own_changes++;
+		undone_changes++;
+	}
 }
 
 /*
@@ -174,12 +180,12 @@ changes_own(void)
 }
 
 /*
- * A number that grows when a transaction, or a part of it that is undone, ends.
+ * A number that grows when a part of a transaction is undone that has written something.
  */
 uint64
-changes_era(void)
+changes_undone(void)
 {
-	return pending_era;
+	return undone_changes;
 }
 
 /* ---------------------------------------------------------------------
@@ -373,15 +379,13 @@ remake_triggers_of_partitions(Oid place_table)
 void
 changes_drop_triggers(Oid place_table)
 {
-	Oid trigger = get_trigger_oid(place_table, PLACE_ROW_TRIGGER, true);
-
-	if (!OidIsValid(trigger))
+	if (get_rel_name(place_table) == NULL || locator_views_of_table(place_table) != NIL)
 		return;
 	/* somebody may be making another locator, which counts on them */
-	LockRelationOid(place_table, ShareRowExclusiveLock);
+	LockRelationOid(place_table, AccessExclusiveLock);
 	if (locator_views_of_table(place_table) != NIL)
 		return;
-	stream_drop_object(TriggerRelationId, trigger);
+	stream_drop_object(TriggerRelationId, get_trigger_oid(place_table, PLACE_ROW_TRIGGER, true));
 	stream_drop_object(TriggerRelationId,
 					   get_trigger_oid(place_table, PLACE_TRUNCATE_TRIGGER, true));
 	remake_triggers_of_partitions(place_table);

@@ -150,7 +150,7 @@ locator_is_same_statement(const StatementId *left, const StatementId *right)
 	return left->curcid == right->curcid && left->xmin == right->xmin &&
 		   left->xmax == right->xmax && left->xcnt == right->xcnt &&
 		   left->subxcnt == right->subxcnt && left->transaction == right->transaction &&
-		   left->user == right->user && left->era == right->era;
+		   left->user == right->user && left->undone_changes == right->undone_changes;
 }
 
 /*

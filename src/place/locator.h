@@ -55,7 +55,7 @@ typedef struct StatementId
 	TransactionId xmax;
 	uint32 xcnt;
 	int32 subxcnt;
-	uint64 era; /* a subtransaction that was rolled back ends one */
+	uint64 undone_changes; /* a snapshot does not tell of these */
 } StatementId;
 
 /* A locator as this process knows it; lives as long as the process. */
@@ -109,7 +109,7 @@ typedef struct Locator
 /* What one statement looks up with: fn_extra of the SQL function. */
 typedef struct Lookup
 {
-	dlist_node node; /* among all of this process */
+	dlist_node node; /* among all that hold places */
 	Locator *locator;
 	Oid argument_type; /* of the place, InvalidOid for x and y */
 	bool has_begun;
@@ -174,7 +174,7 @@ extern bool places_update(Locator *locator, Places *places, Snapshot snapshot);
 extern void changes_watch(void);
 extern void changes_look(Locator *locator);
 extern uint64 changes_own(void);
-extern uint64 changes_era(void);
+extern uint64 changes_undone(void);
 extern void changes_lock_table(Oid place_table);
 extern void changes_make_triggers(Oid place_table);
 extern void changes_drop_triggers(Oid place_table);

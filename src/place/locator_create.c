@@ -143,16 +143,23 @@ has_triggers(const LocatorDefinition *definition)
 static void
 check_may_trigger(const LocatorDefinition *definition)
 {
-	if (!has_triggers(definition) ||
-		OidIsValid(get_trigger_oid(definition->table, PLACE_ROW_TRIGGER, true)) ||
-		pg_class_aclcheck(definition->table, GetUserId(), ACL_TRIGGER) == ACLCHECK_OK)
+	AclMode needed = ACL_TRIGGER;
+
+	if (!has_triggers(definition))
 		return;
-	ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-					errmsg("permission denied to have changes of table \"%s\" told",
-						   get_rel_name(definition->table)),
-					errdetail("Its first locator adds a trigger to the table."),
-					errhint("Its owner can say: GRANT TRIGGER ON %s TO %s.", definition->table_name,
-							quote_identifier(GetUserNameFromId(GetUserId(), false)))));
+	/* where the trigger is, who could lock the table anyway may keep writers waiting */
+	if (OidIsValid(get_trigger_oid(definition->table, PLACE_ROW_TRIGGER, true)))
+		needed |= ACL_INSERT | ACL_UPDATE | ACL_DELETE | ACL_TRUNCATE;
+	if (pg_class_aclmask(definition->table, GetUserId(), needed, ACLMASK_ANY) != 0)
+		return;
+	ereport(
+		ERROR,
+		(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+		 errmsg("permission denied to have changes of table \"%s\" told",
+				get_rel_name(definition->table)),
+		 errdetail("A locator counts on a trigger of the table, and waits for who writes to it."),
+		 errhint("Its owner can say: GRANT TRIGGER ON %s TO %s.", definition->table_name,
+				 quote_identifier(GetUserNameFromId(GetUserId(), false)))));
 }
 
 /* Write the row of a new locator. */
@@ -210,8 +217,6 @@ detect_create_locator(PG_FUNCTION_ARGS)
 	Oid view;
 
 	check_may_trigger(definition);
-	if (has_triggers(definition))
-		changes_lock_table(definition->table);
 	/* the filter is looked at before it is used to look at rows */
 	definition->postgis = type_schema(definition->geometry_type);
 	(void) parse_query(definition);
@@ -219,6 +224,9 @@ detect_create_locator(PG_FUNCTION_ARGS)
 	query = parse_query(definition);
 	locator_check_rows(definition);
 
+	/* until it commits: who waits finds this locator */
+	if (has_triggers(definition))
+		changes_lock_table(definition->table);
 	view = create_view(definition, query);
 	insert_locator(definition);
 	history_record("create_locator", definition->name, locator_arguments_given(fcinfo));

@@ -39,7 +39,7 @@
  * ---------------------------------------------------------------------
  */
 
-/* All look-ups whose memory is there. */
+/* All look-ups that hold places. */
 static dlist_head lookups = DLIST_STATIC_INIT(lookups);
 
 /* Raise an error unless the caller may read what the locator reads. */
@@ -55,23 +55,17 @@ check_select(const Locator *locator)
 	relation_close(view, AccessShareLock);
 }
 
-/* Give back what a statement held, which is over. */
+/* Give back what a statement held, which is over, or whose memory goes. */
 static void
-end_lookup(Lookup *lookup)
-{
-	if (lookup->places)
-		places_release(lookup->places);
-	lookup->places = NULL;
-	lookup->has_begun = false;
-}
-
-/* The memory of a look-up goes. */
-static void
-forget_lookup(void *arg)
+end_lookup(void *arg)
 {
 	Lookup *lookup = arg;
 
-	end_lookup(lookup);
+	lookup->has_begun = false;
+	if (lookup->places == NULL)
+		return;
+	places_release(lookup->places);
+	lookup->places = NULL;
 	dlist_delete(&lookup->node);
 }
 
@@ -90,7 +84,7 @@ present_statement(void)
 	statement.xmax = snapshot->xmax;
 	statement.xcnt = snapshot->xcnt;
 	statement.subxcnt = snapshot->subxcnt;
-	statement.era = changes_era();
+	statement.undone_changes = changes_undone();
 	return statement;
 }
 
@@ -99,9 +93,9 @@ present_statement(void)
 static void
 end_others(const Lookup *lookup, const StatementId *statement)
 {
-	dlist_iter iter;
+	dlist_mutable_iter iter;
 
-	dlist_foreach(iter, &lookups)
+	dlist_foreach_modify(iter, &lookups)
 	{
 		Lookup *other = dlist_container(Lookup, node, iter.cur);
 
@@ -149,7 +143,10 @@ begin(Lookup *lookup, FunctionCallInfo fcinfo, Oid view, bool has_xy)
 	check_select(locator);
 	lookup->places = locator_places(locator, &statement);
 	if (lookup->places)
+	{
 		places_retain(lookup->places);
+		dlist_push_tail(&lookups, &lookup->node);
+	}
 	if (lookup->locator != locator)
 	{
 		/* places of another locator may be of another type */
@@ -181,10 +178,9 @@ lookup_begin(FunctionCallInfo fcinfo, bool has_xy)
 	{
 		lookup = MemoryContextAllocZero(fcinfo->flinfo->fn_mcxt, sizeof(Lookup));
 		lookup->context = fcinfo->flinfo->fn_mcxt;
-		lookup->on_end.func = forget_lookup;
+		lookup->on_end.func = end_lookup;
 		lookup->on_end.arg = lookup;
 		MemoryContextRegisterResetCallback(lookup->context, &lookup->on_end);
-		dlist_push_tail(&lookups, &lookup->node);
 		fcinfo->flinfo->fn_extra = lookup;
 	}
 	statement = present_statement();

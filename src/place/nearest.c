@@ -127,7 +127,17 @@ set_bounds(NearSearch *search)
 		search->globe ? globe_chord(sqrt(reach * reach + CLOSE_END_M * CLOSE_END_M)) : reach;
 }
 
-/* Keep a place, and let go of those that can't be among the nearest any more. */
+/* Let go of those that can't be among the nearest any more. */
+static void
+let_go(NearSearch *search)
+{
+	set_bounds(search);
+	while (search->count > search->k &&
+		   lowest(search, search->found[search->count - 1].distance) > search->bound)
+		search->count--;
+}
+
+/* Keep a place for now. */
 static void
 keep(NearSearch *search, const NearPlace *place)
 {
@@ -140,21 +150,21 @@ keep(NearSearch *search, const NearPlace *place)
 													  (Size) search->capacity * sizeof(NearPlace))
 									  : palloc(search->capacity * sizeof(NearPlace));
 	}
-	/* where so many are wanted, sorting them at the end is cheaper */
+	/* where so many are wanted, it is cheaper to sort them now and then */
 	if (search->k > MANY_NEAREST)
 	{
 		search->found[search->count++] = *place;
+		if (search->count < 2 * (int64) search->k)
+			return;
+		qsort(search->found, search->count, sizeof(NearPlace), compare_near);
+		let_go(search);
 		return;
 	}
 	for (at = search->count++; at > 0 && compare_near(place, &search->found[at - 1]) < 0; at--)
 		search->found[at] = search->found[at - 1];
 	search->found[at] = *place;
-	if (search->count < search->k)
-		return;
-	set_bounds(search);
-	while (search->count > search->k &&
-		   lowest(search, search->found[search->count - 1].distance) > search->bound)
-		search->count--;
+	if (search->count >= search->k)
+		let_go(search);
 }
 
 /* Whether a place on the globe is within the locator's distance. */

@@ -135,8 +135,10 @@ repair_ask(int32 rollup_id, const TimeRange *range, bool allow_loss)
 bool
 repair_next(const Stream *stream, Repair *repair)
 {
-	Oid types[1] = {OIDOID};
-	Datum values[1] = {ObjectIdGetDatum(stream->events_table)};
+	/* further ahead it was put by a clock that was set back since */
+	Interval most = {.time = ROLLUP_RETRY_MAX_MS * INT64CONST(1000)};
+	Oid types[2] = {OIDOID, INTERVALOID};
+	Datum values[2] = {ObjectIdGetDatum(stream->events_table), IntervalPGetDatum(&most)};
 	bool found;
 
 	SPI_connect();
@@ -146,9 +148,9 @@ repair_next(const Stream *stream, Repair *repair)
 			"p.attempts, (SELECT max(k.repair_id) FROM detect._repair k WHERE k.rollup_id = p.rollup_id) "
 			"FROM detect._repair p JOIN detect._rollup r USING (rollup_id) "
 			"WHERE r.events_table = $1 AND r.state = 'active' AND (p.retry_at <= now() "
-			"OR isfinite(p.retry_at) AND p.retry_at > now() + interval '2 hours') "
+			"OR isfinite(p.retry_at) AND p.retry_at > now() + $2) "
 			"ORDER BY p.until_time DESC, p.repair_id LIMIT 1",
-			1, types, values, NULL) > 0;
+			2, types, values, NULL) > 0;
 	if (found)
 	{
 		HeapTuple row = SPI_tuptable->vals[0];

@@ -288,9 +288,13 @@ expire_step(void *arg)
 	{
 		kept_from = kept_without_older(rollup, shape, bucket, wanted);
 		step->are_more = delete_groups(rollup, bucket, oldest);
-		write_kept(rollup, kept_from, step->are_more);
+		/* of an idle stream all groups are gone at last, and nothing changes any more */
+		if (kept_from != rollup->kept_from || step->are_more != expiring)
+		{
+			write_kept(rollup, kept_from, step->are_more);
+			step->set->is_stale = true;
+		}
 		FAULT_POINT("after_group_expiry");
-		step->set->is_stale = true;
 	}
 	AtEOXact_GUC(true, nest_level);
 }

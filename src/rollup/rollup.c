@@ -362,8 +362,7 @@ write_applied_until(RollupSet *set)
 	Oid types[1] = {OIDOID};
 	Datum values[1];
 
-	if (set->nrollups == 0 ||
-		!TimestampDifferenceExceeds(set->applied_until, now, APPLIED_UNTIL_INTERVAL_MS))
+	if (set->nrollups == 0 || !time_has_passed(set->applied_until, now, APPLIED_UNTIL_INTERVAL_MS))
 		return;
 	values[0] = ObjectIdGetDatum(set->stream->events_table);
 	SPI_connect();

@@ -158,7 +158,8 @@ replace_view(const Swap *swap)
 	/* somebody may have altered the view meanwhile, or given it to one who does not trust
 	 * the owner's functions: it calls them as whoever reads it */
 	relation_check_public_view(swap->public_view, shape);
-	if (!has_privs_of_role(relation_owner(swap->public_view, false), GetUserId()))
+	if (!is_member_of_role_nosuper(relation_owner(swap->public_view, false), GetUserId()) &&
+		!superuser())
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("the view of rollup \"%s\" belongs to somebody else by now", swap->name),

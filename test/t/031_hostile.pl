@@ -64,7 +64,10 @@ ask(q{
 	ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO mallory;
 	ALTER DEFAULT PRIVILEGES GRANT ALL ON SEQUENCES TO mallory;
 	ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO mallory;
-	ALTER DEFAULT PRIVILEGES GRANT ALL ON SCHEMAS TO mallory});
+	ALTER DEFAULT PRIVILEGES GRANT ALL ON SCHEMAS TO mallory;
+	ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC;
+	ALTER DEFAULT PRIVILEGES GRANT ALL ON SEQUENCES TO PUBLIC;
+	ALTER DEFAULT PRIVILEGES GRANT ALL ON SCHEMAS TO PUBLIC});
 
 # ---------------------------------------------------------------------
 # What shadows PostgreSQL's own functions and operators
@@ -458,7 +461,8 @@ is($node->safe_psql('city', q{
 		SELECT string_agg(o.name, ', ') FROM (SELECT oid::regclass::text, relacl FROM pg_class WHERE relnamespace = 'detect'::regnamespace
 			UNION ALL SELECT oid::regprocedure::text, proacl FROM pg_proc WHERE pronamespace = 'detect'::regnamespace
 			UNION ALL SELECT nspname, nspacl FROM pg_namespace WHERE nspname ~ '^detect') o (name, acl)
-		WHERE EXISTS (SELECT FROM aclexplode(o.acl) a WHERE a.grantee = 'mallory'::regrole)}), '', 'default privileges have given nothing of ours to others');
+		WHERE EXISTS (SELECT FROM aclexplode(o.acl) a
+			WHERE a.grantee = 'mallory'::regrole OR a.grantee = 0 AND a.privilege_type NOT IN ('SELECT', 'USAGE', 'EXECUTE'))}), '', 'default privileges have given nothing of ours to others');
 
 log_is_clean($node);
 unlike(slurp_file($node->logfile), qr/^\S+ \S+ \S+ \[\d+\] XX\d{3} /m, 'no internal error');

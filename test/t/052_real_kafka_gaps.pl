@@ -245,6 +245,11 @@ has_gap('shrunk', '^the topic ends at offset 1\d, and did end at offset 21: it w
 $node->stop('immediate');
 $node->start;
 has_gap('shrunk', 'did end at offset 21: it was made again, or has lost messages', 'the server has crashed since');
+ask("SELECT detect.pause('shrunk')");
+$node->stop('immediate');
+$node->start;
+ask("SELECT detect.resume('shrunk')");
+has_gap('shrunk', 'did end at offset 21: it was made again, or has lost messages', 'and while the stream was paused');
 my $before = $expected{regrown};
 produce('regrown', 0, 20);
 $expected{regrown} = $before;
