@@ -95,7 +95,8 @@ slot_state(const StreamSlot *slot)
 
 	if (slot->wanted && applier->pid == 0)
 	{
-		if (applier->waits_for_slot)
+		/* or the probe before it, which nobody else tells of */
+		if (applier->waits_for_slot || detect_shared->no_worker_slot)
 			return STREAM_WAITING;
 		return slot->reason[0] != '\0' ? STREAM_RETRYING : STREAM_STARTING;
 	}

@@ -99,7 +99,7 @@ $node->safe_psql(
 	CREATE ROLE stranger;
 	CREATE ROLE watcher IN ROLE pg_monitor;
 	GRANT USAGE, CREATE ON SCHEMA city TO surveyor;
-	GRANT SELECT ON city.zones TO surveyor;
+	GRANT SELECT, TRIGGER ON city.zones TO surveyor;
 	SET ROLE surveyor;
 	SELECT detect.create_locator('near_' || i, 'city.zones', within => i) FROM generate_series(1, 10) i;
 	RESET ROLE;
