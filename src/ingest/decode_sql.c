@@ -25,6 +25,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
+#include "utils/guc.h"
 #include "utils/jsonb.h"
 #include "utils/tuplestore.h"
 
@@ -73,7 +74,7 @@ detect_decode(PG_FUNCTION_ARGS)
 	DecodedElement *elements = NULL;
 	DecodeError error;
 	FmgrInfo to_jsonb;
-	ActingUser caller = sql_act_as(InvalidOid, 0);
+	int nest_level = NewGUCNestLevel();
 	bool is_valid;
 
 	session_imitate_worker();
@@ -83,7 +84,7 @@ detect_decode(PG_FUNCTION_ARGS)
 	if (is_valid)
 		elements = take_elements(decoder, descriptor);
 	decoder_end_batch(decoder);
-	sql_act_as_before(&caller);
+	AtEOXact_GUC(false, nest_level);
 
 	init_to_jsonb(&to_jsonb);
 	if (is_valid && !PG_ARGISNULL(3))

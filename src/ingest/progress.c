@@ -30,7 +30,8 @@
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
 
-/* Columns of the two progress tables: those that both have come first. */
+/* Columns of the two progress tables, of which those that both have come first, and of
+ * the one that has why partitions are paused, which has their keys. */
 enum
 {
 	PROGRESS_STREAM,
@@ -52,7 +53,12 @@ enum
 	STAGED_PAUSED_SINCE,
 	STAGED_IS_MISSING,
 	STAGED_WAITS_SINCE,
-	STAGED_COLUMNS
+	STAGED_COLUMNS,
+
+	PAUSED_END_OFFSET = PROGRESS_KEYS,
+	PAUSED_REASON,
+	PAUSED_SINCE,
+	PAUSED_COLUMNS
 };
 
 /* Makes the rest of a progress, in the current memory context. */
@@ -176,12 +182,13 @@ progress_is_whole(const Progress *progress)
 	return progress->next_offset != progress->last_offset;
 }
 
-/* Makes the rest of a row, whose values begin as 0 and none is null. */
+/* Makes what is behind the keys of a row, whose values begin as 0 and none is null. */
 typedef void (*ProgressFiller)(const Progress *progress, Datum *values, bool *nulls);
 
 static void
 fill_applied(const Progress *progress, Datum *values, bool *nulls)
 {
+	values[PROGRESS_LAST_OFFSET] = Int64GetDatum(progress->last_offset);
 	values[APPLIED_LAST_ELEMENT] = Int32GetDatum(progress->last_element);
 	values[APPLIED_NEXT_OFFSET] = Int64GetDatum(progress->next_offset);
 	values[APPLIED_LAST_TIMESTAMP] = TimestampTzGetDatum(progress->last_timestamp);
@@ -195,6 +202,7 @@ fill_applied(const Progress *progress, Datum *values, bool *nulls)
 static void
 fill_staged(const Progress *progress, Datum *values, bool *nulls)
 {
+	values[PROGRESS_LAST_OFFSET] = Int64GetDatum(progress->last_offset);
 	values[STAGED_NEXT_OFFSET] = Int64GetDatum(progress->next_offset);
 	values[STAGED_END_OFFSET] = Int64GetDatum(progress->end_offset);
 	if (progress->paused_reason)
@@ -205,6 +213,14 @@ fill_staged(const Progress *progress, Datum *values, bool *nulls)
 	values[STAGED_IS_MISSING] = BoolGetDatum(progress->is_missing);
 	values[STAGED_WAITS_SINCE] = TimestampTzGetDatum(progress->waits_since);
 	nulls[STAGED_WAITS_SINCE] = progress->waits_since == 0;
+}
+
+static void
+fill_paused(const Progress *progress, Datum *values, bool *nulls)
+{
+	values[PAUSED_END_OFFSET] = Int64GetDatum(progress->end_offset);
+	values[PAUSED_REASON] = CStringGetTextDatum(progress->paused_reason);
+	values[PAUSED_SINCE] = TimestampTzGetDatum(progress->paused_since);
 }
 
 /* Write the progress of partitions to one of the tables. */
@@ -224,7 +240,6 @@ progress_write(const Stream *stream, const char *table, int columns, ProgressFil
 		values[PROGRESS_STREAM] = Int32GetDatum(stream->id);
 		values[PROGRESS_TOPIC] = CStringGetTextDatum(progress->topic);
 		values[PROGRESS_PARTITION] = Int32GetDatum(progress->partition);
-		values[PROGRESS_LAST_OFFSET] = Int64GetDatum(progress->last_offset);
 		fill(progress, values, nulls);
 		catalog_upsert(writer, PROGRESS_KEYS, values, nulls);
 	}
@@ -256,33 +271,13 @@ progress_write_staged(const Stream *stream, const List *progresses)
 
 /*
  * Keep in a logged table why partitions are paused, a List of Progress, so that neither
- * a crash nor a failover has them read on.
+ * a crash nor a failover has them read on.  The caller is the writer of their staged
+ * progress.
  */
 void
 progress_keep_paused(const Stream *stream, const List *progresses)
 {
-	Oid types[6] = {INT4OID, TEXTOID, INT4OID, INT8OID, TEXTOID, TIMESTAMPTZOID};
-	ListCell *cell;
-
-	SPI_connect();
-	foreach(cell, progresses)
-	{
-		const Progress *progress = lfirst(cell);
-		Datum values[6];
-
-		values[0] = Int32GetDatum(stream->id);
-		values[1] = CStringGetTextDatum(progress->topic);
-		values[2] = Int32GetDatum(progress->partition);
-		values[3] = Int64GetDatum(progress->end_offset);
-		values[4] = CStringGetTextDatum(progress->paused_reason);
-		values[5] = TimestampTzGetDatum(progress->paused_since);
-		catalog_execute("INSERT INTO detect._paused_partition VALUES ($1, $2, $3, $4, $5, $6) "
-						"ON CONFLICT (stream_id, kafka_topic, kafka_partition) DO UPDATE SET "
-						"end_offset = EXCLUDED.end_offset, paused_reason = EXCLUDED.paused_reason, "
-						"paused_since = EXCLUDED.paused_since",
-						lengthof(types), types, values, NULL);
-	}
-	SPI_finish();
+	progress_write(stream, "_paused_partition", PAUSED_COLUMNS, fill_paused, progresses);
 	ForceSyncCommit();
 }
 

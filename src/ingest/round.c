@@ -130,15 +130,15 @@ static const char *
 failure_remedy(const ErrorData *error)
 {
 	const char *name = quote_literal_cstr(me.stream_name);
+	const char *advice = error->hint;
 	char *remedy;
 
-	/* it says in which of two ways to resume */
-	if (error->hint && error->sqlerrcode == ERRCODE_ELEMENT_CRASHES_SERVER)
-		remedy = psprintf("-- %s", error->hint);
-	else if (error->hint)
-		remedy = psprintf("-- %s Then call detect.resume(%s).", error->hint, name);
-	else
-		remedy = psprintf("-- Mend the cause, then call detect.resume(%s).", name);
+	if (advice == NULL)
+		advice = psprintf("Mend the cause, then call detect.resume(%s).", name);
+	/* else it says in which of two ways to resume */
+	else if (error->sqlerrcode != ERRCODE_ELEMENT_CRASHES_SERVER)
+		advice = psprintf("%s Then call detect.resume(%s).", advice, name);
+	remedy = psprintf("-- %s", advice);
 	for (char *c = strpbrk(remedy, "\r\n"); c != NULL; c = strpbrk(c, "\r\n"))
 		*c = ' ';
 	return remedy;

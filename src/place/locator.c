@@ -297,13 +297,11 @@ kept_places(Locator *locator)
 	{
 		locator->too_large_in = compat_lxid();
 		locator->too_large_changes = changes_own();
+		return NULL;
 	}
-	if (places)
-	{
-		places->only_in = compat_lxid();
-		places->own_changes = changes_own();
-		locator->transaction_places = places;
-	}
+	places->only_in = compat_lxid();
+	places->own_changes = changes_own();
+	locator->transaction_places = places;
 	return places;
 }
 

@@ -76,16 +76,17 @@ typedef enum PlaceType
 static PlaceType
 place_type(Oid type)
 {
-	HeapTuple tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
+	HeapTuple tuple;
 	PlaceType result = NOT_A_PLACE;
 
+	if (!is_postgis_type(type))
+		return NOT_A_PLACE;
+	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
 	if (!HeapTupleIsValid(tuple))
 		return NOT_A_PLACE;
-	if (!is_postgis_type(type))
-		result = NOT_A_PLACE;
-	else if (strcmp(NameStr(((Form_pg_type) GETSTRUCT(tuple))->typname), "geometry") == 0)
+	if (strcmp(NameStr(((Form_pg_type) GETSTRUCT(tuple))->typname), "geometry") == 0)
 		result = GEOMETRY;
-	else if (strcmp(NameStr(((Form_pg_type) GETSTRUCT(tuple))->typname), "geography") == 0)
+	if (strcmp(NameStr(((Form_pg_type) GETSTRUCT(tuple))->typname), "geography") == 0)
 		result = GEOGRAPHY;
 	ReleaseSysCache(tuple);
 	return result;

@@ -127,21 +127,19 @@ check_types(FunctionCallInfo fcinfo, const Locator *locator, bool has_xy)
 
 /* The statement begins to look up. */
 static void
-begin(Lookup *lookup, FunctionCallInfo fcinfo, Oid view, bool has_xy)
+begin(Lookup *lookup, FunctionCallInfo fcinfo, Oid view, bool has_xy, const StatementId *statement)
 {
 	bool is_changing = change_commit_is_under_way(view);
-	StatementId statement;
 	Locator *locator;
 
 	end_lookup(lookup);
 	AcceptInvalidationMessages();
-	statement = present_statement();
-	end_others(lookup, &statement);
+	end_others(lookup, statement);
 	locator = locator_get(view);
 	locator->is_stale |= is_changing;
 	check_types(fcinfo, locator, has_xy);
 	check_select(locator);
-	lookup->places = locator_places(locator, &statement);
+	lookup->places = locator_places(locator, statement);
 	if (lookup->places)
 	{
 		places_retain(lookup->places);
@@ -158,7 +156,7 @@ begin(Lookup *lookup, FunctionCallInfo fcinfo, Oid view, bool has_xy)
 	lookup->locator = locator;
 	lookup->argument_type =
 		has_xy ? InvalidOid : get_fn_expr_argtype(fcinfo->flinfo, POINT_ARGUMENT);
-	lookup->statement = statement;
+	lookup->statement = *statement;
 	lookup->has_begun = true;
 }
 
@@ -186,7 +184,7 @@ lookup_begin(FunctionCallInfo fcinfo, bool has_xy)
 	statement = present_statement();
 	if (!lookup->has_begun || lookup->locator->view != view ||
 		!locator_is_same_statement(&lookup->statement, &statement))
-		begin(lookup, fcinfo, view, has_xy);
+		begin(lookup, fcinfo, view, has_xy, &statement);
 	return lookup;
 }
 

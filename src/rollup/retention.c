@@ -191,12 +191,12 @@ newest_bucket(const Rollup *rollup, int bucket, Oid type, TimestampTz *newest)
 	return !isnull;
 }
 
-/* From when on groups are kept once those that are older than wanted are gone: that, or
- * the first time behind all groups that there are. */
+/* From when on groups are kept once those that are older than wanted, whose bucket is
+ * oldest, are gone: that, or the first time behind all groups that there are. */
 static TimestampTz
-kept_without_older(const Rollup *rollup, const RollupShape *shape, int bucket, TimestampTz wanted)
+kept_without_older(const Rollup *rollup, const RollupShape *shape, int bucket, TimestampTz wanted,
+				   const Const *oldest)
 {
-	const Const *oldest = bucket_of(shape, rollup->stream, bucket, wanted);
 	TimestampTz newest = 0;
 	TimestampTz before;
 	TimestampTz behind = wanted;
@@ -286,7 +286,7 @@ expire_step(void *arg)
 	if (expiring || rollup->kept_from == 0 ||
 		!equal(oldest, bucket_of(shape, stream, bucket, rollup->kept_from)))
 	{
-		kept_from = kept_without_older(rollup, shape, bucket, wanted);
+		kept_from = kept_without_older(rollup, shape, bucket, wanted, oldest);
 		step->are_more = delete_groups(rollup, bucket, oldest);
 		/* of an idle stream all groups are gone at last, and nothing changes any more */
 		if (kept_from != rollup->kept_from || step->are_more != expiring)
