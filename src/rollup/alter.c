@@ -104,25 +104,6 @@ read_arguments(FunctionCallInfo fcinfo, RollupChange *change)
 				 errmsg("%s is both given and reset", both), errhint("Leave one of them out.")));
 }
 
-/*
- * Find a rollup that the caller owns, and its stream, with no batch open and
- * none begun until we commit.  The result is NULL when it has no stream.
- */
-static Stream *
-lock_rollup(const char *name, RollupRow *rollup)
-{
-	Stream *stream;
-
-	definition_get(name, rollup);
-	stream = stream_load_by_events_table(rollup->events_table);
-	if (stream == NULL)
-		return NULL;
-	stream_lock(stream->id, AccessExclusiveLock);
-	/* as it is now: a new definition may have taken its place */
-	definition_get(name, rollup);
-	return stream_load_by_events_table(rollup->events_table);
-}
-
 /* ---------------------------------------------------------------------
  * Another query
  * ---------------------------------------------------------------------
@@ -272,7 +253,7 @@ detect_alter_rollup(PG_FUNCTION_ARGS)
 
 	read_arguments(fcinfo, &change);
 	name = text_to_cstring(PG_GETARG_TEXT_PP(ALTER_ARG_ROLLUP));
-	stream = lock_rollup(name, &rollup);
+	stream = definition_lock(name, &rollup);
 
 	if (change.resets_query)
 		abandon_query(name, &rollup);

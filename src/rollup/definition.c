@@ -303,6 +303,25 @@ definition_get(const char *name, RollupRow *rollup)
 }
 
 /*
+ * Find a rollup that the caller owns, and its stream, with no batch or other step of
+ * the applier open, and none begun until we commit.  NULL when it has no stream.
+ */
+Stream *
+definition_lock(const char *name, RollupRow *rollup)
+{
+	Stream *stream;
+
+	definition_get(name, rollup);
+	stream = stream_load_by_events_table(rollup->events_table);
+	if (stream == NULL)
+		return NULL;
+	stream_lock(stream->id, AccessExclusiveLock);
+	/* as it is now: a new definition may have taken its place */
+	definition_get(name, rollup);
+	return stream_load_by_events_table(rollup->events_table);
+}
+
+/*
  * Raise an error unless a rollup has a stream.
  */
 void

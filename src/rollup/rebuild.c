@@ -21,7 +21,8 @@ PG_FUNCTION_INFO_V1(detect_retry_rollup);
 PG_FUNCTION_INFO_V1(detect_rebuild_rollup);
 
 /*
- * SQL: detect.retry_rollup(rollup).
+ * SQL: detect.retry_rollup(rollup).  A try that has begun already may not see what the
+ * caller has mended, and would write its failure over what we ask for: it is waited for.
  */
 Datum
 detect_retry_rollup(PG_FUNCTION_ARGS)
@@ -30,8 +31,8 @@ detect_retry_rollup(PG_FUNCTION_ARGS)
 	Oid types[1] = {INT4OID};
 	Datum values[1];
 	RollupRow rollup;
+	Stream *stream = definition_lock(name, &rollup);
 
-	definition_get(name, &rollup);
 	values[0] = Int32GetDatum(rollup.id);
 	SPI_connect();
 	catalog_execute(
@@ -43,7 +44,7 @@ detect_retry_rollup(PG_FUNCTION_ARGS)
 					1, types, values, NULL);
 	SPI_finish();
 	history_record("retry_rollup", name, NULL);
-	definition_changed(stream_load_by_events_table(rollup.events_table));
+	definition_changed(stream);
 	PG_RETURN_VOID();
 }
 

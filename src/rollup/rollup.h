@@ -262,6 +262,7 @@ extern List *coarser_list(Jsonb *definition, const RollupShape *shape, const Str
 extern bool definition_find(const char *name, RollupRow *row);
 extern void definition_changed(const Stream *stream);
 extern void definition_get(const char *name, RollupRow *row);
+extern Stream *definition_lock(const char *name, RollupRow *row);
 extern void definition_require_stream(const char *name, const Stream *stream);
 extern Query *definition_parse_query(char *text);
 extern RollupShape *definition_make(const char *name, Query *query, const Stream *stream,
