@@ -302,7 +302,6 @@ void
 consumer_publish_applied(Consumer *consumer)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	List *staged;
 	List *applied;
 	KafkaPosition *positions;
 	ListCell *cell;
@@ -313,8 +312,11 @@ consumer_publish_applied(Consumer *consumer)
 		kafka_is_committing(consumer->client))
 		return;
 	consumer->publish_due = TimestampTzPlusMilliseconds(now, PUBLISH_INTERVAL_MS);
-	if (!read_progresses(consumer, &staged, &applied))
+	if (!stream_transaction_begin(consumer->stream))
 		return;
+	MemoryContextSwitchTo(consumer->round_context);
+	applied = progress_read_applied(consumer->stream);
+	stream_transaction_commit();
 	positions = MemoryContextAlloc(consumer->round_context,
 								   Max(list_length(applied), 1) * sizeof(KafkaPosition));
 	consumer->has_unpublished = false;
