@@ -366,13 +366,19 @@ applier_wants(const Applier *applier)
 }
 
 /*
- * How long the worker may wait before it runs the applier again.
+ * How long the worker may wait before it runs the applier again.  What was committed
+ * while the applier was at work need not have left the latch set: whoever waits for a
+ * lock or a buffer resets it.
  */
 int
 applier_wait_ms(const Applier *applier)
 {
 	TimestampTz due = Min(Min(applier->sql.due, applier->retry.due), upkeep_due(applier));
 
+	if (applier->sql.seen_commits != my_slot->sql_commits)
+		return 0;
+	if (applier->stream->server && applier->kafka.seen_commits != my_slot->staged_commits)
+		return 0;
 	if (applier->stream->server)
 		due = Min(due, applier->kafka.due);
 	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(), due);
