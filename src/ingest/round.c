@@ -21,6 +21,7 @@
 #include "apply/applier.h"
 #include "apply/attempt.h"
 #include "compat.h"
+#include "fault_point.h"
 #include "ingest/consumer.h"
 #include "ingest/worker.h"
 #include "miscadmin.h"
@@ -145,40 +146,51 @@ failure_remedy(const ErrorData *error)
 }
 
 /* A definition that has changed is no error, but a reason to start again. */
-static void
+static bool
 recheck_definition(const ErrorData *error)
 {
 	worker_follow_definition();
+	return true;
 }
 
 /* What failed may have taken session locks, which outlive an abort. */
-static void
+static bool
 undo_session(const ErrorData *error)
 {
 	session_undo();
+	return true;
 }
 
-/* Write into the catalog that the stream is paused, and why. */
-static void
+/* Write into the catalog that the stream is paused, and why; false when somebody has
+ * changed or resumed it since it was looked at, which may be the remedy. */
+static bool
 write_pause(const ErrorData *error)
 {
 	transaction_begin();
 	PushActiveSnapshot(GetTransactionSnapshot());
+	stream_lock(me.order.stream_id, AccessShareLock);
+	if (me.stream != NULL && watch_stale)
+	{
+		PopActiveSnapshot();
+		AbortCurrentTransaction();
+		return false;
+	}
 	stream_set_paused(me.order.stream_id, error->message, failure_remedy(error));
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	return true;
 }
 
-/* Take a step that may itself fail while an error is being dealt with. */
+/* Take a step that may itself fail while an error is being dealt with; whether it has
+ * done what it is for. */
 static bool
-round_attempt(void (*step)(const ErrorData *error), const ErrorData *error)
+round_attempt(bool (*step)(const ErrorData *error), const ErrorData *error)
 {
 	volatile bool done = false;
 
 	PG_TRY();
 	{
-		step(error);
-		done = true;
+		done = step(error);
 	}
 	PG_CATCH();
 	{
@@ -207,6 +219,7 @@ static void
 round_pause(const ErrorData *error)
 {
 	(void) round_attempt(recheck_definition, error);
+	FAULT_POINT("before_pause");
 	if (!round_attempt(write_pause, error))
 		return;
 	ereport(WARNING,

@@ -107,6 +107,7 @@ my %causes = (
 	after_swap              => { then => $alter },
 	# without rollups being guarded, and then guarded
 	after_catch_up => { with => 'before_rollup_merge:53100:1:2' },
+	before_pause   => { with => 'before_apply_commit:42501' },
 	after_group_expiry =>
 	  { then => sub { ask("SELECT detect.alter_rollup('camera_per_minute', retention => '@{[$years--]} years')") } },
 	after_row_move        => { first => \&grow_states, then => $restart_applier },
