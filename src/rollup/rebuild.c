@@ -143,7 +143,7 @@ check_range(const char *name, const RollupRow *row, const TimeRange *range, bool
 /*
  * Let a rollup begin from nothing, as one that is new: its states are another
  * major version's or another aggregate's, so that not even the groups beside a
- * chunk can stay.
+ * chunk can stay.  The caller has its stream's lock.
  */
 static void
 start_anew(const char *name, const RollupRow *rollup)
@@ -152,7 +152,6 @@ start_anew(const char *name, const RollupRow *rollup)
 	Datum values[1] = {Int32GetDatum(rollup->id)};
 	ActingUser caller;
 
-	stream_lock(stream_load_by_events_table(rollup->events_table)->id, AccessExclusiveLock);
 	caller = rollup_act_as_owner(name);
 	sql_execute(psprintf("TRUNCATE " DETECT_STATE_SCHEMA ".%s", quote_identifier(name)));
 	sql_act_as_before(&caller);
@@ -175,12 +174,15 @@ describe_rebuild(const TimeRange *range, bool allow_loss)
 }
 
 /*
- * SQL: detect.rebuild_rollup(rollup, from_time, to_time, allow_loss).
+ * SQL: detect.rebuild_rollup(rollup, from_time, to_time, allow_loss).  A repair under
+ * way, which may not see why somebody asks, is waited for; and a new definition that is
+ * being filled has read events and places as they were, too.
  */
 Datum
 detect_rebuild_rollup(PG_FUNCTION_ARGS)
 {
 	bool allow_loss = !PG_ARGISNULL(3) && PG_GETARG_BOOL(3);
+	Stream *stream;
 	RollupRow rollup;
 	TimeRange range;
 	char *name;
@@ -189,7 +191,7 @@ detect_rebuild_rollup(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("rollup must not be null")));
 	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	definition_get(name, &rollup);
+	stream = definition_lock(name, &rollup);
 	range = requested_range(fcinfo);
 	rollup.is_foreign |= has_foreign_states(name, &rollup);
 	check_range(name, &rollup, &range, allow_loss);
@@ -197,7 +199,9 @@ detect_rebuild_rollup(PG_FUNCTION_ARGS)
 		start_anew(name, &rollup);
 	else
 		repair_ask(rollup.id, &range, allow_loss);
+	if (rollup.new_id != 0)
+		repair_ask(rollup.new_id, &range, allow_loss);
 	history_record("rebuild_rollup", name, describe_rebuild(&range, allow_loss));
-	definition_changed(stream_load_by_events_table(rollup.events_table));
+	definition_changed(stream);
 	PG_RETURN_VOID();
 }

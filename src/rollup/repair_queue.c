@@ -106,7 +106,7 @@ repair_is_asked(int32 rollup_id, const TimeRange *range)
 
 /*
  * Have the applier compute a range of a rollup again, whatever that takes.  What was
- * refused within it is settled by that.
+ * refused, has failed or is to be repaired within it is settled by that.
  */
 void
 repair_ask(int32 rollup_id, const TimeRange *range, bool allow_loss)
@@ -119,8 +119,8 @@ repair_ask(int32 rollup_id, const TimeRange *range, bool allow_loss)
 	values[2] = TimestampTzGetDatum(range->until);
 	values[3] = BoolGetDatum(allow_loss);
 	SPI_connect();
-	catalog_execute("DELETE FROM detect._repair WHERE rollup_id = $1 AND error IS NOT NULL "
-					"AND from_time >= $2 AND until_time <= $3",
+	catalog_execute("DELETE FROM detect._repair WHERE rollup_id = $1 "
+					"AND (error IS NOT NULL OR NOT asked) AND from_time >= $2 AND until_time <= $3",
 					3, types, values, NULL);
 	catalog_execute("INSERT INTO detect._repair (rollup_id, repair_id, from_time, until_time, "
 					"asked, allow_loss, attempts, retry_at) "
