@@ -15,11 +15,13 @@
 #include "fault_point.h"
 #include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
 #include "apply/chore.h"
 #include "apply/partition.h"
+#include "ingest/worker.h"
 
 /* Whether a relation is still what was detached to be dropped: somebody may have attached
  * it again, or taken its mark off, to keep it.  Nobody can until the end of the
@@ -122,6 +124,10 @@ partition_retire(const Stream *stream, Oid partition, const char *name, bool is_
 		return true;
 	}
 	FAULT_POINT("before_detach");
+	/* that may have taken long, and what is past retention may not be any more */
+	AcceptInvalidationMessages();
+	if (watch_stale && !is_pending)
+		worker_follow_definition();
 	error = chore_run_command(psprintf("ALTER TABLE %s DETACH PARTITION %s %s", table, name, way),
 							  partition_lock_timeout_ms());
 	if (error != NULL)
