@@ -21,6 +21,7 @@
 #include "foreign/foreign.h"
 #include "fmgr.h"
 #include "ingest/staging.h"
+#include "rollup/rollup.h"
 #include "stream.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -167,14 +168,23 @@ remake_query(StreamDefinition *definition, const Stream *old)
 	stream_record_dependencies(stream);
 }
 
-/* Another events table: its triggers, and those of the old one. */
+/* Another events table: its triggers, and those of the old one, whose edits nobody takes
+ * any more.  They are all committed, for their transactions had locks on the triggers'
+ * table. */
 static void
 move_triggers(const Stream *stream, const Stream *old)
 {
+	Oid types[1] = {INT4OID};
+	Datum values[1] = {Int32GetDatum(stream->id)};
+
 	if (stream->events_table == old->events_table)
 		return;
 	stream_drop_events_triggers(old->events_table);
 	stream_make_events_triggers(stream);
+	rollup_repair_unseen_edits(stream->id);
+	SPI_connect();
+	catalog_execute("DELETE FROM detect._edit WHERE stream_id = $1", 1, types, values, NULL);
+	SPI_finish();
 }
 
 /* What no column took may be taken now. */

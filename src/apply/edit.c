@@ -405,6 +405,18 @@ edit_is_queued(int32 stream_id)
 }
 
 /*
+ * Whether a queued row has a column: one of another key than its transaction knew is
+ * missing.
+ */
+bool
+edit_row_has(Jsonb *row, const char *column)
+{
+	JsonbValue value;
+
+	return getKeyJsonValueFromContainer(&row->root, column, strlen(column), &value) != NULL;
+}
+
+/*
  * The text of a scalar in a queued row; NULL if it is null or missing.
  */
 char *

@@ -59,6 +59,7 @@ extern void edit_scan_begin(EditScan *scan, int32 stream_id, Snapshot snapshot);
 extern bool edit_scan_next(EditScan *scan, Edit *edit, MemoryContext context);
 extern void edit_scan_delete(EditScan *scan);
 extern void edit_scan_end(EditScan *scan);
+extern bool edit_row_has(Jsonb *row, const char *column);
 extern char *edit_row_value(Jsonb *row, const char *column);
 
 /* in apply/edit_detached.c */

@@ -76,6 +76,7 @@ typedef struct RowStep
 	Jsonb *row;
 	Datum values[INDEX_MAX_KEYS];
 	bool has_null;
+	bool lacks_column; /* it was queued for another identity */
 } RowStep;
 
 /* For subtransaction_try(): the values of a queued row's identity. */
@@ -93,6 +94,7 @@ row_step(void *arg)
 		Oid parameter;
 
 		step->has_null = text == NULL;
+		step->lacks_column = step->has_null && !edit_row_has(step->row, columns->names[i]);
 		if (step->has_null)
 			return;
 		getTypeInputInfo(columns->types[i], &input, &parameter);
@@ -101,7 +103,8 @@ row_step(void *arg)
 }
 
 /* Counts a queued row in or out, unless its segment has it from reading.  False if
- * its values are none of the columns' types any more, which may have changed. */
+ * its values are none of the columns' types any more, or of other columns: both may have
+ * changed while its transaction was open. */
 static bool
 count_row(SegmentMap *map, Jsonb *row, bool is_new)
 {
@@ -118,7 +121,7 @@ count_row(SegmentMap *map, Jsonb *row, bool is_new)
 	if (error != NULL)
 		ReThrowError(error);
 	if (step.has_null)
-		return true;
+		return !step.lacks_column;
 	segment = segment_find(map, step.values);
 	if (segment == NULL || segment->identities == NULL || segment->read_now || segment->must_read)
 		return true;
