@@ -102,7 +102,11 @@ staged_take_sql(const Stream *stream, Batch *batch, int from, int to)
 
 		element->is_gone = true;
 		if (!is_same_version(rel, element, slot))
+		{
+			/* there may be another version of it */
+			batch->has_locked_rows = true;
 			continue;
+		}
 		result = table_tuple_delete(rel, &element->sql_row->t_self, GetCurrentCommandId(true),
 									GetActiveSnapshot(), InvalidSnapshot, false, &failure, false);
 		element->is_gone = result != TM_Ok;

@@ -212,7 +212,8 @@ probe_take_requests(void)
 		probe_request_all();
 }
 
-/* Put the probe that failed, or could not start, back for later. */
+/* Put the probe that failed, or could not start, back for later; who has asked since it
+ * began may have mended why. */
 static void
 probe_retry(Probe *probe)
 {
@@ -225,7 +226,7 @@ probe_retry(Probe *probe)
 		probe_request(probe->database, due);
 		newer = probe_find(probe->database);
 	}
-	newer->due = due;
+	newer->due = Min(newer->due, due);
 	newer->failures = probe->failures + 1;
 }
 
