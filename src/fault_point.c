@@ -39,6 +39,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
+#include "storage/proc.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/guc.h"
@@ -225,9 +226,13 @@ wait_for_test(const char *name)
 	int64 key = DatumGetInt32(
 		DirectFunctionCall1Coll(hashtext, DEFAULT_COLLATION_OID, CStringGetTextDatum(name)));
 	LOCKTAG tag;
+	int lock_timeout = LockTimeout;
 
 	SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, (uint32) (key >> 32), (uint32) key, 1);
+	/* however slow the test's machine is; an error leaves it until settings are reset */
+	LockTimeout = 0;
 	(void) LockAcquire(&tag, ExclusiveLock, true, false);
+	LockTimeout = lock_timeout;
 	LockRelease(&tag, ExclusiveLock, true);
 }
 
