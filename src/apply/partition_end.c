@@ -124,10 +124,15 @@ partition_retire(const Stream *stream, Oid partition, const char *name, bool is_
 		return true;
 	}
 	FAULT_POINT("before_detach");
-	/* that may have taken long, and what is past retention may not be any more */
+	/* that may have taken long, and what is past retention may not be any more: it is left
+	 * to the next run, if there is one */
 	AcceptInvalidationMessages();
 	if (watch_stale && !is_pending)
+	{
+		partition_unmark(name);
 		worker_follow_definition();
+		return true;
+	}
 	error = chore_run_command(psprintf("ALTER TABLE %s DETACH PARTITION %s %s", table, name, way),
 							  partition_lock_timeout_ms());
 	if (error != NULL)

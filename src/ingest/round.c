@@ -149,6 +149,8 @@ failure_remedy(const ErrorData *error)
 static bool
 recheck_definition(const ErrorData *error)
 {
+	/* what the failed round has not heard of is looked at here, too */
+	AcceptInvalidationMessages();
 	worker_follow_definition();
 	return true;
 }
