@@ -165,6 +165,31 @@ start_anew(const char *name, const RollupRow *rollup)
 	SPI_finish();
 }
 
+/* Have the new definition of a rollup compute the range again, too, if it has read anything
+ * yet. */
+static void
+ask_new_definition(const char *name, const RollupRow *rollup, const TimeRange *range,
+				   bool allow_loss)
+{
+	Oid types[1] = {INT4OID};
+	Datum values[1] = {Int32GetDatum(rollup->new_id)};
+	bool is_new;
+
+	SPI_connect();
+	is_new = catalog_execute("SELECT FROM detect._rollup WHERE rollup_id = $1 "
+							 "AND 'new' IN (state, aside_state)",
+							 1, types, values, NULL) > 0;
+	SPI_finish();
+	if (is_new)
+		return;
+	if (!TIMESTAMP_IS_NOBEGIN(range->from) || !TIMESTAMP_IS_NOEND(range->until))
+		check_has_buckets(
+			name,
+			shape_load(rollup_query_view(definition_new_name(rollup->id)), rollup->events_table),
+			stream_load_by_events_table(rollup->events_table));
+	repair_ask(rollup->new_id, range, allow_loss);
+}
+
 /* What the history says of a rebuild. */
 static char *
 describe_rebuild(const TimeRange *range, bool allow_loss)
@@ -193,6 +218,8 @@ detect_rebuild_rollup(PG_FUNCTION_ARGS)
 	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	stream = definition_lock(name, &rollup);
 	range = requested_range(fcinfo);
+	/* the stream waits while states of extensions are looked through: without its lock a
+	 * new definition could take the place of what is read */
 	rollup.is_foreign |= has_foreign_states(name, &rollup);
 	check_range(name, &rollup, &range, allow_loss);
 	if (rollup.is_foreign)
@@ -200,7 +227,7 @@ detect_rebuild_rollup(PG_FUNCTION_ARGS)
 	else
 		repair_ask(rollup.id, &range, allow_loss);
 	if (rollup.new_id != 0)
-		repair_ask(rollup.new_id, &range, allow_loss);
+		ask_new_definition(name, &rollup, &range, allow_loss);
 	history_record("rebuild_rollup", name, describe_rebuild(&range, allow_loss));
 	definition_changed(stream);
 	PG_RETURN_VOID();

@@ -106,7 +106,7 @@ repair_is_asked(int32 rollup_id, const TimeRange *range)
 
 /*
  * Have the applier compute a range of a rollup again, whatever that takes.  What was
- * refused, has failed or is to be repaired within it is settled by that.
+ * refused within it is settled by that.
  */
 void
 repair_ask(int32 rollup_id, const TimeRange *range, bool allow_loss)
@@ -119,8 +119,8 @@ repair_ask(int32 rollup_id, const TimeRange *range, bool allow_loss)
 	values[2] = TimestampTzGetDatum(range->until);
 	values[3] = BoolGetDatum(allow_loss);
 	SPI_connect();
-	catalog_execute("DELETE FROM detect._repair WHERE rollup_id = $1 "
-					"AND (error IS NOT NULL OR NOT asked) AND from_time >= $2 AND until_time <= $3",
+	catalog_execute("DELETE FROM detect._repair WHERE rollup_id = $1 AND error IS NOT NULL "
+					"AND from_time >= $2 AND until_time <= $3",
 					3, types, values, NULL);
 	catalog_execute("INSERT INTO detect._repair (rollup_id, repair_id, from_time, until_time, "
 					"asked, allow_loss, attempts, retry_at) "
@@ -218,13 +218,14 @@ repair_write_done(const Repair *repair, TimestampTz until)
 
 /*
  * Forget the other repairs after edits that lie within what was computed: those
- * edits were committed before, and are in it.
+ * edits were committed before, and are in it.  When somebody has asked, also those that
+ * were refused.
  */
 void
 repair_write_covered(const Repair *repair, const TimeRange *computed)
 {
-	Oid types[5] = {INT4OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID};
-	Datum values[5];
+	Oid types[6] = {INT4OID, INT8OID, TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID, BOOLOID};
+	Datum values[6];
 
 	values[0] = Int32GetDatum(repair->rollup_id);
 	values[1] = Int64GetDatum(repair->id);
@@ -232,11 +233,12 @@ repair_write_covered(const Repair *repair, const TimeRange *computed)
 	values[3] = TimestampTzGetDatum(computed->until);
 	/* what was queued since may be about a partition that was not read */
 	values[4] = Int64GetDatum(repair->last_known_id);
+	values[5] = BoolGetDatum(repair->asked);
 	SPI_connect();
 	catalog_execute("DELETE FROM detect._repair WHERE rollup_id = $1 AND repair_id <> $2 "
 					"AND NOT asked AND from_time >= $3 AND until_time <= $4 "
-					"AND retry_at < 'infinity' AND repair_id <= $5",
-					5, types, values, NULL);
+					"AND (retry_at < 'infinity' OR $6) AND repair_id <= $5",
+					6, types, values, NULL);
 	SPI_finish();
 }
 
