@@ -74,6 +74,13 @@ has_foreign_states(const char *name, const RollupRow *rollup)
 									  rollup_state_table(name));
 }
 
+/* Whether not all of a rollup is asked for. */
+static bool
+is_part(const TimeRange *range)
+{
+	return !TIMESTAMP_IS_NOBEGIN(range->from) || !TIMESTAMP_IS_NOEND(range->until);
+}
+
 /* Raise an error unless the rollup has buckets that a range can be told by. */
 static void
 check_has_buckets(const char *name, const RollupShape *shape, const Stream *stream)
@@ -123,7 +130,7 @@ check_range(const char *name, const RollupRow *row, const TimeRange *range, bool
 	definition_require_stream(name, rollup.stream);
 	shape = shape_load(rollup_query_view(name), row->events_table);
 	nest_level = partial_enter_time_zone(&rollup);
-	if (!TIMESTAMP_IS_NOBEGIN(range->from) || !TIMESTAMP_IS_NOEND(range->until))
+	if (is_part(range))
 	{
 		check_has_buckets(name, shape, rollup.stream);
 		if (row->is_foreign)
@@ -168,8 +175,8 @@ start_anew(const char *name, const RollupRow *rollup)
 /* Have the new definition of a rollup compute the range again, too, if it has read anything
  * yet. */
 static void
-ask_new_definition(const char *name, const RollupRow *rollup, const TimeRange *range,
-				   bool allow_loss)
+ask_new_definition(const char *name, const RollupRow *rollup, const Stream *stream,
+				   const TimeRange *range, bool allow_loss)
 {
 	Oid types[1] = {INT4OID};
 	Datum values[1] = {Int32GetDatum(rollup->new_id)};
@@ -182,11 +189,11 @@ ask_new_definition(const char *name, const RollupRow *rollup, const TimeRange *r
 	SPI_finish();
 	if (is_new)
 		return;
-	if (!TIMESTAMP_IS_NOBEGIN(range->from) || !TIMESTAMP_IS_NOEND(range->until))
+	if (is_part(range))
 		check_has_buckets(
 			name,
 			shape_load(rollup_query_view(definition_new_name(rollup->id)), rollup->events_table),
-			stream_load_by_events_table(rollup->events_table));
+			stream);
 	repair_ask(rollup->new_id, range, allow_loss);
 }
 
@@ -227,7 +234,7 @@ detect_rebuild_rollup(PG_FUNCTION_ARGS)
 	else
 		repair_ask(rollup.id, &range, allow_loss);
 	if (rollup.new_id != 0)
-		ask_new_definition(name, &rollup, &range, allow_loss);
+		ask_new_definition(name, &rollup, stream, &range, allow_loss);
 	history_record("rebuild_rollup", name, describe_rebuild(&range, allow_loss));
 	definition_changed(stream);
 	PG_RETURN_VOID();
