@@ -181,6 +181,10 @@ is_exact('retained', 'what is left is read');
 foreach my $is_down (1, 0)
 {
 	my $when = $is_down ? 'down' : 'up';
+	# a stream that runs may look at the new topic before it has all of its messages
+	my $end = $is_down ? '4' : '\d+';
+	my $shorter = "the topic ends at offset $end, and was read up to offset 11: it was made again, or has lost messages";
+	my $other   = 'the topic was made again: its message at offset 9 is not the one that was applied';
 
 	foreach my $count (3, 30)
 	{
@@ -203,9 +207,7 @@ foreach my $is_down (1, 0)
 		produce($topic, $_, $count) foreach (0, 1);
 		$expected{$topic} = $before;
 		ask("SELECT detect.resume('$topic')") if $is_down;
-		has_gap($topic, $count < 10
-			? '^the topic ends at offset 4, and was read up to offset 11: it was made again, or has lost messages$'
-			: '^the topic was made again: its message at offset 9 is not the one that was applied$', "made again with $count messages");
+		has_gap($topic, $count < 10 ? "^$shorter\$" : $is_down ? "^$other\$" : "^($shorter|$other)\$", "made again with $count messages");
 		ok($node->poll_query_until('city', "SELECT count(*) = 2 FROM detect.stat_partition WHERE stream = '$topic' AND state = 'paused' AND reason ~ 'was made again'"),
 			"$topic: in both partitions");
 		is(ask("SELECT detect.accept_gap('$topic')"), 2, "$topic: accepted");
