@@ -188,7 +188,7 @@ ALTER TABLE daily DETACH PARTITION daily_early;
 INSERT INTO daily_early VALUES (7, :'early', 'detached');
 INSERT INTO detect_staging.daily VALUES (1, :'early', 'sixth'), (7, :'early', 'sixth');
 SELECT detect.wait_for('daily');
-SELECT 'detached', * FROM daily_rows;
+SELECT 'detached', regexp_replace(part, '<day>|rest', '<other>') AS part, id, v FROM daily_rows ORDER BY part COLLATE "C", id, v;
 -- and comes back with what it has got meanwhile
 DELETE FROM daily_rest;
 BEGIN;

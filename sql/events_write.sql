@@ -17,6 +17,8 @@ GRANT EXECUTE ON FUNCTION write.many_since TO regress_write;
 SET SESSION AUTHORIZATION regress_write;
 SET search_path = write, public;
 
+CREATE TABLE this_hour AS SELECT date_trunc('hour', now()) AS hour;
+
 -- Rows 1 to 100 through a stream into a table of this definition; how they were
 -- written, and what differs from the rows and from the rollup's query.
 CREATE PROCEDURE feed(definition text, extra text DEFAULT '', bad int DEFAULT 0) LANGUAGE plpgsql AS $$
@@ -36,7 +38,7 @@ BEGIN
     COMMIT;
     since := pg_current_wal_insert_lsn();
     INSERT INTO detect_staging.fed (id, at, v, word)
-        SELECT n, date_trunc('hour', now()) - n % 3 * interval '1 hour', CASE WHEN n = bad THEN -1 ELSE n % 7 END, 'word ' || n FROM generate_series(1, 100) n;
+        SELECT n, (SELECT hour FROM this_hour) - n % 3 * interval '1 hour', CASE WHEN n = bad THEN -1 ELSE n % 7 END, 'word ' || n FROM generate_series(1, 100) n;
     COMMIT;
     PERFORM detect.wait_for('fed');
     PERFORM pg_logical_emit_message(true, 'events_write', '');
@@ -63,7 +65,7 @@ CALL feed('(gone int, word varchar(20), extra text DEFAULT repeat(''x'', 5000), 
 -- an hour whose partition has other columns
 CREATE PROCEDURE attach(part regclass) LANGUAGE plpgsql AS $$
 BEGIN
-    EXECUTE format('ALTER TABLE fed ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)', part, date_trunc('hour', now()) - interval '1 hour', date_trunc('hour', now()));
+    EXECUTE format('ALTER TABLE fed ATTACH PARTITION %s FOR VALUES FROM (%L) TO (%L)', part, (SELECT hour FROM this_hour) - interval '1 hour', (SELECT hour FROM this_hour));
 END $$;
 CALL feed('(id int, at timestamptz NOT NULL, v int, word text) PARTITION BY RANGE (at)',
     'CREATE TABLE other (word text, gone int, v int CHECK (v > -5), at timestamptz NOT NULL, id int); ALTER TABLE other DROP COLUMN gone; CALL attach(''other'')');

@@ -95,7 +95,14 @@ sub run_sql
 
 	$sql =~ s/'kafka:9092'/"'" . $broker->bootstrap . "'"/e;
 	$sql =~ s/'new-kafka:9092'/"'" . $new_broker->bootstrap . "'"/e;
-	my $ok = IPC::Run::run([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', 'city' ], '<', \$sql, '>', \$stdout, '2>', \$stderr);
+	my $ok = 0;
+
+	# as somebody does whom PostgreSQL tells that a process has not left the database yet
+	for my $try (1 .. 6)
+	{
+		$ok = IPC::Run::run([ 'psql', '-X', '-q', '-v', 'ON_ERROR_STOP=1', '-d', 'city' ], '<', \$sql, '>', \$stdout, '2>', \$stderr);
+		last if $ok || $stderr !~ /being accessed by other users/;
+	}
 	diag($stderr) unless $ok;
 	return $ok;
 }

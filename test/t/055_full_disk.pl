@@ -189,6 +189,8 @@ sub outlives_panic
 		: qr/PANIC: .*No space left on device/,
 		$log_end);
 	make_room();
+	# who has crashed may serve no more, and be there still
+	$node->wait_for_log(qr/PANIC: .*No space left on device.*(database system is shut down|all server processes terminated)/s, $log_end);
 	serve_again();
 	all_is_exact($what);
 	return;

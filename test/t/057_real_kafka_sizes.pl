@@ -129,6 +129,7 @@ change('changed', 'PLACE', 'Q');
 make_stream('changed');
 ok($node->poll_query_until('city', q{SELECT reason ~* 'crc|bad message' FROM detect.stat_stream WHERE stream = 'changed'}), 'a batch whose checksum is wrong shows')
   || diag(ask(q{SELECT state, reason, remedy FROM detect.stat_stream WHERE stream = 'changed'}));
+$node->poll_query_until('city', 'SELECT count(*) > 0 FROM changed');
 is(ask('SELECT max(id) FROM changed'), 1, 'nothing of it is taken, and nothing skipped');
 change('changed', 'QLACE', 'P');
 ask("SELECT detect.wait_for('changed', '${PostgreSQL::Test::Utils::timeout_default}s')");

@@ -83,7 +83,7 @@ my $is_held = "count(*) = 1 FROM pg_locks l JOIN detect.stat_worker w USING (pid
 	WHERE w.duty = 'fill' AND l.locktype = 'advisory' AND NOT l.granted";
 
 @FaultPoint::always = ('mutant_small_limits');
-$node->append_conf('postgresql.conf', 'detect.retry_interval = 10ms');
+$node->append_conf('postgresql.conf', "detect.retry_interval = 10ms\nlog_min_messages = debug1");
 $node->start;
 install_detect($node, 'city');
 FaultPoint::configure($node);
@@ -200,10 +200,9 @@ ask("INSERT INTO detect_staging.event (id, at, place, v)
 	SELECT 9000000 + n, date_trunc('hour', now()) - n % 600 * interval '1 minute', 1, 1 FROM generate_series(1, 600) n");
 $holders[0]->quit;
 await($applier_is_held->('after_events'), 'a batch is open');
+my $log_end = -s $node->logfile;
 kill('CONT', $launcher) or die "could not continue process $launcher: $!";
-await("count(*) > 0 OR (SELECT state = 'active' FROM detect.stat_rollup WHERE rollup = 'per_minute')
-	FROM pg_locks l JOIN detect.stat_worker w USING (pid) WHERE w.duty = 'fill' AND NOT l.granted",
-	'the worker waits for it');
+ok($node->wait_for_log(qr/a chunk is left to the applier of stream "event"/, $log_end), 'the worker has waited for it, and left it alone');
 $holders[1]->quit;
 disarm($node, $armed);
 ask("SELECT detect.create_rollup('per_place', \$\$ $queries{per_place} \$\$)");

@@ -107,7 +107,7 @@ create_stream('known', 'known');
 produce('known', 0, 1);
 has_events('known', 2, 'a stream runs');
 $broker->command('error', LIST_OFFSETS, 1000, UNKNOWN_TOPIC);
-$broker->command('error', FETCH, 2, OFFSET_OUT_OF_RANGE);
+$broker->command('error', FETCH, 1000, OFFSET_OUT_OF_RANGE);
 waits_for_partition('known', 'a stream that looks for a gap');
 $broker->command('clear_errors', LIST_OFFSETS);
 $broker->command('clear_errors', FETCH);
