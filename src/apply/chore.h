@@ -44,6 +44,7 @@ extern ErrorData *chore_run_command(const char *sql, int lock_timeout_ms);
 extern ErrorData *chore_run_command_if(bool (*holds)(Oid relation), Oid relation, const char *sql,
 									   int lock_timeout_ms);
 extern const char *chore_remedy(const char *partition, const ErrorData *error);
+extern bool chore_gave_way(const ErrorData *error);
 extern void chore_failed(const char *chore, const char *partition, const ErrorData *error);
 extern char *chore_relation_name(Oid relation);
 extern char *chore_read_relation_name(Oid relation);

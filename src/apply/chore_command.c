@@ -15,6 +15,7 @@
 #include "compat.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "storage/proc.h"
 #include "tcop/pquery.h"
 #include "tcop/tcopprot.h"
 #include "tcop/utility.h"
@@ -22,11 +23,17 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
 
 #include "apply/chore.h"
 
-static int failures = 0; /* of the present run */
-static bool is_told;	 /* the first of them is in the log */
+/* How often who gives way looks for a deadlock while others wait to look once. */
+#define DEADLOCK_LOOKS 4
+
+static TimeoutId deadlock_look = MAX_TIMEOUTS; /* registered when it is first needed */
+static int failures = 0;					   /* of the present run */
+static bool is_told;						   /* the first of them is in the log */
 
 /*
  * Begins a run, of which no chore has failed.
@@ -78,9 +85,28 @@ chore_end_reading(void)
 }
 
 /*
+ * Has this process find any deadlock that it is in.  A build waits for the snapshots
+ * of others, who may come to wait for its lock.  PostgreSQL has each look once, when
+ * he has waited for deadlock_timeout, and cancels the one who finds it: that shall
+ * not be a command of a user.
+ */
+static void
+begin_giving_way(void)
+{
+	int interval_ms = Max(DeadlockTimeout / DEADLOCK_LOOKS, 1);
+
+	if (deadlock_look == MAX_TIMEOUTS)
+		deadlock_look = RegisterTimeout(USER_TIMEOUT, CheckDeadLockAlert);
+	enable_timeout_every(deadlock_look,
+						 TimestampTzPlusMilliseconds(GetCurrentTimestamp(), interval_ms),
+						 interval_ms);
+}
+
+/*
  * Runs a command in transactions of its own, if a condition holds for a relation in
  * the first of them.  Result is NULL, or the error, in the current context, which
- * outlives transactions.  Zero means no lock_timeout.
+ * outlives transactions.  Zero means no lock_timeout: it waits as long as it takes, but
+ * not for who waits for it.
  */
 ErrorData *
 chore_run_command_if(bool (*holds)(Oid relation), Oid relation, const char *sql,
@@ -92,6 +118,8 @@ chore_run_command_if(bool (*holds)(Oid relation), Oid relation, const char *sql,
 	SetConfigOption("lock_timeout", psprintf("%d", lock_timeout_ms), PGC_USERSET, PGC_S_SESSION);
 	debug_query_string = sql;
 	pgstat_report_activity(STATE_RUNNING, sql);
+	if (lock_timeout_ms == 0)
+		begin_giving_way();
 	PG_TRY();
 	{
 		transaction_begin();
@@ -110,6 +138,8 @@ chore_run_command_if(bool (*holds)(Oid relation), Oid relation, const char *sql,
 		RESUME_INTERRUPTS();
 	}
 	PG_END_TRY();
+	if (lock_timeout_ms == 0)
+		disable_timeout(deadlock_look, false);
 	MemoryContextSwitchTo(context);
 	debug_query_string = NULL;
 	pgstat_report_activity(STATE_IDLE, NULL);
@@ -147,18 +177,28 @@ chore_remedy(const char *partition, const ErrorData *error)
 }
 
 /*
+ * Whether a chore has only given way to somebody, and is to be tried again.
+ */
+bool
+chore_gave_way(const ErrorData *error)
+{
+	return error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+		   error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED;
+}
+
+/*
  * Tells of a chore that failed: the first of a run in the log and in the
- * stream's reason, of the others how many.  Being kept waiting is no failure.
+ * stream's reason, of the others how many.  Giving way is no failure.
  */
 void
 chore_failed(const char *chore, const char *partition, const ErrorData *error)
 {
 	char *reason = psprintf("could not %s partition %s: %s", chore, partition, error->message);
-	bool is_locked = error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
+	bool gave_way = chore_gave_way(error);
 	const char *remedy;
 	int left_out;
 
-	if (!is_locked && failures++ > 0)
+	if (!gave_way && failures++ > 0)
 		return;
 	/* names are looked up */
 	chore_begin_reading();
@@ -169,9 +209,9 @@ chore_failed(const char *chore, const char *partition, const ErrorData *error)
 		ereport(LOG, (errcode(error->sqlerrcode), errmsg("%s", reason), log_left_out(left_out),
 					  remedy ? errhint("%s", remedy) : 0));
 	/* the detail may show keys, which belong into no log */
-	if (error->detail)
+	if (error->detail && !gave_way)
 		reason = psprintf("%s: %s", reason, error->detail);
-	if (my_slot != NULL && !is_locked)
+	if (my_slot != NULL && !gave_way)
 		slot_record_error(my_slot, error->sqlerrcode,
 						  remedy ? psprintf("%s. %s", reason, remedy) : reason);
 }

@@ -3,9 +3,9 @@
  * partition_index.c
  *	  A partition that is past gets its unique index.
  *
- * The index waits for others as long as it takes.  A build that fails leaves
- * an invalid index, which is dropped; repeated keys, on which it fails most of
- * all, are a problem that names them.
+ * The index waits for others as long as it takes, unless they wait for it.  A build
+ * that fails leaves an invalid index, which is dropped; repeated keys, on which it
+ * fails most of all, are a problem that names them.
  *
  *-------------------------------------------------------------------------
  */
@@ -208,5 +208,6 @@ partition_build_index(const Stream *stream, Oid partition, const char *name)
 		chore_failed("build the unique index of", name, error);
 		drop_invalid_indexes(partition, name);
 	}
-	note_index(stream, partition, name, error);
+	if (error == NULL || !chore_gave_way(error))
+		note_index(stream, partition, name, error);
 }

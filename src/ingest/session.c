@@ -112,8 +112,11 @@ session_pin_settings(WorkerDuty duty)
 	 * Who waits for a lock makes others wait behind him; and of a deadlock the
 	 * worker shall be the one that gives up, before anybody's command fails.
 	 * Building an index concurrently waits for old transactions by design, and
-	 * blocks nobody.
+	 * looks for deadlocks all the time (chore_command.c): the log would have each
+	 * look.
 	 */
+	if (duty == DUTY_MAINTAIN)
+		SetConfigOption("log_lock_waits", "off", PGC_SUSET, PGC_S_OVERRIDE);
 	SetConfigOption("lock_timeout",
 					duty == DUTY_MAINTAIN
 						? "0"

@@ -40,6 +40,21 @@ foreach my $stream ('camera', 'gate')
 		consumers => $stream eq 'gate' ? 2 : 0);
 }
 
+# Stops a process, which may end just now, so that it is there to be killed.
+sub holds_still
+{
+	my ($pid) = @_;
+	my $status = '';
+
+	return 0 unless $pid && kill('STOP', $pid);
+	until ($status =~ /^State:\s+T/m)
+	{
+		$status = eval { slurp_file("/proc/$pid/status") } // 'State: X';
+		return 0 if $status =~ /^State:\s+[XZ]/m;
+	}
+	return 1;
+}
+
 for my $round (1 .. ROUNDS)
 {
 	my $kind   = $victims[ rand @victims ];
@@ -55,8 +70,8 @@ for my $round (1 .. ROUNDS)
 	wait_applied($node, 'city', $stream, ($round - 1) * CHUNK + $more, '');
 	my $victim = $kind =~ /^(postmaster|immediate)$/ ? $kind : find_process($node, 'city', $kind);
 
-	# there is not always one, and one that is there may end just now
-	unless ($victim =~ /^(postmaster|immediate)$/ || ($victim && kill(0, $victim)))
+	# there is not always one
+	unless ($victim =~ /^(postmaster|immediate)$/ || holds_still($victim))
 	{
 		$kind   = 'client';
 		$victim = find_process($node, 'city', $kind);
