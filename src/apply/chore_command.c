@@ -84,22 +84,48 @@ chore_end_reading(void)
 	MemoryContextSwitchTo(context);
 }
 
+/* Says whether who waits for a lock of this process shall cancel what it does, as he
+ * does with autovacuum, once he has waited for deadlock_timeout. */
+static void
+set_may_be_cancelled(bool may)
+{
+	LWLockAcquire(ProcArrayLock, LW_EXCLUSIVE);
+	if (may)
+		MyProc->statusFlags |= PROC_IS_AUTOVACUUM;
+	else
+		MyProc->statusFlags &= ~PROC_IS_AUTOVACUUM;
+	ProcGlobal->statusFlags[MyProc->pgxactoff] = MyProc->statusFlags;
+	LWLockRelease(ProcArrayLock);
+}
+
 /*
- * Has this process find any deadlock that it is in.  A build waits for the snapshots
- * of others, who may come to wait for its lock.  PostgreSQL has each look once, when
- * he has waited for deadlock_timeout, and cancels the one who finds it: that shall
- * not be a command of a user.
+ * Has this process give way to all who want a lock of its.  A build waits for the
+ * snapshots of others, for hours perhaps, whatever these do; nobody else shall wait for
+ * them because of it.  If they want its lock themselves, that is a deadlock.  There
+ * PostgreSQL has each look once, when he has waited for deadlock_timeout, and cancels
+ * the one who finds it: that shall not be a command of a user.
  */
 static void
 begin_giving_way(void)
 {
 	int interval_ms = Max(DeadlockTimeout / DEADLOCK_LOOKS, 1);
 
+	set_may_be_cancelled(true);
 	if (deadlock_look == MAX_TIMEOUTS)
 		deadlock_look = RegisterTimeout(USER_TIMEOUT, CheckDeadLockAlert);
 	enable_timeout_every(deadlock_look,
 						 TimestampTzPlusMilliseconds(GetCurrentTimestamp(), interval_ms),
 						 interval_ms);
+}
+
+/* Ends that. */
+static void
+end_giving_way(void)
+{
+	disable_timeout(deadlock_look, false);
+	set_may_be_cancelled(false);
+	/* a cancel that has come too late has nothing to cancel */
+	QueryCancelPending = false;
 }
 
 /*
@@ -139,7 +165,7 @@ chore_run_command_if(bool (*holds)(Oid relation), Oid relation, const char *sql,
 	}
 	PG_END_TRY();
 	if (lock_timeout_ms == 0)
-		disable_timeout(deadlock_look, false);
+		end_giving_way();
 	MemoryContextSwitchTo(context);
 	debug_query_string = NULL;
 	pgstat_report_activity(STATE_IDLE, NULL);
@@ -177,13 +203,15 @@ chore_remedy(const char *partition, const ErrorData *error)
 }
 
 /*
- * Whether a chore has only given way to somebody, and is to be tried again.
+ * Whether a chore has only given way to somebody, or was cancelled, and is to be tried
+ * again.
  */
 bool
 chore_gave_way(const ErrorData *error)
 {
 	return error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
-		   error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED;
+		   error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED ||
+		   error->sqlerrcode == ERRCODE_QUERY_CANCELED;
 }
 
 /*
