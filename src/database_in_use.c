@@ -5,7 +5,8 @@
  *	  moved or copied.
  *
  * PostgreSQL waits five seconds for the sessions of that database to leave, and
- * then says that there are some.  Workers do not leave for it: who drops a
+ * then says that there are some.  Workers do not leave for it, but for one that builds
+ * an index, which PostgreSQL ends as it does with autovacuum: who drops a
  * database with a stream that runs shall know.  So the error only gets a hint,
  * by a callback that is called while it is raised.
  *

@@ -149,22 +149,19 @@ drops_extension(const DropStmt *drop)
 	return false;
 }
 
-/* Let no batch be open, and none begin; and end what builds indexes, whose locks whoever
- * drops triggers would wait for. */
+/* Let no batch be open, and none begin. */
 static void
 lock_all_streams(void)
 {
 	SPI_connect();
-	catalog_execute("SELECT stream_id, events_table FROM detect._stream ORDER BY stream_id", 0,
-					NULL, NULL, NULL);
+	catalog_execute("SELECT stream_id FROM detect._stream ORDER BY stream_id", 0, NULL, NULL, NULL);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
-		HeapTuple row = SPI_tuptable->vals[i];
-		TupleDesc desc = SPI_tuptable->tupdesc;
 		bool isnull;
 
-		stream_lock(DatumGetInt32(SPI_getbinval(row, desc, 1, &isnull)), AccessExclusiveLock);
-		slot_end_maintenance(DatumGetObjectId(SPI_getbinval(row, desc, 2, &isnull)));
+		stream_lock(
+			DatumGetInt32(SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull)),
+			AccessExclusiveLock);
 	}
 	SPI_finish();
 }

@@ -28,8 +28,10 @@
 
 #include "apply/chore.h"
 
-/* How often who gives way looks for a deadlock while others wait to look once. */
-#define DEADLOCK_LOOKS 4
+/* How often who gives way looks for a deadlock while others wait to look once; each look
+ * stops all who lock for a moment. */
+#define DEADLOCK_LOOKS	 20
+#define LEAST_LOOKING_MS 10
 
 static TimeoutId deadlock_look = MAX_TIMEOUTS; /* registered when it is first needed */
 static int failures = 0;					   /* of the present run */
@@ -99,16 +101,17 @@ set_may_be_cancelled(bool may)
 }
 
 /*
- * Has this process give way to all who want a lock of its.  A build waits for the
- * snapshots of others, for hours perhaps, whatever these do; nobody else shall wait for
- * them because of it.  If they want its lock themselves, that is a deadlock.  There
+ * Has this process give way to those who come to want a lock of its.  A build waits for
+ * the snapshots of others, for hours perhaps, whatever these do; nobody else shall wait
+ * for them because of it.  If they want its lock themselves, that is a deadlock.  There
  * PostgreSQL has each look once, when he has waited for deadlock_timeout, and cancels
- * the one who finds it: that shall not be a command of a user.
+ * the one who finds it: that shall hardly ever be a command of a user.  Who had queued
+ * before the lock was had does not look again, and waits.
  */
 static void
 begin_giving_way(void)
 {
-	int interval_ms = Max(DeadlockTimeout / DEADLOCK_LOOKS, 1);
+	int interval_ms = Max(DeadlockTimeout / DEADLOCK_LOOKS, LEAST_LOOKING_MS);
 
 	set_may_be_cancelled(true);
 	if (deadlock_look == MAX_TIMEOUTS)
@@ -230,7 +233,7 @@ chore_failed(const char *chore, const char *partition, const ErrorData *error)
 		return;
 	/* names are looked up */
 	chore_begin_reading();
-	remedy = chore_remedy(partition, error);
+	remedy = gave_way ? NULL : chore_remedy(partition, error);
 	chore_end_reading();
 	is_told = log_is_due(LOG_CHORE, &left_out);
 	if (is_told)

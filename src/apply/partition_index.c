@@ -76,12 +76,14 @@ invalid_indexes(Oid partition)
 	return names;
 }
 
-/* Drops what an index build that failed or was interrupted left behind. */
-static void
+/* Drops what an index build that failed or was interrupted left behind; false when that
+ * has given way to somebody. */
+static bool
 drop_invalid_indexes(Oid partition, const char *name)
 {
 	List *names;
 	ListCell *cell;
+	bool is_done = true;
 
 	chore_begin_reading();
 	names = invalid_indexes(partition);
@@ -94,7 +96,9 @@ drop_invalid_indexes(Oid partition, const char *name)
 
 		if (error != NULL)
 			chore_failed("drop an invalid index of", name, error);
+		is_done &= error == NULL || !chore_gave_way(error);
 	}
+	return is_done;
 }
 
 /* The command that makes a partition's index; NULL if it needs none. */
@@ -195,7 +199,9 @@ partition_build_index(const Stream *stream, Oid partition, const char *name)
 	char *command;
 	ErrorData *error;
 
-	drop_invalid_indexes(partition, name);
+	/* another one beside it would be dropped no sooner */
+	if (!drop_invalid_indexes(partition, name))
+		return;
 	command = index_command(stream, partition);
 	if (command == NULL)
 		return;
@@ -206,7 +212,7 @@ partition_build_index(const Stream *stream, Oid partition, const char *name)
 	if (error != NULL)
 	{
 		chore_failed("build the unique index of", name, error);
-		drop_invalid_indexes(partition, name);
+		(void) drop_invalid_indexes(partition, name);
 	}
 	if (error == NULL || !chore_gave_way(error))
 		note_index(stream, partition, name, error);

@@ -66,7 +66,7 @@ foreach my $command (@commands)
 	ask(q{SELECT detect.drop_stream('daily'); SELECT detect.create_stream('daily', key => '{id}', partition_interval => '1 day')});
 	ok($node->poll_query_until('city', q{SELECT count(*) = 1 FROM pg_index WHERE indrelid = 'city.daily_1'::regclass AND indisvalid}), 'later it has its index');
 	ask(q{SELECT detect.drop_stream('daily')});
-	ask($node->safe_psql('city', q{SELECT format('DROP INDEX %s', indexrelid::regclass) FROM pg_index WHERE indrelid = 'city.daily_1'::regclass}));
+	ask($node->safe_psql('city', q{SELECT format('DROP INDEX %s', string_agg(indexrelid::regclass::text, ', ')) FROM pg_index WHERE indrelid = 'city.daily_1'::regclass}));
 }
 
 log_is_clean($node);
