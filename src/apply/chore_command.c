@@ -240,7 +240,7 @@ chore_failed(const char *chore, const char *partition, const ErrorData *error)
 		ereport(LOG, (errcode(error->sqlerrcode), errmsg("%s", reason), log_left_out(left_out),
 					  remedy ? errhint("%s", remedy) : 0));
 	/* the detail may show keys, which belong into no log */
-	if (error->detail && !gave_way)
+	if (error->detail)
 		reason = psprintf("%s: %s", reason, error->detail);
 	if (my_slot != NULL && !gave_way)
 		slot_record_error(my_slot, error->sqlerrcode,
