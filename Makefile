@@ -82,6 +82,7 @@ OBJS = \
 	src/ingest/gap.o \
 	src/ingest/json_number.o \
 	src/ingest/json_scan.o \
+	src/ingest/json_epoch.o \
 	src/ingest/json_time.o \
 	src/ingest/json_value.o \
 	src/ingest/kafka.o \
@@ -315,7 +316,7 @@ ledger: deps
 # is found is in test/fuzz/found: mend it, and keep the file.
 RUNS ?= 100000
 FUZZED = $(addprefix src/ingest/,decode.c decode_buffer.c decode_path.c decode_unknown.c \
-	decode_walk.c json_number.c json_scan.c json_time.c json_value.c)
+	decode_walk.c json_epoch.c json_number.c json_scan.c json_time.c json_value.c)
 FUZZ_FLAGS = -g -O2 -std=gnu11 -fno-omit-frame-pointer -fno-sanitize-recover=undefined \
 	-fsanitize=fuzzer,address,undefined -Wno-unknown-attributes -Wno-ignored-attributes -Isrc -D_GNU_SOURCE
 

@@ -51,6 +51,25 @@ COMMENT ON FOREIGN DATA WRAPPER detect_kafka IS 'a Kafka cluster; secrets belong
 GRANT USAGE ON FOREIGN DATA WRAPPER detect_kafka TO detect_admin;
 
 -- ---------------------------------------------------------------------
+-- Types of columns
+-- ---------------------------------------------------------------------
+
+-- What a number in JSON counts, it does not tell: the type of the column does.
+CREATE DOMAIN detect.epoch_s AS timestamptz;
+COMMENT ON DOMAIN detect.epoch_s IS 'a time of which a message has the seconds since 1970, or the text';
+
+CREATE DOMAIN detect.epoch_ms AS timestamptz;
+COMMENT ON DOMAIN detect.epoch_ms IS 'a time of which a message has the milliseconds since 1970, or the text';
+
+CREATE DOMAIN detect.epoch_us AS timestamptz;
+COMMENT ON DOMAIN detect.epoch_us IS 'a time of which a message has the microseconds since 1970, or the text';
+
+CREATE DOMAIN detect.epoch_ns AS timestamptz;
+COMMENT ON DOMAIN detect.epoch_ns IS 'a time of which a message has the nanoseconds since 1970, or the text';
+
+GRANT USAGE ON TYPE detect.epoch_s, detect.epoch_ms, detect.epoch_us, detect.epoch_ns TO PUBLIC;
+
+-- ---------------------------------------------------------------------
 -- Our own tables: written by C alone
 -- ---------------------------------------------------------------------
 

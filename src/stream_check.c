@@ -108,6 +108,7 @@ check_handed_on(const Stream *stream)
 		const char *name = lfirst(cell);
 		AttrNumber staged = get_attnum(stream->staging_table, name);
 		Oid type = get_atttype(stream->events_table, get_attnum(stream->events_table, name));
+		Oid staged_type = get_atttype(stream->staging_table, staged);
 
 		if (staged == InvalidAttrNumber)
 			ereport(ERROR,
@@ -115,14 +116,14 @@ check_handed_on(const Stream *stream)
 					 errmsg("stream \"%s\" has no column \"%s\" for the event time", stream->name,
 							name),
 					 errhint("Add the column to columns: it is looked at before the query runs.")));
-		if (get_atttype(stream->staging_table, staged) != type)
+		if (staged_type != type && getBaseType(staged_type) != type)
 			ereport(
 				ERROR,
 				(errcode(ERRCODE_DATATYPE_MISMATCH),
 				 errmsg(
 					 "event time \"%s\" has type %s in stream \"%s\", but type %s in events table \"%s\"",
-					 name, format_type_be(get_atttype(stream->staging_table, staged)), stream->name,
-					 format_type_be(type), get_rel_name(stream->events_table)),
+					 name, format_type_be(staged_type), stream->name, format_type_be(type),
+					 get_rel_name(stream->events_table)),
 				 errhint("Change the type in one of them.")));
 		if (names_position(stream->events_columns, name) < 0)
 			ereport(

@@ -5,7 +5,8 @@
  *
  * An identity is taken from a staged element before the stream's query, and
  * from the events table when memory is rebuilt: both must give the same
- * values, so the columns have the same name and type in both.
+ * values, so the columns have the same name in both, and the same type, or in the
+ * stream a domain over it, whose values are the same.
  *
  *-------------------------------------------------------------------------
  */
@@ -40,6 +41,18 @@ staged_column(const Stream *stream, const char *name)
 					errhint("Add the column to columns, or choose another key.")));
 }
 
+/* Whether a staged column has the values of this type, unaltered by its modifier. */
+static bool
+is_of_type(const StreamColumn *staged, Oid type, int32 typmod)
+{
+	Oid staged_type = staged->type;
+	int32 staged_typmod = staged->typmod;
+
+	if (staged_type != type)
+		staged_type = getBaseTypeAndTypmod(staged_type, &staged_typmod);
+	return staged_type == type && (typmod == staged_typmod || typmod == -1);
+}
+
 /*
  * Fills in one column.  A length or precision that the events table imposes
  * and the staging table does not could change the value on its way, so the
@@ -68,7 +81,7 @@ fill_column(IdentityColumns *columns, int i, const Stream *stream, const char *n
 	get_atttypetypmodcoll(stream->events_table, attnum, &columns->types[i], &typmod,
 						  &columns->collations[i]);
 
-	if (columns->types[i] != staged->type || (typmod != staged->typmod && typmod != -1))
+	if (!is_of_type(staged, columns->types[i], typmod))
 		ereport(
 			ERROR,
 			(errcode(ERRCODE_DATATYPE_MISMATCH),
@@ -77,7 +90,8 @@ fill_column(IdentityColumns *columns, int i, const Stream *stream, const char *n
 				 name, format_type_with_typemod(staged->type, staged->typmod), stream->name,
 				 format_type_with_typemod(columns->types[i], typmod),
 				 get_rel_name(stream->events_table)),
-			 errdetail("Columns that identify an event have the same type in both."),
+			 errdetail("Columns that identify an event have the same type in both, or in the "
+					   "stream a domain over it."),
 			 errhint("Change the type in one of them.")));
 
 	if (!identity_type_is_canonical(columns->types[i], columns->collations[i]))

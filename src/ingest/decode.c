@@ -138,8 +138,13 @@ init_column(Decoder *decoder, ColumnDecoder *column, const DecodeColumn *definit
 
 	column->tree = is_of_item ? &decoder->item : &decoder->message;
 	column->node = decode_tree_add(column->tree, definition->path, has_unnest);
-	column->fast_kind = json_fast_kind(definition->type, definition->typmod);
 	decode_input_init(&column->input, definition);
+	if (definition->epoch == EPOCH_NONE)
+		column->fast_kind = json_fast_kind(definition->type, definition->typmod);
+	else if (column->input.checks_null)
+		column->fast_kind = FAST_NONE; /* the domain has to see the time */
+	else
+		column->fast_kind = FAST_EPOCH_S + (definition->epoch - EPOCH_S);
 }
 
 /*

@@ -23,6 +23,16 @@
 /* The length of a jsonb string has 28 bits. */
 #define MAX_PAYLOAD_BYTES 0x0fffffff
 
+/* What a number in a time's column counts since 1970. */
+typedef enum EpochUnit
+{
+	EPOCH_NONE, /* numbers are no times */
+	EPOCH_S,
+	EPOCH_MS,
+	EPOCH_US,
+	EPOCH_NS
+} EpochUnit;
+
 /* A column that is taken from the JSON payload. */
 typedef struct DecodeColumn
 {
@@ -30,6 +40,7 @@ typedef struct DecodeColumn
 	const char *path; /* "$.pos.lon", "$.a[0]", '$."odd name"', "@.x" with unnest */
 	Oid type;
 	int32 typmod;
+	EpochUnit epoch;
 } DecodeColumn;
 
 /*
@@ -67,6 +78,9 @@ extern bool decoder_next_element(Decoder *decoder, Datum *values, bool *nulls, D
 extern void decoder_end_batch(Decoder *decoder);
 extern UnknownField *decoder_unknown_fields(const Decoder *decoder, int *nfields);
 extern void decoder_reset_unknown_fields(Decoder *decoder);
+
+/* in decode_input.c */
+extern EpochUnit decode_epoch_unit(Oid type);
 
 /* in decode_path.c */
 extern void decode_check_path(const char *path, bool has_unnest);

@@ -14,15 +14,20 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
 #include "utils/typcache.h"
 
+#include "detect.h"
 #include "decode_internal.h"
 
 /* Texts of errors may quote all of a long value: cut them off there. */
@@ -207,8 +212,12 @@ decode_input_init(DecodeInput *input, const DecodeColumn *column)
 	input->name = pstrdup(column->name);
 	input->type = column->type;
 	input->typmod = column->typmod;
+	input->epoch = column->epoch;
 	input->takes_json = base_type == JSONOID || base_type == JSONBOID;
 	input->takes_structure = decode_takes_structure(base_type);
+	input->is_time =
+		column->epoch == EPOCH_NONE &&
+		(base_type == TIMESTAMPTZOID || base_type == TIMESTAMPOID || base_type == DATEOID);
 	input->checks_null =
 		get_typtype(column->type) == TYPTYPE_DOMAIN && DomainHasConstraints(column->type);
 
@@ -219,6 +228,38 @@ decode_input_init(DecodeInput *input, const DecodeColumn *column)
 	input->context =
 		AllocSetContextCreate(CurrentMemoryContext, "detect input function", ALLOCSET_SMALL_SIZES);
 	input->is_ready = false;
+}
+
+/*
+ * What numbers count in a column of this type: it is detect.epoch_ms or its like, or
+ * a domain over one of them.
+ */
+EpochUnit
+decode_epoch_unit(Oid type)
+{
+	static const char *const names[] = {"epoch_s", "epoch_ms", "epoch_us", "epoch_ns"};
+	Oid schema = get_namespace_oid(DETECT_SCHEMA, true);
+
+	while (get_typtype(type) == TYPTYPE_DOMAIN)
+	{
+		HeapTuple tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
+		Form_pg_type domain;
+		EpochUnit unit = EPOCH_NONE;
+
+		if (!HeapTupleIsValid(tuple))
+			elog(ERROR, "cache lookup failed for type %u", type);
+		domain = (Form_pg_type) GETSTRUCT(tuple);
+		for (int i = 0; domain->typnamespace == schema && i < lengthof(names); i++)
+		{
+			if (strcmp(NameStr(domain->typname), names[i]) == 0)
+				unit = EPOCH_S + i;
+		}
+		type = domain->typbasetype;
+		ReleaseSysCache(tuple);
+		if (unit != EPOCH_NONE)
+			return unit;
+	}
+	return EPOCH_NONE;
 }
 
 /*
@@ -240,11 +281,24 @@ decode_input_value(DecodeInput *input, DecodeGuard *guard, const JsonValue *valu
 				   Datum *result, DecodeError *error)
 {
 	InputCall call;
+	FastResult counted = FAST_UNKNOWN;
 
+	if (input->epoch != EPOCH_NONE)
+		counted = json_epoch_convert(input->epoch, value, result, error);
+	if (counted == FAST_ERROR)
+		return false;
 	call.input = input;
 	call.is_structure = input->takes_structure && value->kind != JSON_KIND_STRING;
-	call.text = value_text(value, input->takes_json, scratch);
-	return call_input(input, guard, &call, result, error);
+	call.text = counted == FAST_DONE
+					? DatumGetCString(DirectFunctionCall1(timestamptz_out, *result))
+					: value_text(value, input->takes_json, scratch);
+	if (call_input(input, guard, &call, result, error))
+		return true;
+	if (input->is_time && value->kind == JSON_KIND_NUMBER)
+		error->reason = psprintf("%s (a number is a time in a column of type detect.epoch_s, "
+								 "detect.epoch_ms, detect.epoch_us or detect.epoch_ns)",
+								 error->reason);
+	return false;
 }
 
 /*

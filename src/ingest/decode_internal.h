@@ -108,6 +108,10 @@ typedef enum FastKind
 	FAST_DATE,
 	FAST_TIMESTAMP,
 	FAST_TIMESTAMPTZ,
+	FAST_EPOCH_S, /* in the order of EpochUnit */
+	FAST_EPOCH_MS,
+	FAST_EPOCH_US,
+	FAST_EPOCH_NS,
 	FAST_UUID
 } FastKind;
 
@@ -118,14 +122,26 @@ typedef enum FastResult
 	FAST_UNKNOWN /* the input function has to judge */
 } FastResult;
 
+/* A decimal number: mantissa * 10 ^ exponent. */
+typedef struct Decimal
+{
+	uint64 mantissa;
+	int exponent;
+	bool is_negative;
+	bool is_whole; /* written without point and exponent */
+	bool fits;	   /* mantissa and exponent are all of it */
+} Decimal;
+
 /* The slow path of a column. */
 typedef struct DecodeInput
 {
 	const char *name;
 	Oid type;
 	int32 typmod;
+	EpochUnit epoch;
 	bool takes_json;	  /* json and jsonb, and domains over them */
 	bool takes_structure; /* arrays, composites, domains over them */
+	bool is_time;		  /* of which numbers are no values */
 	bool checks_null;	  /* a domain with constraints */
 	bool reports_internally;
 
@@ -207,8 +223,13 @@ extern FastResult json_value_convert(FastKind kind, int32 typmod, const JsonValu
 									 Datum *result, DecodeError *error);
 
 /* in json_number.c */
+extern bool json_number_read(const JsonValue *value, Decimal *decimal);
 extern FastResult
 json_number_convert(FastKind kind, const JsonValue *value, Datum *result, DecodeError *error);
+
+/* in json_epoch.c */
+extern FastResult
+json_epoch_convert(EpochUnit unit, const JsonValue *value, Datum *result, DecodeError *error);
 
 /* in json_time.c */
 extern FastResult json_time_convert(FastKind kind, const char *p, const char *end, Datum *result);

@@ -254,6 +254,7 @@ parse_column(const ColumnDef *definition, const char *place, DecodeColumn *colum
 
 	column->name = definition->colname;
 	typenameTypeIdAndMod(NULL, definition->typeName, &column->type, &column->typmod);
+	column->epoch = decode_epoch_unit(column->type);
 	column->path = stream_member_path(place, column->name);
 }
 

@@ -30,16 +30,6 @@
 /* Error texts quote at most this much of the payload. */
 #define MAX_QUOTED_BYTES 40
 
-/* A decimal number: mantissa * 10 ^ exponent. */
-typedef struct Decimal
-{
-	uint64 mantissa;
-	int exponent;
-	bool is_negative;
-	bool is_whole; /* written without point and exponent */
-	bool fits;	   /* mantissa and exponent are all of it */
-} Decimal;
-
 /*
  * Integers up to here, and the powers of ten below, are exact.  Processors
  * that calculate more precisely than asked would round twice: none for them.
@@ -66,7 +56,6 @@ static FastResult convert_integer(FastKind kind, const JsonValue *value, const D
 								  Datum *result, DecodeError *error);
 static FastResult convert_float4(const JsonValue *value, const Decimal *decimal, Datum *result);
 static FastResult convert_float8(const JsonValue *value, const Decimal *decimal, Datum *result);
-static bool read_decimal(const JsonValue *value, Decimal *decimal);
 static int read_digits(const char **p, Decimal *decimal, int digits);
 static bool copy_number(const JsonValue *value, char *buffer);
 
@@ -78,7 +67,7 @@ json_number_convert(FastKind kind, const JsonValue *value, Datum *result, Decode
 {
 	Decimal decimal;
 
-	if (!read_decimal(value, &decimal))
+	if (!json_number_read(value, &decimal))
 		return FAST_UNKNOWN;
 	if (kind == FAST_FLOAT4)
 		return convert_float4(value, &decimal, result);
@@ -207,8 +196,8 @@ convert_float4(const JsonValue *value, const Decimal *decimal, Datum *result)
  * Returns false for anything else.  Leading zeros are no matter: the input
  * functions take them too.
  */
-static bool
-read_decimal(const JsonValue *value, Decimal *decimal)
+bool
+json_number_read(const JsonValue *value, Decimal *decimal)
 {
 	const char *p = value->start;
 	const char *start;

@@ -34,6 +34,7 @@ stream_message_decoder(const Stream *stream, MemoryContext context, int *nfields
 		columns[*nfields].path = column->path;
 		columns[*nfields].type = column->staged_type;
 		columns[*nfields].typmod = column->staged_typmod;
+		columns[*nfields].epoch = decode_epoch_unit(column->type);
 		(*nfields)++;
 	}
 	return decoder_create(columns, *nfields, stream->unnest, context);
@@ -56,6 +57,7 @@ stream_row_decoder(const Stream *stream, MemoryContext context)
 		columns[i].path = stream_member_path("$", column->name);
 		columns[i].type = column->staged_type;
 		columns[i].typmod = column->staged_typmod;
+		columns[i].epoch = EPOCH_NONE;
 	}
 	return decoder_create(columns, stream->ncolumns, NULL, context);
 }

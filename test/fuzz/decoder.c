@@ -338,6 +338,9 @@ static const DecodeColumn plain_columns[] = {
 	{"a", "$.a[1]", TEXTOID, -1},
 	{"q", "$.o.\"\\u00e9\"", TEXTOID, -1},
 	{"oo", "$.o", JSONOID, -1},
+	{"ms", "$.d", TIMESTAMPTZOID, -1, EPOCH_MS},
+	{"ns", "$.l", TIMESTAMPTZOID, -1, EPOCH_NS},
+	{"zs", "$.z", TIMESTAMPTZOID, -1, EPOCH_S},
 };
 static const DecodeColumn item_columns[] = {
 	{"b", "$.b", TEXTOID, -1},	 {"i", "@.i", INT4OID, -1},		   {"d", "@.d", FLOAT8OID, -1},
