@@ -80,9 +80,9 @@ OBJS = \
 	src/ingest/decode_walk.o \
 	src/ingest/freshness.o \
 	src/ingest/gap.o \
+	src/ingest/json_epoch.o \
 	src/ingest/json_number.o \
 	src/ingest/json_scan.o \
-	src/ingest/json_epoch.o \
 	src/ingest/json_time.o \
 	src/ingest/json_value.o \
 	src/ingest/kafka.o \

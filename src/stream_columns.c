@@ -22,8 +22,10 @@
 #include "commands/tablecmds.h"
 #include "compat.h"
 #include "executor/spi.h"
+#include "ingest/decode.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "parser/parse_coerce.h"
 #include "parser/parse_type.h"
 #include "parser/parser.h"
 #include "sql.h"
@@ -97,6 +99,12 @@ check_column(ColumnDef *column)
 						errmsg("column \"%s\" cannot be of type %s", column->colname,
 							   format_type_be(type))));
 	check_reserved_type(column->colname, type);
+	if (decode_epoch_unit(get_element_type(type)) != EPOCH_NONE)
+		ereport(ERROR, (errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+						errmsg("column \"%s\" cannot be of type %s", column->colname,
+							   format_type_be(type)),
+						errhint("Read the numbers as bigint[]; to_timestamp() in the query makes "
+								"times of them.")));
 	column->typeName = makeTypeNameFromOid(type, typmod);
 }
 
@@ -208,6 +216,19 @@ find_column_def(List *column_defs, const char *name)
 	return NULL;
 }
 
+/* What a column's values are before they get another type: times, where they are
+ * numbers and that type tells what they count. */
+static const char *
+counted_text(const char *name, Oid type, const ColumnDef *column)
+{
+	EpochUnit unit = decode_epoch_unit(column->typeName->typeOid);
+
+	if (unit == EPOCH_NONE || TypeCategory(type) != TYPCATEGORY_NUMERIC)
+		return name;
+	return psprintf("pg_catalog.to_timestamp((%s / 1e%d)::pg_catalog.float8)", name,
+					3 * (unit - EPOCH_S));
+}
+
 /* What makes the staging table's columns the new ones, as parts of an ALTER
  * TABLE; empty when they are so already. */
 static char *
@@ -232,8 +253,9 @@ alter_table_actions(Oid staging_table, List *column_defs)
 			appendStringInfo(&actions, ", DROP COLUMN %s", name);
 		else if (column->typeName->typeOid != attribute->atttypid ||
 				 column->typeName->typemod != attribute->atttypmod)
-			appendStringInfo(&actions, ", ALTER COLUMN %s TYPE %s USING %s::%s", name,
-							 column_type_text(column), name, column_type_text(column));
+			appendStringInfo(
+				&actions, ", ALTER COLUMN %s TYPE %s USING %s::%s", name, column_type_text(column),
+				counted_text(name, attribute->atttypid, column), column_type_text(column));
 	}
 	foreach(cell, column_defs)
 	{

@@ -11,8 +11,10 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "compat.h"
+#include "ingest/decode.h"
 #include "miscadmin.h"
 #include "stream.h"
+#include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/partcache.h"
 #include "utils/rel.h"
@@ -25,6 +27,28 @@ refuse_events_table(const char *table, const char *what, const char *hint)
 	ereport(ERROR,
 			(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 			 errmsg("\"%s\" cannot be an events table: it %s", table, what), errhint("%s", hint)));
+}
+
+/* A column of a type of ours would go with the extension, and with it a table that it
+ * partitions. */
+static void
+refuse_own_types(Relation table)
+{
+	TupleDesc desc = RelationGetDescr(table);
+
+	for (int i = 0; i < desc->natts; i++)
+	{
+		const Form_pg_attribute attribute = TupleDescAttr(desc, i);
+
+		if (!attribute->attisdropped && decode_epoch_unit(attribute->atttypid) != EPOCH_NONE)
+			ereport(ERROR,
+					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+					 errmsg("\"%s\" cannot be an events table: its column \"%s\" is of type %s",
+							RelationGetRelationName(table), NameStr(attribute->attname),
+							format_type_be(attribute->atttypid)),
+					 errhint("Make it a timestamptz, and name this type in columns: it says what "
+							 "numbers in messages count.")));
+	}
 }
 
 /* Whether another stream, or the wrong kind of relation, stands in the way. */
@@ -63,6 +87,7 @@ check_events_table(const Stream *stream, Oid events_table)
 	if (check_enable_rls(events_table, stream->owner, true) == RLS_ENABLED)
 		refuse_events_table(name, "has row security that applies to its owner",
 							"ALTER TABLE … NO FORCE ROW LEVEL SECURITY.");
+	refuse_own_types(rel);
 	other = stream_load_by_events_table(events_table);
 	if (other && strcmp(other->name, stream->name) != 0)
 		ereport(

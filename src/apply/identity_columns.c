@@ -90,8 +90,8 @@ fill_column(IdentityColumns *columns, int i, const Stream *stream, const char *n
 				 name, format_type_with_typemod(staged->type, staged->typmod), stream->name,
 				 format_type_with_typemod(columns->types[i], typmod),
 				 get_rel_name(stream->events_table)),
-			 errdetail("Columns that identify an event have the same type in both, or in the "
-					   "stream a domain over it."),
+			 errdetail("Columns that identify an event have the same type in both, with the same "
+					   "modifier, or in the stream a domain over it."),
 			 errhint("Change the type in one of them.")));
 
 	if (!identity_type_is_canonical(columns->types[i], columns->collations[i]))

@@ -19,6 +19,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
+#include "parser/parse_coerce.h"
 #include "sql.h"
 #include "tcop/dest.h"
 #include "utils/builtins.h"
@@ -52,7 +53,8 @@ refuse_view(const Stream *stream)
 }
 
 /* The column of this name, 0 where there is none.  What we read by its name
- * must be of its type, for the owner can rename the columns of the view. */
+ * must be of its type, for the owner can rename the columns of the view; or of one
+ * with the same values, such as the type below a domain. */
 static AttrNumber
 find_typed_column(const Stream *stream, TupleDesc desc, const char *name, Oid type)
 {
@@ -62,7 +64,8 @@ find_typed_column(const Stream *stream, TupleDesc desc, const char *name, Oid ty
 
 		if (strcmp(NameStr(attribute->attname), name) != 0)
 			continue;
-		if (attribute->atttypid != type)
+		if (attribute->atttypid != type &&
+			!IsBinaryCoercible(attribute->atttypid, getBaseType(type)))
 			refuse_view(stream);
 		return i + 1;
 	}

@@ -16,14 +16,15 @@
  * (decode_buffer.c); all that follows points into it.  It is walked once
  * (decode_walk.c, json_scan.c), along the tree of all paths (decode_path.c).
  * Values of common types are converted by code of ours (json_value.c,
- * json_number.c, json_time.c), which gives exactly what the type's input
+ * json_number.c, json_time.c, json_epoch.c), which gives exactly what the type's input
  * function would; others by the input function itself (decode_input.c).
  *
  * The outcome is defined by two functions of PostgreSQL: a payload is valid if
  * it is valid as jsonb, and a column becomes what json_to_record() makes of it.
  * Deviations, all of them meant: at most 1000 levels of nesting, at most 256 MB
- * of payload, a top level other than an object is refused, and json columns
- * keep the escapes of a string.
+ * of payload, a top level other than an object is refused, json columns keep the
+ * escapes of a string, and a long number is no day of a far year: it counts something,
+ * in a column of detect.epoch_ms and its like what their unit says (json_epoch.c).
  *
  *-------------------------------------------------------------------------
  */

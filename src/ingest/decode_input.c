@@ -33,6 +33,12 @@
 /* Texts of errors may quote all of a long value: cut them off there. */
 #define MAX_REASON_BYTES 500
 
+/*
+ * As many digits are a day: 20261201.  The input functions take longer ones too, as a
+ * day of a year of six digits, which nobody means: it counts seconds.
+ */
+#define MAX_DAY_DIGITS 8
+
 /* What a guarded call converts. */
 typedef struct InputCall
 {
@@ -283,6 +289,12 @@ decode_input_value(DecodeInput *input, DecodeGuard *guard, const JsonValue *valu
 	InputCall call;
 	FastResult counted = FAST_UNKNOWN;
 
+	if (input->is_time && value->kind == JSON_KIND_NUMBER &&
+		value->end - value->start > MAX_DAY_DIGITS)
+		return decode_fail(
+			error, ERRCODE_INVALID_DATETIME_FORMAT,
+			"a number is a time in a column of detect.epoch_ms or its like: \"%.*s\"",
+			(int) Min(value->end - value->start, MAX_QUOTED_BYTES), value->start);
 	if (input->epoch != EPOCH_NONE)
 		counted = json_epoch_convert(input->epoch, value, result, error);
 	if (counted == FAST_ERROR)
@@ -292,13 +304,7 @@ decode_input_value(DecodeInput *input, DecodeGuard *guard, const JsonValue *valu
 	call.text = counted == FAST_DONE
 					? DatumGetCString(DirectFunctionCall1(timestamptz_out, *result))
 					: value_text(value, input->takes_json, scratch);
-	if (call_input(input, guard, &call, result, error))
-		return true;
-	if (input->is_time && value->kind == JSON_KIND_NUMBER)
-		error->reason = psprintf("%s (a number is a time in a column of type detect.epoch_s, "
-								 "detect.epoch_ms, detect.epoch_us or detect.epoch_ns)",
-								 error->reason);
-	return false;
+	return call_input(input, guard, &call, result, error);
 }
 
 /*

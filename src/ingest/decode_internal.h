@@ -93,6 +93,9 @@ typedef struct DecodeItems
 	const char **starts;
 } DecodeItems;
 
+/* Error texts of ours quote at most this much of the payload. */
+#define MAX_QUOTED_BYTES 40
+
 /* How to convert a value without the input function of its type. */
 typedef enum FastKind
 {
@@ -118,7 +121,7 @@ typedef enum FastKind
 typedef enum FastResult
 {
 	FAST_DONE,
-	FAST_ERROR,	 /* the input function would refuse it too */
+	FAST_ERROR,	 /* no value of the type */
 	FAST_UNKNOWN /* the input function has to judge */
 } FastResult;
 

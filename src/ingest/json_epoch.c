@@ -26,11 +26,12 @@
 /* Powers of ten below this one fit into 64 bits. */
 #define MAX_SHIFT 19
 
-/* Error texts quote at most this much of the payload. */
-#define MAX_QUOTED_BYTES 40
+/* No time has as many, without what is behind the digit that it is rounded by. */
+#define MAX_NUMBER_BYTES 40
 
 #define UNIX_EPOCH_US ((POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY)
 
+static bool read_shortened(const JsonValue *value, int fraction_digits, Decimal *decimal);
 static bool shift_decimal(const Decimal *decimal, int digits, int64 *result);
 
 /*
@@ -47,6 +48,9 @@ json_epoch_convert(EpochUnit unit, const JsonValue *value, Datum *result, Decode
 
 	if (!json_number_read(value, &decimal))
 		return FAST_UNKNOWN;
+	if (!decimal.fits)
+		decimal.fits =
+			read_shortened(value, Max(MICROSECOND_DIGITS + 1 - unit_digits, 0), &decimal);
 	if (!shift_decimal(&decimal, MICROSECOND_DIGITS - unit_digits, &timestamp) ||
 		pg_sub_s64_overflow(timestamp, UNIX_EPOCH_US, &timestamp) || !IS_VALID_TIMESTAMP(timestamp))
 	{
@@ -57,6 +61,32 @@ json_epoch_convert(EpochUnit unit, const JsonValue *value, Datum *result, Decode
 	}
 	*result = Int64GetDatum(timestamp);
 	return FAST_DONE;
+}
+
+/*
+ * Read a number that has more digits than fit, with so many of those behind its point.
+ * False if it has no point, or an exponent, or still too many.
+ */
+static bool
+read_shortened(const JsonValue *value, int fraction_digits, Decimal *decimal)
+{
+	const char *point = memchr(value->start, '.', value->end - value->start);
+	char text[MAX_NUMBER_BYTES + 1];
+	JsonValue shortened = {.start = text, .kind = JSON_KIND_NUMBER};
+	size_t bytes;
+
+	if (point == NULL || memchr(point, 'e', value->end - point) ||
+		memchr(point, 'E', value->end - point))
+		return false;
+	bytes = point - value->start;
+	if (fraction_digits > 0)
+		bytes = Min(bytes + 1 + fraction_digits, value->end - value->start);
+	if (bytes > MAX_NUMBER_BYTES)
+		return false;
+	memcpy(text, value->start, bytes);
+	text[bytes] = '\0';
+	shortened.end = text + bytes;
+	return json_number_read(&shortened, decimal) && decimal->fits;
 }
 
 /*

@@ -27,9 +27,6 @@
 /* Longer numbers are left to the input function. */
 #define MAX_NUMBER_BYTES 100
 
-/* Error texts quote at most this much of the payload. */
-#define MAX_QUOTED_BYTES 40
-
 /*
  * Integers up to here, and the powers of ten below, are exact.  Processors
  * that calculate more precisely than asked would round twice: none for them.

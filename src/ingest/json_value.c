@@ -4,7 +4,7 @@
  *	  From a JSON value to a Datum, without the input function of its type.
  *
  * Each conversion here must give, bit for bit, what the input function gives
- * for the same text.  Whatever is in doubt is handed to the input function
+ * for the same text, but for numbers in columns that count (json_epoch.c).  Whatever is in doubt is handed to the input function
  * (FAST_UNKNOWN); an error is told here only where it can't be anything else.
  *
  *-------------------------------------------------------------------------

@@ -57,7 +57,7 @@ stream_row_decoder(const Stream *stream, MemoryContext context)
 		columns[i].path = stream_member_path("$", column->name);
 		columns[i].type = column->staged_type;
 		columns[i].typmod = column->staged_typmod;
-		columns[i].epoch = EPOCH_NONE;
+		columns[i].epoch = decode_epoch_unit(column->type);
 	}
 	return decoder_create(columns, stream->ncolumns, NULL, context);
 }

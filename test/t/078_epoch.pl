@@ -102,12 +102,66 @@ ask(q{
 	CREATE TABLE told (id int NOT NULL, at timestamptz NOT NULL) PARTITION BY RANGE (at);
 	SELECT detect.create_stream('told', key => '{id}', event_time => 'at')});
 outcomes_are('told', join('|', 0, 0, 0, EVENTS + 1), 'numbers are no times for a column that does not say what they count');
-is( ask(q{SELECT count(*) FROM detect.dead_letter WHERE stream = 'told' AND reason LIKE '%(a number is a time in a column of type detect.epoch_s, detect.epoch_ms%'}),
-	EVENTS, 'the reasons name the types that do');
+is( ask(q{SELECT count(*) FROM detect.dead_letter WHERE stream = 'told' AND reason LIKE '%a number is a time in a column of detect.epoch_ms or its like%'}),
+	EVENTS, 'the reasons name the type that does');
 ask("SELECT detect.alter_stream('told', columns => 'id int, at detect.epoch_ms')");
 is(ask("SELECT detect.retry_dead_letters('told')"), EVENTS + 1, 'they are retried once the column says it');
 outcomes_are('told', join('|', EVENTS, 0, 0, 1), 'and are events, but for the one that is no time at all');
 events_are('told', $sent, 'with their times');
+
+# ---------------------------------------------------------------------
+# Handed on by a query as what it is below the domain; and the column was a number before
+# ---------------------------------------------------------------------
+$broker->create_topic('asked', 1);
+$broker->produce('asked', @in_time);
+ask(q{
+	CREATE TABLE asked (id int NOT NULL, at timestamptz) PARTITION BY RANGE (at);
+	SELECT detect.create_stream('asked', columns => 'id int, at detect.epoch_ms, kafka_timestamp timestamptz', key => '{id}', event_time => 'at',
+		query => 'SELECT b.id, coalesce(b.at, b.kafka_timestamp) AS at, NULL::varchar AS reject_reason FROM batch b')});
+outcomes_are('asked', join('|', EVENTS, 0, 0, 0), 'a query may hand on the time below the domain');
+events_are('asked', $sent, 'and its events have their times');
+
+ask(q{
+	CREATE TABLE retyped (id int PRIMARY KEY, at timestamptz);
+	SELECT detect.create_stream('retyped', server => '', columns => 'id int, at bigint', query => 'SELECT b.id, to_timestamp(b.at / 1000.0) AS at FROM batch b');
+	SELECT detect.pause('retyped');
+	INSERT INTO detect_staging.retyped (id, at) VALUES (1, 1764547200123);
+	SELECT detect.alter_stream('retyped', columns => 'id int, at detect.epoch_ms', reset => '{query}');
+	INSERT INTO detect_staging.retyped (id, at) VALUES (2, '2025-12-01 00:00:00.456+00');
+	SELECT detect.resume('retyped')});
+outcomes_are('retyped', '2|0|0|0', 'a column of numbers becomes one of times, with what was staged in it');
+is(ask("SELECT string_agg(to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.MS'), ' ' ORDER BY id) FROM retyped"),
+	'2025-12-01 00:00:00.123 2025-12-01 00:00:00.456', 'as what the numbers counted');
+
+# ---------------------------------------------------------------------
+# Of the items of messages, along a path, read by a consumer of its own
+# ---------------------------------------------------------------------
+$broker->create_topic('frames', 1);
+$broker->produce('frames', map { sprintf('{"camera": %d, "boxes": [{"id": 1, "when": {"us": %d000001}}, {"id": 2, "when": {"us": "%d000002"}}]}', $_, $now - $_, $now - $_) } 1 .. 10);
+ask(q{
+	CREATE TABLE box (camera int, id int, at timestamptz NOT NULL, PRIMARY KEY (camera, id));
+	SELECT detect.create_stream('frames', events_table => 'box', columns => 'camera int, id int, at detect.epoch_us', unnest => '$.boxes',
+		fields => '{"camera": "$.camera", "at": "@.when.us"}', consumers => 1)});
+outcomes_are('frames', '20|0|0|0', 'items have times, too');
+events_are('box', "SELECT c, b, to_timestamp($now - c) + b * interval '1 microsecond' FROM generate_series(1, 10) c, generate_series(1, 2) b",
+	'to the microsecond');
+
+# ---------------------------------------------------------------------
+# Where the types do not belong
+# ---------------------------------------------------------------------
+for (
+	[ 'CREATE TABLE own (id int PRIMARY KEY, at detect.epoch_ms)', "SELECT detect.create_stream('own')", qr/its column "at" is of type detect\.epoch_ms/ ],
+	[   'CREATE TABLE many (id int PRIMARY KEY, times timestamptz[])',
+		"SELECT detect.create_stream('many', columns => 'id int, times detect.epoch_ms[]')",
+		qr/column "times" cannot be of type detect\.epoch_ms\[\]/
+	])
+{
+	my ($table, $stream, $error) = @$_;
+	ask($table);
+	my ($code, undef, $message) = $node->psql('city', "SET ROLE ops; SET search_path = city, public; $stream");
+	isnt($code, 0, "$stream is refused");
+	like($message, $error, 'and is told why');
+}
 
 log_is_clean($node);
 $node->stop;
