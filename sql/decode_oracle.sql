@@ -118,6 +118,11 @@ BEGIN
         RETURN 'refused';
     END IF;
     EXECUTE format('SELECT to_jsonb(r) FROM json_to_record($1) AS r (%s)', columns) USING message::json INTO decoded;
+    -- what differs is meant: a long number is no day of a far year
+    IF EXISTS (SELECT FROM regexp_matches(columns, '(c\d+) (?:date|timestamp)', 'g') m
+               WHERE json_typeof(message::json -> m[1]) = 'number' AND length(message::json ->> m[1]) > 8) THEN
+        RETURN 'refused';
+    END IF;
     RETURN decoded;
 EXCEPTION WHEN data_exception OR integrity_constraint_violation OR feature_not_supported OR program_limit_exceeded THEN
     RETURN 'refused';
