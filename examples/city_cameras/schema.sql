@@ -144,7 +144,7 @@ SELECT detect.create_rollup('items_per_minute', $$
 
 SELECT detect.create_rollup('town_per_minute', $$
     SELECT date_bin('1 minute', timestamp_detected, 'epoch') AS minute, item_name,
-           count(*) AS detections, count(*) FILTER (WHERE confidence >= 0.9) AS sure,
+           count(*) AS detections, count(*) FILTER (WHERE confidence >= 0.9::real) AS sure,
            avg(confidence) AS confidence, max(timestamp_detected) AS last_seen
     FROM detection GROUP BY 1, 2 $$, retention => '1 year');
 

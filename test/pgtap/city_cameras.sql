@@ -114,7 +114,7 @@ SELECT bag_eq('TABLE items_per_minute',
     $$ SELECT date_bin('1 minute', timestamp_detected, 'epoch'), zone_id, item_name, count(*), avg(confidence)
        FROM detection GROUP BY 1, 2, 3 $$, 'nor a rollup');
 SELECT bag_eq('TABLE town_per_minute',
-    $$ SELECT date_bin('1 minute', timestamp_detected, 'epoch'), item_name, count(*) AS n, count(*) FILTER (WHERE confidence >= 0.9) AS sure,
+    $$ SELECT date_bin('1 minute', timestamp_detected, 'epoch'), item_name, count(*) AS n, count(*) FILTER (WHERE confidence >= 0.9::real) AS sure,
               avg(confidence), max(timestamp_detected)
        FROM detection GROUP BY 1, 2 $$, 'neither of them');
 SELECT is(duplicates, 1 + (SELECT count(*) FROM seen), 'each of them is a duplicate') FROM detect.stat_stream;
