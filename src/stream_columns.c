@@ -25,7 +25,6 @@
 #include "ingest/decode.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
-#include "parser/parse_coerce.h"
 #include "parser/parse_type.h"
 #include "parser/parser.h"
 #include "sql.h"
@@ -99,7 +98,7 @@ check_column(ColumnDef *column)
 						errmsg("column \"%s\" cannot be of type %s", column->colname,
 							   format_type_be(type))));
 	check_reserved_type(column->colname, type);
-	if (decode_epoch_unit(get_element_type(type)) != EPOCH_NONE)
+	if (decode_epoch_unit(get_element_type(getBaseType(type))) != EPOCH_NONE)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_TABLE_DEFINITION),
 						errmsg("column \"%s\" cannot be of type %s", column->colname,
 							   format_type_be(type)),
@@ -216,17 +215,35 @@ find_column_def(List *column_defs, const char *name)
 	return NULL;
 }
 
-/* What a column's values are before they get another type: times, where they are
- * numbers and that type tells what they count. */
+/*
+ * What a column's values are before they get another type: times, where they are
+ * numbers and that type tells what they count.  Decimal numbers are rounded as the
+ * decoder rounds them.  The caller's search_path finds no operator here.
+ */
 static const char *
 counted_text(const char *name, Oid type, const ColumnDef *column)
 {
 	EpochUnit unit = decode_epoch_unit(column->typeName->typeOid);
 
-	if (unit == EPOCH_NONE || TypeCategory(type) != TYPCATEGORY_NUMERIC)
+	if (unit == EPOCH_NONE)
 		return name;
-	return psprintf("pg_catalog.to_timestamp((%s / 1e%d)::pg_catalog.float8)", name,
-					3 * (unit - EPOCH_S));
+	switch (type)
+	{
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+		case NUMERICOID:
+			return psprintf("pg_catalog.to_timestamp(pg_catalog.round(%s::pg_catalog.numeric "
+							"OPERATOR(pg_catalog.*) 1e-%d, 6)::pg_catalog.float8)",
+							name, 3 * (unit - EPOCH_S));
+		case FLOAT4OID:
+		case FLOAT8OID:
+			return psprintf("pg_catalog.to_timestamp(%s::pg_catalog.float8 "
+							"OPERATOR(pg_catalog./) 1e%d::pg_catalog.float8)",
+							name, 3 * (unit - EPOCH_S));
+		default:
+			return name;
+	}
 }
 
 /* What makes the staging table's columns the new ones, as parts of an ALTER

@@ -40,13 +40,16 @@ refuse_own_types(Relation table)
 	{
 		const Form_pg_attribute attribute = TupleDescAttr(desc, i);
 
-		if (!attribute->attisdropped && decode_epoch_unit(attribute->atttypid) != EPOCH_NONE)
+		if (attribute->attisdropped)
+			continue;
+		if (decode_epoch_unit(attribute->atttypid) != EPOCH_NONE ||
+			decode_epoch_unit(get_element_type(getBaseType(attribute->atttypid))) != EPOCH_NONE)
 			ereport(ERROR,
 					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 					 errmsg("\"%s\" cannot be an events table: its column \"%s\" is of type %s",
 							RelationGetRelationName(table), NameStr(attribute->attname),
 							format_type_be(attribute->atttypid)),
-					 errhint("Make it a timestamptz, and name this type in columns: it says what "
+					 errhint("Make it of timestamptz, and name the type in columns: it says what "
 							 "numbers in messages count.")));
 	}
 }

@@ -23,8 +23,9 @@
  * it is valid as jsonb, and a column becomes what json_to_record() makes of it.
  * Deviations, all of them meant: at most 1000 levels of nesting, at most 256 MB
  * of payload, a top level other than an object is refused, json columns keep the
- * escapes of a string, and a long number is no day of a far year: it counts something,
- * in a column of detect.epoch_ms and its like what their unit says (json_epoch.c).
+ * escapes of a string, and a long number, not a string, is no day of a far year: it
+ * counts something, in a column of detect.epoch_ms and its like what their unit says
+ * (json_epoch.c).
  *
  *-------------------------------------------------------------------------
  */

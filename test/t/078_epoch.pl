@@ -126,10 +126,23 @@ ask(q{
 	SELECT detect.create_stream('retyped', server => '', columns => 'id int, at bigint', query => 'SELECT b.id, to_timestamp(b.at / 1000.0) AS at FROM batch b');
 	SELECT detect.pause('retyped');
 	INSERT INTO detect_staging.retyped (id, at) VALUES (1, 1764547200123);
+	CREATE FUNCTION city.divided(bigint, numeric) RETURNS numeric LANGUAGE sql RETURN 0;
+	CREATE OPERATOR city.* (LEFTARG = bigint, RIGHTARG = numeric, FUNCTION = city.divided);
+	CREATE OPERATOR city./ (LEFTARG = bigint, RIGHTARG = numeric, FUNCTION = city.divided);
 	SELECT detect.alter_stream('retyped', columns => 'id int, at detect.epoch_ms', reset => '{query}');
 	INSERT INTO detect_staging.retyped (id, at) VALUES (2, '2025-12-01 00:00:00.456+00');
 	SELECT detect.resume('retyped')});
 outcomes_are('retyped', '2|0|0|0', 'a column of numbers becomes one of times, with what was staged in it');
+ask(q{
+	CREATE TABLE retyped_ns (id int PRIMARY KEY, at timestamptz);
+	SELECT detect.create_stream('retyped_ns', server => '', columns => 'id int, at bigint', query => 'SELECT b.id FROM batch b');
+	SELECT detect.pause('retyped_ns');
+	INSERT INTO detect_staging.retyped_ns (id, at) VALUES (1, 1764547200454593528);
+	SELECT detect.alter_stream('retyped_ns', columns => 'id int, at detect.epoch_ns', reset => '{query}');
+	SELECT detect.resume('retyped_ns')});
+outcomes_are('retyped_ns', '1|0|0|0', 'nanoseconds, too');
+is( ask("SELECT to_char(at AT TIME ZONE 'UTC', 'HH24:MI:SS.US'), to_jsonb(at) = detect.decode('{\"at\": 1764547200454593528}', 'at detect.epoch_ns') -> 'at' FROM retyped_ns"),
+	'00:00:00.454594|t', 'which are rounded as those of a message');
 is(ask("SELECT string_agg(to_char(at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS.MS'), ' ' ORDER BY id) FROM retyped"),
 	'2025-12-01 00:00:00.123 2025-12-01 00:00:00.456', 'as what the numbers counted');
 
@@ -151,6 +164,7 @@ events_are('box', "SELECT c, b, to_timestamp($now - c) + b * interval '1 microse
 # ---------------------------------------------------------------------
 for (
 	[ 'CREATE TABLE own (id int PRIMARY KEY, at detect.epoch_ms)', "SELECT detect.create_stream('own')", qr/its column "at" is of type detect\.epoch_ms/ ],
+	[ 'CREATE TABLE own_many (id int PRIMARY KEY, times detect.epoch_ms[])', "SELECT detect.create_stream('own_many')", qr/its column "times" is of type detect\.epoch_ms\[\]/ ],
 	[   'CREATE TABLE many (id int PRIMARY KEY, times timestamptz[])',
 		"SELECT detect.create_stream('many', columns => 'id int, times detect.epoch_ms[]')",
 		qr/column "times" cannot be of type detect\.epoch_ms\[\]/
