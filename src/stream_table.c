@@ -44,13 +44,12 @@ refuse_own_types(Relation table)
 			continue;
 		if (decode_epoch_unit(attribute->atttypid) != EPOCH_NONE ||
 			decode_epoch_unit(get_element_type(getBaseType(attribute->atttypid))) != EPOCH_NONE)
-			ereport(ERROR,
-					(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-					 errmsg("\"%s\" cannot be an events table: its column \"%s\" is of type %s",
-							RelationGetRelationName(table), NameStr(attribute->attname),
-							format_type_be(attribute->atttypid)),
-					 errhint("Make it of timestamptz, and name the type in columns: it says what "
-							 "numbers in messages count.")));
+			refuse_events_table(RelationGetRelationName(table),
+								psprintf("has a column \"%s\" of type %s",
+										 NameStr(attribute->attname),
+										 format_type_be(attribute->atttypid)),
+								"Make it of timestamptz, and name the type in columns: it says "
+								"what numbers in messages count.");
 	}
 }
 

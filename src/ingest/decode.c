@@ -42,6 +42,7 @@ typedef struct ColumnDecoder
 	DecodeTree *tree;
 	DecodeNode *node;
 	const JsonValue *value;
+	EpochUnit epoch; /* what numbers count, but for the slow path */
 	FastKind fast_kind;
 	DecodeInput input;
 } ColumnDecoder;
@@ -140,13 +141,10 @@ init_column(Decoder *decoder, ColumnDecoder *column, const DecodeColumn *definit
 
 	column->tree = is_of_item ? &decoder->item : &decoder->message;
 	column->node = decode_tree_add(column->tree, definition->path, has_unnest);
+	column->fast_kind = json_fast_kind(definition->type, definition->typmod);
 	decode_input_init(&column->input, definition);
-	if (definition->epoch == EPOCH_NONE)
-		column->fast_kind = json_fast_kind(definition->type, definition->typmod);
-	else if (column->input.checks_null)
-		column->fast_kind = FAST_NONE; /* the domain has to see the time */
-	else
-		column->fast_kind = FAST_EPOCH_S + (definition->epoch - EPOCH_S);
+	if (column->input.epoch == EPOCH_NONE)
+		column->epoch = definition->epoch;
 }
 
 /*
@@ -425,8 +423,12 @@ convert_column(Decoder *decoder, ColumnDecoder *column, Datum *value, bool *isnu
 	}
 	else
 	{
-		result = json_value_convert(column->fast_kind, column->input.typmod, column->value, value,
-									error);
+		result = FAST_UNKNOWN;
+		if (column->epoch != EPOCH_NONE)
+			result = json_epoch_convert(column->epoch, column->value, value, error);
+		if (result == FAST_UNKNOWN)
+			result = json_value_convert(column->fast_kind, column->input.typmod, column->value,
+										value, error);
 		if (result == FAST_DONE)
 			return true;
 		if (result == FAST_UNKNOWN &&

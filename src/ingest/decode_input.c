@@ -218,7 +218,6 @@ decode_input_init(DecodeInput *input, const DecodeColumn *column)
 	input->name = pstrdup(column->name);
 	input->type = column->type;
 	input->typmod = column->typmod;
-	input->epoch = column->epoch;
 	input->takes_json = base_type == JSONOID || base_type == JSONBOID;
 	input->takes_structure = decode_takes_structure(base_type);
 	input->is_time =
@@ -226,6 +225,7 @@ decode_input_init(DecodeInput *input, const DecodeColumn *column)
 		(base_type == TIMESTAMPTZOID || base_type == TIMESTAMPOID || base_type == DATEOID);
 	input->checks_null =
 		get_typtype(column->type) == TYPTYPE_DOMAIN && DomainHasConstraints(column->type);
+	input->epoch = input->checks_null ? column->epoch : EPOCH_NONE;
 
 	/* Extensions report bad input by elog() too: PostGIS that of shapes.  And so does
 	 * jsonb of an array that is too long for its memory. */

@@ -111,10 +111,6 @@ typedef enum FastKind
 	FAST_DATE,
 	FAST_TIMESTAMP,
 	FAST_TIMESTAMPTZ,
-	FAST_EPOCH_S, /* in the order of EpochUnit */
-	FAST_EPOCH_MS,
-	FAST_EPOCH_US,
-	FAST_EPOCH_NS,
 	FAST_UUID
 } FastKind;
 
@@ -141,7 +137,7 @@ typedef struct DecodeInput
 	const char *name;
 	Oid type;
 	int32 typmod;
-	EpochUnit epoch;
+	EpochUnit epoch;	  /* where the type has to see the time */
 	bool takes_json;	  /* json and jsonb, and domains over them */
 	bool takes_structure; /* arrays, composites, domains over them */
 	bool is_time;		  /* of which numbers are no values */

@@ -27,7 +27,7 @@
 #define MAX_SHIFT 19
 
 /* No time has as many, without what is behind the digit that it is rounded by. */
-#define MAX_NUMBER_BYTES 40
+#define MAX_SHORTENED_BYTES 40
 
 #define UNIX_EPOCH_US ((POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY)
 
@@ -48,10 +48,9 @@ json_epoch_convert(EpochUnit unit, const JsonValue *value, Datum *result, Decode
 
 	if (!json_number_read(value, &decimal))
 		return FAST_UNKNOWN;
-	if (!decimal.fits)
-		decimal.fits =
-			read_shortened(value, Max(MICROSECOND_DIGITS + 1 - unit_digits, 0), &decimal);
-	if (!shift_decimal(&decimal, MICROSECOND_DIGITS - unit_digits, &timestamp) ||
+	if ((!decimal.fits &&
+		 !read_shortened(value, Max(MICROSECOND_DIGITS + 1 - unit_digits, 0), &decimal)) ||
+		!shift_decimal(&decimal, MICROSECOND_DIGITS - unit_digits, &timestamp) ||
 		pg_sub_s64_overflow(timestamp, UNIX_EPOCH_US, &timestamp) || !IS_VALID_TIMESTAMP(timestamp))
 	{
 		decode_fail(error, ERRCODE_DATETIME_VALUE_OUT_OF_RANGE,
@@ -71,7 +70,7 @@ static bool
 read_shortened(const JsonValue *value, int fraction_digits, Decimal *decimal)
 {
 	const char *point = memchr(value->start, '.', value->end - value->start);
-	char text[MAX_NUMBER_BYTES + 1];
+	char text[MAX_SHORTENED_BYTES + 1];
 	JsonValue shortened = {.start = text, .kind = JSON_KIND_NUMBER};
 	size_t bytes;
 
@@ -81,7 +80,7 @@ read_shortened(const JsonValue *value, int fraction_digits, Decimal *decimal)
 	bytes = point - value->start;
 	if (fraction_digits > 0)
 		bytes = Min(bytes + 1 + fraction_digits, value->end - value->start);
-	if (bytes > MAX_NUMBER_BYTES)
+	if (bytes > MAX_SHORTENED_BYTES)
 		return false;
 	memcpy(text, value->start, bytes);
 	text[bytes] = '\0';
@@ -99,12 +98,12 @@ shift_decimal(const Decimal *decimal, int digits, int64 *result)
 	uint64 power = 1;
 	int shift = decimal->exponent + digits;
 
-	if (number == 0 && decimal->fits)
+	if (number == 0)
 	{
 		*result = 0;
 		return true;
 	}
-	if (!decimal->fits || shift > MAX_SHIFT)
+	if (shift > MAX_SHIFT)
 		return false;
 	for (int i = 0; i < Min(abs(shift), MAX_SHIFT); i++)
 		power *= 10;

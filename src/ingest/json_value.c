@@ -4,7 +4,7 @@
  *	  From a JSON value to a Datum, without the input function of its type.
  *
  * Each conversion here must give, bit for bit, what the input function gives
- * for the same text, but for numbers in columns that count (json_epoch.c).  Whatever is in doubt is handed to the input function
+ * for the same text.  Whatever is in doubt is handed to the input function
  * (FAST_UNKNOWN); an error is told here only where it can't be anything else.
  *
  *-------------------------------------------------------------------------
@@ -24,8 +24,6 @@ static FastResult convert_bool(const JsonValue *value, Datum *result);
 static FastResult convert_text(int32 typmod, const JsonValue *value, Datum *result);
 static FastResult convert_json(const JsonValue *value, Datum *result);
 static FastResult convert_uuid(const JsonValue *value, Datum *result);
-static FastResult
-convert_epoch(EpochUnit unit, const JsonValue *value, Datum *result, DecodeError *error);
 static int hex_digit(char c);
 
 /*
@@ -95,11 +93,6 @@ json_value_convert(FastKind kind, int32 typmod, const JsonValue *value, Datum *r
 			if (value->kind != JSON_KIND_STRING)
 				return FAST_UNKNOWN;
 			return json_time_convert(kind, value->start, value->end, result);
-		case FAST_EPOCH_S:
-		case FAST_EPOCH_MS:
-		case FAST_EPOCH_US:
-		case FAST_EPOCH_NS:
-			return convert_epoch(EPOCH_S + (kind - FAST_EPOCH_S), value, result, error);
 		case FAST_UUID:
 			return convert_uuid(value, result);
 		case FAST_NONE:
@@ -184,19 +177,6 @@ convert_uuid(const JsonValue *value, Datum *result)
 	}
 	*result = UUIDPGetDatum(uuid);
 	return FAST_DONE;
-}
-
-/*
- * timestamptz, from what is counted since 1970, or from its text.
- */
-static FastResult
-convert_epoch(EpochUnit unit, const JsonValue *value, Datum *result, DecodeError *error)
-{
-	FastResult counted = json_epoch_convert(unit, value, result, error);
-
-	if (counted != FAST_UNKNOWN || value->kind != JSON_KIND_STRING)
-		return counted;
-	return json_time_convert(FAST_TIMESTAMPTZ, value->start, value->end, result);
 }
 
 /*
